@@ -1,0 +1,285 @@
+"""The verbs as functions, for notebooks and scripts: what the command line prints, these return."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from hpcq import environments
+from hpcq.errors import EnvironmentFault, UserInputError
+from hpcq.launch.from_plan import order_of
+from hpcq.launch.interrupt import interrupt_holder, interrupt_units
+from hpcq.launch.jobs import UnitJobView, live_arrays, unit_jobs
+from hpcq.launch.local import LocalLauncher, Machine
+from hpcq.launch.orders import Submission
+from hpcq.manifest.profiles import Profile
+from hpcq.monitor.picture import LIVE, JobView, RunStatus, take_picture
+from hpcq.plan.arrays import make_arrays
+from hpcq.plan.document import plan_document
+from hpcq.plan.units import PlannedArray, PlannedUnit
+from hpcq.runs import Opened, RunRecord, begin, only_one, open_manifest, open_run, read_run
+from hpcq.units import Kind, State
+
+__all__ = [
+    "Handed",
+    "Opened",
+    "Planned",
+    "cancel",
+    "dry_run",
+    "hand_over",
+    "logs",
+    "merge",
+    "open_manifest",
+    "open_run",
+    "plan",
+    "report",
+    "stage",
+    "status",
+]
+
+Watch = Callable[[RunStatus], None]
+
+
+@dataclass(frozen=True, kw_only=True)
+class Planned:
+    """A plan with its units' states, the arrays that a submission would make now, and the JSON document of both."""
+
+    opened: Opened
+    status: RunStatus
+    arrays: tuple[PlannedArray, ...]
+    document: dict[str, Any]
+
+
+@dataclass(frozen=True, kw_only=True)
+class Handed:
+    """What a submission did: arrays that Slurm took (none on this machine), and the run's state afterwards."""
+
+    submissions: tuple[Submission, ...]
+    status: RunStatus
+
+
+def plan(manifest: Path, overrides: Sequence[str] = ()) -> Planned:
+    """Plan `manifest`; nothing is written or submitted. Units that exist already are done.
+
+    Raises:
+        ManifestError: everything that is wrong with the manifest, at once.
+    """
+    opened = open_manifest(manifest, overrides)
+    document = plan_document(opened.plan, (), {})
+    seen = take_picture(opened.layout, document["units"], {})
+    arrays = make_arrays(_missing(opened, seen, retry_failed=True), opened.profile)
+    states = {unit.id: unit.state for unit in seen.units}
+    return Planned(opened=opened, status=seen, arrays=arrays, document=plan_document(opened.plan, arrays, states))
+
+
+def dry_run(manifest: Path, overrides: Sequence[str] = ()) -> Planned:
+    """Plan, and check everything that a submission checks.
+
+    Raises:
+        UserInputError, EnvironmentFault: what a submission would refuse.
+    """
+    planned = plan(manifest, overrides)
+    _check_runnable(planned.opened)
+    return planned
+
+
+def hand_over(opened: Opened, *, retry_failed: bool = False, watch: Watch | None = None) -> Handed:
+    """Submit what is missing. On this machine: run it to the end, showing `watch` the state now and then.
+
+    Raises:
+        UserInputError: something in the plan cannot run, or the run's folder belongs to another manifest.
+        EnvironmentFault: a model, an environment or Slurm is missing.
+    """
+    _check_runnable(opened)
+    with only_one(opened.layout):
+        begin(opened)
+        units = plan_document(opened.plan, (), {})["units"]
+        jobs = _jobs(opened)
+        seen = take_picture(opened.layout, units, _views(jobs))
+        missing = _missing(opened, seen, retry_failed=retry_failed)
+        under_way = {unit_id: job.array for unit_id, job in jobs.items() if job.is_live}
+        arrays = make_arrays(missing, opened.profile, under_way=under_way)
+        orders = [order_of(opened.plan.run, array, opened.profile) for array in arrays]
+        submissions: tuple[Submission, ...] = ()
+        if opened.on_slurm:
+            from hpcq.launch.slurm import SlurmLauncher
+
+            submissions = tuple(SlurmLauncher(opened.layout).submit(orders, live_arrays(jobs)))
+        elif orders:
+
+            def look() -> None:
+                if watch:
+                    watch(take_picture(opened.layout, units, {}))
+
+            LocalLauncher(opened.layout, _machine(opened.profile), on_poll=look).run(orders)
+        return Handed(submissions=submissions, status=take_picture(opened.layout, units, _views(_jobs(opened))))
+
+
+def status(run: str) -> RunStatus:
+    """Where the run stands: one call to Slurm, whatever its size.
+
+    Raises:
+        UserInputError: there is no such run.
+    """
+    return _status_of(read_run(run))
+
+
+def logs(run: str, unit: str | None = None) -> list[Path]:
+    """The files that the run's units printed to, oldest first.
+
+    Raises:
+        UserInputError: no such run, or no unit of it has `unit` in its id.
+    """
+    record = read_run(run)
+    wanted = _named_units(record, [unit] if unit else [])
+    attempts = [path for path in record.layout.job_logs.glob("*.log") if path.name.rsplit(".", 2)[0] in wanted]
+    return sorted(attempts, key=lambda path: path.stat().st_mtime_ns)
+
+
+def cancel(run: str, units: Sequence[str] = ()) -> list[str]:
+    """Cancel the jobs of the run's units (all, or those named) that wait or run; ids of the units cancelled.
+
+    Raises:
+        UserInputError: no such run or unit.
+    """
+    record = read_run(run)
+    wanted = _named_units(record, units)
+    if not record.on_slurm:
+        running = [unit.id for unit in _status_of(record).units if unit.state is State.RUNNING and unit.id in wanted]
+        if not units and interrupt_holder(record.layout.held):
+            return running
+        return interrupt_units(record.layout, running)
+    from hpcq.launch.queue import cancel as cancel_jobs
+
+    live = {unit_id: job for unit_id, job in unit_jobs(record.layout).items() if job.is_live and unit_id in wanted}
+    cancel_jobs(job.element for job in live.values())
+    return sorted(live)
+
+
+def merge(run: str) -> dict[str, Any]:
+    """Merge what is committed, here and now, and return what was found (the document of `merge --json`).
+
+    Raises:
+        UserInputError: there is no such run.
+        EnvironmentFault: the merge could not be done.
+    """
+    from hpcq.store import read_results
+
+    opened = open_run(run)
+    unit = opened.plan.units[-1]
+    array = make_arrays([unit], opened.profile)[0]
+    order = order_of(opened.plan.run, array, opened.profile)
+    for outcome in LocalLauncher(opened.layout, _machine(opened.profile)).run([order]).values():
+        if outcome.state is not State.DONE:
+            raise EnvironmentFault(f"The merge failed: {outcome.reason}. See `hpcq logs {run} merge`.")
+    return {"run": opened.plan.run, **read_results(opened.layout.results).merge}
+
+
+def report(runs: Sequence[str], *, output_format: str = "text", compare: str | None = None) -> str:
+    """The scores of `runs` in one of the formats of `hpcq.report.formats.WRITERS`.
+
+    Raises:
+        UserInputError: no such run, or no such study.
+        RunIncomplete: a run has no merged results yet.
+    """
+    from hpcq.report.report import make_report
+
+    return make_report([read_run(run) for run in runs], output_format=output_format, compare=compare)
+
+
+def stage(
+    manifest: Path, overrides: Sequence[str] = (), *, progress: Callable[[str], None] = lambda _line: None
+) -> list[Path]:
+    """Bring what `manifest` names and a package ships to the cache; where it lies.
+
+    Raises:
+        EnvironmentFault: a package cannot be had.
+    """
+    from hpcq.stage.manifest import stage_manifest
+
+    return stage_manifest(open_manifest(manifest, overrides).resolved, progress=progress)
+
+
+def _machine(profile: Profile) -> Machine:
+    """What of this machine a run may use."""
+    memory_bytes = os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES")
+    return Machine(
+        cores=len(os.sched_getaffinity(0)),
+        memory_gib=memory_bytes / 2**30,
+        gpus=max((offer.gpus_per_node for offer in profile.gpu_classes.values()), default=0),
+        parallel_units=profile.local.parallel_units,
+    )
+
+
+def _status_of(record: RunRecord) -> RunStatus:
+    jobs = unit_jobs(record.layout) if record.on_slurm else {}
+    return take_picture(record.layout, record.document["units"], _views(jobs))
+
+
+def _jobs(opened: Opened) -> Mapping[str, UnitJobView]:
+    return unit_jobs(opened.layout) if opened.on_slurm else {}
+
+
+def _views(jobs: Mapping[str, UnitJobView]) -> dict[str, JobView]:
+    return {unit_id: JobView(job_id=job.job_id, state=job.state, reason=job.reason) for unit_id, job in jobs.items()}
+
+
+def _missing(opened: Opened, seen: RunStatus, *, retry_failed: bool) -> list[PlannedUnit]:
+    """The units to hand over: not done, not under way, not given up, and with nothing that they need given up.
+
+    The merge goes along whenever an evaluation does.
+    """
+    states = {unit.id: unit.state for unit in seen.units}
+    given_up = {unit.id for unit in seen.units if unit.state is State.FAILED and unit.given_up and not retry_failed}
+    chosen: list[PlannedUnit] = []
+    evaluations = False
+    for unit in opened.plan.units:
+        state = states[unit.id]
+        if unit.kind is Kind.MERGE:
+            wanted = evaluations or state not in (State.DONE, *LIVE)
+        else:
+            wanted = state is not State.DONE and state not in LIVE and given_up.isdisjoint((unit.id, *unit.depends_on))
+            evaluations |= wanted and unit.kind is Kind.EVALUATE
+        if wanted:
+            chosen.append(unit)
+    return chosen
+
+
+def _named_units(record: RunRecord, parts: Sequence[str]) -> set[str]:
+    known = [unit["id"] for unit in record.document["units"]]
+    if not parts:
+        return set(known)
+    named: set[str] = set()
+    for part in parts:
+        found = {unit_id for unit_id in known if part in unit_id}
+        if not found:
+            raise UserInputError(
+                f"{part}: no unit of run '{record.layout.name}' has this in its id; see `hpcq status`."
+            )
+        named |= found
+    return named
+
+
+def _check_runnable(opened: Opened) -> None:
+    """Refuse before anything is written: what cannot run, what is not there."""
+    refused = [f"{refusal.reason} Try this: {refusal.cure}." for refusal in opened.plan.refused]
+    backend = opened.resolved.evaluate.backend
+    if backend not in RUNNABLE_BACKENDS:
+        refused.append(
+            f"evaluate.backend: '{backend}' can be planned and not run yet; use one of {', '.join(RUNNABLE_BACKENDS)}."
+        )
+    if refused:
+        raise UserInputError("\n".join(refused))
+    absent = list(opened.resolved.missing)
+    for name in sorted({unit.environment for unit in opened.plan.units}):
+        settings = opened.profile.environments.get(name)
+        if not (settings and settings.python) and not environments.exists(name):
+            absent.append(f"The environment '{name}' has not been made: type `make environments`.")
+    if absent:
+        raise EnvironmentFault("\n".join(absent))
+
+
+RUNNABLE_BACKENDS = ("accelerate", "synthetic")

@@ -1,0 +1,82 @@
+"""The record of an attempt: one execution of a unit, one JSON file, replaced by rename as the attempt goes on.
+
+The job writes it, workers add what they learn (`total`, `restored`), and the monitor reads it. Times are UTC, ISO 8601.
+"""
+
+from __future__ import annotations
+
+import datetime
+import json
+from dataclasses import asdict, dataclass, field, replace
+from pathlib import Path
+from typing import Any
+
+from hpcq.files import write_text
+
+
+def now() -> str:
+    """The present as ISO 8601 in UTC, to the millisecond."""
+    return datetime.datetime.now(datetime.UTC).isoformat(timespec="milliseconds")
+
+
+@dataclass(frozen=True, kw_only=True)
+class AttemptRecord:
+    """What is known of one attempt.
+
+    outcome: running, done, failed, interrupted. reason: one sentence where it failed. total, restored: the unit's
+    requests in all, and those which the store already answered when the attempt began (None: not counted yet). `facts`
+    is what the worker measured (seconds by phase, peak memory in bytes, versions, device), for the merge and the
+    planner.
+    """
+
+    unit: str
+    attempt: int
+    job_id: str
+    node: str
+    pid: int
+    start: str
+    end: str | None = None
+    outcome: str = "running"
+    reason: str | None = None
+    total: int | None = None
+    restored: int | None = None
+    phase: str | None = None
+    facts: dict[str, Any] = field(default_factory=dict)
+    schema: int = 1
+
+
+class Attempt:
+    """A live attempt: every `update` is on disk when it returns."""
+
+    def __init__(self, folder: Path, record: AttemptRecord) -> None:
+        self.path = folder / f"{record.unit}.{record.attempt}.json"
+        self.record = record
+        self._commit()
+
+    def update(self, **changes: Any) -> None:
+        """Replace fields of the record; `facts` are added to those already there."""
+        facts = {**self.record.facts, **changes.pop("facts", {})}
+        self.record = replace(self.record, facts=facts, **changes)
+        self._commit()
+
+    def _commit(self) -> None:
+        write_text(self.path, json.dumps(asdict(self.record), indent=1, sort_keys=True) + "\n")
+
+
+def read_attempts(folder: Path) -> dict[str, list[AttemptRecord]]:
+    """Every attempt under `folder`, by unit, in order. Fields of later versions are ignored."""
+    known = set(AttemptRecord.__dataclass_fields__)
+    found: dict[str, list[AttemptRecord]] = {}
+    for path in sorted(folder.glob("*.json")) if folder.is_dir() else ():
+        content = json.loads(path.read_text(encoding="utf-8"))
+        record = AttemptRecord(**{key: value for key, value in content.items() if key in known})
+        found.setdefault(record.unit, []).append(record)
+    for records in found.values():
+        records.sort(key=lambda record: record.attempt)
+    return found
+
+
+def next_number(folder: Path, unit: str) -> int:
+    """The number of the attempt that starts now: 1 for the first."""
+    numbers = [int(path.name.rsplit(".", 2)[1]) for path in folder.glob(f"{unit}.*.json")]
+    return max(numbers, default=0) + 1

@@ -1,0 +1,75 @@
+"""Benchmarks and suites as data: where lm-eval defines them, how large they are, which of their numbers a table shows.
+
+Knows lm-eval's names and files, and never imports it. The rows and their sources stand in tasks.toml.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from functools import lru_cache
+
+from hpcq.catalog.rows import catalog_rows
+
+
+@dataclass(frozen=True, kw_only=True)
+class TaskFacts:
+    """What is known of a benchmark before lm-eval is imported.
+
+    folder: where its YAML lies, under lm_eval/tasks. metric, filter: the number that tables show. items: documents in
+    the full set. num_fewshot: what its definition says. requests_per_item: on average. output: loglikelihood or
+    generate_until. max_gen_toks: generated tokens at most, as its definition says (0: it generates nothing).
+    is_group: a group of several data sets. is_runnable: False for a benchmark that hpcq knows by name only.
+    """
+
+    name: str
+    folder: str
+    metric: str
+    filter: str = "none"
+    items: int
+    num_fewshot: int
+    requests_per_item: float
+    output: str
+    max_gen_toks: int = 0
+    is_group: bool = False
+    is_runnable: bool = True
+
+
+@dataclass(frozen=True, kw_only=True)
+class Suite:
+    """A named set of tasks, each with its number of few-shot examples (None: as the task's definition says)."""
+
+    name: str
+    tasks: tuple[tuple[str, int | None], ...]
+
+
+def task_names() -> tuple[str, ...]:
+    """Every task that the catalog knows."""
+    return tuple(_tasks())
+
+
+def find_task(name: str) -> TaskFacts | None:
+    """The task of that name; None: unknown."""
+    return _tasks().get(name)
+
+
+def suite_names() -> tuple[str, ...]:
+    """Every suite that the catalog knows."""
+    return tuple(_suites())
+
+
+def find_suite(name: str) -> Suite | None:
+    """The suite of that name; None: unknown."""
+    return _suites().get(name)
+
+
+@lru_cache
+def _tasks() -> dict[str, TaskFacts]:
+    return {name: TaskFacts(name=name, **row) for name, row in catalog_rows("tasks.toml")["tasks"].items()}
+
+
+@lru_cache
+def _suites() -> dict[str, Suite]:
+    return {
+        name: Suite(name=name, tasks=tuple((row["task"], row.get("num_fewshot")) for row in rows))
+        for name, rows in catalog_rows("tasks.toml")["suites"].items()
+    }

@@ -1,0 +1,57 @@
+"""What `submit` and `resume` share: hand over, tell what was done, wait if asked to, and end with the report."""
+
+from __future__ import annotations
+
+import sys
+import time
+
+from hpcq import api
+from hpcq.cli.arguments import print_json
+from hpcq.cli.live import watching
+from hpcq.cli.show import status_lines
+from hpcq.monitor.picture import LIVE, RunStatus
+from hpcq.units import Kind, State
+
+WAIT_INTERVAL_S = 2.0
+
+
+def hand_over(opened: api.Opened, *, wait: bool, as_json: bool, retry_failed: bool = False) -> int:
+    """Submit and print; exit code 1 if the run has ended with failed or missing units."""
+    with watching() as watch:
+        handed = api.hand_over(opened, retry_failed=retry_failed, watch=watch)
+        status = handed.status
+        while wait and status.state in LIVE:
+            time.sleep(WAIT_INTERVAL_S)
+            status = api.status(str(opened.layout.folder))
+            watch(status)
+    ended = status.state not in LIVE
+    if as_json:
+        submitted = [
+            {"array": item.array, "job_id": item.job_id, "units": list(item.units)} for item in handed.submissions
+        ]
+        print_json({**status.as_json(), "submitted": submitted})
+    elif ended:
+        _print_end(status, opened)
+    else:
+        _print_queued(handed, opened)
+    return 1 if ended and status.state is not State.DONE else 0
+
+
+def _print_queued(handed: api.Handed, opened: api.Opened) -> None:
+    for item in handed.submissions:
+        print(f"job {item.job_id}: {item.array}, {len(item.units)} {'unit' if len(item.units) == 1 else 'units'}")
+    if not handed.submissions:
+        print("Nothing to hand over: what is missing waits or runs already.")
+    name = opened.layout.name
+    print(f"\nWatch it:    hpcq status {name} --watch")
+    print(f"Read logs:   hpcq logs {name} --follow")
+    print(f"The result:  hpcq report {name}")
+
+
+def _print_end(status: RunStatus, opened: api.Opened) -> None:
+    merged = any(unit.kind == Kind.MERGE and unit.state is State.DONE for unit in status.units)
+    if merged:
+        sys.stdout.write(api.report([str(opened.layout.folder)]))
+    if status.state is not State.DONE:
+        print("\n".join(["", *status_lines(status)]))
+        print(f"\nTry again what failed: hpcq resume {opened.layout.name} --failed")

@@ -1,0 +1,28 @@
+"""Hand over again what a run still lacks, and only that.
+
+Units that failed are left alone unless --failed is given; units that still wait or run are never doubled.
+"""
+
+from __future__ import annotations
+
+import argparse
+
+from hpcq.cli.arguments import add_json, add_run
+
+
+def add_arguments(parser: argparse.ArgumentParser) -> None:
+    """RUN, --failed, --wait, --json."""
+    add_run(parser)
+    add_json(parser)
+    parser.add_argument("--failed", action="store_true", help="try again what has failed, too")
+    parser.add_argument("--wait", action="store_true", help="on Slurm: return when the run has ended")
+
+
+def run(arguments: argparse.Namespace) -> int:
+    """Resume and print as submit does."""
+    from hpcq import api
+    from hpcq.cli.finish import hand_over
+
+    return hand_over(
+        api.open_run(arguments.run_name), wait=arguments.wait, as_json=arguments.json, retry_failed=arguments.failed
+    )

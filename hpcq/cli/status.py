@@ -1,0 +1,35 @@
+"""Show where a run stands: its units by state, requests done, time left, and why what failed has failed."""
+
+from __future__ import annotations
+
+import argparse
+import time
+
+from hpcq.cli.arguments import add_json, add_run, print_json
+
+WATCH_INTERVAL_S = 5.0
+
+
+def add_arguments(parser: argparse.ArgumentParser) -> None:
+    """RUN, --watch, --json."""
+    add_run(parser)
+    add_json(parser)
+    parser.add_argument("--watch", action="store_true", help="show it again every few seconds until the run has ended")
+
+
+def run(arguments: argparse.Namespace) -> int:
+    """Print the picture; exit code 1 if the run has ended with failed or missing units."""
+    from hpcq import api
+    from hpcq.cli.show import status_lines
+    from hpcq.monitor.picture import LIVE
+    from hpcq.units import State
+
+    while True:
+        status = api.status(arguments.run_name)
+        if arguments.json:
+            print_json(status.as_json())
+        else:
+            print("\n".join(status_lines(status)), flush=True)
+        if not arguments.watch or status.state not in LIVE:
+            return 1 if status.state in (State.FAILED, State.CANCELLED) else 0
+        time.sleep(WATCH_INTERVAL_S)

@@ -1,0 +1,141 @@
+"""The accelerate back end: transformers through lm-eval's own HFLM (0.4.13), which tokenizes, truncates and scores.
+
+Knows transformers and lm-eval. Must not know tasks, shards or files other than the checkpoint.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import platform
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+import torch
+import transformers
+from lm_eval.models.huggingface import HFLM
+
+from hpcq.errors import EnvironmentFault, UserInputError, WorkFailed
+from hpcq.evaluate.requests import GENERATE, LOGLIKELIHOOD, Request
+from hpcq.store import Response
+from hpcq.units import EvaluateWork
+
+OPTIONS = ("add_bos_token", "max_length")
+"""What `EvaluateWork.options` may set: HFLM's arguments of these names."""
+
+
+class AccelerateBackend:
+    """A checkpoint on the CPU, on one GPU, or spread over all GPUs of the node."""
+
+    def __init__(self, work: EvaluateWork) -> None:
+        unknown = [name for name, _ in work.options if name not in OPTIONS]
+        if unknown:
+            raise UserInputError(
+                f"evaluate.options: the accelerate back end has no {unknown[0]!r}; it has {', '.join(OPTIONS)}."
+            )
+        self._work = work
+        self._device = _device(work.device)
+        self._lm: Any = None
+
+    def load(self) -> None:
+        """Load model and tokenizer; a quantized checkpoint is computed as its scheme says, activations included."""
+        model = _model(self._work, self._device)
+        self._lm = HFLM(
+            pretrained=model,
+            tokenizer=self._work.checkpoint_path,
+            backend="causal",
+            trust_remote_code=self._work.variant.model.trust_remote_code,
+            **dict(self._work.options),
+        )
+
+    def answer(self, batch: Sequence[Request]) -> list[Response]:
+        """Answer `batch` in one pass of the model (lm-eval drops from it what single-token choices share)."""
+        torch.manual_seed(_seed(self._work.seed, batch))
+        self._lm.batch_size_per_gpu = len(batch)
+        instances = [request.instance for request in batch]
+        kind = batch[0].kind
+        with torch.inference_mode():
+            answers = getattr(self._lm, kind)(instances, disable_tqdm=True)
+        if kind == GENERATE:
+            return [Response(text=text) for text in answers]
+        if kind == LOGLIKELIHOOD:
+            return [Response(loglikelihood=float(value), is_greedy=bool(flag)) for value, flag in answers]
+        return [Response(loglikelihood=float(value)) for value in answers]
+
+    def describe(self) -> dict[str, str | int | float]:
+        """The device and how it computes."""
+        on_gpu = self._device == "cuda"
+        return {
+            "device": torch.cuda.get_device_name() if on_gpu else f"{platform.machine()} CPU",
+            "devices": torch.cuda.device_count() if on_gpu else 1,
+            "cuda": str(torch.version.cuda or ""),
+            "threads": torch.get_num_threads(),
+            "loaded_dtype": str(self._lm.model.dtype).removeprefix("torch."),
+            "max_length": int(self._lm.max_length),
+        }
+
+
+def _device(wanted: str) -> str:
+    available = torch.cuda.is_available()
+    if wanted == "cuda" and not available:
+        raise EnvironmentFault("evaluate.device: 'cuda' is asked for, and torch finds no GPU here; use 'auto' or 'cpu'.")
+    return "cpu" if wanted == "cpu" or not available else "cuda"
+
+
+def _model(work: EvaluateWork, device: str) -> Any:
+    is_folder = Path(work.checkpoint_path).is_dir()
+    source: dict[str, Any] = {"trust_remote_code": work.variant.model.trust_remote_code}
+    if not is_folder:
+        source["revision"] = work.variant.model.revision or "main"
+    try:
+        config = transformers.AutoConfig.from_pretrained(work.checkpoint_path, **source)
+        model = transformers.AutoModelForCausalLM.from_pretrained(
+            work.checkpoint_path,
+            dtype=getattr(torch, work.dtype),
+            device_map="auto" if device == "cuda" and torch.cuda.device_count() > 1 else None,
+            **_quantization(config),
+            **source,
+        )
+    except OSError as error:
+        first = (str(error).splitlines() or [""])[0].rstrip(".")
+        raise EnvironmentFault(f"{work.checkpoint_path}: no checkpoint that transformers can load ({first}).") from error
+    if device == "cuda" and not hasattr(model, "hf_device_map"):
+        model = model.to(device)
+    _refuse_unquantized_activations(work, config, model)
+    return model
+
+
+def _quantization(config: Any) -> dict[str, Any]:
+    """Decompress compressed-tensors weights at loading, not at the first forward of the top-level model.
+
+    The numbers are the same, activations are quantized either way (transformers 5.17, compressed-tensors 0.19); but a
+    call that goes round the top-level forward would meet compressed weights.
+    """
+    settings = getattr(config, "quantization_config", None) or {}
+    if settings.get("quant_method") != "compressed-tensors":
+        return {}
+    return {"quantization_config": transformers.CompressedTensorsConfig(dequantize=True)}
+
+
+def _refuse_unquantized_activations(work: EvaluateWork, config: Any, model: Any) -> None:
+    """Scores of a scheme that quantizes activations must not come from a model that does not.
+
+    Raises:
+        WorkFailed: the checkpoint says that activations are quantized, and no layer of the loaded model does it.
+    """
+    settings = getattr(config, "quantization_config", None) or {}
+    groups = (settings.get("config_groups") or {}).values()
+    if not any(group.get("input_activations") for group in groups):
+        return
+    schemes = (getattr(module, "quantization_scheme", None) for module in model.modules())
+    if not any(scheme is not None and scheme.input_activations is not None for scheme in schemes):
+        raise WorkFailed(
+            f"{work.checkpoint_path}: transformers {transformers.__version__} loads it without quantizing activations,"
+            f" which {work.variant.scheme.name} does: its scores would be another scheme's."
+        )
+
+
+def _seed(seed: int, batch: Sequence[Request]) -> int:
+    """A seed of the batch's own, so that sampled text too is independent of the batches before it."""
+    text = f"{seed} {batch[0].key}"
+    return int.from_bytes(hashlib.sha256(text.encode()).digest()[:4])

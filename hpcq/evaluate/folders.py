@@ -1,0 +1,16 @@
+"""Where a variant's evaluation lies in a run's folder, whatever the number of its shards. Knows names alone."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+from hpcq.units import Kind, Variant
+
+COMPLETE = "complete.json"
+"""The file with which a worker says that every request of its unit is answered and committed."""
+
+
+def unit_folders(segments: Path, variant: Variant) -> list[Path]:
+    """The folder of every unit, of this plan or an earlier one, that evaluated `variant`: `evaluate.<variant>[.<i>of<n>]`."""
+    whole = f"{Kind.EVALUATE}.{variant.id}"
+    return sorted([*segments.glob(whole), *segments.glob(f"{whole}.*of*")])

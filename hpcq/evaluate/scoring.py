@@ -1,0 +1,103 @@
+"""Scores from stored responses, by lm-eval's own evaluator: its metrics, filters, standard errors and groups.
+
+Knows lm-eval and responses by key. Must not know a model, a segment or a shard: a score is a view of responses.
+"""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from typing import Any
+
+import lm_eval.evaluator
+from lm_eval.api.model import LM
+
+from hpcq.errors import RunIncomplete
+from hpcq.evaluate.requests import requests_of
+from hpcq.evaluate.tasks import BuiltTask
+from hpcq.store import RequestKey, Response, Score
+
+
+class StoreLM(LM):
+    """An LM that answers from stored responses, and from nothing else."""
+
+    def __init__(self, responses: Mapping[RequestKey, Response], versions: Mapping[str, str]) -> None:
+        super().__init__()
+        self._responses = responses
+        self._versions = versions
+
+    def loglikelihood(self, requests: list[Any]) -> list[tuple[float | None, bool | None]]:
+        """(log-likelihood, greedy flag) of each."""
+        return self._all(requests, lambda response: (response.loglikelihood, response.is_greedy))
+
+    def loglikelihood_rolling(self, requests: list[Any]) -> list[float | None]:
+        """The log-likelihood of each."""
+        return self._all(requests, lambda response: response.loglikelihood)
+
+    def generate_until(self, requests: list[Any]) -> list[str | None]:
+        """The text of each."""
+        return self._all(requests, lambda response: response.text)
+
+    def _all(self, requests: list[Any], answer: Callable[[Response], Any]) -> list[Any]:
+        # lm-eval repeats an Instance in its list, one after the other, as often as it is to be asked.
+        instances = list({id(instance): instance for instance in requests}.values())
+        return [
+            answer(self._known(request.key))
+            for instance in instances
+            for request in requests_of([instance], self._versions[instance.task_name])
+        ]
+
+    def _known(self, key: RequestKey) -> Response:
+        try:
+            return self._responses[key]
+        except KeyError:
+            raise RunIncomplete(f"There is no response to {key}: nothing can be scored over a part.") from None
+
+
+def score(built: Sequence[BuiltTask], responses: Mapping[RequestKey, Response]) -> list[Score]:
+    """Every score that the responses allow: of tasks, and of groups of tasks, all of whose requests are answered."""
+    return [one for task in built for one in _scores_of(task, responses)]
+
+
+def _scores_of(task: BuiltTask, responses: Mapping[RequestKey, Response]) -> Iterator[Score]:
+    lacking = {request.key.task for request in task.requests() if request.key not in responses}
+    leaves = {name: leaf for name, leaf in task.leaves.items() if name not in lacking}
+    groups = {name: group for name, group in task.groups.items() if not lacking & _leaves_of(group)}
+    if not leaves:
+        return
+    for leaf in leaves.values():
+        for instance in leaf.instances:
+            instance.resps.clear()
+            instance.filtered_resps.clear()
+    # One process: lm-eval would bootstrap in as many as the node has cores, whatever the job was given. Its generators
+    # are seeded by chunk, so that the digits are the same.
+    os.environ["DISABLE_MULTIPROC"] = "1"
+    results = lm_eval.evaluator.evaluate(
+        lm=StoreLM(responses, task.versions),
+        task_dict={"tasks": leaves, "groups": groups},
+        limit=task.task.limit,
+        log_samples=False,
+    )
+    for name, values in results["results"].items():
+        yield from _scores_in(name, values)
+
+
+def _leaves_of(group: Any) -> set[str]:
+    return {leaf.task_name for leaf in group.get_all_tasks()}
+
+
+def _scores_in(name: str, values: Mapping[str, Any]) -> Iterator[Score]:
+    """The scores in one row of lm-eval's results: 'acc,none' with its 'acc_stderr,none', which may be 'N/A'."""
+    for label, value in values.items():
+        metric, comma, filter_ = label.partition(",")
+        if not comma or metric.endswith("_stderr") or not isinstance(value, int | float):
+            continue
+        stderr = values.get(f"{metric}_stderr,{filter_}")
+        yield Score(
+            task=name,
+            metric=metric,
+            filter=filter_,
+            value=float(value),
+            stderr=float(stderr) if isinstance(stderr, int | float) else None,
+            n=int(values["sample_len"]),
+        )

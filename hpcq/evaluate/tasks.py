@@ -1,0 +1,166 @@
+"""lm-eval's own tasks (0.4.13), made for a work: its prompts, metrics and versions; only the place of the data may differ.
+
+Knows lm-eval's TaskManager and the catalog's folders. Must not know models, back ends, responses or the store.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import re
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from functools import lru_cache
+from pathlib import Path
+from typing import Any
+
+import datasets
+import lm_eval.tasks
+from lm_eval.tasks._factory import TaskFactory
+from lm_eval.tasks._index import Kind
+
+from hpcq.cache import cache_folder
+from hpcq.catalog.tasks import find_task
+from hpcq.errors import EnvironmentFault, UserInputError, WorkFailed
+from hpcq.evaluate.requests import GENERATE, Request, requests_of
+from hpcq.units import Task
+
+_DEFINITIONS = Path(lm_eval.tasks.__file__).parent
+
+
+@dataclass(frozen=True, kw_only=True, eq=False)
+class BuiltTask:
+    """One task of a work, ready to ask and to score.
+
+    leaves: lm-eval's Task objects by name, several where the task is a group; their Instances are built, all of them,
+    once. groups: lm-eval's Group objects by name, empty where the task is no group.
+    """
+
+    task: Task
+    leaves: Mapping[str, Any]
+    groups: Mapping[str, Any]
+
+    @property
+    def versions(self) -> dict[str, str]:
+        """The version of each leaf's definition."""
+        return {name: str(leaf.VERSION) for name, leaf in self.leaves.items()}
+
+    def requests(self) -> list[Request]:
+        """Every request, leaf by leaf, in lm-eval's order."""
+        versions = self.versions
+        return [request for name, leaf in self.leaves.items() for request in requests_of(leaf.instances, versions[name])]
+
+
+def build_tasks(tasks: Sequence[Task]) -> list[BuiltTask]:
+    """Make every task, with all of its requests.
+
+    Raises:
+        UserInputError: an unknown task, or a setting that its definition excludes.
+        EnvironmentFault: its data cannot be had.
+        WorkFailed: lm-eval cannot make its requests, or two tasks hold the same leaf.
+    """
+    # IFEval's definition looks for NLTK's data when it is imported, and would fetch them.
+    os.environ.setdefault("NLTK_DATA", str(cache_folder() / "nltk_data"))
+    built = [_build(task) for task in tasks]
+    names = [name for one in built for name in one.leaves]
+    if twice := sorted({name for name in names if names.count(name) > 1}):
+        raise WorkFailed(f"tasks: {', '.join(twice)} would be asked twice: name a group or its members, not both.")
+    return built
+
+
+def _build(task: Task) -> BuiltTask:
+    # Indexing all of lm-eval's definitions takes a minute; the folder of one takes a moment.
+    manager = lm_eval.tasks.TaskManager(include_path=str(_folder(task.name)), include_defaults=False)
+    entry = manager.task_index.get(task.name)
+    if entry is None:
+        raise _unknown(task.name)
+    overrides = _local_data(task, is_leaf=entry.kind in (Kind.TASK, Kind.PY_TASK))
+    try:
+        # TaskManager.load takes overrides for definitions of one's own only; its factory takes them for any.
+        made = TaskFactory().build(entry, overrides=overrides, registry=manager.task_index)
+    except (OSError, KeyError, datasets.exceptions.DatasetsError) as error:
+        place = task.data_path or f"the place that lm-eval's definition names ({entry.cfg and entry.cfg['dataset_path']})"
+        raise EnvironmentFault(
+            f"{task.name}: its documents cannot be had from {place}: {_first_line(error)}."
+            f" Stage them with `hpcq stage`, or name a folder of <split>.jsonl files as tasks.data."
+        ) from error
+    loaded = manager.load(made if isinstance(made, list) else [made])
+    for name, leaf in loaded["tasks"].items():
+        _configure(name, leaf, task)
+        _build_requests(name, leaf, task)
+    return BuiltTask(task=task, leaves=loaded["tasks"], groups=loaded["groups"])
+
+
+@lru_cache
+def _folder(name: str) -> Path:
+    """The folder of the definition of `name`: where the catalog says, else where a search finds it."""
+    facts = find_task(name)
+    if facts is not None:
+        return _DEFINITIONS / facts.folder
+    declares = re.compile(rf"""^["']?(?:task|group)["']?:\s*["']?{re.escape(name)}["']?\s*$""", re.MULTILINE)
+    for path in sorted(_DEFINITIONS.rglob("*.yaml")):
+        if declares.search(path.read_text(encoding="utf-8")):
+            return path.parent
+    raise _unknown(name)
+
+
+def _unknown(name: str) -> UserInputError:
+    return UserInputError(f"tasks: lm-eval has no task {name!r}; `lm-eval ls tasks` lists those that it has.")
+
+
+def _local_data(task: Task, *, is_leaf: bool) -> dict[str, Any]:
+    """What to change in a definition so that it reads the documents in `task.data_path`; nothing where that is None."""
+    if task.data_path is None:
+        return {}
+    folder = Path(task.data_path)
+    if not is_leaf:
+        raise UserInputError(f"tasks.data: {task.name} is a group of tasks, and one folder ({folder}) cannot serve them all.")
+    # Not the loader that datasets has for JSON lines: it writes a cache beside a lock in the home folder, which hundreds
+    # of jobs would share, and it takes strings that look like dates for dates (datasets 5.2).
+    return {"custom_dataset": lambda **_: _documents(folder), "dataset_name": None, "dataset_kwargs": None}
+
+
+def _documents(folder: Path) -> datasets.DatasetDict:
+    """Every `<split>.jsonl` of `folder`, in memory."""
+    splits = {}
+    for path in sorted(folder.glob("*.jsonl")):
+        with path.open(encoding="utf-8") as lines:
+            rows = [json.loads(line) for line in lines if line.strip()]
+        columns = dict.fromkeys(name for row in rows for name in row)
+        splits[path.stem] = datasets.Dataset.from_dict({name: [row.get(name) for row in rows] for name in columns})
+    if not splits:
+        raise FileNotFoundError(f"{folder} has no .jsonl file")
+    return datasets.DatasetDict(splits)
+
+
+def _configure(name: str, leaf: Any, task: Task) -> None:
+    """Apply what the manifest overrides, as lm-eval's own command line does; refuse what it would pass over in silence."""
+    if getattr(leaf, "UNSAFE_CODE", False):
+        raise UserInputError(f"tasks: {name} runs code that a model wrote; hpcq does not do that. Leave it out.")
+    defined = leaf.get_config("num_fewshot")
+    if task.num_fewshot not in (None, 0) and defined == 0:
+        raise UserInputError(
+            f"tasks.options.{task.name}.num_fewshot: {task.num_fewshot} is not possible:"
+            f" the definition of {name} fixes 0. Leave it out."
+        )
+    if task.num_fewshot is not None or defined is None:
+        leaf.set_config(key="num_fewshot", value=task.num_fewshot or 0)
+    if task.max_gen_toks is not None and leaf.OUTPUT_TYPE == GENERATE:
+        leaf.set_config(key="generation_kwargs", value={"max_gen_toks": task.max_gen_toks}, update=True)
+
+
+def _build_requests(name: str, leaf: Any, task: Task) -> None:
+    """Build the leaf's Instances, and keep lm-eval from building them again.
+
+    Drawing the few-shot examples moves the leaf's random generator: a second build would give other prompts.
+    """
+    leaf.set_fewshot_seed(seed=task.fewshot_seed)
+    try:
+        leaf.build_all_requests(limit=task.limit)
+    except (ValueError, AssertionError) as error:
+        raise WorkFailed(f"{name}: lm-eval cannot make its requests: {_first_line(error)}.") from error
+    leaf.build_all_requests = lambda **_: None
+
+
+def _first_line(error: Exception) -> str:
+    return (str(error).splitlines() or [type(error).__name__])[0].rstrip(".")

@@ -1,0 +1,70 @@
+"""A planned array becomes an order to a launcher: the profile adds partition, host memory, cores, environment.
+
+Reads the plan and the profile; submits nothing.
+"""
+
+from __future__ import annotations
+
+from hpcq import environments
+from hpcq.launch.orders import ArrayOrder, Dependency, Environment, UnitOrder
+from hpcq.manifest.profiles import EnvironmentSettings, GpuClass, Profile
+from hpcq.plan.units import PlannedArray, Shape
+
+
+def order_of(run: str, array: PlannedArray, profile: Profile) -> ArrayOrder:
+    """What a launcher needs to submit `array`."""
+    offer = profile.gpu_classes[array.shape.gpu_class]
+    slurm = profile.slurm
+    return ArrayOrder(
+        name=array.name,
+        run=run,
+        kind=array.kind,
+        units=tuple(UnitOrder(unit_id=unit.id, work=unit.work) for unit in array.units),
+        environment=environment_of(array.environment, profile),
+        partition=offer.partition,
+        nodes=array.shape.nodes,
+        gpus_per_node=array.shape.gpus_per_node,
+        gres_type=offer.gres_type,
+        features=offer.features,
+        cpus_per_unit=_cpus(offer, array.shape, profile),
+        memory_gib=_memory_gib(offer, array.shape),
+        time_limit_minutes=array.time_limit_minutes,
+        throttle=array.throttle,
+        account=slurm.account,
+        qos=slurm.qos,
+        exclude=slurm.exclude,
+        extra=slurm.extra,
+        depends_on=array.depends_on,
+        dependency=Dependency(array.dependency),
+    )
+
+
+def environment_of(name: str, profile: Profile) -> Environment:
+    """The environment as the profile says, else the cache's own interpreter."""
+    settings = profile.environments.get(name, EnvironmentSettings())
+    return Environment(
+        name=name,
+        python=settings.python or str(environments.interpreter(name)),
+        modules=settings.modules,
+        setup=(*profile.slurm.setup, *settings.setup),
+        variables=tuple(settings.variables.items()),
+    )
+
+
+def _cpus(offer: GpuClass, shape: Shape, profile: Profile) -> int:
+    """Cores of a node: the profile's number, else the unit's share of the node by GPUs."""
+    if profile.scheduler == "local":
+        return profile.local.cpus_per_unit
+    if offer.cpus_per_unit is not None:
+        return offer.cpus_per_unit
+    if not offer.gpus_per_node:
+        return 1
+    return max(1, offer.cpus_per_node * shape.gpus_per_node // offer.gpus_per_node)
+
+
+def _memory_gib(offer: GpuClass, shape: Shape) -> float | None:
+    if offer.memory_gib_per_unit is not None:
+        return offer.memory_gib_per_unit
+    if not offer.gpus_per_node or not shape.gpus_per_node:
+        return None
+    return offer.memory_gib * shape.gpus_per_node / offer.gpus_per_node

@@ -1,0 +1,80 @@
+"""Units as Slurm sees them: what the queue says of each unit that was handed over, by one call to Slurm.
+
+Joins the queue with the records of submissions. Knows neither plan nor store.
+"""
+
+from __future__ import annotations
+
+from collections import defaultdict
+from collections.abc import Mapping
+from dataclasses import dataclass
+
+from hpcq.launch.orders import Submission
+from hpcq.launch.queue import Element, JobState, poll
+from hpcq.launch.submissions import read_submissions, record_lost
+from hpcq.layout import RunLayout
+from hpcq.units import State
+
+
+@dataclass(frozen=True, kw_only=True)
+class UnitJobView:
+    """The last job of a unit. state None: Slurm knows it no more. slurm_state: Slurm's own word."""
+
+    array: str
+    array_job_id: str
+    index: int
+    state: State | None
+    slurm_state: str | None = None
+    reason: str | None = None
+
+    @property
+    def element(self) -> Element:
+        """Job id and index, as the queue counts."""
+        return (self.array_job_id, self.index)
+
+    @property
+    def job_id(self) -> str:
+        """As Slurm writes it."""
+        return f"{self.array_job_id}_{self.index}"
+
+    @property
+    def is_live(self) -> bool:
+        """It waits or runs."""
+        return self.state in (State.PENDING, State.RUNNING)
+
+
+def unit_jobs(layout: RunLayout) -> dict[str, UnitJobView]:
+    """The last job of every unit that was handed over.
+
+    Raises:
+        EnvironmentFault: there is no Slurm, or it does not answer.
+    """
+    queue = poll(layout.name)
+    record_lost(layout, queue)
+    found: dict[str, UnitJobView] = {}
+    for submission in read_submissions(layout):
+        for index, unit in enumerate(submission.units):
+            found[unit] = _view(submission, index, queue.get((submission.job_id, index)))
+    return found
+
+
+def live_arrays(jobs: Mapping[str, UnitJobView]) -> dict[str, tuple[str, ...]]:
+    """Job ids, by array, of what waits or runs."""
+    ids: dict[str, set[str]] = defaultdict(set)
+    for job in jobs.values():
+        if job.is_live:
+            ids[job.array].add(job.array_job_id)
+    return {array: tuple(sorted(found)) for array, found in ids.items()}
+
+
+def _view(submission: Submission, index: int, job: JobState | None) -> UnitJobView:
+    if job is None or job.folder != submission.folder:
+        return UnitJobView(array=submission.array, array_job_id=submission.job_id, index=index, state=None)
+    return UnitJobView(
+        array=submission.array,
+        array_job_id=submission.job_id,
+        index=index,
+        state=job.state,
+        slurm_state=job.slurm_state,
+        reason=f"{job.slurm_state}, {job.reason}" if job.reason else job.slurm_state,
+    )

@@ -1,0 +1,182 @@
+"""Hands array orders to Slurm through submitit: one sbatch an array, or several where the cluster allows no longer one.
+
+Knows submitit's SlurmExecutor and sbatch's options. Knows neither plan nor manifest.
+"""
+
+from __future__ import annotations
+
+import math
+import re
+import shlex
+import shutil
+import tempfile
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass, field
+from functools import cached_property
+from pathlib import Path
+from typing import Any
+
+from hpcq.errors import EnvironmentFault, UserInputError
+from hpcq.files import storage_faults
+from hpcq.launch import queue, submissions, surroundings
+from hpcq.launch.job import UnitJob
+from hpcq.launch.orders import ArrayOrder, Dependency, Submission, UnitOrder
+from hpcq.layout import RunLayout
+
+# Seconds between the signal that announces the time limit and the end: enough to commit a last segment on a slow disk.
+SIGNAL_DELAY_S = 90
+
+# How often a unit may run into its time limit and be queued again. submitit's own 3 are soon used up, since it takes
+# every USR2 for a timeout where the limit is under 10 minutes (submitit 1.5.4).
+MAX_TIMEOUTS = 20
+
+_OPTION = re.compile(r"[a-z][a-z0-9-]*")
+
+
+@dataclass
+class SlurmLauncher:
+    """Submits arrays of the run that lies at `layout`."""
+
+    layout: RunLayout
+    _jobs: dict[str, tuple[str, ...]] = field(init=False, default_factory=dict)
+
+    @cached_property
+    def max_array_size(self) -> int:
+        """The cluster's limit, asked once."""
+        return queue.max_array_size()
+
+    def submit(
+        self, arrays: Sequence[ArrayOrder], known_jobs: Mapping[str, Sequence[str]] | None = None
+    ) -> list[Submission]:
+        """Submit `arrays`, each after those that it names in `depends_on`.
+
+        known_jobs: job ids of arrays that were submitted before, in the order of their parts. Each submission is
+        recorded as soon as Slurm has accepted it, so a failure in the middle leaves nothing that is not known.
+
+        Raises:
+            EnvironmentFault: there is no Slurm, it does not answer, or it refuses an array.
+            UserInputError: an option, a name or a path that cannot be handed to sbatch.
+        """
+        if shutil.which("sbatch") is None or shutil.which("srun") is None:
+            raise EnvironmentFault(
+                "There is no sbatch on this machine: log in to the cluster, or use cluster.profile=local."
+            )
+        self._jobs = {name: tuple(jobs) for name, jobs in (known_jobs or {}).items()}
+        accepted = []
+        for order in arrays:
+            parts = split(order.units, self.max_array_size)
+            found = [self._submit_part(order, part, units, len(parts)) for part, units in enumerate(parts)]
+            self._jobs[order.name] = tuple(submission.job_id for submission in found)
+            accepted += found
+        return accepted
+
+    def _submit_part(self, order: ArrayOrder, part: int, units: Sequence[UnitOrder], parts: int) -> Submission:
+        folder = self._new_folder(order, part)
+        environment = folder / "environment.sh"
+        surroundings.write_environment(
+            environment,
+            order.environment,
+            threads=order.cpus_per_unit,
+            package_path=surroundings.package_path(self.layout.folder),
+        )
+        submissions.write_order(folder, order.name, part, (unit.unit_id for unit in units))
+        options = sbatch_options(order, parts=parts, dependency=self._dependency(order, part))
+        options["job_name"] = queue.job_name(order.run, order.name, part)
+        options["comment"] = str(folder)
+        options["setup"] = ["set -euo pipefail", f". {shlex.quote(str(environment))}"]
+        jobs = [UnitJob.of(unit.unit_id, unit.work, self.layout) for unit in units]
+        job_id = _sbatch(folder, order, options, jobs)
+        return submissions.record(self.layout, folder, job_id)
+
+    def _new_folder(self, order: ArrayOrder, part: int) -> Path:
+        """submitit's files are named by job id alone, and a cluster that was set up anew counts from 1 again."""
+        root = self.layout.launcher_logs
+        if "%" in str(root):
+            raise UserInputError(f"{root}: Slurm gives '%' in the path of a log a meaning. Choose other paths.logs.")
+        with storage_faults(root):
+            root.mkdir(parents=True, exist_ok=True)
+            return Path(tempfile.mkdtemp(prefix=f"{order.name}.{part}.", dir=root))
+
+    def _dependency(self, order: ArrayOrder, part: int) -> str | None:
+        if order.dependency is Dependency.NONE or not order.depends_on:
+            return None
+        jobs: list[str] = []
+        for name in order.depends_on:
+            known = self._jobs[name]
+            # Arrays of one length are split at the same places, so part corresponds to part and element to element.
+            jobs += [known[part]] if order.dependency is Dependency.AFTERCORR else known
+        return ":".join([order.dependency, *jobs])
+
+
+def split(units: Sequence[UnitOrder], size: int) -> list[Sequence[UnitOrder]]:
+    """`units` in parts of `size` at most."""
+    return [units[start : start + size] for start in range(0, len(units), size)]
+
+
+def sbatch_options(order: ArrayOrder, *, parts: int = 1, dependency: str | None = None) -> dict[str, Any]:
+    """submitit's parameters for one of the `parts` of `order`; the throttle is shared among them.
+
+    Raises:
+        UserInputError: an option or a value that cannot stand in a batch script.
+    """
+    throttle = max(1, order.throttle // parts) if order.throttle else len(order.units)
+    srun_args = [f"--cpus-per-task={order.cpus_per_unit}"]  # not inherited from sbatch since Slurm 22.05
+    if order.nodes > 1:
+        srun_args.append("--kill-on-bad-exit=1")
+    more: dict[str, str | int | bool] = {"requeue": True, "kill-on-invalid-dep": "yes"}
+    more |= {key: value for key, value in order.extra.items() if value is not False}
+    options = {
+        "partition": order.partition,
+        "time": order.time_limit_minutes,
+        "nodes": order.nodes,
+        "ntasks_per_node": 1,
+        "cpus_per_task": order.cpus_per_unit,
+        "gres": _gres(order),
+        "mem": f"{math.ceil(order.memory_gib * 1024)}M" if order.memory_gib else None,
+        "constraint": order.features,
+        "account": order.account,
+        "qos": order.qos,
+        "exclude": order.exclude,
+        "dependency": dependency,
+        "array_parallelism": throttle,
+        "signal_delay_s": SIGNAL_DELAY_S,
+        "srun_args": srun_args,
+        "additional_parameters": more,
+    }
+    _refuse_unprintable(order.name, {**options, **more}.items())
+    for key in order.extra:
+        if not _OPTION.fullmatch(key):
+            raise UserInputError(f"slurm.extra: {key!r} is no long option of sbatch (such as 'reservation').")
+    return {key: value for key, value in options.items() if value is not None}
+
+
+def _gres(order: ArrayOrder) -> str | None:
+    if not order.gpus_per_node:
+        return None
+    return f"gpu:{order.gres_type}:{order.gpus_per_node}" if order.gres_type else f"gpu:{order.gpus_per_node}"
+
+
+def _refuse_unprintable(array: str, options: Iterable[tuple[str, object]]) -> None:
+    """An option is a line of the batch script; a line break in its value would begin a command."""
+    for key, value in options:
+        if isinstance(value, str) and not value.isprintable():
+            raise UserInputError(f"Array {array}: {key} = {value!r} cannot be an option: use printable characters.")
+
+
+def _sbatch(folder: Path, order: ArrayOrder, options: Mapping[str, Any], jobs: Sequence[UnitJob]) -> str:
+    # submitit takes 0.1 s to import, and status and cancel need none of it.
+    from submitit.core.utils import FailedJobError, FailedSubmissionError
+    from submitit.slurm.slurm import SlurmExecutor
+
+    executor = SlurmExecutor(folder=folder, max_num_timeout=MAX_TIMEOUTS, python=shlex.quote(order.environment.python))
+    executor.update_parameters(**options)
+    try:
+        with storage_faults(folder):
+            submitted = executor.submit_array(jobs)
+    except (FailedJobError, FailedSubmissionError) as error:
+        said = (str(error).strip() or "no reason given").splitlines()[-1]
+        raise EnvironmentFault(
+            f"sbatch refused array {order.name} (partition {order.partition}): {said} "
+            "Correct the cluster profile and type the command again."
+        ) from error
+    return str(submitted[0].job_id).partition("_")[0]

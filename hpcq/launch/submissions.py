@@ -1,0 +1,62 @@
+"""The records of what was handed to Slurm, and how a record that was lost is found again.
+
+A submission is written down right after sbatch. Should the submitting process die in between, the job's comment in
+the queue names the submission's folder, where the order was written before sbatch.
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Iterable, Mapping
+from dataclasses import asdict
+from pathlib import Path
+
+from hpcq.attempts import now
+from hpcq.files import write_text
+from hpcq.launch.orders import Submission
+from hpcq.launch.queue import Element, JobState
+from hpcq.layout import RunLayout
+
+_ORDER = "order.json"
+
+
+def write_order(folder: Path, array: str, part: int, units: Iterable[str]) -> None:
+    """Write down what is about to be submitted from `folder`."""
+    write_text(folder / _ORDER, json.dumps({"array": array, "part": part, "units": list(units)}) + "\n")
+
+
+def record(layout: RunLayout, folder: Path, job_id: str) -> Submission:
+    """Write down that what was ordered from `folder` has become `job_id`."""
+    order = json.loads((folder / _ORDER).read_text(encoding="utf-8"))
+    submission = Submission(
+        array=order["array"],
+        part=order["part"],
+        job_id=job_id,
+        units=tuple(order["units"]),
+        folder=str(folder),
+        time=now(),
+    )
+    path = layout.submissions / f"{submission.array}.{job_id}.json"
+    write_text(path, json.dumps(asdict(submission), indent=1) + "\n")
+    return submission
+
+
+def read_submissions(layout: RunLayout) -> list[Submission]:
+    """Every submission of the run, oldest first. Fields of later versions are ignored."""
+    known = set(Submission.__dataclass_fields__)
+    found = []
+    for path in layout.submissions.glob("*.json"):
+        content = json.loads(path.read_text(encoding="utf-8"))
+        content["units"] = tuple(content["units"])
+        found.append(Submission(**{key: value for key, value in content.items() if key in known}))
+    return sorted(found, key=lambda submission: (submission.time, submission.array, submission.part))
+
+
+def record_lost(layout: RunLayout, queue: Mapping[Element, JobState]) -> list[Submission]:
+    """Record the submissions of this run that are in the queue and nowhere else, and return them."""
+    recorded = {submission.job_id for submission in read_submissions(layout)}
+    found = []
+    for job_id, folder in sorted({(job_id, Path(job.folder)) for (job_id, _), job in queue.items()}):
+        if job_id not in recorded and folder.parent == layout.launcher_logs and (folder / _ORDER).is_file():
+            found.append(record(layout, folder, job_id))
+    return found

@@ -1,0 +1,67 @@
+"""The kinds of values that manifests and profiles are made of, and what a validator raises. Knows no key of either."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Annotated, Any, TypeVar
+
+from pydantic import AfterValidator, BaseModel, ConfigDict, Field, ValidationInfo
+from pydantic_core import PydanticCustomError
+
+_Items = TypeVar("_Items", bound=tuple[Any, ...])
+
+
+class Section(BaseModel):
+    """A table of a manifest or profile: frozen, no unknown keys, no conversion between types."""
+
+    model_config = ConfigDict(frozen=True, extra="forbid", strict=True, allow_inf_nan=False)
+
+
+def refusal(sentence: str, *within: str | int) -> PydanticCustomError:
+    """The error that a validator raises: a whole sentence, about the value at `within` below the validated one."""
+    return PydanticCustomError("refused", "{sentence}", {"sentence": sentence, "within": within})
+
+
+def _distinct(values: _Items) -> _Items:
+    for index, value in enumerate(values):
+        if value in values[:index]:
+            raise refusal(f"'{value}' is listed twice.", index)
+    return values
+
+
+def _not_blank(text: str) -> str:
+    if not text.strip():
+        raise refusal("must not be empty.")
+    if "\0" in text:
+        raise refusal("must not contain a NUL character.")
+    return text
+
+
+Text = Annotated[str, AfterValidator(_not_blank)]
+"""Text that is not blank."""
+
+Texts = Annotated[tuple[Text, ...], Field(strict=False)]
+"""A list of texts, in order; the same one may come twice."""
+
+Names = Annotated[tuple[Text, ...], Field(strict=False), AfterValidator(_distinct)]
+"""A list of names, none twice."""
+
+Count = Annotated[int, Field(ge=1)]
+"""A whole number, 1 or more."""
+
+Seed = Annotated[int, Field(ge=0, lt=2**32)]
+"""A seed as numpy takes it."""
+
+Seconds = Annotated[float, Field(ge=0)]
+"""A duration that may be nothing."""
+
+Positive = Annotated[float, Field(gt=0)]
+"""A number above 0."""
+
+Digest = Annotated[str, Field(pattern="^[0-9a-f]{64}$")]
+"""A SHA-256."""
+
+
+def folder_of(info: ValidationInfo) -> Path | None:
+    """The folder of the file that is being validated, where the caller of pydantic gave one."""
+    return info.context.get("folder") if isinstance(info.context, dict) else None

@@ -1,0 +1,120 @@
+"""Cluster profiles: what a cluster offers, in its administrators' words. One TOML file a cluster, and one built in.
+
+Knows Slurm's and the GPUs' vocabulary; knows nothing of models, tasks or plans.
+"""
+
+from __future__ import annotations
+
+import os
+from pathlib import Path
+from typing import Annotated, Literal, Self
+
+from pydantic import AfterValidator, Field, model_validator
+
+from hpcq.catalog.gpus import GPU, find_gpu, gpu_names
+from hpcq.manifest.fields import Count, Names, Positive, Section, Text, Texts, refusal
+from hpcq.manifest.suggestions import unknown_name
+
+Role = Literal["evaluate", "quantize", "merge"]
+ROLES: tuple[Role, ...] = ("evaluate", "quantize", "merge")
+
+
+def _known_gpu(name: str) -> str:
+    if find_gpu(name) is None:
+        raise refusal(unknown_name("GPU", name, gpu_names()))
+    return name
+
+
+class SlurmSettings(Section):
+    """What every job of this cluster is submitted with."""
+
+    account: Text | None = Field(None, description="Slurm account that pays (`--account`).")
+    qos: Text | None = Field(None, description="Quality of service (`--qos`).")
+    time_limit_minutes: Count = Field(60, description="Time limit of a job where its GPU class states no shorter one.")
+    exclude: Text | None = Field(None, description="Nodes never to use, in Slurm's notation (`--exclude`).")
+    setup: Texts = Field((), description="Shell lines that every job of this cluster runs first, on its node.")
+    extra: dict[Text, str | int | bool] = Field({}, description="Further sbatch options, by their long names.")
+
+
+class LocalSettings(Section):
+    """How much of this machine a run may use."""
+
+    parallel_units: Count | None = Field(
+        None, description="Units at once; by default as many as this machine's cores and memory can hold."
+    )
+    cpus_per_unit: Count = Field(1, description="Threads that one unit computes with.")
+
+
+class GpuClass(Section):
+    """A kind of node, with what one unit may take of it. No GPUs a node makes it a class for CPUs."""
+
+    partition: Text | None = Field(None, description="Slurm partition; by default the cluster's own default.")
+    gpu: Annotated[str, AfterValidator(_known_gpu)] | None = Field(
+        None, description="The GPU's name in the catalog; required where a node has GPUs."
+    )
+    gres_type: Text | None = Field(None, description="The GPU's type in Slurm's `--gres=gpu:<type>:<count>`.")
+    nodes: Count = Field(1, description="How many such nodes there are.")
+    gpus_per_node: Annotated[int, Field(ge=0)] = Field(0, description="GPUs of a node; 0 is a class for CPUs.")
+    cpus_per_node: Count = Field(description="CPU cores of a node.")
+    memory_gib: Positive = Field(description="Host memory of a node, GiB.")
+    features: Text | None = Field(None, description="Node features to ask for (`--constraint`).")
+    roles: Annotated[tuple[Role, ...], Field(strict=False)] = Field(
+        ROLES, description="What may run here: evaluate, quantize, merge."
+    )
+    throttle: Count | None = Field(None, description="Elements of one array that run at once, at most.")
+    cpus_per_unit: Count | None = Field(
+        None, description="CPU cores that a unit asks for; by default its share of the node by GPUs."
+    )
+    memory_gib_per_unit: Positive | None = Field(
+        None, description="Host memory that a unit asks for, GiB; by default its share of the node by GPUs."
+    )
+    max_minutes: Count | None = Field(None, description="The longest time limit that this class allows.")
+
+    @model_validator(mode="after")
+    def _gpus_have_a_kind(self) -> Self:
+        if self.gpus_per_node and self.gpu is None:
+            raise refusal(f"is missing: say which GPU the class has, one of {', '.join(gpu_names())}.", "gpu")
+        if self.gpu is not None and not self.gpus_per_node:
+            raise refusal("is missing: a class with a GPU says how many a node has.", "gpus_per_node")
+        if self.cpus_per_unit is not None and self.cpus_per_unit > self.cpus_per_node:
+            raise refusal(f"must not be above cpus_per_node ({self.cpus_per_node}).", "cpus_per_unit")
+        if self.memory_gib_per_unit is not None and self.memory_gib_per_unit > self.memory_gib:
+            raise refusal(f"must not be above memory_gib ({self.memory_gib:g}).", "memory_gib_per_unit")
+        return self
+
+    @property
+    def device(self) -> GPU | None:
+        """The catalog's row for the GPU; None for a class for CPUs."""
+        return None if self.gpu is None else find_gpu(self.gpu)
+
+
+class EnvironmentSettings(Section):
+    """How a node comes to a Python environment."""
+
+    python: Text | None = Field(None, description="Path of the interpreter; by default the one that hpcq made.")
+    modules: Names = Field((), description="Environment modules to load (`module load`), in order.")
+    setup: Texts = Field((), description="Shell lines to run after the modules are loaded.")
+    variables: dict[Text, str] = Field({}, description="Environment variables to set.")
+
+
+class Profile(Section):
+    """A cluster, or this machine."""
+
+    name: Text = Field(description="The cluster's name, for people.")
+    scheduler: Literal["local", "slurm"] = Field(description="Who runs the jobs: slurm, or local (this machine).")
+    slurm: SlurmSettings = Field(SlurmSettings(), description="What every job is submitted with.")
+    local: LocalSettings = Field(LocalSettings(), description="How much of this machine a run may use.")
+    gpu_classes: dict[Text, GpuClass] = Field(description="The kinds of nodes, by names of your own.")
+    environments: dict[Text, EnvironmentSettings] = Field(
+        {}, description="How a node comes to a Python environment: core, transformers, vllm, or one of your own."
+    )
+
+    @model_validator(mode="after")
+    def _every_role_has_a_place(self) -> Self:
+        for section, scheduler in (("slurm", "local"), ("local", "slurm")):
+            if self.scheduler == scheduler and section in self.model_fields_set:
+                raise refusal(f"has no meaning where scheduler = '{scheduler}'.", section)
+        for role in ROLES:
+            if not any(role in gpu_class.roles for gpu_class in self.gpu_classes.values()):
+                raise refusal(f"no class has the role '{role}'; add it to the roles of one.", "gpu_classes")
+        return self

@@ -1,0 +1,216 @@
+"""The manifest's schema: every key with its type, its default and the sentence that documents it.
+
+Knows what may stand in a manifest and what a single table can tell of itself; what takes two tables or the disk to see
+is checked in checks.py. docs/manifest.md is held in step with it by a test.
+"""
+
+from __future__ import annotations
+
+import re
+from pathlib import Path
+from typing import Annotated, Any, Literal, Self
+
+from pydantic import AfterValidator, Discriminator, Field, PrivateAttr, Tag, ValidationInfo, model_validator
+
+from hpcq.manifest.fields import Count, Digest, Names, Positive, Seconds, Section, Seed, Text, Texts, refusal
+from hpcq.manifest.profiles import Profile
+from hpcq.manifest.source import Source
+
+
+class RunSection(Section):
+    """Who this run is."""
+
+    name: Text = Field(description="The run's name and folder: letters, digits, '.', '_' and '-'.")
+    description: str = Field("", description="A sentence for people; it changes nothing.")
+
+
+class PathsSection(Section):
+    """Where a run writes; relative to the working directory."""
+
+    runs: Text = Field("runs", description="Folder of the runs: locks, partial results, results.")
+    checkpoints: Text = Field("checkpoints", description="Folder of the quantized checkpoints, shared by all runs.")
+    logs: Text = Field("logs", description="Folder of the job logs.")
+
+
+class ClusterSection(Section):
+    """Where the run runs."""
+
+    profile: Annotated[
+        Annotated[Text, Tag("text")] | Annotated[Profile, Tag("table")],
+        Discriminator(lambda value: "text" if isinstance(value, str) else "table"),
+    ] = Field(
+        "local",
+        description="'local' (this machine), 'auto', or a profile's path, sought beside the manifest, in the working "
+        "directory and in manifests/clusters; or the profile itself as a table, as a lock holds it.",
+    )
+
+
+class ModelEntry(Section):
+    """A base checkpoint."""
+
+    id: Text | None = Field(None, description="The model's id on the hub; with `path`, a name of your own.")
+    path: Text | None = Field(
+        None, description="Folder of a checkpoint on this file system, beside the manifest or in the working directory."
+    )
+    revision: Text | None = Field(None, description="Commit or tag on the hub; not with `path`.")
+    trust_remote_code: bool = Field(False, description="Whether to run Python code that the checkpoint brings.")
+    schemes: Names | None = Field(None, description="Schemes of this model, instead of `schemes.use`.")
+    digest: Digest | None = Field(None, description="SHA-256 that the checkpoint must have; `submit` locks it.")
+
+
+class SchemeDefinition(Section):
+    """A scheme of your own: a known one with changes, or (without `base`) a whole one, as a lock holds it."""
+
+    name: Text = Field(description="Its name; where the catalog knows the same name, this definition wins.")
+    base: Text | None = Field(None, description="The scheme to start from.")
+    tool: Literal["none", "llmcompressor", "synthetic"] | None = Field(None, description="The tool that quantizes.")
+    method: Literal["none", "rtn", "gptq", "awq", "smoothquant", "synthetic"] | None = Field(
+        None, description="How weights are chosen."
+    )
+    weights: Literal["fp32", "bf16", "fp16", "fp8_e4m3", "int8", "int4"] | None = Field(
+        None, description="Number format of the weights."
+    )
+    activations: Literal["fp32", "bf16", "fp16", "fp8_e4m3", "int8", "int4"] | None = Field(
+        None, description="Number format of the activations."
+    )
+    granularity: Literal["tensor", "channel", "group"] | None = Field(
+        None, description="What shares a scale of the weights; follows from `group_size` where that is given."
+    )
+    group_size: Count | None = Field(None, description="Inputs that share a scale; makes the granularity 'group'.")
+    symmetric: bool | None = Field(None, description="Whether 0 stands in the middle of the weights' range.")
+    dynamic: bool | None = Field(None, description="Whether activation scales are computed at run time.")
+    damping: Annotated[float, Field(ge=0, le=1)] | None = Field(
+        None, description="GPTQ: share of the mean diagonal that is added to the Hessian."
+    )
+    activation_order: bool | None = Field(None, description="GPTQ: whether columns go by decreasing activation.")
+    smoothing_strength: Annotated[float, Field(ge=0, le=1)] | None = Field(
+        None, description="SmoothQuant: how much of the difficulty moves from activations to weights."
+    )
+    ignore: Texts | None = Field(None, description="Layers left as they are; names, or 're:' and an expression.")
+
+
+class SchemesSection(Section):
+    """How the models are quantized."""
+
+    use: Names = Field((), description="Schemes for every model without a list of its own.")
+    define: Annotated[tuple[SchemeDefinition, ...], Field(strict=False)] = Field(
+        (), description="Schemes of your own."
+    )
+
+
+class CalibrationSection(Section):
+    """The text that calibrating schemes look at."""
+
+    dataset: Text = Field(
+        "boolq-passages", description="A text that hpcq can stage, or the path of a .jsonl ({\"text\": …}) or .txt file."
+    )
+    samples: Count = Field(512, description="Sequences cut from the text.")
+    sequence_length: Count = Field(2048, description="Tokens of a sequence.")
+    seed: Seed = Field(1234, description="Order of the sequences.")
+    digest: Digest | None = Field(None, description="SHA-256 that the text must have; `submit` locks it.")
+
+
+class TaskOptions(Section):
+    """One task's own settings."""
+
+    limit: Count | None = Field(None, description="The first so many items, instead of `tasks.limit`.")
+    num_fewshot: Annotated[int, Field(ge=0)] | None = Field(
+        None, description="Few-shot examples, instead of the suite's or the definition's number."
+    )
+    max_gen_toks: Count | None = Field(None, description="Generated tokens at most, instead of the definition's number.")
+    digest: Digest | None = Field(None, description="SHA-256 that the items must have; `submit` locks it.")
+
+
+class TasksSection(Section):
+    """What the variants are evaluated on."""
+
+    suites: Names = Field((), description="Named sets of tasks: openllm-v1, openllm-v2, mt-bench.")
+    use: Names = Field((), description="Single tasks, by lm-eval's names.")
+    limit: Count | None = Field(None, description="The first so many items of every task; by default all of them.")
+    data: Text = Field(
+        "hub",
+        description="Where the items lie: 'hub', 'packages' (those that hpcq can stage), or a folder that holds "
+        "<task>/<split>.jsonl.",
+    )
+    options: dict[Text, TaskOptions] = Field({}, description="Settings of single tasks, by name.")
+
+
+class RehearsalSection(Section):
+    """How the synthetic back end spends its time."""
+
+    request_seconds: Seconds = Field(0.0, description="Seconds for a request.")
+    load_seconds: Seconds = Field(0.0, description="Seconds to load the model.")
+    memory_gib: Seconds = Field(0.0, description="Memory that a unit takes, GiB.")
+
+
+class EvaluateSection(Section):
+    """How the variants are evaluated."""
+
+    backend: Literal["accelerate", "vllm", "synthetic"] = Field(
+        "accelerate", description="Who answers the requests: accelerate, vllm, or synthetic (a rehearsal)."
+    )
+    dtype: Literal["auto", "float32", "bfloat16", "float16"] = Field(
+        "auto", description="What is computed in; 'auto' is the unquantized weights' own type, else bfloat16."
+    )
+    batch_size: Count = Field(8, description="Requests in a batch.")
+    shards: Count = Field(1, description="Jobs that share one variant's requests.")
+    flush_interval_s: Positive = Field(10.0, description="Seconds between two commits of results.")
+    device: Literal["auto", "cpu", "cuda"] = Field("auto", description="Where it is computed.")
+    environment: Text | None = Field(
+        None, description="Python environment; by default the back end's: transformers, vllm or core."
+    )
+    seed: Seed = Field(1234, description="Seed of everything that is drawn, few-shot examples included.")
+    rehearsal: RehearsalSection | None = Field(None, description="The synthetic back end's pace.")
+
+    @model_validator(mode="after")
+    def _only_rehearsals_have_a_pace(self) -> Self:
+        if self.rehearsal is not None and self.backend != "synthetic":
+            raise refusal(f"has no meaning with backend '{self.backend}'; it paces 'synthetic' alone.", "rehearsal")
+        return self
+
+
+class QuantizeSection(Section):
+    """How the variants are quantized."""
+
+    environment: Text | None = Field(
+        None, description="Python environment; by default the tool's: transformers (core for rehearsals)."
+    )
+    device: Literal["auto", "cpu", "cuda"] = Field("auto", description="Where it is computed.")
+
+
+class ReportSection(Section):
+    """What the report shows beside the scores."""
+
+    compare: Names = Field((), description="Published studies to compare with.")
+
+
+class LockedSection(Section):
+    """What a lock records beside the manifest; in a manifest of your own it is not needed."""
+
+    hpcq: Text = Field(description="The version of hpcq that wrote the lock.")
+    versions: dict[Text, dict[Text, str]] = Field({}, description="Versions of the tools, by Python environment.")
+
+
+class Manifest(Section):
+    """A run, as its user states it."""
+
+    run: RunSection = Field(description="Who this run is.")
+    paths: PathsSection = Field(PathsSection(), description="Where it writes.")
+    cluster: ClusterSection = Field(ClusterSection(), description="Where it runs.")
+    models: Annotated[tuple[ModelEntry, ...], Field(strict=False, min_length=1)] = Field(
+        description="The base checkpoints."
+    )
+    schemes: SchemesSection = Field(SchemesSection(), description="How they are quantized.")
+    calibration: CalibrationSection = Field(CalibrationSection(), description="The text for calibration.")
+    tasks: TasksSection = Field(TasksSection(), description="What they are evaluated on.")
+    evaluate: EvaluateSection = Field(EvaluateSection(), description="How they are evaluated.")
+    quantize: QuantizeSection = Field(QuantizeSection(), description="How they are quantized.")
+    report: ReportSection = Field(ReportSection(), description="What the report shows.")
+    locked: LockedSection | None = Field(None, description="What a lock records.")
+
+    _source: Source = PrivateAttr(default_factory=Source)
+
+    @property
+    def source(self) -> Source:
+        """The file and the options that this manifest was read from."""
+        return self._source

@@ -1,0 +1,106 @@
+"""Units that are to run become arrays, one for each kind, GPU class, shape and environment.
+
+An evaluation needs one quantization. Slurm's `aftercorr` lets element i of an array wait for element i of another, so
+evaluations stand in the same order as the quantizations that they need: one flag says all dependencies of an array, and
+one failed quantization holds up its own evaluations alone. To make that possible, quantizations whose evaluations
+differ in shape or number of shards go to different arrays.
+"""
+
+from __future__ import annotations
+
+from collections import defaultdict
+from collections.abc import Iterable, Mapping, Sequence
+
+from hpcq.manifest.profiles import Profile
+from hpcq.plan.units import PlannedArray, PlannedUnit, Shape
+from hpcq.units import Kind, address_of
+
+_ShardPlace = tuple[Shape, str, int, int]
+
+
+def make_arrays(
+    units: Sequence[PlannedUnit], profile: Profile, *, under_way: Mapping[str, str] | None = None
+) -> tuple[PlannedArray, ...]:
+    """Arrays of `units` (those which are to run now), each after those that it depends on.
+
+    under_way: units that were handed over earlier and have not ended, and the array that each is an element of.
+    """
+    under_way = under_way or {}
+    evaluations = [unit for unit in units if unit.kind is Kind.EVALUATE]
+    quantize_arrays, aligned = _quantize_and_aligned(units, evaluations, profile)
+    corresponding = {unit.id for array in aligned for unit in array.units}
+    free = [unit for unit in evaluations if unit.id not in corresponding]
+    arrays = [*quantize_arrays, *aligned, *_free_evaluations(free, profile, under_way)]
+    for unit in units:
+        if unit.kind is Kind.MERGE:
+            earlier = {under_way[needed] for needed in unit.depends_on if needed in under_way}
+            arrays.append(_merge_array(unit, profile, [array.name for array in arrays], sorted(earlier)))
+    return tuple(arrays)
+
+
+def _quantize_and_aligned(
+    units: Iterable[PlannedUnit], evaluations: Sequence[PlannedUnit], profile: Profile
+) -> tuple[list[PlannedArray], list[PlannedArray]]:
+    shards_of: dict[str, dict[_ShardPlace, PlannedUnit]] = defaultdict(dict)
+    for unit in evaluations:
+        for needed in unit.depends_on:
+            shards_of[needed][_shard_place(unit)] = unit
+    groups: dict[tuple[Shape, str, tuple[_ShardPlace, ...]], list[PlannedUnit]] = defaultdict(list)
+    for unit in units:
+        if unit.kind is Kind.QUANTIZE:
+            groups[unit.shape, unit.environment, tuple(sorted(shards_of[unit.id]))].append(unit)
+    quantize_arrays, aligned = [], []
+    for (_, _, places), members in groups.items():
+        array = _array(members, profile)
+        quantize_arrays.append(array)
+        for place in places:
+            followers = [shards_of[unit.id][place] for unit in members]
+            aligned.append(_array(followers, profile, depends_on=(array.name,), dependency="aftercorr"))
+    return quantize_arrays, aligned
+
+
+def _shard_place(unit: PlannedUnit) -> _ShardPlace:
+    shard = unit.shard
+    if shard is None:
+        raise TypeError(f"{unit.id} has no shard")
+    return (unit.shape, unit.environment, shard.count, shard.index)
+
+
+def _free_evaluations(
+    evaluations: Iterable[PlannedUnit], profile: Profile, under_way: Mapping[str, str]
+) -> list[PlannedArray]:
+    """Evaluations whose checkpoint is there, or is being made by an array handed over earlier."""
+    groups: dict[tuple[Shape, str, tuple[str, ...]], list[PlannedUnit]] = defaultdict(list)
+    for unit in evaluations:
+        earlier = tuple(sorted({under_way[needed] for needed in unit.depends_on if needed in under_way}))
+        groups[unit.shape, unit.environment, earlier].append(unit)
+    return [
+        _array(members, profile, depends_on=earlier, dependency="afterany" if earlier else "none")
+        for (_, _, earlier), members in groups.items()
+    ]
+
+
+def _merge_array(unit: PlannedUnit, profile: Profile, new: list[str], earlier: list[str]) -> PlannedArray:
+    depends_on = (*new, *earlier)
+    return _array([unit], profile, depends_on=depends_on, dependency="afterany" if depends_on else "none")
+
+
+def _array(
+    units: Sequence[PlannedUnit], profile: Profile, *, depends_on: tuple[str, ...] = (), dependency: str = "none"
+) -> PlannedArray:
+    """An array whose name says what it holds: kind, class, and a digest of its units, so that no two share a name."""
+    first = units[0]
+    offer = profile.gpu_classes[first.shape.gpu_class]
+    limits = [limit for limit in (offer.max_minutes, profile.slurm.time_limit_minutes) if limit]
+    digest = address_of([unit.id for unit in units])[:6]
+    return PlannedArray(
+        name=f"{first.kind}-{first.shape.gpu_class}-{digest}",
+        kind=first.kind,
+        shape=first.shape,
+        environment=first.environment,
+        units=tuple(units),
+        throttle=offer.throttle,
+        time_limit_minutes=min(limits),
+        depends_on=depends_on,
+        dependency=dependency,
+    )

@@ -1,0 +1,84 @@
+"""The JSON document of `plan --json` and of runs/<name>/plan.json (a contract: fields may be added, never renamed)."""
+
+from __future__ import annotations
+
+from collections import defaultdict
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+from hpcq.plan.units import Plan, PlannedArray, PlannedUnit
+from hpcq.units import EvaluateWork, State
+
+SCHEMA = 1
+
+
+def plan_document(plan: Plan, arrays: Sequence[PlannedArray], states: Mapping[str, State]) -> dict[str, Any]:
+    """The plan as plain JSON types.
+
+    `seconds` and `totals.wall_seconds` are null where nothing has been measured; `totals.gpu_hours` is what the time
+    limits allow at most.
+    """
+    return {
+        "schema": SCHEMA,
+        "run": plan.run,
+        "address": plan.address,
+        "units": [_unit(unit, states.get(unit.id, State.WAITING)) for unit in plan.units],
+        "arrays": [_array(array) for array in arrays],
+        "totals": {
+            "gpu_hours": _gpu_hours_at_most(arrays),
+            "wall_seconds": None,
+            "checkpoint_bytes": plan.checkpoint_bytes,
+        },
+        "refused": [
+            {"variant": refusal.variant, "reason": refusal.reason, "try": refusal.cure} for refusal in plan.refused
+        ],
+        "notes": list(plan.notes),
+    }
+
+
+def _unit(unit: PlannedUnit, state: State) -> dict[str, Any]:
+    variant, shard, shape = unit.variant, unit.shard, unit.shape
+    return {
+        "id": unit.id,
+        "kind": str(unit.kind),
+        "variant": variant.id if variant else None,
+        "model": variant.model.id if variant else None,
+        "scheme": variant.scheme.name if variant else None,
+        "tasks": [task.name for task in unit.work.tasks] if isinstance(unit.work, EvaluateWork) else [],
+        "shard": {"index": shard.index, "count": shard.count} if shard else None,
+        "gpu_class": shape.gpu_class,
+        "nodes": shape.nodes,
+        "gpus_per_node": shape.gpus_per_node,
+        "tensor_parallel": shape.tensor_parallel,
+        "pipeline_parallel": shape.pipeline_parallel,
+        "memory_gib_per_gpu": unit.memory_gib_per_gpu,
+        "seconds": None,
+        "depends_on": list(unit.depends_on),
+        "environment": unit.environment,
+        "checkpoint": unit.checkpoint,
+        "state": str(state),
+    }
+
+
+def _array(array: PlannedArray) -> dict[str, Any]:
+    return {
+        "name": array.name,
+        "kind": str(array.kind),
+        "gpu_class": array.shape.gpu_class,
+        "nodes": array.shape.nodes,
+        "gpus_per_node": array.shape.gpus_per_node,
+        "environment": array.environment,
+        "units": [unit.id for unit in array.units],
+        "throttle": array.throttle,
+        "time_limit_minutes": array.time_limit_minutes,
+        "depends_on": list(array.depends_on),
+        "dependency": array.dependency,
+    }
+
+
+def _gpu_hours_at_most(arrays: Sequence[PlannedArray]) -> dict[str, float]:
+    hours: dict[str, float] = defaultdict(float)
+    for array in arrays:
+        if array.shape.gpus:
+            hours[array.shape.gpu_class] += len(array.units) * array.shape.gpus * array.time_limit_minutes / 60
+    return dict(hours)

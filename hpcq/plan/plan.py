@@ -1,0 +1,169 @@
+"""A resolved manifest becomes units: a quantization a variant, its evaluation in shards, one merge."""
+
+from __future__ import annotations
+
+import dataclasses
+from collections.abc import Iterator
+
+from hpcq import __version__
+from hpcq.catalog.tasks import find_task
+from hpcq.manifest import Resolved
+from hpcq.plan.memory import gib, weight_bytes
+from hpcq.plan.place import CannotPlace, place
+from hpcq.plan.tools import BACKENDS, MERGE_ENVIRONMENT, QUANTIZERS, REHEARSAL_ENVIRONMENT, versions_of
+from hpcq.plan.units import Plan, PlannedUnit, Refusal, Shape
+from hpcq.units import EvaluateWork, Kind, MergeWork, Model, QuantizeWork, Scheme, Shard, Task, Variant, address_of
+
+
+def make_plan(resolved: Resolved) -> Plan:
+    """Every unit of the run, in the order quantize, evaluate, merge of each; what cannot run is refused, with the cure.
+
+    Nothing is read but the catalog and the environments' locks, and nothing is written.
+    """
+    tasks, refused = _runnable_tasks(resolved)
+    units: list[PlannedUnit] = []
+    evaluations: list[EvaluateWork] = []
+    checkpoint_bytes = 0
+    for model, scheme in resolved.pairs:
+        variant = variant_of(resolved, model, scheme)
+        try:
+            planned = list(_units_of_variant(resolved, variant, tasks))
+        except CannotPlace as problem:
+            refused.append(Refusal(variant=variant.id, reason=f"{variant.id}: {problem}.", cure=problem.cure))
+            continue
+        units.extend(planned)
+        evaluations.append(_whole(planned[-1]))
+        shape = resolved.shapes.get(model.id)
+        if scheme.is_quantized and shape:
+            checkpoint_bytes += weight_bytes(shape, scheme)
+    if evaluations:
+        units.append(_merge(resolved, evaluations, units))
+    return Plan(
+        run=resolved.name,
+        address=address_of("run", sorted(work.address for work in evaluations)),
+        units=tuple(units),
+        refused=tuple(refused),
+        checkpoint_bytes=checkpoint_bytes,
+        notes=resolved.notes,
+    )
+
+
+def variant_of(resolved: Resolved, model: Model, scheme: Scheme) -> Variant:
+    """Model × scheme with everything that can change the checkpoint."""
+    if not scheme.is_quantized:
+        return Variant(model=model, scheme=scheme)
+    return Variant(
+        model=model,
+        scheme=scheme,
+        calibration=resolved.calibration if scheme.needs_calibration else None,
+        versions=versions_of(QUANTIZERS[scheme.tool], resolved.quantize.environment, resolved),
+    )
+
+
+def _runnable_tasks(resolved: Resolved) -> tuple[tuple[Task, ...], list[Refusal]]:
+    runnable, refused = [], []
+    for task in resolved.tasks:
+        facts = find_task(task.name)
+        if facts is None or facts.is_runnable:
+            runnable.append(task)
+        else:
+            refused.append(
+                Refusal(
+                    variant=None,
+                    reason=f"{task.name}: hpcq {__version__} knows this benchmark by name and cannot run it yet.",
+                    cure=f"leave it out: list the other tasks under tasks.use instead of the suite '{task.name}'",
+                )
+            )
+    return tuple(runnable), refused
+
+
+def _units_of_variant(resolved: Resolved, variant: Variant, tasks: tuple[Task, ...]) -> Iterator[PlannedUnit]:
+    """The variant's quantization, if it has one, and its evaluation's shards.
+
+    Raises:
+        CannotPlace: no class of the profile holds it.
+    """
+    model_shape = resolved.shapes.get(variant.model.id)
+    size = weight_bytes(model_shape, variant.scheme) if model_shape else None
+    needs: tuple[str, ...] = ()
+    checkpoint = variant.model.path or variant.model.id
+    if variant.scheme.is_quantized:
+        checkpoint = str(resolved.layout.checkpoint(variant))
+        shape = place(Kind.QUANTIZE, resolved.profile, weight_bytes=None, model=model_shape, across_nodes=False)
+        quantization = PlannedUnit(
+            id=f"{Kind.QUANTIZE}.{variant.id}",
+            work=QuantizeWork(variant=variant, checkpoint_path=checkpoint, device=resolved.quantize.device),
+            environment=resolved.quantize.environment,
+            shape=shape,
+        )
+        needs = (quantization.id,)
+        yield quantization
+    shape = place(
+        Kind.EVALUATE,
+        resolved.profile,
+        weight_bytes=size,
+        model=model_shape,
+        across_nodes=resolved.evaluate.backend == "vllm",
+    )
+    whole = _evaluate_work(resolved, variant, tasks, checkpoint)
+    count = resolved.evaluate.shards
+    for index in range(count):
+        unit_id = f"{Kind.EVALUATE}.{variant.id}" + (f".{index}of{count}" if count > 1 else "")
+        work = dataclasses.replace(
+            whole, shard=Shard(index=index, count=count), segments_path=str(resolved.layout.unit_segments(unit_id))
+        )
+        yield PlannedUnit(
+            id=unit_id,
+            work=work,
+            environment=resolved.evaluate.environment,
+            shape=shape,
+            memory_gib_per_gpu=gib(size / shape.gpus) if size and shape.gpus else None,
+            depends_on=needs,
+        )
+
+
+def _evaluate_work(resolved: Resolved, variant: Variant, tasks: tuple[Task, ...], checkpoint: str) -> EvaluateWork:
+    settings = resolved.evaluate
+    return EvaluateWork(
+        variant=variant,
+        tasks=tasks,
+        backend=settings.backend,
+        dtype=settings.dtype_for(variant.scheme),
+        versions=versions_of(BACKENDS[settings.backend], settings.environment, resolved),
+        seed=settings.seed,
+        checkpoint_path=checkpoint,
+        segments_path="",
+        batch_size=settings.batch_size,
+        flush_interval_s=settings.flush_interval_s,
+        device=settings.device,
+        pace=settings.pace,
+    )
+
+
+def _whole(unit: PlannedUnit) -> EvaluateWork:
+    """The evaluation that `unit` is a shard of, as the merge wants it."""
+    if not isinstance(unit.work, EvaluateWork):
+        raise TypeError(f"{unit.id} evaluates nothing")
+    return dataclasses.replace(unit.work, shard=Shard(), segments_path="")
+
+
+def _merge(resolved: Resolved, evaluations: list[EvaluateWork], units: list[PlannedUnit]) -> PlannedUnit:
+    work = MergeWork(
+        run=resolved.name,
+        evaluations=tuple(evaluations),
+        segments_path=str(resolved.layout.segments),
+        results_path=str(resolved.layout.results),
+    )
+    rehearsal = evaluations[0].is_rehearsal
+    try:
+        place_of_merge = place(Kind.MERGE, resolved.profile, weight_bytes=None, model=None, across_nodes=False)
+        shape = Shape(gpu_class=place_of_merge.gpu_class)
+    except CannotPlace:
+        shape = Shape(gpu_class=units[-1].shape.gpu_class)
+    return PlannedUnit(
+        id=f"{Kind.MERGE}.{resolved.name}",
+        work=work,
+        environment=REHEARSAL_ENVIRONMENT if rehearsal else MERGE_ENVIRONMENT,
+        shape=shape,
+        depends_on=tuple(unit.id for unit in units if unit.kind is Kind.EVALUATE),
+    )

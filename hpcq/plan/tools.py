@@ -1,0 +1,39 @@
+"""Which environment a tool lives in, and which of its distributions can change a result: data for the planner."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+from hpcq import environments
+from hpcq.manifest import Resolved
+from hpcq.units import Versions
+
+
+@dataclass(frozen=True, kw_only=True)
+class Tool:
+    """`distributions`: those whose version can change what the tool makes; they enter the content address."""
+
+    distributions: tuple[str, ...]
+
+
+_MODEL_STACK = ("torch", "transformers", "tokenizers", "compressed-tensors")
+
+QUANTIZERS = {
+    "llmcompressor": Tool(distributions=(*_MODEL_STACK, "llmcompressor")),
+    "synthetic": Tool(distributions=()),
+}
+BACKENDS = {
+    "accelerate": Tool(distributions=(*_MODEL_STACK, "lm-eval")),
+    "vllm": Tool(distributions=("vllm", "torch", "transformers", "compressed-tensors", "lm-eval")),
+    "synthetic": Tool(distributions=()),
+}
+MERGE_ENVIRONMENT = "transformers"
+REHEARSAL_ENVIRONMENT = "core"
+
+
+def versions_of(tool: Tool, environment: str, resolved: Resolved) -> Versions:
+    """The tool's versions: as a lock file recorded them, else as the environment's own lock states them."""
+    recorded = resolved.locked_versions.get(environment)
+    if recorded:
+        return tuple((name, version) for name, version in recorded if name in tool.distributions)
+    return environments.locked_versions(environment, tool.distributions)

@@ -1,0 +1,97 @@
+"""What a plan is made of: units with their place, arrays of units, refusals. Frozen records without logic."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+
+from hpcq.units import EvaluateWork, Kind, MergeWork, QuantizeWork, Shard, Variant, Work
+
+
+@dataclass(frozen=True, kw_only=True, order=True)
+class Shape:
+    """The piece of a cluster that one unit takes. gpus_per_node 0: CPUs alone."""
+
+    gpu_class: str
+    nodes: int = 1
+    gpus_per_node: int = 0
+    tensor_parallel: int = 1
+    pipeline_parallel: int = 1
+
+    @property
+    def gpus(self) -> int:
+        """GPUs in all."""
+        return self.nodes * self.gpus_per_node
+
+
+@dataclass(frozen=True, kw_only=True)
+class PlannedUnit:
+    """One piece of work and where it runs.
+
+    memory_gib_per_gpu: estimated; None where there is no GPU or no known shape.
+    """
+
+    id: str
+    work: Work
+    environment: str
+    shape: Shape
+    memory_gib_per_gpu: float | None = None
+    depends_on: tuple[str, ...] = ()
+
+    @property
+    def kind(self) -> Kind:
+        """What the unit does."""
+        return self.work.kind
+
+    @property
+    def variant(self) -> Variant | None:
+        """The variant that it makes or evaluates; None for the merge."""
+        return None if isinstance(self.work, MergeWork) else self.work.variant
+
+    @property
+    def shard(self) -> Shard | None:
+        """Its slice of the variant's requests, where it evaluates."""
+        return self.work.shard if isinstance(self.work, EvaluateWork) else None
+
+    @property
+    def checkpoint(self) -> str | None:
+        """The checkpoint folder that it makes, where it quantizes."""
+        return self.work.checkpoint_path if isinstance(self.work, QuantizeWork) else None
+
+
+@dataclass(frozen=True, kw_only=True)
+class Refusal:
+    """What cannot run, why, and the nearest thing that can."""
+
+    variant: str | None
+    reason: str
+    cure: str
+
+
+@dataclass(frozen=True, kw_only=True)
+class Plan:
+    """Every unit of a run, done or not.
+
+    `address` identifies what the run computes; `notes` are caveats for its readers.
+    """
+
+    run: str
+    address: str
+    units: tuple[PlannedUnit, ...]
+    refused: tuple[Refusal, ...] = ()
+    checkpoint_bytes: int = 0
+    notes: tuple[str, ...] = ()
+
+
+@dataclass(frozen=True, kw_only=True)
+class PlannedArray:
+    """Units of one kind, shape and environment. dependency: none, aftercorr, afterok or afterany (Slurm's words)."""
+
+    name: str
+    kind: Kind
+    shape: Shape
+    environment: str
+    units: tuple[PlannedUnit, ...]
+    throttle: int | None
+    time_limit_minutes: int
+    depends_on: tuple[str, ...] = ()
+    dependency: str = field(default="none")

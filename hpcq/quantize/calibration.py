@@ -1,0 +1,108 @@
+"""Cuts a calibration text into token sequences of one length, the same on every machine.
+
+Knows JSON lines and lists of tokens; must not know tokenizers' libraries or what the sequences are for.
+"""
+
+from __future__ import annotations
+
+import json
+import random
+from collections.abc import Callable, Iterable, Sequence
+from pathlib import Path
+
+from hpcq.errors import EnvironmentFault, UserInputError
+from hpcq.files import digest_of_file
+from hpcq.units import Calibration
+
+
+def calibration_sequences(
+    calibration: Calibration, tokenize: Callable[[str], Sequence[int]], *, separator: int | None
+) -> list[list[int]]:
+    """The sequences that `calibration` means, from its own text.
+
+    Raises:
+        EnvironmentFault: the text is not there, or is not the one that was planned with.
+        UserInputError: the text is malformed, or too short.
+    """
+    path = _checked_path(calibration)
+    passages = shuffled(read_passages(path), calibration.seed)
+    try:
+        return pack(
+            map(tokenize, passages),
+            samples=calibration.samples,
+            length=calibration.sequence_length,
+            separator=separator,
+        )
+    except UserInputError as error:
+        raise UserInputError(f"{path}: {error}") from None
+
+
+def read_passages(path: Path) -> list[str]:
+    """Every `text` of a file of JSON lines, in its order; blank lines are skipped.
+
+    Raises:
+        UserInputError: a line that is no JSON object with a text.
+    """
+    passages = []
+    with path.open(encoding="utf-8") as lines:
+        for number, line in enumerate(lines, start=1):
+            if not line.strip():
+                continue
+            try:
+                text = json.loads(line)["text"]
+            except (ValueError, KeyError, TypeError):
+                text = None
+            if not isinstance(text, str):
+                raise UserInputError(f'{path}:{number}: not a JSON line {{"text": "…"}}: write one passage a line so.')
+            passages.append(text)
+    return passages
+
+
+def shuffled(passages: Sequence[str], seed: int) -> list[str]:
+    """`passages` in an order that depends on `seed` alone."""
+    # random.Random(seed).shuffle gives the same order on every platform and Python since 3.2; a set's or a hash's does not.
+    ordered = list(passages)
+    random.Random(seed).shuffle(ordered)  # noqa: S311  reproducible, not secret
+    return ordered
+
+
+def pack(
+    passages: Iterable[Sequence[int]], *, samples: int, length: int, separator: int | None
+) -> list[list[int]]:
+    """Join `passages`, with `separator` after each, and cut `samples` sequences of exactly `length` tokens.
+
+    Passages are read only as far as they are needed.
+
+    Raises:
+        UserInputError: too few tokens.
+    """
+    needed = samples * length
+    tokens: list[int] = []
+    for passage in passages:
+        if len(tokens) >= needed:
+            break
+        tokens.extend(passage)
+        if separator is not None:
+            tokens.append(separator)
+    if len(tokens) < needed:
+        raise UserInputError(
+            f"the calibration text has {len(tokens)} tokens, but {samples} samples of {length} need {needed}: "
+            f"set calibration.samples to {len(tokens) // length} or less, or give a longer text."
+        )
+    return [tokens[start : start + length] for start in range(0, needed, length)]
+
+
+def _checked_path(calibration: Calibration) -> Path:
+    if calibration.path is None or not Path(calibration.path).is_file():
+        raise EnvironmentFault(
+            f"{calibration.path}: the calibration text '{calibration.dataset}' is not there: "
+            f"stage the manifest, or correct calibration.dataset."
+        )
+    path = Path(calibration.path)
+    found = digest_of_file(path)
+    if calibration.digest is not None and found != calibration.digest:
+        raise EnvironmentFault(
+            f"{path}: its SHA-256 is {found[:12]}…, but the run was planned with {calibration.digest[:12]}…: "
+            f"restore the text, or submit the manifest again."
+        )
+    return path

@@ -1,0 +1,239 @@
+"""The quantizer that runs llmcompressor 0.14: loads the base checkpoint, applies a recipe, saves compressed tensors.
+
+Knows torch, transformers and llmcompressor; must not know where checkpoints live, or what a run is.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import copy
+import os
+import random
+import shutil
+from collections.abc import Iterator
+from typing import Any
+
+from hpcq.errors import EnvironmentFault
+from hpcq.quantize.calibration import calibration_sequences
+from hpcq.quantize.door import QuantizeJob
+from hpcq.quantize.recipes import Recipe, recipe_of
+from hpcq.units import Calibration
+
+TOKENS_PER_BATCH = 2048
+"""Calibration tokens in one forward pass: more is no faster on two cores, and costs memory."""
+
+WARNINGS_KEPT = 50
+
+TOKENIZER_FILES = (
+    "tokenizer.json",
+    "tokenizer_config.json",
+    "tokenizer.model",
+    "special_tokens_map.json",
+    "added_tokens.json",
+    "vocab.json",
+    "vocab.txt",
+    "merges.txt",
+    "chat_template.json",
+    "chat_template.jinja",
+    "generation_config.json",
+)
+
+
+class LlmCompressor:
+    """Quantizes with llmcompressor's `oneshot`."""
+
+    def quantize(self, job: QuantizeJob) -> dict[str, Any]:
+        """Make the checkpoint in `job.output`; see `Quantizer`."""
+        recipe = recipe_of(job.scheme)
+        if job.device == "cpu":
+            # llmcompressor 0.14 takes the main accelerator wherever there is one; this is its only off switch, and
+            # works only before torch looks for devices.
+            os.environ["CUDA_VISIBLE_DEVICES"] = ""
+        job.report("loading")
+        device = _seeded_device(job)
+        model, tokenizer, saved_dtype = _load(job, device)
+        batches = _batches(job.calibration, tokenizer) if job.calibration else None
+        with _without_pinning(), _layer_reports(model, job), _warnings() as warnings:
+            _apply(recipe, model, tokenizer, batches, saved_dtype)
+        job.report("saving")
+        _save(model, job, saved_dtype)
+        return {
+            "warnings": warnings,
+            "recipe": [[name, settings] for name, settings in recipe],
+            "device": device,
+            "compute_dtype": _compute_dtype(device, saved_dtype),
+            "saved_dtype": saved_dtype,
+        }
+
+
+def _seeded_device(job: QuantizeJob) -> str:
+    import numpy as np
+    import torch
+
+    random.seed(job.seed)
+    np.random.seed(job.seed)  # noqa: NPY002  the libraries below use the global generator
+    torch.manual_seed(job.seed)
+    has_cuda = torch.cuda.is_available()
+    if job.device == "cuda" and not has_cuda:
+        raise EnvironmentFault("quantize.device is 'cuda', but torch sees no GPU here: choose another GPU class or 'cpu'.")
+    return "cuda" if has_cuda else "cpu"
+
+
+def _compute_dtype(device: str, saved_dtype: str) -> str:
+    """float32 on CPUs, the checkpoint's own on GPUs."""
+    # CPUs without AVX512-BF16 or AMX emulate bfloat16: measured five times slower than float32 (torch 2.13, AVX2).
+    return "float32" if device == "cpu" else saved_dtype
+
+
+def _load(job: QuantizeJob, device: str) -> tuple[Any, Any, str]:
+    """The base model in evaluation mode, its tokenizer, and the name of the dtype that it was saved in."""
+    import torch
+    from transformers import AutoConfig, AutoModelForCausalLM, AutoTokenizer
+
+    config = AutoConfig.from_pretrained(job.base, trust_remote_code=job.trust_remote_code)
+    saved_dtype = str(getattr(config, "dtype", None) or torch.float32).removeprefix("torch.")
+    model = AutoModelForCausalLM.from_pretrained(
+        job.base,
+        dtype=getattr(torch, _compute_dtype(device, saved_dtype)),
+        trust_remote_code=job.trust_remote_code,
+    )
+    tokenizer = AutoTokenizer.from_pretrained(job.base, trust_remote_code=job.trust_remote_code)
+    return model.eval(), tokenizer, saved_dtype
+
+
+def _batches(calibration: Calibration, tokenizer: Any) -> Any:
+    """The calibration set as a DataLoader, which `oneshot` takes as it is: nothing is tokenised, cut or shuffled again."""
+    import torch
+
+    sequences = calibration_sequences(
+        calibration,
+        lambda text: tokenizer(text, add_special_tokens=False, verbose=False)["input_ids"],
+        separator=tokenizer.eos_token_id,
+    )
+    size = max(1, TOKENS_PER_BATCH // calibration.sequence_length)
+    samples = [torch.tensor(sequences[start : start + size]) for start in range(0, len(sequences), size)]
+    return torch.utils.data.DataLoader(
+        [{"input_ids": ids, "attention_mask": torch.ones_like(ids)} for ids in samples],  # type: ignore[arg-type]
+        batch_size=None,
+        shuffle=False,
+    )
+
+
+def _apply(recipe: Recipe, model: Any, tokenizer: Any, batches: Any, saved_dtype: str) -> None:
+    """Run the recipe on `model`, in place."""
+    from llmcompressor import oneshot
+    from llmcompressor.modifiers.gptq import GPTQModifier
+    from llmcompressor.modifiers.quantization import QuantizationModifier
+    from llmcompressor.modifiers.transform.awq import AWQModifier
+    from llmcompressor.modifiers.transform.smoothquant import SmoothQuantModifier
+
+    classes: dict[str, Any] = {
+        kind.__name__: kind for kind in (AWQModifier, GPTQModifier, QuantizationModifier, SmoothQuantModifier)
+    }
+    # `oneshot`'s default pipeline gives every modifier a pass of its own, and must: in one common pass GPTQ would
+    # collect its Hessians before the smoothing that changes them.
+    oneshot(
+        model=model,
+        recipe=[classes[name](**_with_scale_dtype(settings, saved_dtype)) for name, settings in recipe],
+        dataset=batches,
+        processor=tokenizer,
+    )
+
+
+def _with_scale_dtype(settings: dict[str, Any], saved_dtype: str) -> dict[str, Any]:
+    """`settings` with scales that the saved dtype can hold.
+
+    The arithmetic is float32 on a CPU, the checkpoint is not: were the scales rounded only when they are saved, the
+    weights would have been rounded by other scales than those that they are read with.
+    """
+    settings = copy.deepcopy(settings)
+    for group in settings.get("config_groups", {}).values():
+        for arguments in (group["weights"], group.get("input_activations", {"dynamic": True})):
+            if not arguments["dynamic"]:
+                arguments["scale_dtype"] = f"torch.{saved_dtype}"
+    return settings
+
+
+def _save(model: Any, job: QuantizeJob, saved_dtype: str) -> None:
+    """Write weights as compressed tensors in `saved_dtype`, and the base's tokenizer as it is."""
+    import torch
+    from compressed_tensors.compressors import ModelCompressor
+
+    dtype = getattr(torch, saved_dtype)
+    for module in model.modules():
+        scheme = getattr(module, "quantization_scheme", None)
+        for arguments in (scheme.weights, scheme.input_activations) if scheme else ():
+            if arguments is not None:
+                # It has done its work; in the saved configuration it would be a word that other readers need not know.
+                arguments.scale_dtype = None
+    # Compressed first, cast second: a float8 or integer weight is what it is, the rest came from `saved_dtype`.
+    ModelCompressor.from_pretrained_model(model).compress_model(model)
+    for tensor in (*model.parameters(), *model.buffers()):
+        if tensor.dtype == torch.float32:
+            tensor.data = tensor.data.to(dtype)
+    model.config.dtype = dtype
+    model.save_pretrained(job.output)
+    for name in TOKENIZER_FILES:
+        # Copied, not saved anew: a newer transformers writes class names that older readers do not know.
+        if (job.base / name).is_file():
+            shutil.copyfile(job.base / name, job.output / name)
+
+
+@contextlib.contextmanager
+def _layer_reports(model: Any, job: QuantizeJob) -> Iterator[None]:
+    """Report the decoder layer that a calibration batch has reached."""
+    job.report("calibrating" if job.calibration else "quantizing")
+    kinds = set(model._no_split_modules or ())  # noqa: SLF001  where transformers says what a layer is
+    layers = [module for module in model.modules() if type(module).__name__ in kinds]
+
+    def reporter(number: int) -> Any:
+        return lambda *_: job.report(f"calibrating layer {number} of {len(layers)}")
+
+    handles = [layer.register_forward_pre_hook(reporter(number)) for number, layer in enumerate(layers, start=1)]
+    try:
+        yield
+    finally:
+        for handle in handles:
+            handle.remove()
+
+
+@contextlib.contextmanager
+def _without_pinning() -> Iterator[None]:
+    """Let AWQ run where there is no accelerator.
+
+    AWQModifier of llmcompressor 0.14 pins its cached inputs before the grid search, whatever the device, and torch
+    refuses to pin without an accelerator ("Cannot access accelerator device when none is available"). No option turns it
+    off: `offload_device` chooses only where inputs wait. Pinned memory speeds copies to an accelerator and does nothing else.
+    """
+    import torch
+    from compressed_tensors.utils import patch_attr
+    from llmcompressor.pipelines.cache import IntermediatesCache
+
+    if torch.accelerator.is_available():
+        yield
+    else:
+        with patch_attr(IntermediatesCache, "pin_memory", lambda *_: None):
+            yield
+
+
+@contextlib.contextmanager
+def _warnings() -> Iterator[list[str]]:
+    """Gather what llmcompressor warns of, for the metadata.
+
+    Some of it decides how far a score can be trusted: layers whose Hessian could not be inverted, and that were
+    therefore rounded to nearest under GPTQ's name, are told of in a warning and nowhere else.
+    """
+    from loguru import logger
+
+    gathered: list[str] = []
+
+    def gather(message: Any) -> None:
+        text = message.record["message"]
+        if text not in gathered and len(gathered) < WARNINGS_KEPT:
+            gathered.append(text)
+
+    sink = logger.add(gather, level="WARNING")
+    try:
+        yield gathered
+    finally:
+        logger.remove(sink)

@@ -1,0 +1,181 @@
+"""The quantizing worker: one unit in, one whole checkpoint folder out, with a metadata file that says how it came to be.
+
+Knows units, attempts and the door to the tools; must not know plans, launchers or any tool's library.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import resource
+import socket
+import time
+from collections.abc import Callable, Iterable, Mapping
+from dataclasses import asdict
+from importlib import metadata
+from pathlib import Path
+from typing import Any
+
+from hpcq.attempts import Attempt, now
+from hpcq.errors import EnvironmentFault, UserInputError, WorkFailed
+from hpcq.files import committed_folder
+from hpcq.quantize.door import QuantizeJob, quantizer
+from hpcq.quantize.fit import check_divisibility
+from hpcq.units import QuantizeWork, Versions
+
+METADATA_FILE = "hpcq.json"
+METADATA_SCHEMA = 1
+DEFAULT_SEED = 1234
+REPORT_INTERVAL_S = 2.0
+RECORDED_VERSIONS = ("compressed-tensors", "llmcompressor", "numpy", "safetensors", "tokenizers", "torch", "transformers")
+TOKENIZER_MARKS = ("tokenizer.json", "tokenizer.model", "tokenizer_config.json", "vocab.json")
+
+
+def quantize(work: QuantizeWork, attempt: Attempt) -> None:
+    """Make the checkpoint of `work`, or return at once if it is there: a checkpoint folder that exists is whole.
+
+    Raises:
+        UserInputError: the scheme does not fit the model, or the tool cannot make it.
+        EnvironmentFault: the base checkpoint, the calibration text or the tools are not those that were planned with.
+        StorageFault: no room, or no permission.
+        WorkFailed: the tool returned, but left no complete checkpoint.
+    """
+    path = Path(work.checkpoint_path)
+    if path.is_dir():
+        attempt.update(phase="the checkpoint exists already", facts={"existed": True})
+        return
+    variant = work.variant
+    _check_versions(variant.versions)
+    rehearsal = variant.scheme.tool == "synthetic"
+    base = Path(variant.model.path or "")
+    if not rehearsal:
+        _check_base(base, work)
+    clock = PhaseClock(lambda phase: attempt.update(phase=phase))
+    with committed_folder(path) as folder:
+        job = QuantizeJob(
+            base=base,
+            output=folder,
+            scheme=variant.scheme,
+            calibration=variant.calibration,
+            device=work.device,
+            seed=variant.calibration.seed if variant.calibration else DEFAULT_SEED,
+            trust_remote_code=variant.model.trust_remote_code,
+            report=clock.report,
+        )
+        facts = quantizer(variant.scheme.tool).quantize(job)
+        _check_result(folder, rehearsal=rehearsal)
+        record = _metadata(work, job, facts, seconds=clock.seconds(), folder=folder)
+        text = json.dumps(record, indent=1, sort_keys=True, ensure_ascii=False)
+        (folder / METADATA_FILE).write_text(text + "\n", encoding="utf-8")
+        _share(folder)
+    measured = ("seconds", "peak_memory_bytes", "bytes_on_disk", "device", "versions")
+    attempt.update(phase="done", facts={name: record[name] for name in measured})
+
+
+class PhaseClock:
+    """Books time on phases, and passes on what it is told at most every two seconds and whenever the phase changes."""
+
+    def __init__(self, show: Callable[[str], None]) -> None:
+        self._show = show
+        self._booked: dict[str, float] = {}
+        self._phase: str | None = None
+        self._since = self._shown = time.monotonic()
+
+    def report(self, text: str) -> None:
+        """Note what is done now; the first word is the phase."""
+        phase = text.partition(" ")[0]
+        moment = time.monotonic()
+        if phase != self._phase:
+            self._book(moment)
+            self._phase = phase
+        elif moment - self._shown < REPORT_INTERVAL_S:
+            return
+        self._shown = moment
+        self._show(text)
+
+    def seconds(self) -> dict[str, float]:
+        """Seconds by phase, until now."""
+        self._book(time.monotonic())
+        return {phase: round(seconds, 3) for phase, seconds in self._booked.items()}
+
+    def _book(self, moment: float) -> None:
+        if self._phase is not None:
+            self._booked[self._phase] = self._booked.get(self._phase, 0.0) + moment - self._since
+        self._since = moment
+
+
+def _check_versions(planned: Versions) -> None:
+    for name, version in planned:
+        found = installed_versions([name]).get(name)
+        if found != version.partition("+")[0]:
+            raise EnvironmentFault(
+                f"This environment has {name} {found or 'not at all'}, but the run was planned with {version}: "
+                f"make the environment again, or submit the manifest again."
+            )
+
+
+def installed_versions(distributions: Iterable[str]) -> dict[str, str]:
+    """Versions of those of `distributions` that are installed, without local suffixes such as '+cpu'."""
+    found = {}
+    for name in distributions:
+        try:
+            found[name] = metadata.version(name).partition("+")[0]
+        except metadata.PackageNotFoundError:
+            continue
+    return found
+
+
+def _check_base(base: Path, work: QuantizeWork) -> None:
+    model, scheme = work.variant.model, work.variant.scheme
+    if not (base / "config.json").is_file():
+        raise EnvironmentFault(
+            f"{base}: no checkpoint of {model.id} is there (no config.json): stage the manifest, or correct models.path."
+        )
+    if not any((base / name).is_file() for name in TOKENIZER_MARKS):
+        raise EnvironmentFault(f"{base}: the checkpoint of {model.id} has no tokenizer: add its tokenizer files.")
+    config = json.loads((base / "config.json").read_text(encoding="utf-8"))
+    if config.get("quantization_config"):
+        raise UserInputError(
+            f"'{scheme.name}' cannot quantize {model.id}: {base} is quantized already: name an unquantized checkpoint."
+        )
+    refusal = check_divisibility(scheme, config, model.id.rsplit("/", 1)[-1])
+    if refusal:
+        raise UserInputError(refusal)
+
+
+def _check_result(folder: Path, *, rehearsal: bool) -> None:
+    """A tool's word is not enough: what it left must at least be all there."""
+    lacks = [name for name in ("config.json", "*.safetensors") if not any(folder.glob(name))]
+    if not rehearsal and not any((folder / name).is_file() for name in TOKENIZER_MARKS):
+        lacks.append("a tokenizer")
+    if lacks:
+        raise WorkFailed(f"The quantizing tool ended, but its checkpoint lacks {', '.join(lacks)}: read the unit's log.")
+
+
+def _metadata(
+    work: QuantizeWork, job: QuantizeJob, facts: Mapping[str, Any], *, seconds: dict[str, float], folder: Path
+) -> dict[str, Any]:
+    variant = work.variant
+    return {
+        **facts,
+        "schema": METADATA_SCHEMA,
+        "address": variant.address,
+        "id": variant.id,
+        "variant": asdict(variant),
+        "seed": job.seed,
+        "versions": installed_versions({*RECORDED_VERSIONS, *(name for name, _ in variant.versions)}),
+        "seconds": seconds,
+        # ru_maxrss is in KiB on Linux, the one system that Slurm's nodes run.
+        "peak_memory_bytes": resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024,
+        "bytes_on_disk": sum(item.stat().st_size for item in folder.rglob("*") if item.is_file()),
+        "node": os.environ.get("SLURMD_NODENAME") or socket.gethostname(),
+        "created": now(),
+    }
+
+
+def _share(folder: Path) -> None:
+    """Give every file the permissions that a new file has: safetensors makes its own readable by their owner alone."""
+    fresh = (folder / METADATA_FILE).stat().st_mode
+    for item in folder.rglob("*"):
+        if item.is_file():
+            item.chmod(fresh)

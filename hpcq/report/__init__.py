@@ -1,0 +1,1 @@
+"""From merged results to tables that a person reads: rows, the pivoted table, one writer a format."""

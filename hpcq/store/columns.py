@@ -1,0 +1,179 @@
+"""Rows as columns, in memory and in HDF5; the one place that knows how a request's key and response become numbers.
+
+Knows records, numpy and HDF5 groups; nothing of files, segments, merging or results.
+"""
+
+from __future__ import annotations
+
+import itertools
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import h5py
+import numpy as np
+from numpy.typing import NDArray
+
+from hpcq.errors import SegmentDamaged
+from hpcq.store.records import RequestKey, Response, ResponseKind
+
+Row = tuple[RequestKey, Response]
+
+_ROW_TYPES = {
+    "doc_id": "<i8",
+    "request_index": "<i4",
+    "repeat": "<i4",
+    "digest": "S32",
+    "kind": "u1",
+    "loglikelihood": "<f8",
+    "is_greedy": "i1",
+}
+# Strings of variable length escape HDF5's filters, so all texts stand in one compressible run of bytes.
+_TYPES = {**_ROW_TYPES, "text": "u1", "text_offsets": "<i8"}
+_NO_FLAG = -1
+# A tokenizer can decode half of a surrogate pair; a run must not die of it.
+_ENCODING = ("utf-8", "surrogatepass")
+
+
+@dataclass(frozen=True, kw_only=True, eq=False)
+class Columns:
+    """Rows without their task. Text `i` is `text[text_offsets[i] : text_offsets[i + 1]]`, in UTF-8."""
+
+    doc_id: NDArray[np.int64]
+    request_index: NDArray[np.int32]
+    repeat: NDArray[np.int32]
+    digest: NDArray[np.bytes_]
+    kind: NDArray[np.uint8]
+    loglikelihood: NDArray[np.float64]
+    is_greedy: NDArray[np.int8]
+    text: NDArray[np.uint8]
+    text_offsets: NDArray[np.int64]
+
+    def __len__(self) -> int:
+        return len(self.doc_id)
+
+    def responses(self) -> list[Response]:
+        """The responses, in the order of the rows."""
+        generated = int(ResponseKind.GENERATE_UNTIL)
+        rolling = int(ResponseKind.LOGLIKELIHOOD_ROLLING)
+        rows = zip(self.kind.tolist(), self.loglikelihood.tolist(), self.is_greedy.tolist(), self.texts(), strict=True)
+        return [
+            Response(None, None, text.decode(*_ENCODING))
+            if kind == generated
+            else Response(loglikelihood, None if kind == rolling else bool(flag), None)
+            for kind, loglikelihood, flag, text in rows
+        ]
+
+    def texts(self) -> list[bytes]:
+        """The texts as bytes; empty where a row has none."""
+        blob = self.text.tobytes()
+        return [blob[start:end] for start, end in itertools.pairwise(self.text_offsets.tolist())]
+
+    def take(self, order: NDArray[np.int64]) -> Columns:
+        """The rows numbered in `order`, in that order."""
+        texts = self.texts()
+        return Columns(
+            **{name: getattr(self, name)[order] for name in _ROW_TYPES},
+            **_texts([texts[row] for row in order.tolist()]),
+        )
+
+    def part(self, start: int, end: int) -> Columns:
+        """The rows from `start` up to `end`, without copying."""
+        offsets = self.text_offsets[start : end + 1]
+        return Columns(
+            **{name: getattr(self, name)[start:end] for name in _ROW_TYPES},
+            text=self.text[offsets[0] : offsets[-1]],
+            text_offsets=offsets - offsets[0],
+        )
+
+
+@dataclass(frozen=True, kw_only=True, eq=False)
+class Table:
+    """The rows of one task, task version and address."""
+
+    task: str
+    task_version: str
+    address: str
+    columns: Columns
+
+    def __len__(self) -> int:
+        return len(self.columns)
+
+    def keys(self) -> list[RequestKey]:
+        """The keys, in the order of the rows."""
+        columns = self.columns
+        parts = (columns.doc_id, columns.request_index, columns.repeat, columns.digest.astype("U32"))
+        task, version = self.task, self.task_version
+        return [RequestKey(task, version, *row) for row in zip(*(part.tolist() for part in parts), strict=True)]
+
+    def rows(self) -> Iterator[Row]:
+        """Key and response of every row."""
+        return zip(self.keys(), self.columns.responses(), strict=True)
+
+
+def columns_of(rows: Sequence[Row]) -> Columns:
+    """`rows` as columns, in their order."""
+    cells = {
+        "doc_id": [key.doc_id for key, _ in rows],
+        "request_index": [key.request_index for key, _ in rows],
+        "repeat": [key.repeat for key, _ in rows],
+        "digest": [key.digest.encode("ascii") for key, _ in rows],
+        "kind": [response.kind for _, response in rows],
+        "loglikelihood": [np.nan if item.loglikelihood is None else item.loglikelihood for _, item in rows],
+        "is_greedy": [_NO_FLAG if item.is_greedy is None else item.is_greedy for _, item in rows],
+    }
+    return Columns(
+        **{name: np.array(cells[name], dtype=dtype) for name, dtype in _ROW_TYPES.items()},
+        **_texts([b"" if item.text is None else item.text.encode(*_ENCODING) for _, item in rows]),
+    )
+
+
+def joined(parts: Sequence[Columns]) -> Columns:
+    """The rows of `parts` one after another."""
+    lengths = np.concatenate([np.diff(part.text_offsets) for part in parts])
+    return Columns(
+        **{name: np.concatenate([getattr(part, name) for part in parts]) for name in (*_ROW_TYPES, "text")},
+        text_offsets=_offsets(lengths),
+    )
+
+
+def write_columns(group: h5py.Group, columns: Columns, filters: Mapping[str, Any] | None = None) -> None:
+    """Write each column as a dataset of `group`, with HDF5's `filters`; the texts are always compressed."""
+    for name in _TYPES:
+        column = getattr(columns, name)
+        chosen = {**(filters or {}), **({"compression": "gzip"} if name == "text" else {})}
+        # HDF5 filters whole chunks, and there is no chunk of nothing. Times would make equal files differ.
+        group.create_dataset(name, data=column, track_times=False, **(chosen if len(column) else {}))
+
+
+def read_columns(group: h5py.Group) -> Columns:
+    """The columns that stand in `group`.
+
+    Raises:
+        SegmentDamaged: a column is missing, of another type or length, or the texts' offsets make no sense.
+    """
+    columns = {}
+    for name, dtype in _TYPES.items():
+        dataset = group.get(name)
+        if not isinstance(dataset, h5py.Dataset) or dataset.ndim != 1 or dataset.dtype != np.dtype(dtype):
+            raise SegmentDamaged(f"{group.name}: the column '{name}' ({dtype}) is missing or of another type")
+        columns[name] = dataset[...]
+    lengths = [len(columns[name]) for name in _ROW_TYPES]
+    offsets = columns["text_offsets"]
+    if {*lengths, len(offsets) - 1} != {lengths[0]}:
+        raise SegmentDamaged(f"{group.name}: the columns are of unequal lengths: {lengths}, offsets {len(offsets)}")
+    if offsets[0] != 0 or offsets[-1] != len(columns["text"]) or np.any(np.diff(offsets) < 0):
+        raise SegmentDamaged(f"{group.name}: the texts' offsets do not fit the {len(columns['text'])} bytes of text")
+    if np.any(columns["kind"] > max(ResponseKind)):
+        raise SegmentDamaged(f"{group.name}: {columns['kind'].max()} is no kind of response that this hpcq knows")
+    return Columns(**columns)
+
+
+def _texts(texts: Iterable[bytes]) -> dict[str, NDArray[Any]]:
+    texts = list(texts)
+    lengths = np.fromiter(map(len, texts), dtype=np.int64, count=len(texts))
+    return {"text": np.frombuffer(b"".join(texts), dtype=np.uint8), "text_offsets": _offsets(lengths)}
+
+
+def _offsets(lengths: NDArray[np.int64]) -> NDArray[np.int64]:
+    return np.concatenate([np.zeros(1, dtype=np.int64), np.cumsum(lengths, dtype=np.int64)])

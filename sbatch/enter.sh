@@ -1,0 +1,12 @@
+#!/usr/bin/env bash
+# Runs a command in the environment of a unit: the local launcher's counterpart of a batch script.
+#
+#   enter.sh ENVIRONMENT COMMAND [ARGUMENT …]
+#
+# ENVIRONMENT is the environment.sh that hpcq wrote beside the unit's pickle, so a unit's surroundings can be had by hand:
+#   sbatch/enter.sh logs/RUN/submitit/…/environment.sh python
+set -euo pipefail
+# shellcheck source=/dev/null
+. "$1"
+shift
+exec "$@"

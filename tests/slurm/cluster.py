@@ -1,0 +1,332 @@
+"""A real Slurm of five virtual nodes on one host, as a plain user, for tests and for trying things by hand.
+
+Knows Slurm's daemons and configuration. Knows nothing of hpcq except the schema of a cluster profile. By hand:
+`python -m tests.slurm.cluster`.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import json
+import os
+import pwd
+import random
+import shutil
+import signal
+import socket
+import subprocess
+import sys
+import tempfile
+import time
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Self
+
+DAEMONS = ("slurmctld", "slurmd")
+CLIENT_TIMEOUT_S = 20.0
+
+
+@dataclass(frozen=True, kw_only=True)
+class GpuClass:
+    """Virtual nodes of one kind; what they pretend to have, the host need not."""
+
+    nodes: tuple[str, ...]
+    gpu: str
+    gpus_per_node: int
+    cores: int
+    memory_mib: int
+    features: str
+
+
+CLASSES: Mapping[str, GpuClass] = {
+    "h100": GpuClass(
+        nodes=("h100-1", "h100-2"),
+        gpu="H100-80",
+        gpus_per_node=8,
+        cores=64,
+        memory_mib=1_000_000,
+        features="h100,hopper",
+    ),
+    "a100": GpuClass(
+        nodes=("a100-1",), gpu="A100-80", gpus_per_node=4, cores=64, memory_mib=500_000, features="a100,ampere"
+    ),
+    "rtx6000ada": GpuClass(
+        nodes=("rtx6000ada-1",),
+        gpu="RTX6000Ada-48",
+        gpus_per_node=4,
+        cores=48,
+        memory_mib=250_000,
+        features="rtx6000ada,ada",
+    ),
+    "a6000": GpuClass(
+        nodes=("a6000-1",), gpu="A6000-48", gpus_per_node=4, cores=48, memory_mib=250_000, features="a6000,ampere"
+    ),
+}
+
+# Authentication is off, so that no munged and no root is needed: such a cluster must listen on the loopback alone.
+# A requeued job starts cred_expire + 1 s later. preempt_send_user_signal counts only in SlurmctldParameters.
+SETTINGS: Mapping[str, str] = {
+    "ClusterName": "virtual",
+    "AuthType": "auth/none",
+    "CredType": "cred/none",
+    "AuthInfo": "cred_expire=5",
+    "MpiDefault": "none",
+    "ProctrackType": "proctrack/linuxproc",
+    "TaskPlugin": "task/none",
+    "JobAcctGatherType": "jobacct_gather/none",
+    "SelectType": "select/cons_tres",
+    "SelectTypeParameters": "CR_Core_Memory",
+    "SlurmdParameters": "config_overrides",
+    "GresTypes": "gpu",
+    "ReturnToService": "2",
+    "JobRequeue": "1",
+    "KillWait": "5",
+    "SlurmdTimeout": "15",
+    "MinJobAge": "300",
+    "DefMemPerCPU": "1024",
+    "PreemptType": "preempt/partition_prio",
+    "PreemptMode": "REQUEUE",
+    "SlurmctldParameters": "preempt_send_user_signal",
+    "SchedulerParameters": (
+        "bf_interval=1,sched_interval=1,sched_min_interval=10000,batch_sched_delay=0,"
+        "sched_max_job_start=1000,default_queue_depth=1000,preempt_youngest_first"
+    ),
+}
+
+
+def missing_daemons() -> tuple[str, ...]:
+    """Slurm's programs that this machine lacks; Debian keeps daemons in a folder that users' PATH may not have."""
+    return tuple(name for name in (*DAEMONS, "sbatch", "srun") if _program(name) is None)
+
+
+def _program(name: str) -> str | None:
+    return shutil.which(name, path=os.environ.get("PATH", "") + ":/usr/sbin:/usr/local/sbin")
+
+
+def _free_port(taken: set[int]) -> int:
+    """A port below the ephemeral range, so that no client of another cluster takes it in the meantime."""
+    for _ in range(1000):
+        port = random.randrange(20_000, 32_000)  # noqa: S311 - a port, not a secret
+        with socket.socket() as probe, contextlib.suppress(OSError):
+            probe.bind(("127.0.0.1", port))
+            if port not in taken:
+                taken.add(port)
+                return port
+    raise RuntimeError("No free port between 20000 and 32000.")
+
+
+@dataclass
+class VirtualCluster:
+    """Daemons, their folder, and the way to talk to them. Use as a context manager.
+
+    settings: lines of slurm.conf that replace or extend the usual ones, e.g. {"MaxArraySize": "100"}.
+    """
+
+    settings: Mapping[str, str] = field(default_factory=dict)
+    folder: Path = field(init=False)
+    _running: list[subprocess.Popen[bytes]] = field(init=False, default_factory=list)
+
+    def __enter__(self) -> Self:
+        # Short, because slurmd puts unix sockets into it, whose paths have 107 characters at most.
+        self.folder = Path(tempfile.mkdtemp(prefix="vslurm-", dir="/tmp"))
+        try:
+            self._configure()
+            self._start()
+        except BaseException:
+            self.stop()
+            raise
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self.stop()
+
+    @property
+    def configuration(self) -> Path:
+        """What SLURM_CONF must say."""
+        return self.folder / "slurm.conf"
+
+    @property
+    def profile(self) -> Path:
+        """A cluster profile for hpcq's manifests (`-O cluster.profile=…`)."""
+        return self.folder / "profile.toml"
+
+    def environment(self) -> dict[str, str]:
+        """This process's environment with SLURM_CONF set."""
+        return {**os.environ, "SLURM_CONF": str(self.configuration)}
+
+    def call(self, *command: str) -> str:
+        """Standard output of one of Slurm's commands, which must succeed in time."""
+        done = subprocess.run(
+            command, env=self.environment(), capture_output=True, text=True, timeout=CLIENT_TIMEOUT_S, check=False
+        )
+        if done.returncode:
+            raise RuntimeError(f"{' '.join(command)}: {done.stderr.strip()}")
+        return done.stdout
+
+    def wait_until_empty(self, timeout_s: float = 120.0) -> None:
+        """Return when no job waits, runs or ends any more."""
+        deadline = time.monotonic() + timeout_s
+        while self.call("squeue", "--noheader", "--format=%i"):
+            if time.monotonic() > deadline:
+                raise TimeoutError(f"Jobs are still there after {timeout_s:g} s:\n{self.call('squeue')}")
+            time.sleep(0.2)
+
+    def forget_jobs(self) -> None:
+        """Cancel what is there and wait until it is gone, so that the next test meets idle nodes."""
+        self.call("scancel", f"--user={pwd.getpwuid(os.getuid()).pw_name}")
+        self.wait_until_empty()
+
+    def stop(self) -> None:
+        """End every job and every daemon, then remove the folder; safe to call twice."""
+        if self._running and self._running[0].poll() is None:
+            with contextlib.suppress(RuntimeError, TimeoutError, subprocess.TimeoutExpired):
+                self.forget_jobs()
+        for daemon in reversed(self._running):
+            daemon.terminate()
+        for daemon in self._running:
+            try:
+                daemon.wait(timeout=10)
+            except subprocess.TimeoutExpired:
+                daemon.kill()
+                daemon.wait()
+        self._running.clear()
+        self._kill_leftovers()
+        # Only now: daemons whose folder is removed under them hang.
+        shutil.rmtree(self.folder, ignore_errors=True)
+
+    def _configure(self) -> None:
+        for name in ("state", "spool", "dev", "log"):
+            (self.folder / name).mkdir()
+        user, host, ports = pwd.getpwuid(os.getuid()).pw_name, socket.gethostname(), set[int]()
+        settings = {
+            **SETTINGS,
+            "SlurmctldHost": f"{host}(127.0.0.1)",
+            "SlurmctldPort": str(_free_port(ports)),
+            "SlurmUser": user,
+            "SlurmdUser": user,
+            "StateSaveLocation": f"{self.folder}/state",
+            "SlurmctldPidFile": f"{self.folder}/slurmctld.pid",
+            "SlurmctldLogFile": f"{self.folder}/log/slurmctld.log",
+            "SlurmdSpoolDir": f"{self.folder}/spool/%n",
+            "SlurmdPidFile": f"{self.folder}/slurmd-%n.pid",
+            "SlurmdLogFile": f"{self.folder}/log/slurmd-%n.log",
+            **self.settings,
+        }
+        lines = [f"{key}={value}" for key, value in settings.items()]
+        gres = ["AutoDetect=off"]
+        for name, gpu_class in CLASSES.items():
+            for node in gpu_class.nodes:
+                (self.folder / "spool" / node).mkdir()
+                lines.append(
+                    f"NodeName={node} NodeHostname={host} NodeAddr=127.0.0.1 Port={_free_port(ports)} "
+                    f"Sockets=2 CoresPerSocket={gpu_class.cores // 2} ThreadsPerCore=1 "
+                    f"RealMemory={gpu_class.memory_mib} Gres=gpu:{name}:{gpu_class.gpus_per_node} "
+                    f"Feature={gpu_class.features}"
+                )
+                gres.append(
+                    f"NodeName={node} Name=gpu Type={name} File={self.folder}/dev/gpu[0-{gpu_class.gpus_per_node - 1}]"
+                )
+        lines.append("PartitionName=DEFAULT State=UP MaxTime=INFINITE PriorityTier=1 PreemptMode=REQUEUE GraceTime=20")
+        lines += [f"PartitionName={name} Nodes={','.join(c.nodes)}" for name, c in CLASSES.items()]
+        lines.append("PartitionName=all Nodes=ALL Default=YES")
+        lines.append("PartitionName=hi Nodes=ALL PriorityTier=100 PreemptMode=OFF GraceTime=0")
+        # GPUs must be character devices: with plain files CUDA_VISIBLE_DEVICES stays empty.
+        for index in range(max(c.gpus_per_node for c in CLASSES.values())):
+            (self.folder / "dev" / f"gpu{index}").symlink_to("/dev/null")
+        self.configuration.write_text("\n".join(lines) + "\n")
+        (self.folder / "gres.conf").write_text("\n".join(gres) + "\n")
+
+    def _start(self) -> None:
+        nodes = [node for gpu_class in CLASSES.values() for node in gpu_class.nodes]
+        commands = [["slurmctld", "-D"], *(["slurmd", "-D", "-N", node] for node in nodes)]
+        for name, *arguments in commands:
+            program = _program(name)
+            if program is None:
+                raise RuntimeError(f"{name} is not installed: on Debian, apt-get install slurm-wlm.")
+            self._running.append(
+                subprocess.Popen(
+                    [program, *arguments],
+                    env=self.environment(),
+                    stdin=subprocess.DEVNULL,
+                    stdout=subprocess.DEVNULL,
+                    stderr=subprocess.DEVNULL,
+                    start_new_session=True,
+                    cwd=self.folder,
+                )
+            )
+        self._wait_until_idle(len(nodes))
+
+    def _wait_until_idle(self, nodes: int, timeout_s: float = 30.0) -> None:
+        deadline = time.monotonic() + timeout_s
+        states = ""
+        while time.monotonic() < deadline:
+            if any(daemon.poll() is not None for daemon in self._running):
+                break
+            with contextlib.suppress(RuntimeError, subprocess.TimeoutExpired):
+                states = self.call("sinfo", "--noheader", "--partition=all", "--Node", "--format=%N %t")
+                if states.split().count("idle") == nodes:
+                    return
+            time.sleep(0.1)
+        logs = "".join(path.read_text()[-1500:] for path in sorted((self.folder / "log").iterdir()))
+        raise RuntimeError(f"The virtual cluster did not come up within {timeout_s:g} s.\n{states}\n{logs}")
+
+    def _kill_leftovers(self) -> None:
+        """slurmstepd outlives its slurmd, and a job's processes outlive both."""
+        mark = f"SLURM_CONF={self.configuration}".encode()
+        for entry in Path("/proc").iterdir():
+            if not entry.name.isdigit() or int(entry.name) == os.getpid():
+                continue
+            with contextlib.suppress(OSError):
+                command = (entry / "cmdline").read_bytes()
+                is_job = b"slurm" in command or b"submitit" in command
+                if is_job and mark in (entry / "environ").read_bytes().split(b"\0"):
+                    os.kill(int(entry.name), signal.SIGKILL)
+
+    def write_profile(self, pythons: Mapping[str, str]) -> Path:
+        """Write the profile of these nodes, with the interpreter of each environment, and return its path."""
+        lines = ['name = "virtual"', 'scheduler = "slurm"']
+        for name, gpu_class in CLASSES.items():
+            values = {
+                "partition": name,
+                "gpu": gpu_class.gpu,
+                "gres_type": name,
+                "nodes": len(gpu_class.nodes),
+                "gpus_per_node": gpu_class.gpus_per_node,
+                "cpus_per_node": gpu_class.cores,
+                "memory_gib": gpu_class.memory_mib // 1024,
+            }
+            lines += ["", f"[gpu_classes.{name}]", *(f"{key} = {json.dumps(value)}" for key, value in values.items())]
+        for name, python in pythons.items():
+            lines += ["", f"[environments.{name}]", f"python = {json.dumps(python)}"]
+        self.profile.write_text("\n".join(lines) + "\n")
+        return self.profile
+
+
+@contextlib.contextmanager
+def slurm_conf(cluster: VirtualCluster) -> Iterator[VirtualCluster]:
+    """Make `cluster` the Slurm that this process's commands talk to."""
+    before = os.environ.get("SLURM_CONF")
+    os.environ["SLURM_CONF"] = str(cluster.configuration)
+    try:
+        yield cluster
+    finally:
+        if before is None:
+            del os.environ["SLURM_CONF"]
+        else:
+            os.environ["SLURM_CONF"] = before
+
+
+def main() -> None:
+    """Run a cluster until Ctrl-C or SIGTERM."""
+    signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGINT, signal.SIGTERM})
+    with VirtualCluster() as cluster:
+        profile = cluster.write_profile({"core": sys.executable, "transformers": sys.executable})
+        sys.stdout.write(f"export SLURM_CONF={cluster.configuration}\n# profile: {profile}\n# Ctrl-C stops it.\n")
+        sys.stdout.flush()
+        # Blocked and awaited, not handled: a shell's background job is started with SIGINT ignored.
+        signal.sigwait({signal.SIGINT, signal.SIGTERM})
+
+
+if __name__ == "__main__":
+    main()

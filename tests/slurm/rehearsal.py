@@ -1,0 +1,46 @@
+"""Orders of synthetic units for tests of launching: they need no model, take as long as they are told, fail if told to."""
+
+from __future__ import annotations
+
+import sys
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+from hpcq.launch.orders import ArrayOrder, Environment, UnitOrder
+from hpcq.layout import RunLayout
+from hpcq.units import EvaluateWork, Kind, Model, Scheme, Task, Variant
+
+BASE = Scheme(name="bf16", tool="none", method="none", weights="bf16", activations="bf16")
+NO_SUCH_BACKEND = "no-such-backend"
+
+
+def layout_at(folder: Path, name: str = "rehearsal") -> RunLayout:
+    """A run under `folder`."""
+    return RunLayout(name=name, runs=folder / "runs", checkpoints=folder / "checkpoints", logs=folder / "logs")
+
+
+def unit(layout: RunLayout, name: str, *, seconds: float = 0.0, fails: bool = False) -> UnitOrder:
+    """An evaluation that answers four synthetic requests within `seconds`, or fails at once."""
+    work = EvaluateWork(
+        variant=Variant(model=Model(id=f"rehearsal/{name}"), scheme=BASE),
+        tasks=(Task(name="arc_challenge", limit=1),),
+        backend=NO_SUCH_BACKEND if fails else "synthetic",
+        dtype="float32",
+        checkpoint_path=str(layout.checkpoints / name),
+        segments_path=str(layout.unit_segments(name)),
+        flush_interval_s=1.0,
+        pace=(("request_seconds", seconds / 4),),
+    )
+    return UnitOrder(unit_id=name, work=work)
+
+
+def array(layout: RunLayout, name: str, units: Sequence[UnitOrder], **changes: Any) -> ArrayOrder:
+    """An order of `units` for this very interpreter, with small demands."""
+    settings: dict[str, Any] = {
+        "environment": Environment(name="core", python=sys.executable),
+        "memory_gib": 0.5,
+        "time_limit_minutes": 30,
+        "throttle": 4,
+    }
+    return ArrayOrder(name=name, run=layout.name, kind=Kind.EVALUATE, units=tuple(units), **{**settings, **changes})

@@ -1,0 +1,58 @@
+"""Rows, segments and their comparison for the store's tests."""
+
+from __future__ import annotations
+
+import struct
+from collections.abc import Callable, Iterable
+from pathlib import Path
+
+import pytest
+
+from hpcq.store import RequestKey, Response, SegmentWriter, digest_of_arguments
+
+ADDRESSES = {"arc": "a" * 64, "gsm8k": "b" * 64}
+Row = tuple[RequestKey, Response]
+
+
+@pytest.fixture
+def addresses() -> dict[str, str]:
+    """Task → address, as the tests' segments carry them."""
+    return dict(ADDRESSES)
+
+
+@pytest.fixture
+def key() -> Callable[..., RequestKey]:
+    """Make the key of a document's only request."""
+
+    def make(doc_id: int, task: str = "arc") -> RequestKey:
+        digest = digest_of_arguments("loglikelihood", [task, doc_id])
+        return RequestKey(task=task, task_version="1.0", doc_id=doc_id, request_index=0, repeat=0, digest=digest)
+
+    return make
+
+
+@pytest.fixture
+def write() -> Callable[..., Path]:
+    """Commit rows as one segment and return its path."""
+
+    def make(folder: Path, rows: Iterable[Row], *, addresses: dict[str, str] | None = None, attempt: int = 1) -> Path:
+        writer = SegmentWriter(
+            folder, attempt=attempt, addresses=addresses or ADDRESSES, provenance={"node": "n1"}, flush_interval_s=1e9
+        )
+        writer.add_all(rows)
+        path = writer.flush()
+        assert path is not None
+        return path
+
+    return make
+
+
+@pytest.fixture
+def bits() -> Callable[[Response], tuple[object, ...]]:
+    """A response as comparable bits: NaN equals itself, -0.0 is not 0.0."""
+
+    def make(response: Response) -> tuple[object, ...]:
+        number = None if response.loglikelihood is None else struct.pack("<d", response.loglikelihood)
+        return (number, response.is_greedy, response.text)
+
+    return make

@@ -1,0 +1,171 @@
+"""The index holds every response once, whatever the files and their order, and never chooses between two."""
+
+from __future__ import annotations
+
+import itertools
+import math
+import random
+from pathlib import Path
+from typing import Any
+
+import pytest
+from hypothesis import HealthCheck, given, settings
+from hypothesis import strategies as st
+
+from hpcq.errors import StorageFault, WorkFailed
+from hpcq.store import Claim, Response, load
+
+numbers = st.sampled_from([0.0, -0.0, math.nan, -math.inf, -1.5])
+answers = st.one_of(
+    st.builds(Response, numbers, st.booleans(), st.none()),
+    st.builds(Response, st.none(), st.none(), st.sampled_from(["", "\0", "é"])),
+)
+
+
+@settings(max_examples=40, suppress_health_check=[HealthCheck.function_scoped_fixture], deadline=None)
+@given(
+    claims=st.lists(st.tuples(st.integers(0, 6), st.sampled_from(["arc", "gsm8k"]), answers), max_size=24),
+    cuts=st.integers(1, 5),
+    seed=st.integers(0, 99),
+)
+def test_the_index_is_what_a_dictionary_of_sets_would_be(  # noqa: PLR0913, PLR0917 - what is drawn, and fixtures
+    claims: list[Any],
+    cuts: int,
+    seed: int,
+    tmp_path_factory: pytest.TempPathFactory,
+    write: Any,
+    key: Any,
+    bits: Any,
+    addresses: dict[str, str],
+) -> None:
+    """However rows are dealt to segments: agreed keys are responses, disputed keys conflicts, the rest duplicates."""
+    rows = [(key(doc_id, task), response) for doc_id, task, response in claims]
+    claimed: dict[Any, set[Any]] = {}
+    for name, response in rows:
+        claimed.setdefault(name, set()).add(bits(response))
+    folder = tmp_path_factory.mktemp("unit")
+    random.Random(seed).shuffle(rows)  # noqa: S311 - no secret
+    for number in range(cuts):
+        if rows[number::cuts]:
+            write(folder, rows[number::cuts], attempt=number)
+
+    index = load([folder], expect=addresses)
+
+    agreed = {name: claim for name, claim in claimed.items() if len(claim) == 1}
+    assert {name: {bits(response)} for name, response in index.responses.items()} == agreed
+    assert list(index.responses) == sorted(agreed)
+    disputed = {conflict.key: {bits(claim.response) for claim in conflict.claims} for conflict in index.conflicts}
+    assert disputed == {name: claim for name, claim in claimed.items() if len(claim) > 1}
+    assert index.duplicates == len(rows) - sum(map(len, claimed.values()))
+
+
+def test_a_conflict_names_both_responses_and_both_files(
+    tmp_path: Path, write: Any, key: Any, addresses: dict[str, str]
+) -> None:
+    """One bit of a float is enough, and the disputed key is no response."""
+    nearly = math.nextafter(-1.0, 0)
+    first = write(
+        tmp_path / "u.0of2", [(key(0), Response(-1.0, is_greedy=True)), (key(1), Response(-2.0, is_greedy=True))]
+    )
+    second = write(
+        tmp_path / "u.1of2", [(key(0), Response(nearly, is_greedy=True)), (key(1), Response(-2.0, is_greedy=True))]
+    )
+    write(tmp_path / "u.1of2", [(key(0), Response(nearly, is_greedy=True))], attempt=2)
+
+    index = load([tmp_path / "u.0of2", tmp_path / "u.1of2"], expect=addresses)
+
+    [conflict] = index.conflicts
+    assert conflict.key == key(0)
+    assert conflict.claims == (
+        Claim(file=f"u.0of2/{first.name}", response=Response(-1.0, is_greedy=True)),
+        Claim(file=f"u.1of2/{second.name}", response=Response(nearly, is_greedy=True)),
+    )
+    assert list(index.responses) == [key(1)]
+    assert index.duplicates == 2
+
+
+def test_a_damaged_segment_is_set_aside_with_its_reason(
+    tmp_path: Path, write: Any, key: Any, addresses: dict[str, str]
+) -> None:
+    """The rows of the sound ones are all there; files that are still being written are not looked at."""
+    write(tmp_path / "u", [(key(0), Response(-1.0, is_greedy=True))])
+    torn = write(tmp_path / "u", [(key(1), Response(-1.0, is_greedy=True))], attempt=2)
+    torn.write_bytes(torn.read_bytes()[:-100])
+    (tmp_path / "u" / ".0003-000000-0123456789abcdef-1.h5.1.part").write_bytes(b"half")
+
+    index = load([tmp_path / "u"], expect=addresses)
+
+    assert list(index.responses) == [key(0)]
+    [damaged] = index.set_aside
+    assert damaged.file == f"u/{torn.name}"
+    assert "cut short" in damaged.reason
+
+
+def test_rows_of_another_evaluation_are_counted_and_left_out(
+    tmp_path: Path, write: Any, key: Any, addresses: dict[str, str]
+) -> None:
+    """Another address, or a task that nobody asked for, is neither a response nor a conflict."""
+    write(tmp_path, [(key(0), Response(-1.0, is_greedy=True)), (key(0, "gsm8k"), Response(text="4"))])
+    write(tmp_path, [(key(0), Response(-9.0, is_greedy=True))], addresses={"arc": "c" * 64})
+
+    index = load([tmp_path], expect={"arc": addresses["arc"]})
+
+    assert index.responses == {key(0): Response(-1.0, is_greedy=True)}
+    assert (index.ignored, index.conflicts) == (2, ())
+    assert [(fact.rows, fact.provenance) for fact in index.segments] == [(1, {"node": "n1"})]
+
+
+def test_the_order_and_repetition_of_folders_change_nothing(
+    tmp_path: Path, write: Any, key: Any, addresses: dict[str, str]
+) -> None:
+    """Every order of three folders, and a folder named twice, give the same index, its digest of inputs included."""
+    folders = [tmp_path / f"u.{number}of3" for number in range(3)]
+    for number, folder in enumerate(folders):
+        write(
+            folder,
+            [(key(doc_id), Response(-float(doc_id * number), is_greedy=True)) for doc_id in (0, number, number + 1)],
+        )
+
+    told = {
+        repr((index.responses, index.conflicts, index.duplicates, index.inputs))
+        for order in [*itertools.permutations(folders), [*folders, folders[0]]]
+        for index in [load(order, expect=addresses)]
+    }
+
+    assert len(told) == 1
+
+
+def test_new_rows_and_new_expectations_change_the_inputs(
+    tmp_path: Path, write: Any, key: Any, addresses: dict[str, str]
+) -> None:
+    """A merge that has something new to do can be told from one that has not; foreign rows are nothing new."""
+    write(tmp_path, [(key(0), Response(-1.0, is_greedy=True))])
+    before = load([tmp_path], expect=addresses).inputs
+    write(tmp_path, [(key(9), Response(-1.0, is_greedy=True))], addresses={"arc": "c" * 64})
+    assert load([tmp_path], expect=addresses).inputs == before
+    assert load([tmp_path], expect={"arc": addresses["arc"]}).inputs != before
+    write(tmp_path, [(key(1), Response(-1.0, is_greedy=True))])
+    assert load([tmp_path], expect=addresses).inputs != before
+
+
+def test_an_index_of_nothing_is_empty(tmp_path: Path, addresses: dict[str, str]) -> None:
+    """Before the first segment, and before the folder, there is an index all the same."""
+    index = load([tmp_path, tmp_path / "not yet there"], expect=addresses)
+    assert (len(index), index.responses, index.duplicates, index.ignored) == (0, {}, 0, 0)
+
+
+def test_two_task_versions_under_one_address_are_refused(
+    tmp_path: Path, write: Any, key: Any, addresses: dict[str, str]
+) -> None:
+    """Answers to two versions of a task must not be scored together."""
+    write(tmp_path, [(key(0), Response(-1.0, is_greedy=True))])
+    write(tmp_path, [(key(1)._replace(task_version="2.0"), Response(-1.0, is_greedy=True))])
+    with pytest.raises(WorkFailed, match=r"the task 'arc' was answered in the versions"):
+        load([tmp_path], expect=addresses)
+
+
+def test_a_folder_that_cannot_be_listed_is_a_fault_not_an_empty_one(tmp_path: Path, addresses: dict[str, str]) -> None:
+    """A file where the unit's folder should be."""
+    (tmp_path / "u").write_text("")
+    with pytest.raises(StorageFault, match="is a file, not a folder"):
+        load([tmp_path / "u"], expect=addresses)
