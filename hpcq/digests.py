@@ -1,7 +1,7 @@
 """What identifies the things that a run reads: digests of checkpoints, benchmark items and text.
 
-Knows which files of a folder can change a result; knows nothing of manifests. A file's digest is kept in the cache as long
-as the file's size, time of change and inode stay, for hashing a large model takes minutes.
+Knows which files of a folder can change a result; knows nothing of manifests. A file's digest is kept in the cache as
+long as the file's size, time of change and inode stay, for hashing a large model takes minutes.
 """
 
 from __future__ import annotations
@@ -79,7 +79,10 @@ def _read_known() -> _Known:
     """What earlier calls found; a cache that cannot be read is an empty one."""
     try:
         content = json.loads(_cache_file().read_text(encoding="utf-8"))
-        return {path: (int(size), int(mtime), int(inode), str(digest)) for path, (size, mtime, inode, digest) in content.items()}
+        return {
+            path: (int(size), int(mtime), int(inode), str(digest))
+            for path, (size, mtime, inode, digest) in content.items()
+        }
     except (OSError, ValueError, AttributeError, TypeError):
         return {}
 

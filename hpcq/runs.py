@@ -24,6 +24,7 @@ from hpcq.manifest.profiles import Profile
 from hpcq.plan.arrays import make_arrays
 from hpcq.plan.document import plan_document
 from hpcq.plan.plan import make_plan
+from hpcq.plan.tools import versions_by_environment
 from hpcq.plan.units import Plan
 
 LOCK_NAME = "manifest.lock.toml"
@@ -144,7 +145,7 @@ def begin(opened: Opened) -> None:
     layout = opened.layout
     os.umask(PRIVATE_UMASK)
     _refuse_another(opened)
-    write_text(layout.lock, lock_text(opened.resolved))
+    write_text(layout.lock, lock_text(opened.resolved, versions_by_environment(opened.plan)))
     arrays = make_arrays(opened.plan.units, opened.profile)
     write_text(layout.plan, json.dumps(plan_document(opened.plan, arrays, {}), indent=1) + "\n")
 
@@ -157,7 +158,7 @@ def _refuse_another(opened: Opened) -> None:
     if address == opened.plan.address:
         return
     before = _flat(tomllib.loads(layout.lock.read_text(encoding="utf-8")))
-    after = _flat(tomllib.loads(lock_text(opened.resolved)))
+    after = _flat(tomllib.loads(lock_text(opened.resolved, versions_by_environment(opened.plan))))
     changes = [
         f"{key} was {before.get(key, 'unset')} and is {after.get(key, 'unset')}"
         for key in sorted(before.keys() | after.keys())

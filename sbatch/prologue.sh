@@ -8,8 +8,9 @@
 #
 # By hand: HPCQ_PACKAGE_PATH=… HPCQ_THREADS=1 HPCQ_MODULES='' . sbatch/prologue.sh
 
-# Clusters' own scripts, and the module function itself, stumble over -e and -u.
-_hpcq_options=$(set +o)
+# Clusters' own scripts, and the module function itself, stumble over -e and -u. (Not kept by $(set +o): a command
+# substitution is run without -e.)
+_hpcq_options=$-
 set +eu
 
 _hpcq_find_module() {
@@ -53,7 +54,7 @@ export MKL_NUM_THREADS=$HPCQ_THREADS
 # shellcheck disable=SC2086 # names are checked by hpcq and separated by blanks
 _hpcq_load_modules ${HPCQ_MODULES:-}
 _hpcq_status=$?
-eval "$_hpcq_options"
-unset _hpcq_options
+case $_hpcq_options in *e*) set -e ;; esac
+case $_hpcq_options in *u*) set -u ;; esac
 # As the last command its status is the prologue's: under `set -e` the batch script ends here.
 [ "$_hpcq_status" -eq 0 ]

@@ -35,7 +35,7 @@ class ModelShape:
 
     @property
     def linear_parameters(self) -> int:
-        """Weights of the linear layers inside the blocks: those that a scheme quantizes (never the head or embeddings)."""
+        """Weights of the linear layers inside the blocks: those that a scheme quantizes, never head or embeddings."""
         return self.layers * _block_linear_parameters(
             self.hidden, self.intermediate, self.heads, self.kv_heads, self.head_dim
         )
@@ -52,7 +52,7 @@ def find_shape(model_id: str) -> ModelShape | None:
 
 
 def shape_of_checkpoint(folder: Path) -> ModelShape | None:
-    """The shape that `folder`/config.json states; None: its architecture is of another kind, or it states too little."""
+    """The shape that `folder`/config.json states; None: it is of another kind, or states too little."""
     try:
         config = json.loads((folder / "config.json").read_text(encoding="utf-8"))
     except (OSError, ValueError):
@@ -81,7 +81,7 @@ def shape_of_config(config: dict[str, Any]) -> ModelShape | None:
     return ModelShape(tied_embeddings=tied, context=context, parameters=parameters, **sizes)
 
 
-def count_parameters(
+def count_parameters(  # noqa: PLR0913 (a shape has so many sizes)
     *,
     layers: int,
     hidden: int,
@@ -92,7 +92,7 @@ def count_parameters(
     vocabulary: int,
     tied_embeddings: bool,
 ) -> int:
-    """All weights of a Llama of these sizes: blocks with two norms each, a last norm, embeddings and head; no biases."""
+    """All weights of a Llama of these sizes: blocks with two norms each, a last norm, embeddings, head; no biases."""
     block = _block_linear_parameters(hidden, intermediate, heads, kv_heads, head_dim) + 2 * hidden
     return layers * block + hidden + vocabulary * hidden * (1 if tied_embeddings else 2)
 

@@ -1,6 +1,6 @@
-"""What public packages ship, as data: a model, benchmark items, calibration text, and where in the cache each is staged.
+"""What public packages ship, as data: a model, benchmark items, calibration text; and where in the cache each lies.
 
-Knows names, versions, digests and places; fetches nothing and looks at nothing on disk. The rows stand in packages.toml.
+Knows names, versions, digests and places; fetches nothing, and looks at nothing on disk but its rows, packages.toml.
 """
 
 from __future__ import annotations

@@ -1,4 +1,4 @@
-"""Reading the catalog's TOML files, which lie beside the modules that give them types. Knows nothing of what is in them."""
+"""Reading the catalog's TOML files, beside the modules that give them types. Knows nothing of what is in them."""
 
 from __future__ import annotations
 

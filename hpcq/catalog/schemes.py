@@ -28,7 +28,9 @@ def make_scheme(**fields: Any) -> Scheme:
     """A scheme of these fields; whether it needs a calibration set follows from them."""
     static = fields["activations"] not in _FLOATING_POINT and not fields.get("dynamic", False)
     needs_calibration = fields["method"] in _CALIBRATED_METHODS or (fields["method"] == "rtn" and static)
-    return Scheme(**{**fields, "ignore": tuple(fields.get("ignore", ("lm_head",)))}, needs_calibration=needs_calibration)
+    return Scheme(
+        **{**fields, "ignore": tuple(fields.get("ignore", ("lm_head",)))}, needs_calibration=needs_calibration
+    )
 
 
 def scheme_names() -> tuple[str, ...]:
@@ -65,7 +67,7 @@ def misfit(scheme: Scheme, shape: ModelShape) -> int | None:
 
 
 def fitting_group_size(scheme: Scheme, shape: ModelShape) -> int | None:
-    """The largest usual group size below the scheme's that divides every quantized layer's input; None: there is none."""
+    """The largest usual group size below the scheme's that fits every quantized layer; None: there is none."""
     smaller = [size for size in _USUAL_GROUP_SIZES if size < (scheme.group_size or 0)]
     return next((size for size in smaller if misfit(replace(scheme, group_size=size), shape) is None), None)
 

@@ -78,7 +78,7 @@ class AccelerateBackend:
 def _device(wanted: str) -> str:
     available = torch.cuda.is_available()
     if wanted == "cuda" and not available:
-        raise EnvironmentFault("evaluate.device: 'cuda' is asked for, and torch finds no GPU here; use 'auto' or 'cpu'.")
+        raise EnvironmentFault("evaluate.device: 'cuda' is asked for and there is no GPU here; use 'auto' or 'cpu'.")
     return "cpu" if wanted == "cpu" or not available else "cuda"
 
 
@@ -98,7 +98,7 @@ def _model(work: EvaluateWork, device: str) -> Any:
         )
     except OSError as error:
         first = (str(error).splitlines() or [""])[0].rstrip(".")
-        raise EnvironmentFault(f"{work.checkpoint_path}: no checkpoint that transformers can load ({first}).") from error
+        raise EnvironmentFault(f"{work.checkpoint_path}: transformers cannot load it ({first}).") from error
     if device == "cuda" and not hasattr(model, "hf_device_map"):
         model = model.to(device)
     _refuse_unquantized_activations(work, config, model)

@@ -11,6 +11,6 @@ COMPLETE = "complete.json"
 
 
 def unit_folders(segments: Path, variant: Variant) -> list[Path]:
-    """The folder of every unit, of this plan or an earlier one, that evaluated `variant`: `evaluate.<variant>[.<i>of<n>]`."""
+    """The folder of every unit `evaluate.<variant>[.<i>of<n>]`, of this plan or an earlier one."""
     whole = f"{Kind.EVALUATE}.{variant.id}"
     return sorted([*segments.glob(whole), *segments.glob(f"{whole}.*of*")])

@@ -152,7 +152,7 @@ def _evaluate_seconds(index: Index) -> float:
 
 
 def _checkpoint_facts(folder: Path) -> Provenance:
-    """Bytes of the weights as stored, and the seconds that the quantizer noted; nothing where the checkpoint is elsewhere."""
+    """Bytes of the weights as stored, and the seconds that the quantizer noted; nothing of what is not in `folder`."""
     weights = [path for pattern in _WEIGHTS for path in folder.glob(pattern)]
     facts: dict[str, str | int | float | bool] = {}
     if weights:

@@ -36,7 +36,10 @@ def verify_versions(versions: Versions) -> None:
             )
 
 
-def provenance_of(work: EvaluateWork, attempt: Attempt, described: dict[str, str | int | float]) -> dict[str, str | int | float]:
+Provenance = dict[str, str | int | float]
+
+
+def provenance_of(work: EvaluateWork, attempt: Attempt, described: Provenance) -> Provenance:
     """What every segment of this attempt tells of itself."""
     record = attempt.record
     return {

@@ -25,7 +25,7 @@ class SyntheticBackend:
         self._memory = b""
 
     def load(self) -> None:
-        """Take the time and the memory that were asked for; every page is written, so that the memory is really held."""
+        """Take the time and the memory that were asked for; every page is written, so that it is really held."""
         time.sleep(self._pace.get("load_seconds", 0.0))
         self._memory = b"\x01" * int(self._pace.get("memory_gib", 0.0) * _GIB)
 

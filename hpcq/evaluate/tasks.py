@@ -1,4 +1,4 @@
-"""lm-eval's own tasks (0.4.13), made for a work: its prompts, metrics and versions; only the place of the data may differ.
+"""lm-eval's own tasks (0.4.13): its prompts, metrics and versions; only the place of the data may differ.
 
 Knows lm-eval's TaskManager and the catalog's folders. Must not know models, back ends, responses or the store.
 """
@@ -6,6 +6,7 @@ Knows lm-eval's TaskManager and the catalog's folders. Must not know models, bac
 from __future__ import annotations
 
 import json
+import logging
 import os
 import re
 from collections.abc import Mapping, Sequence
@@ -26,6 +27,9 @@ from hpcq.evaluate.requests import GENERATE, Request, requests_of
 from hpcq.units import Task
 
 _DEFINITIONS = Path(lm_eval.tasks.__file__).parent
+
+# It warns of custom data sets, which is how local documents are handed to it.
+logging.getLogger("lm_eval.api.task").setLevel(logging.ERROR)
 
 
 @dataclass(frozen=True, kw_only=True, eq=False)
@@ -48,7 +52,8 @@ class BuiltTask:
     def requests(self) -> list[Request]:
         """Every request, leaf by leaf, in lm-eval's order."""
         versions = self.versions
-        return [request for name, leaf in self.leaves.items() for request in requests_of(leaf.instances, versions[name])]
+        named = self.leaves.items()
+        return [request for name, leaf in named for request in requests_of(leaf.instances, versions[name])]
 
 
 def build_tasks(tasks: Sequence[Task]) -> list[BuiltTask]:
@@ -79,7 +84,7 @@ def _build(task: Task) -> BuiltTask:
         # TaskManager.load takes overrides for definitions of one's own only; its factory takes them for any.
         made = TaskFactory().build(entry, overrides=overrides, registry=manager.task_index)
     except (OSError, KeyError, datasets.exceptions.DatasetsError) as error:
-        place = task.data_path or f"the place that lm-eval's definition names ({entry.cfg and entry.cfg['dataset_path']})"
+        place = task.data_path or "where lm-eval's definition says"
         raise EnvironmentFault(
             f"{task.name}: its documents cannot be had from {place}: {_first_line(error)}."
             f" Stage them with `hpcq stage`, or name a folder of <split>.jsonl files as tasks.data."
@@ -114,9 +119,9 @@ def _local_data(task: Task, *, is_leaf: bool) -> dict[str, Any]:
         return {}
     folder = Path(task.data_path)
     if not is_leaf:
-        raise UserInputError(f"tasks.data: {task.name} is a group of tasks, and one folder ({folder}) cannot serve them all.")
-    # Not the loader that datasets has for JSON lines: it writes a cache beside a lock in the home folder, which hundreds
-    # of jobs would share, and it takes strings that look like dates for dates (datasets 5.2).
+        raise UserInputError(f"tasks.data: {task.name} is a group of tasks, which one folder ({folder}) cannot serve.")
+    # Not the loader that datasets has for JSON lines: it keeps a cache, under a lock, in the home folder, which all jobs
+    # share, and it takes strings that look like dates for dates (datasets 5.2).
     return {"custom_dataset": lambda **_: _documents(folder), "dataset_name": None, "dataset_kwargs": None}
 
 
@@ -134,7 +139,7 @@ def _documents(folder: Path) -> datasets.DatasetDict:
 
 
 def _configure(name: str, leaf: Any, task: Task) -> None:
-    """Apply what the manifest overrides, as lm-eval's own command line does; refuse what it would pass over in silence."""
+    """Apply what the manifest overrides, as lm-eval's command line does; refuse what it would pass over in silence."""
     if getattr(leaf, "UNSAFE_CODE", False):
         raise UserInputError(f"tasks: {name} runs code that a model wrote; hpcq does not do that. Leave it out.")
     defined = leaf.get_config("num_fewshot")

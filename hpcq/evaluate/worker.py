@@ -27,6 +27,7 @@ from hpcq.files import write_text
 from hpcq.store import RequestKey, SegmentWriter, load
 from hpcq.units import EvaluateWork
 
+
 def evaluate(work: EvaluateWork, attempt: Attempt) -> None:
     """Answer every request of the shard that no segment of the run answers, commit the responses, and say so.
 
@@ -98,7 +99,7 @@ def _answer_batch(backend: Backend, batch: Sequence[Request], known: set[Request
 
 @contextlib.contextmanager
 def _leaving_on_sigterm() -> Iterator[None]:
-    """Let a SIGTERM end the work by SystemExit, so that what waits is committed. A courtesy: SIGKILL costs little more."""
+    """Let a SIGTERM end the work by SystemExit, so that what waits is committed. SIGKILL costs little more."""
     if threading.current_thread() is not threading.main_thread():
         yield
         return

@@ -59,6 +59,7 @@ class UnitJob:
         attempt = self._begin()
         log = Path(self.logs_folder) / f"{self.unit_id}.{attempt.record.attempt}.log"
         with _output_to(log), _signals_recorded(attempt):
+            sys.stdout.write(_heading(attempt.record))
             try:
                 _door(self.work.kind)(self.work, attempt)
             except Exception as error:
@@ -120,6 +121,10 @@ def _sentence(error: Exception) -> str:
     if isinstance(error, HpcqError):
         return text
     return f"{type(error).__name__}: {text.splitlines()[0] if text else 'no message'}"[:_REASON_CHARACTERS]
+
+
+def _heading(record: AttemptRecord) -> str:
+    return f"{record.unit}: attempt {record.attempt}, job {record.job_id} on {record.node}, {record.start}\n"
 
 
 def _interruption(interruption: BaseException) -> str:

@@ -114,7 +114,9 @@ class LocalLauncher:
             if broken:
                 self._waiting.remove(task)
                 self._settle(task, State.CANCELLED, f"{broken.unit_id} {broken.state}: {broken.reason}")
-            elif all(self._has_ended(unit) for unit in needed) and self._fits(task):
+            elif all(self._has_ended(unit) for unit in needed) and fits(
+                task.order, [running.order for running in self._running], self.machine
+            ):
                 self._waiting.remove(task)
                 self._start(task)
 
@@ -124,21 +126,6 @@ class LocalLauncher:
     def _broken(self, needed: Sequence[str]) -> Outcome | None:
         found = (self._outcomes.get(unit) for unit in needed)
         return next((outcome for outcome in found if outcome and outcome.state in _BROKEN), None)
-
-    def _fits(self, task: _Task) -> bool:
-        """A unit that wants more than the machine has runs alone: it may succeed, and waiting would not help it."""
-        if not self._running:
-            return True
-        together = [*(running.order for running in self._running), task.order]
-        same = sum(order is task.order for order in together)
-        machine = self.machine
-        return (
-            sum(order.cpus_per_unit for order in together) <= machine.cores
-            and sum(order.memory_gib or 0.0 for order in together) <= machine.memory_gib
-            and sum(order.gpus_per_node for order in together) <= machine.gpus
-            and len(together) <= (machine.parallel_units or len(together))
-            and same <= (task.order.throttle or same)
-        )
 
     def _start(self, task: _Task) -> None:
         from submitit.local.local import LocalExecutor
@@ -201,6 +188,21 @@ class LocalLauncher:
             for process in (int(task.job.job_id), *([record.pid] if record else [])):
                 _signal(process, signal.SIGKILL)
         self._running = []
+
+
+def fits(order: ArrayOrder, running: Sequence[ArrayOrder], machine: Machine) -> bool:
+    """Whether a unit of `order` may begin beside those of the orders in `running`.
+
+    One that wants more than the machine has runs alone: it may succeed, and waiting would not help it.
+    """
+    together = [*running, order]
+    return not running or (
+        sum(one.cpus_per_unit for one in together) <= machine.cores
+        and sum(one.memory_gib or 0.0 for one in together) <= machine.memory_gib
+        and sum(one.gpus_per_node for one in together) <= machine.gpus
+        and (machine.parallel_units is None or len(together) <= machine.parallel_units)
+        and (order.throttle is None or sum(one is order for one in together) <= order.throttle)
+    )
 
 
 def _needed(task: _Task, by_name: dict[str, ArrayOrder]) -> Iterator[str]:

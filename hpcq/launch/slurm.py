@@ -5,6 +5,8 @@ Knows submitit's SlurmExecutor and sbatch's options. Knows neither plan nor mani
 
 from __future__ import annotations
 
+import contextlib
+import io
 import math
 import re
 import shlex
@@ -83,6 +85,7 @@ class SlurmLauncher:
         options = sbatch_options(order, parts=parts, dependency=self._dependency(order, part))
         options["job_name"] = queue.job_name(order.run, order.name, part)
         options["comment"] = str(folder)
+        options["wckey"] = None  # submitit's own would be refused where accounting by such keys is enforced
         options["setup"] = ["set -euo pipefail", f". {shlex.quote(str(environment))}"]
         jobs = [UnitJob.of(unit.unit_id, unit.work, self.layout) for unit in units]
         job_id = _sbatch(folder, order, options, jobs)
@@ -123,8 +126,7 @@ def sbatch_options(order: ArrayOrder, *, parts: int = 1, dependency: str | None 
     srun_args = [f"--cpus-per-task={order.cpus_per_unit}"]  # not inherited from sbatch since Slurm 22.05
     if order.nodes > 1:
         srun_args.append("--kill-on-bad-exit=1")
-    more: dict[str, str | int | bool] = {"requeue": True, "kill-on-invalid-dep": "yes"}
-    more |= {key: value for key, value in order.extra.items() if value is not False}
+    more: dict[str, str | int | bool] = {"requeue": True, "kill-on-invalid-dep": "yes", **order.extra}
     options = {
         "partition": order.partition,
         "time": order.time_limit_minutes,
@@ -141,7 +143,7 @@ def sbatch_options(order: ArrayOrder, *, parts: int = 1, dependency: str | None 
         "array_parallelism": throttle,
         "signal_delay_s": SIGNAL_DELAY_S,
         "srun_args": srun_args,
-        "additional_parameters": more,
+        "additional_parameters": {key: value for key, value in more.items() if value is not False},
     }
     _refuse_unprintable(order.name, {**options, **more}.items())
     for key in order.extra:
@@ -171,12 +173,13 @@ def _sbatch(folder: Path, order: ArrayOrder, options: Mapping[str, Any], jobs: S
     executor = SlurmExecutor(folder=folder, max_num_timeout=MAX_TIMEOUTS, python=shlex.quote(order.environment.python))
     executor.update_parameters(**options)
     try:
-        with storage_faults(folder):
+        # submitit prints what sbatch says on failure, and raises it too.
+        with storage_faults(folder), contextlib.redirect_stderr(io.StringIO()):
             submitted = executor.submit_array(jobs)
     except (FailedJobError, FailedSubmissionError) as error:
         said = (str(error).strip() or "no reason given").splitlines()[-1]
         raise EnvironmentFault(
-            f"sbatch refused array {order.name} (partition {order.partition}): {said} "
+            f"sbatch refused array {order.name} (partition {order.partition}): {said.removeprefix('sbatch: error: ')}. "
             "Correct the cluster profile and type the command again."
         ) from error
     return str(submitted[0].job_id).partition("_")[0]

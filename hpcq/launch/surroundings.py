@@ -17,7 +17,7 @@ from hpcq.launch.orders import Environment
 PACKAGE = Path(hpcq.__file__).resolve().parent
 SCRIPTS = PACKAGE.parent / "sbatch"
 
-_MODULE_NAME = re.compile(r"[\w.+/@=:-]+")
+_MODULE_NAME = re.compile(r"[\w./][\w.+/@=:-]*")
 _VARIABLE_NAME = re.compile(r"[A-Za-z_]\w*")
 
 
@@ -32,7 +32,7 @@ def write_environment(path: Path, environment: Environment, *, threads: int, pac
 
 
 def environment_text(environment: Environment, *, threads: int, package_path: Path) -> str:
-    """The script: variables for the prologue, the prologue, the profile's variables, the administrator's own lines."""
+    """The script: variables (the profile's may replace ours), the prologue, the administrator's own lines."""
     for name in environment.modules:
         if not _MODULE_NAME.fullmatch(name):
             raise UserInputError(f"environments.{environment.name}.modules: {name!r} is no name of a module.")
@@ -43,21 +43,17 @@ def environment_text(environment: Environment, *, threads: int, package_path: Pa
         "HPCQ_PACKAGE_PATH": str(package_path),
         "HPCQ_THREADS": str(threads),
         "HPCQ_MODULES": " ".join(environment.modules),
+        **dict(environment.variables),
     }
     lines = [
         "# Prepares a shell for a unit; sourced by its batch script, or by hand through sbatch/enter.sh.",
-        *(_export(name, value) for name, value in variables.items()),
+        *(f"export {name}={shlex.quote(value)}" for name, value in variables.items()),
         f". {shlex.quote(str(script('prologue.sh')))}",
-        *(_export(name, value) for name, value in environment.variables),
     ]
     if environment.setup:
         # Activation scripts of conda and the like read variables that need not be there.
         lines += ["set +u", *environment.setup]
     return "\n".join(lines) + "\n"
-
-
-def _export(name: str, value: str) -> str:
-    return f"export {name}={shlex.quote(value)}"
 
 
 def script(name: str) -> Path:

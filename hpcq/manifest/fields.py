@@ -2,10 +2,9 @@
 
 from __future__ import annotations
 
-from pathlib import Path
 from typing import Annotated, Any, TypeVar
 
-from pydantic import AfterValidator, BaseModel, ConfigDict, Field, ValidationInfo
+from pydantic import AfterValidator, BaseModel, ConfigDict, Field
 from pydantic_core import PydanticCustomError
 
 _Items = TypeVar("_Items", bound=tuple[Any, ...])
@@ -22,7 +21,8 @@ def refusal(sentence: str, *within: str | int) -> PydanticCustomError:
     return PydanticCustomError("refused", "{sentence}", {"sentence": sentence, "within": within})
 
 
-def _distinct(values: _Items) -> _Items:
+def distinct(values: _Items) -> _Items:
+    """Refuse a list in which something comes twice."""
     for index, value in enumerate(values):
         if value in values[:index]:
             raise refusal(f"'{value}' is listed twice.", index)
@@ -43,7 +43,7 @@ Text = Annotated[str, AfterValidator(_not_blank)]
 Texts = Annotated[tuple[Text, ...], Field(strict=False)]
 """A list of texts, in order; the same one may come twice."""
 
-Names = Annotated[tuple[Text, ...], Field(strict=False), AfterValidator(_distinct)]
+Names = Annotated[tuple[Text, ...], Field(strict=False), AfterValidator(distinct)]
 """A list of names, none twice."""
 
 Count = Annotated[int, Field(ge=1)]
@@ -60,8 +60,3 @@ Positive = Annotated[float, Field(gt=0)]
 
 Digest = Annotated[str, Field(pattern="^[0-9a-f]{64}$")]
 """A SHA-256."""
-
-
-def folder_of(info: ValidationInfo) -> Path | None:
-    """The folder of the file that is being validated, where the caller of pydantic gave one."""
-    return info.context.get("folder") if isinstance(info.context, dict) else None

@@ -21,6 +21,8 @@ Problem = tuple[KeyPath, str]
 """Where, and a whole sentence."""
 
 _LONGEST_SHOWN = 60
+_KEY = "[key]"
+"""Where pydantic found fault with a key of a mapping, not with its value."""
 _WANTED = {
     "string_type": "text",
     "int_type": "a whole number",
@@ -37,7 +39,6 @@ _WANTED = {
     "less_than": "below {lt:g}",
     "less_than_equal": "{le:g} or less",
     "string_pattern_mismatch": "a SHA-256, 64 hexadecimal digits",
-    "too_short": "a list of {min_length} or more",
 }
 
 
@@ -87,6 +88,8 @@ def _walk(location: tuple[str | int, ...], schema: type[BaseModel]) -> tuple[Key
     annotations: list[Any] = [schema]
     key_path: list[str | int] = []
     for step in location:
+        if step == _KEY:
+            continue
         if step in _tags(annotations):
             annotations = [kind for kind, tag in _members(annotations) if tag == step]
             continue

@@ -5,15 +5,25 @@ Knows Slurm's and the GPUs' vocabulary; knows nothing of models, tasks or plans.
 
 from __future__ import annotations
 
-import os
+import shutil
 from pathlib import Path
 from typing import Annotated, Literal, Self
 
-from pydantic import AfterValidator, Field, model_validator
+from pydantic import AfterValidator, Field, ValidationError, model_validator
 
 from hpcq.catalog.gpus import GPU, find_gpu, gpu_names
-from hpcq.manifest.fields import Count, Names, Positive, Section, Text, Texts, refusal
+from hpcq.errors import ManifestError
+from hpcq.manifest import machine
+from hpcq.manifest.disk import is_file
+from hpcq.manifest.documents import read_document
+from hpcq.manifest.fields import Count, Names, Positive, Section, Text, Texts, distinct, refusal
+from hpcq.manifest.locate import locate
+from hpcq.manifest.messages import problems_of
+from hpcq.manifest.source import Source
 from hpcq.manifest.suggestions import unknown_name
+
+_SHIPPED = Path(__file__).resolve().parents[2] / "manifests"
+"""The profiles that the checkout brings."""
 
 Role = Literal["evaluate", "quantize", "merge"]
 ROLES: tuple[Role, ...] = ("evaluate", "quantize", "merge")
@@ -58,7 +68,7 @@ class GpuClass(Section):
     cpus_per_node: Count = Field(description="CPU cores of a node.")
     memory_gib: Positive = Field(description="Host memory of a node, GiB.")
     features: Text | None = Field(None, description="Node features to ask for (`--constraint`).")
-    roles: Annotated[tuple[Role, ...], Field(strict=False)] = Field(
+    roles: Annotated[tuple[Role, ...], Field(strict=False), AfterValidator(distinct)] = Field(
         ROLES, description="What may run here: evaluate, quantize, merge."
     )
     throttle: Count | None = Field(None, description="Elements of one array that run at once, at most.")
@@ -118,3 +128,52 @@ class Profile(Section):
             if not any(role in gpu_class.roles for gpu_class in self.gpu_classes.values()):
                 raise refusal(f"no class has the role '{role}'; add it to the roles of one.", "gpu_classes")
         return self
+
+
+def load_profile(name_or_path: str, relative_to: Path) -> Profile:
+    """The profile 'local' or 'auto', or the one in the TOML file that `name_or_path` names.
+
+    A path is sought in `relative_to` (the manifest's folder), the working directory, and the checkout's manifests/ and
+    manifests/clusters/.
+
+    Raises:
+        ManifestError: there is no such profile, or it is wrong; one sentence a problem.
+    """
+    if name_or_path == "auto" and shutil.which("sbatch"):
+        raise ManifestError(
+            ["'auto' found Slurm's sbatch but no profile; write one as docs/cluster.md shows, and name its path."]
+        )
+    if name_or_path in ("local", "auto"):
+        return local_profile()
+    path = _find(name_or_path, relative_to)
+    text, document = read_document(path)
+    source = Source(path=path, lines=locate(text))
+    try:
+        profile = Profile.model_validate(document)
+    except ValidationError as error:
+        raise ManifestError([source.problem(*problem) for problem in problems_of(error, Profile)]) from None
+    return _with_parallel_units(profile)
+
+
+def local_profile() -> Profile:
+    """This machine, all its cores and memory, as one class named 'cpu'."""
+    cpu = GpuClass(cpus_per_node=machine.core_count(), memory_gib=machine.memory_gib())
+    return _with_parallel_units(Profile(name="local", scheduler="local", gpu_classes={"cpu": cpu}))
+
+
+def _with_parallel_units(profile: Profile) -> Profile:
+    """A local profile says how many units run at once, so that a lock of it does too."""
+    if profile.scheduler != "local" or profile.local.parallel_units is not None:
+        return profile
+    units = machine.parallel_units(profile.local.cpus_per_unit)
+    return profile.model_copy(update={"local": profile.local.model_copy(update={"parallel_units": units})})
+
+
+def _find(name: str, relative_to: Path) -> Path:
+    path = Path(name).expanduser()
+    places = (relative_to, Path(), _SHIPPED, _SHIPPED / "clusters")
+    for place in places:
+        if is_file(place / path):
+            return place / path
+    shipped = [str(other.relative_to(_SHIPPED)) for other in sorted(_SHIPPED.glob("clusters/*.toml"))]
+    raise ManifestError([unknown_name("profile", name, ("local", "auto", *shipped))])

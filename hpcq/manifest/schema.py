@@ -7,20 +7,81 @@ is checked in checks.py. docs/manifest.md is held in step with it by a test.
 from __future__ import annotations
 
 import re
-from pathlib import Path
-from typing import Annotated, Any, Literal, Self
+from typing import Annotated, Literal, Self
 
 from pydantic import AfterValidator, Discriminator, Field, PrivateAttr, Tag, ValidationInfo, model_validator
 
-from hpcq.manifest.fields import Count, Digest, Names, Positive, Seconds, Section, Seed, Text, Texts, refusal
+from hpcq.catalog.schemes import scheme_names, split_group_size
+from hpcq.catalog.tasks import find_suite, find_task, suite_names, task_names
+from hpcq.manifest.fields import Count, Digest, Positive, Seconds, Section, Seed, Text, Texts, distinct, refusal
 from hpcq.manifest.profiles import Profile
 from hpcq.manifest.source import Source
+from hpcq.manifest.suggestions import unknown_name
+
+STUDIES = ("arxiv-2409.11055v6",)
+"""Published studies that a report can compare with."""
+
+DEFINED_SCHEMES = "defined_schemes"
+"""Key of pydantic's context under which the reader of a manifest gives the names that `schemes.define` brings."""
+
+_RUN_NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]*")
+_LONGEST_RUN_NAME = 100
+
+
+def _run_name(name: str) -> str:
+    if not _RUN_NAME.fullmatch(name) or len(name) > _LONGEST_RUN_NAME:
+        raise refusal(
+            f"'{name}' cannot name a folder and jobs; use letters, digits, '.', '_' and '-', a letter or digit first, "
+            f"{_LONGEST_RUN_NAME} at most."
+        )
+    return name
+
+
+def _known_scheme(name: str, info: ValidationInfo) -> str:
+    """Refuse a name of which not even the part before a group size is known."""
+    if info.context is not None:
+        known = (*scheme_names(), *info.context.get(DEFINED_SCHEMES, ()))
+        if name not in known and split_group_size(name)[0] not in known:
+            raise refusal(unknown_name("scheme", name, known))
+    return name
+
+
+def _known_task(name: str) -> str:
+    if find_task(name) is None:
+        raise refusal(unknown_name("task", name, task_names()))
+    return name
+
+
+def _known_suite(name: str) -> str:
+    if find_suite(name) is None:
+        raise refusal(unknown_name("suite", name, suite_names()))
+    return name
+
+
+def _known_study(name: str) -> str:
+    if name not in STUDIES:
+        raise refusal(unknown_name("study", name, STUDIES))
+    return name
+
+
+SchemeName = Annotated[Text, AfterValidator(_known_scheme)]
+SchemeNames = Annotated[tuple[SchemeName, ...], Field(strict=False), AfterValidator(distinct)]
+TaskName = Annotated[Text, AfterValidator(_known_task)]
+TaskNames = Annotated[tuple[TaskName, ...], Field(strict=False), AfterValidator(distinct)]
+SuiteNames = Annotated[
+    tuple[Annotated[Text, AfterValidator(_known_suite)], ...], Field(strict=False), AfterValidator(distinct)
+]
+StudyNames = Annotated[
+    tuple[Annotated[Text, AfterValidator(_known_study)], ...], Field(strict=False), AfterValidator(distinct)
+]
 
 
 class RunSection(Section):
     """Who this run is."""
 
-    name: Text = Field(description="The run's name and folder: letters, digits, '.', '_' and '-'.")
+    name: Annotated[Text, AfterValidator(_run_name)] = Field(
+        description="The run's name and folder: letters, digits, '.', '_' and '-'."
+    )
     description: str = Field("", description="A sentence for people; it changes nothing.")
 
 
@@ -54,15 +115,23 @@ class ModelEntry(Section):
     )
     revision: Text | None = Field(None, description="Commit or tag on the hub; not with `path`.")
     trust_remote_code: bool = Field(False, description="Whether to run Python code that the checkpoint brings.")
-    schemes: Names | None = Field(None, description="Schemes of this model, instead of `schemes.use`.")
+    schemes: SchemeNames | None = Field(None, description="Schemes of this model, instead of `schemes.use`.")
     digest: Digest | None = Field(None, description="SHA-256 that the checkpoint must have; `submit` locks it.")
+
+    @model_validator(mode="after")
+    def _is_one_place(self) -> Self:
+        if self.id is None and self.path is None:
+            raise refusal("is missing. Name a model by its id on the hub, or by the path of its checkpoint.", "id")
+        if self.path is not None and self.revision is not None:
+            raise refusal("has no meaning with a path: a checkpoint on disk is what it is.", "revision")
+        return self
 
 
 class SchemeDefinition(Section):
     """A scheme of your own: a known one with changes, or (without `base`) a whole one, as a lock holds it."""
 
     name: Text = Field(description="Its name; where the catalog knows the same name, this definition wins.")
-    base: Text | None = Field(None, description="The scheme to start from.")
+    base: SchemeName | None = Field(None, description="The scheme to start from.")
     tool: Literal["none", "llmcompressor", "synthetic"] | None = Field(None, description="The tool that quantizes.")
     method: Literal["none", "rtn", "gptq", "awq", "smoothquant", "synthetic"] | None = Field(
         None, description="How weights are chosen."
@@ -92,19 +161,17 @@ class SchemeDefinition(Section):
 class SchemesSection(Section):
     """How the models are quantized."""
 
-    use: Names = Field((), description="Schemes for every model without a list of its own.")
-    define: Annotated[tuple[SchemeDefinition, ...], Field(strict=False)] = Field(
-        (), description="Schemes of your own."
-    )
+    use: SchemeNames = Field((), description="Schemes for every model without a list of its own.")
+    define: Annotated[tuple[SchemeDefinition, ...], Field(strict=False)] = Field((), description="Schemes of your own.")
 
 
 class CalibrationSection(Section):
     """The text that calibrating schemes look at."""
 
     dataset: Text = Field(
-        "boolq-passages", description="A text that hpcq can stage, or the path of a .jsonl ({\"text\": …}) or .txt file."
+        "boolq-passages", description='A text that hpcq can stage, or the path of a .jsonl ({"text": …}) or .txt file.'
     )
-    samples: Count = Field(512, description="Sequences cut from the text.")
+    samples: Count = Field(128, description="Sequences cut from the text.")
     sequence_length: Count = Field(2048, description="Tokens of a sequence.")
     seed: Seed = Field(1234, description="Order of the sequences.")
     digest: Digest | None = Field(None, description="SHA-256 that the text must have; `submit` locks it.")
@@ -117,22 +184,22 @@ class TaskOptions(Section):
     num_fewshot: Annotated[int, Field(ge=0)] | None = Field(
         None, description="Few-shot examples, instead of the suite's or the definition's number."
     )
-    max_gen_toks: Count | None = Field(None, description="Generated tokens at most, instead of the definition's number.")
+    max_gen_toks: Count | None = Field(None, description="Generated tokens at most, instead of the definition's.")
     digest: Digest | None = Field(None, description="SHA-256 that the items must have; `submit` locks it.")
 
 
 class TasksSection(Section):
     """What the variants are evaluated on."""
 
-    suites: Names = Field((), description="Named sets of tasks: openllm-v1, openllm-v2, mt-bench.")
-    use: Names = Field((), description="Single tasks, by lm-eval's names.")
+    suites: SuiteNames = Field((), description="Named sets of tasks: openllm-v1, openllm-v2, mt-bench.")
+    use: TaskNames = Field((), description="Single tasks, by lm-eval's names.")
     limit: Count | None = Field(None, description="The first so many items of every task; by default all of them.")
     data: Text = Field(
         "hub",
         description="Where the items lie: 'hub', 'packages' (those that hpcq can stage), or a folder that holds "
         "<task>/<split>.jsonl.",
     )
-    options: dict[Text, TaskOptions] = Field({}, description="Settings of single tasks, by name.")
+    options: dict[TaskName, TaskOptions] = Field({}, description="Settings of single tasks, by name.")
 
 
 class RehearsalSection(Section):
@@ -181,7 +248,7 @@ class QuantizeSection(Section):
 class ReportSection(Section):
     """What the report shows beside the scores."""
 
-    compare: Names = Field((), description="Published studies to compare with.")
+    compare: StudyNames = Field((), description="Published studies to compare with.")
 
 
 class LockedSection(Section):
@@ -197,9 +264,7 @@ class Manifest(Section):
     run: RunSection = Field(description="Who this run is.")
     paths: PathsSection = Field(PathsSection(), description="Where it writes.")
     cluster: ClusterSection = Field(ClusterSection(), description="Where it runs.")
-    models: Annotated[tuple[ModelEntry, ...], Field(strict=False, min_length=1)] = Field(
-        description="The base checkpoints."
-    )
+    models: Annotated[tuple[ModelEntry, ...], Field(strict=False)] = Field(description="The base checkpoints.")
     schemes: SchemesSection = Field(SchemesSection(), description="How they are quantized.")
     calibration: CalibrationSection = Field(CalibrationSection(), description="The text for calibration.")
     tasks: TasksSection = Field(TasksSection(), description="What they are evaluated on.")
@@ -214,3 +279,9 @@ class Manifest(Section):
     def source(self) -> Source:
         """The file and the options that this manifest was read from."""
         return self._source
+
+    def read_from(self, source: Source) -> Self:
+        """The same manifest, which knows where it was read."""
+        copy = self.model_copy()
+        copy._source = source  # noqa: SLF001 (its own)
+        return copy

@@ -26,11 +26,11 @@ class Source:
 
     @property
     def folder(self) -> Path:
-        """The file's folder; without a file, the working directory."""
-        return Path.cwd() if self.path is None else self.path.absolute().parent
+        """The file's folder as it was named; without a file, the working directory."""
+        return Path() if self.path is None else self.path.parent
 
     def place(self, key_path: KeyPath) -> str:
-        """'file:line' of the value at `key_path` or of the nearest table around it; '-O option' where one set it."""
+        """'file:line' of the value at `key_path` or of the nearest table around it; '-O option' where one put it there."""
         file = "manifest" if self.path is None else str(self.path)
         for length in range(len(key_path), 0, -1):
             part = key_path[:length]
@@ -38,6 +38,9 @@ class Source:
                 return f"-O {self.options[part]}"
             if part in self.lines:
                 return f"{file}:{self.lines[part]}"
+            made = next((text for path, text in self.options.items() if path[:length] == part), None)
+            if made is not None:
+                return f"-O {made}"
         return file
 
     def problem(self, key_path: KeyPath, sentence: str) -> str:

@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+from collections import defaultdict
 from dataclasses import dataclass
 
 from hpcq import environments
 from hpcq.manifest import Resolved
-from hpcq.units import Versions
+from hpcq.plan.units import Plan
+from hpcq.units import EvaluateWork, QuantizeWork, Versions
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -37,3 +39,14 @@ def versions_of(tool: Tool, environment: str, resolved: Resolved) -> Versions:
     if recorded:
         return tuple((name, version) for name, version in recorded if name in tool.distributions)
     return environments.locked_versions(environment, tool.distributions)
+
+
+def versions_by_environment(plan: Plan) -> dict[str, Versions]:
+    """Every version that entered an address of the plan, for the lock to record."""
+    found: dict[str, set[tuple[str, str]]] = defaultdict(set)
+    for unit in plan.units:
+        if isinstance(unit.work, QuantizeWork):
+            found[unit.environment].update(unit.work.variant.versions)
+        elif isinstance(unit.work, EvaluateWork):
+            found[unit.environment].update(unit.work.versions)
+    return {environment: tuple(sorted(versions)) for environment, versions in found.items()}

@@ -60,15 +60,13 @@ def read_passages(path: Path) -> list[str]:
 
 def shuffled(passages: Sequence[str], seed: int) -> list[str]:
     """`passages` in an order that depends on `seed` alone."""
-    # random.Random(seed).shuffle gives the same order on every platform and Python since 3.2; a set's or a hash's does not.
+    # random.Random gives one order on every platform and in every Python since 3.2; sets and hashes do not.
     ordered = list(passages)
     random.Random(seed).shuffle(ordered)  # noqa: S311  reproducible, not secret
     return ordered
 
 
-def pack(
-    passages: Iterable[Sequence[int]], *, samples: int, length: int, separator: int | None
-) -> list[list[int]]:
+def pack(passages: Iterable[Sequence[int]], *, samples: int, length: int, separator: int | None) -> list[list[int]]:
     """Join `passages`, with `separator` after each, and cut `samples` sequences of exactly `length` tokens.
 
     Passages are read only as far as they are needed.
@@ -79,11 +77,11 @@ def pack(
     needed = samples * length
     tokens: list[int] = []
     for passage in passages:
-        if len(tokens) >= needed:
-            break
         tokens.extend(passage)
         if separator is not None:
             tokens.append(separator)
+        if len(tokens) >= needed:
+            break
     if len(tokens) < needed:
         raise UserInputError(
             f"the calibration text has {len(tokens)} tokens, but {samples} samples of {length} need {needed}: "

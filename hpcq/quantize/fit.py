@@ -11,7 +11,8 @@ from typing import Any
 
 from hpcq.units import Scheme
 
-COMMON_GROUP_SIZES = (256, 128, 96, 64, 48, 32, 16)
+COMMON_GROUP_SIZES = (128, 64, 32)
+"""Those that the Marlin kernels for 4-bit weights take (vLLM)."""
 
 
 def check_divisibility(scheme: Scheme, config: Mapping[str, Any], model_name: str = "this model") -> str | None:
@@ -32,9 +33,7 @@ def check_divisibility(scheme: Scheme, config: Mapping[str, Any], model_name: st
 def input_sizes(config: Mapping[str, Any]) -> dict[str, int]:
     """Inputs of each kind of linear layer, by a pattern of its name; empty where the configuration does not say."""
     text = config.get("text_config") or config
-    hidden, intermediate, heads = (
-        text.get(key) for key in ("hidden_size", "intermediate_size", "num_attention_heads")
-    )
+    hidden, intermediate, heads = (text.get(key) for key in ("hidden_size", "intermediate_size", "num_attention_heads"))
     sizes: dict[str, int] = {}
     if hidden:
         sizes["model.layers.*.self_attn.q_proj"] = int(hidden)
@@ -51,4 +50,4 @@ def _cure(scheme: Scheme, inputs: Mapping[str, int]) -> str:
     for size in COMMON_GROUP_SIZES:
         if size < (scheme.group_size or 0) and not any(inputs_of % size for inputs_of in inputs.values()):
             return f"Try '{re.sub(r'-g[0-9]+$', '', scheme.name)}-g{size}'."
-    return "No group size from 16 on divides its layers: choose a scheme with scales per channel."
+    return "None of the usual group sizes divides its layers: choose a scheme with scales per channel."

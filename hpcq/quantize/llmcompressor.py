@@ -75,7 +75,9 @@ def _seeded_device(job: QuantizeJob) -> str:
     torch.manual_seed(job.seed)
     has_cuda = torch.cuda.is_available()
     if job.device == "cuda" and not has_cuda:
-        raise EnvironmentFault("quantize.device is 'cuda', but torch sees no GPU here: choose another GPU class or 'cpu'.")
+        raise EnvironmentFault(
+            "quantize.device is 'cuda', but torch sees no GPU here: choose another GPU class or 'cpu'."
+        )
     return "cuda" if has_cuda else "cpu"
 
 
@@ -102,7 +104,7 @@ def _load(job: QuantizeJob, device: str) -> tuple[Any, Any, str]:
 
 
 def _batches(calibration: Calibration, tokenizer: Any) -> Any:
-    """The calibration set as a DataLoader, which `oneshot` takes as it is: nothing is tokenised, cut or shuffled again."""
+    """The calibration set as a DataLoader, which `oneshot` takes as it is and neither cuts nor shuffles again."""
     import torch
 
     sequences = calibration_sequences(
@@ -113,7 +115,7 @@ def _batches(calibration: Calibration, tokenizer: Any) -> Any:
     size = max(1, TOKENS_PER_BATCH // calibration.sequence_length)
     samples = [torch.tensor(sequences[start : start + size]) for start in range(0, len(sequences), size)]
     return torch.utils.data.DataLoader(
-        [{"input_ids": ids, "attention_mask": torch.ones_like(ids)} for ids in samples],  # type: ignore[arg-type]
+        [{"input_ids": ids, "attention_mask": torch.ones_like(ids)} for ids in samples],
         batch_size=None,
         shuffle=False,
     )
@@ -202,8 +204,8 @@ def _without_pinning() -> Iterator[None]:
     """Let AWQ run where there is no accelerator.
 
     AWQModifier of llmcompressor 0.14 pins its cached inputs before the grid search, whatever the device, and torch
-    refuses to pin without an accelerator ("Cannot access accelerator device when none is available"). No option turns it
-    off: `offload_device` chooses only where inputs wait. Pinned memory speeds copies to an accelerator and does nothing else.
+    refuses to pin without an accelerator ("Cannot access accelerator device when none is available"). No option turns
+    it off: `offload_device` only chooses where inputs wait. Pinning speeds copies to an accelerator, and does no more.
     """
     import torch
     from compressed_tensors.utils import patch_attr
@@ -228,8 +230,9 @@ def _warnings() -> Iterator[list[str]]:
     gathered: list[str] = []
 
     def gather(message: Any) -> None:
-        text = message.record["message"]
-        if text not in gathered and len(gathered) < WARNINGS_KEPT:
+        # llmcompressor's own level METRIC stands above WARNING, so the level's number alone would let it pass.
+        text = message.record["message"] if message.record["level"].name != "METRIC" else None
+        if text and text not in gathered and len(gathered) < WARNINGS_KEPT:
             gathered.append(text)
 
     sink = logger.add(gather, level="WARNING")

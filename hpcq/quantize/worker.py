@@ -1,4 +1,4 @@
-"""The quantizing worker: one unit in, one whole checkpoint folder out, with a metadata file that says how it came to be.
+"""The quantizing worker: one unit in, one whole checkpoint folder out, with a file that says how it came to be.
 
 Knows units, attempts and the door to the tools; must not know plans, launchers or any tool's library.
 """
@@ -27,7 +27,15 @@ METADATA_FILE = "hpcq.json"
 METADATA_SCHEMA = 1
 DEFAULT_SEED = 1234
 REPORT_INTERVAL_S = 2.0
-RECORDED_VERSIONS = ("compressed-tensors", "llmcompressor", "numpy", "safetensors", "tokenizers", "torch", "transformers")
+RECORDED_VERSIONS = (
+    "compressed-tensors",
+    "llmcompressor",
+    "numpy",
+    "safetensors",
+    "tokenizers",
+    "torch",
+    "transformers",
+)
 TOKENIZER_MARKS = ("tokenizer.json", "tokenizer.model", "tokenizer_config.json", "vocab.json")
 
 
@@ -129,7 +137,7 @@ def _check_base(base: Path, work: QuantizeWork) -> None:
     model, scheme = work.variant.model, work.variant.scheme
     if not (base / "config.json").is_file():
         raise EnvironmentFault(
-            f"{base}: no checkpoint of {model.id} is there (no config.json): stage the manifest, or correct models.path."
+            f"{base}: no config.json of {model.id} is there: stage the manifest, or correct models.path."
         )
     if not any((base / name).is_file() for name in TOKENIZER_MARKS):
         raise EnvironmentFault(f"{base}: the checkpoint of {model.id} has no tokenizer: add its tokenizer files.")
@@ -147,9 +155,9 @@ def _check_result(folder: Path, *, rehearsal: bool) -> None:
     """A tool's word is not enough: what it left must at least be all there."""
     lacks = [name for name in ("config.json", "*.safetensors") if not any(folder.glob(name))]
     if not rehearsal and not any((folder / name).is_file() for name in TOKENIZER_MARKS):
-        lacks.append("a tokenizer")
+        lacks.append("tokenizer")
     if lacks:
-        raise WorkFailed(f"The quantizing tool ended, but its checkpoint lacks {', '.join(lacks)}: read the unit's log.")
+        raise WorkFailed(f"The quantizing tool ended, but left no {' and no '.join(lacks)}: read the unit's log.")
 
 
 def _metadata(

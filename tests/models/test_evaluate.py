@@ -1,0 +1,129 @@
+"""The evaluation of the quickstart's tasks by the real model: what its responses may not depend on."""
+
+from __future__ import annotations
+
+import pickle
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import pytest
+
+from hpcq.attempts import Attempt, AttemptRecord, next_number, now
+from hpcq.catalog.packages import staged_items, staged_model
+from hpcq.evaluate.folders import unit_folders
+from hpcq.evaluate.merging import merge
+from hpcq.evaluate.worker import evaluate
+from hpcq.store import RequestKey, Response, count_rows, read_responses, read_results
+from hpcq.units import EvaluateWork, MergeWork, Model, Scheme, Shard, Task, Variant
+
+MODEL_ID = "HuggingFaceTB/SmolLM2-135M-Instruct"
+BASE = Scheme(name="bf16", tool="none", method="none", weights="bf16", activations="bf16")
+
+IN_A_PROCESS = """
+import pickle, sys
+from pathlib import Path
+from hpcq.attempts import Attempt, AttemptRecord, now
+from hpcq.evaluate.worker import evaluate
+record = AttemptRecord(unit="evaluate.x", attempt=1, job_id="1", node="here", pid=1, start=now())
+evaluate(pickle.loads(bytes.fromhex(sys.argv[1])), Attempt(Path(sys.argv[2]), record))
+"""
+
+
+def _task(name: str, **fields: int) -> Task:
+    return Task(name=name, data_path=str(staged_items(name)), **fields)  # type: ignore[arg-type]
+
+
+QUICKSTART = (
+    _task("arc_challenge", limit=3, num_fewshot=1),
+    _task("hellaswag", limit=2, num_fewshot=0),
+    _task("winogrande", limit=3, num_fewshot=2),
+    _task("truthfulqa_mc1", limit=1),
+    _task("gsm8k", limit=2, num_fewshot=1, max_gen_toks=16),
+)
+
+
+def _work(run: Path, index: int = 0, count: int = 1, tasks: tuple[Task, ...] = QUICKSTART) -> EvaluateWork:
+    model = str(staged_model(MODEL_ID))
+    variant = Variant(model=Model(id=MODEL_ID, path=model), scheme=BASE)
+    return EvaluateWork(
+        variant=variant,
+        tasks=tasks,
+        backend="accelerate",
+        dtype="float32",
+        checkpoint_path=model,
+        segments_path=str(run / "segments" / f"evaluate.{variant.id}.{index}of{count}"),
+        shard=Shard(index=index, count=count),
+        batch_size=2,
+        flush_interval_s=0.0,
+    )
+
+
+def _attempt(run: Path, unit: str) -> Attempt:
+    folder = run / "attempts"
+    number = next_number(folder, unit)
+    return Attempt(folder, AttemptRecord(unit=unit, attempt=number, job_id="1", node="here", pid=1, start=now()))
+
+
+def _merged(run: Path, work: EvaluateWork) -> tuple[dict[RequestKey, Response], object]:
+    """All responses and all scores of a run."""
+    results = run / "results.h5"
+    merging = MergeWork(run="run", evaluations=(work,), segments_path=str(run / "segments"), results_path=str(results))
+    merge(merging, _attempt(run, "merge"))
+    (variant,) = read_results(results).variants
+    return read_responses(results, work.variant.id), variant.scores
+
+
+Evaluated = tuple[dict[RequestKey, Response], object]
+
+
+@pytest.fixture(scope="module")
+def whole(tmp_path_factory: pytest.TempPathFactory) -> Evaluated:
+    """Responses and scores of the quickstart's tasks, by one worker."""
+    run = tmp_path_factory.mktemp("whole")
+    evaluate(_work(run), _attempt(run, "evaluate"))
+    return _merged(run, _work(run))
+
+
+def test_every_task_has_a_score(whole: Evaluated) -> None:
+    """One worker answers every request, and every task of the quickstart is scored."""
+    responses, scores = whole
+
+    assert len(responses) == len({key for key in responses}) > 30
+    assert {score.task for score in scores} == {task.name for task in QUICKSTART}  # type: ignore[attr-defined]
+
+
+@pytest.mark.parametrize("count", [2, 3, 7])
+def test_shards_change_no_bit(whole: Evaluated, tmp_path: Path, count: int) -> None:
+    """Two, three or seven shards give the responses of one worker, bit by bit, and its scores, digit by digit."""
+    for index in range(count):
+        evaluate(_work(tmp_path, index, count), _attempt(tmp_path, f"evaluate.{index}"))
+
+    assert _merged(tmp_path, _work(tmp_path)) == whole
+
+
+def test_a_killed_worker_loses_nothing_that_it_committed(whole: Evaluated, tmp_path: Path) -> None:
+    """After SIGKILL the next attempt computes only what was not committed, and the bits are those of an undisturbed run."""
+    tasks = (QUICKSTART[0], QUICKSTART[4])
+    work = _work(tmp_path, tasks=tasks)
+    argument = pickle.dumps(work).hex()
+    process = subprocess.Popen([sys.executable, "-c", IN_A_PROCESS, argument, str(tmp_path / "attempts")])
+    deadline_s = time.monotonic() + 120
+    while count_rows(Path(work.segments_path)) < 4:
+        assert process.poll() is None
+        assert time.monotonic() < deadline_s
+        time.sleep(0.01)
+    process.kill()
+    process.wait()
+    committed = count_rows(Path(work.segments_path))
+    attempt = _attempt(tmp_path, "evaluate.x")
+
+    evaluate(work, attempt)
+
+    total = attempt.record.total or 0
+    rows = sum(count_rows(folder) for folder in unit_folders(tmp_path / "segments", work.variant))
+    assert 4 <= committed < total == rows
+    assert (attempt.record.restored, attempt.record.facts["answered"]) == (committed, total - committed)
+    names = {task.name for task in tasks}
+    assert _merged(tmp_path, work)[0] == {key: value for key, value in whole[0].items() if key.task in names}

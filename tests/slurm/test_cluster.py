@@ -1,0 +1,71 @@
+"""The virtual cluster itself: what tests of Slurm stand on."""
+
+from __future__ import annotations
+
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+from hpcq.manifest.profiles import load_profile
+from tests.slurm.cluster import CLASSES, VirtualCluster
+
+CHECKOUT = Path(__file__).resolve().parents[2]
+
+
+def test_every_gpu_class_gives_a_job_its_gpus(cluster: VirtualCluster) -> None:
+    """A job sees as many GPUs as it asks for, on a node of the class that it asks for."""
+    for name, gpu_class in CLASSES.items():
+        said = cluster.call(
+            "srun",
+            f"--partition={name}",
+            f"--gres=gpu:{name}:{gpu_class.gpus_per_node}",
+            "bash",
+            "-c",
+            "echo $SLURMD_NODENAME $CUDA_VISIBLE_DEVICES",
+        )
+        node, devices = said.split()
+        assert node in gpu_class.nodes
+        assert devices.split(",") == [str(index) for index in range(gpu_class.gpus_per_node)]
+
+
+def test_the_profile_is_one_that_hpcq_reads(cluster: VirtualCluster) -> None:
+    """The profile that the cluster writes names its classes with their nodes and GPUs, and the interpreters given."""
+    path = cluster.write_profile({"core": sys.executable})
+    profile = load_profile(str(path), cluster.folder)
+    assert profile.scheduler == "slurm"
+    assert {name: (offer.nodes, offer.gpus_per_node) for name, offer in profile.gpu_classes.items()} == {
+        name: (len(gpu_class.nodes), gpu_class.gpus_per_node) for name, gpu_class in CLASSES.items()
+    }
+    assert profile.environments["core"].python == sys.executable
+
+
+def test_a_cluster_by_hand_leaves_nothing_behind(cluster: VirtualCluster) -> None:
+    """`python -m tests.slurm.cluster` runs beside another cluster, says how to reach it, and ends whole at SIGTERM."""
+    command = [sys.executable, "-m", "tests.slurm.cluster"]
+    with subprocess.Popen(command, cwd=CHECKOUT, stdout=subprocess.PIPE, text=True) as process:
+        assert process.stdout is not None
+        configuration = Path(process.stdout.readline().strip().removeprefix("export SLURM_CONF="))
+        assert configuration.is_file()
+        subprocess.run(
+            ["sbatch", "--output=/dev/null", "--wrap=sleep 600"],
+            env={**cluster.environment(), "SLURM_CONF": str(configuration)},
+            check=True,
+            timeout=20,
+            capture_output=True,
+        )
+        time.sleep(1)
+        process.terminate()
+        process.wait(timeout=40)
+    assert process.returncode == 0
+    assert not configuration.parent.exists()
+    mark = str(configuration).encode()
+    left = [entry for entry in Path("/proc").glob("[0-9]*/environ") if _contains(entry, mark)]
+    assert left == []
+
+
+def _contains(environ: Path, mark: bytes) -> bool:
+    try:
+        return mark in environ.read_bytes()
+    except OSError:
+        return False

@@ -1,0 +1,270 @@
+"""Array orders on a real Slurm: what sbatch makes of them, what squeue says, what waits, what is cancelled."""
+
+from __future__ import annotations
+
+import itertools
+import time
+from collections import Counter
+from collections.abc import Iterator, Sequence
+from pathlib import Path
+
+import pytest
+
+from hpcq.attempts import AttemptRecord, read_attempts
+from hpcq.errors import EnvironmentFault
+from hpcq.launch import queue
+from hpcq.launch.orders import ArrayOrder, Dependency, Submission
+from hpcq.launch.queue import JobState
+from hpcq.launch.slurm import SlurmLauncher
+from hpcq.launch.submissions import read_submissions, record_lost
+from hpcq.layout import RunLayout
+from hpcq.units import State
+from tests.slurm.cluster import VirtualCluster, slurm_conf
+from tests.slurm.rehearsal import array, layout_at, unit
+
+LIVE = (State.PENDING, State.RUNNING)
+NUMBERS = itertools.count()
+"""Slurm still lists the jobs of the tests before, so that each test is a run of its own."""
+
+
+@pytest.fixture
+def layout(cluster: VirtualCluster, tmp_path: Path) -> Iterator[RunLayout]:
+    """A run in a folder whose name a careless shell would trip over."""
+    yield layout_at(tmp_path / "it's a run; $(exit 1)", name=f"run-{next(NUMBERS)}")
+    cluster.forget_jobs()
+
+
+@pytest.fixture(scope="module")
+def narrow_cluster() -> Iterator[VirtualCluster]:
+    """Arrays of four elements at most; preemption is announced by SIGTERM alone, as on most clusters."""
+    settings = {"MaxArraySize": "4", "SlurmctldParameters": "enable_configless"}
+    with VirtualCluster(settings=settings) as running, slurm_conf(running):
+        yield running
+
+
+def ended(layout: RunLayout, timeout_s: float = 200.0) -> dict[tuple[str, int], JobState]:
+    """What Slurm says of the run when nothing of it waits or runs any more."""
+    deadline = time.monotonic() + timeout_s
+    while True:
+        states = queue.poll(layout.name)
+        if states and all(job.state not in LIVE for job in states.values()):
+            return states
+        if time.monotonic() > deadline:
+            pytest.fail(f"The run has not ended after {timeout_s:g} s: {states}", pytrace=False)
+        time.sleep(0.3)
+
+
+def wait_for_attempts(layout: RunLayout, outcome: str, number: int, timeout_s: float = 60.0) -> list[AttemptRecord]:
+    """Attempts with that outcome, as soon as there are `number` of them."""
+    deadline = time.monotonic() + timeout_s
+    while time.monotonic() < deadline:
+        found = [record for records in read_attempts(layout.attempts).values() for record in records]
+        found = [record for record in found if record.outcome == outcome]
+        if len(found) >= number:
+            return found
+        time.sleep(0.2)
+    pytest.fail(f"No {number} attempts are {outcome} after {timeout_s:g} s.", pytrace=False)
+
+
+def states_of(submission: Submission, states: dict[tuple[str, int], JobState]) -> list[State]:
+    """States of a submission's elements, in order."""
+    return [states[submission.job_id, index].state for index in range(len(submission.units))]
+
+
+def most_at_once(records: Sequence[AttemptRecord]) -> int:
+    """The largest number of attempts that ran at one time."""
+    events = sorted([(r.start, 1) for r in records] + [(str(r.end), -1) for r in records])
+    running = peak = 0
+    for _, change in events:
+        running += change
+        peak = max(peak, running)
+    return peak
+
+
+def three_arrays(layout: RunLayout) -> list[ArrayOrder]:
+    """Four units of which the third fails, four that each need one of them, and one that comes after all."""
+    first = [unit(layout, f"first-{index}", fails=index == 2) for index in range(4)]
+    second = [unit(layout, f"second-{index}") for index in range(4)]
+    return [
+        array(layout, "first", first, partition="h100", gpus_per_node=1, gres_type="h100", features="hopper"),
+        array(layout, "second", second, depends_on=("first",), dependency=Dependency.AFTERCORR),
+        array(layout, "last", [unit(layout, "last")], depends_on=("first", "second"), dependency=Dependency.AFTERANY),
+    ]
+
+
+def test_a_failure_cancels_only_what_needs_it_and_the_last_unit_runs_all_the_same(layout: RunLayout) -> None:
+    """With aftercorr one failed element cancels its own follower alone, and afterany waits for all and then runs."""
+    first, second, last = SlurmLauncher(layout).submit(three_arrays(layout))
+    states = ended(layout)
+    done = State.DONE
+    assert states_of(first, states) == [done, done, State.FAILED, done]
+    assert states_of(second, states) == [done, done, State.CANCELLED, done]
+    assert states_of(last, states) == [done]
+    assert states[second.job_id, 2].reason == "DependencyNeverSatisfied"
+    attempts = read_attempts(layout.attempts)
+    assert attempts["first-2"][0].outcome == "failed"
+    assert attempts["first-2"][0].reason == "MemoryError: no message"
+    assert "second-2" not in attempts
+    assert all(str(attempts["last"][0].start) >= str(attempts[f"second-{i}"][0].end) for i in (0, 1, 3))
+    assert attempts["first-0"][0].node == states[first.job_id, 0].node
+    assert attempts["first-0"][0].job_id == f"{first.job_id}_0"
+    assert "MemoryError" in (layout.job_logs / "first-2.1.log").read_text()
+
+
+def test_two_hundred_units_are_one_array_throttled(layout: RunLayout) -> None:
+    """200 units are one sbatch; one poll lists each of them; no more than the throttle run at once; all end well."""
+    names = [f"unit-{index:03}" for index in range(200)]
+    order = array(layout, "many", [unit(layout, name) for name in names], throttle=6)
+    began = time.monotonic()
+    (submission,) = SlurmLauncher(layout).submit([order])
+    assert time.monotonic() - began < 10
+    assert list(submission.units) == names
+    early = queue.poll(layout.name)
+    assert set(early) == {(submission.job_id, index) for index in range(200)}
+    states = ended(layout)
+    assert Counter(states_of(submission, states)) == {State.DONE: 200}
+    records = [record for records in read_attempts(layout.attempts).values() for record in records]
+    assert {record.unit for record in records} == set(names)
+    assert {record.outcome for record in records} == {"done"}
+    assert 1 < most_at_once(records) <= 6
+    assert {path.name for path in layout.job_logs.glob("*.log")} == {f"{name}.1.log" for name in names}
+
+
+def test_cancelling_takes_elements_and_whole_jobs(layout: RunLayout) -> None:
+    """Cancelled elements end as cancelled, their neighbours go on, and what has ended is left alone."""
+    units = [unit(layout, f"unit-{index}", seconds=60 if index in (1, 2, 4) else 0.0) for index in range(5)]
+    other = array(layout, "other", [unit(layout, "other", seconds=60)])
+    some, whole = SlurmLauncher(layout).submit([array(layout, "some", units, throttle=5), other])
+    wait_for_attempts(layout, "done", 2)
+    queue.cancel([(some.job_id, 1), (some.job_id, 2), (some.job_id, 4), (some.job_id, 0), whole.job_id])
+    states = ended(layout)
+    cancelled = State.CANCELLED
+    assert states_of(some, states) == [State.DONE, cancelled, cancelled, State.DONE, cancelled]
+    assert states_of(whole, states) == [cancelled]
+
+
+def test_a_signal_before_the_end_queues_the_unit_again(layout: RunLayout) -> None:
+    """After a USR2 the attempt is recorded as interrupted, and the same unit runs again and is done."""
+    (submission,) = SlurmLauncher(layout).submit([array(layout, "one", [unit(layout, "one", seconds=4)])])
+    wait_for_attempts(layout, "running", 1)
+    time.sleep(1)  # the worker's own start
+    queue_id = submission.job_id
+    queue._client("scancel", "--signal=USR2", queue_id)
+    states = ended(layout)
+    assert [record.outcome for record in read_attempts(layout.attempts)["one"]] == ["interrupted", "done"]
+    assert states[queue_id, 0].state is State.DONE
+    assert states[queue_id, 0].restarts == 1
+
+
+def test_of_a_unit_over_two_nodes_the_first_task_works(layout: RunLayout) -> None:
+    """A unit of two nodes has one task on each and one attempt."""
+    order = array(layout, "wide", [unit(layout, "wide")], partition="h100", nodes=2, gpus_per_node=8, gres_type="h100")
+    (submission,) = SlurmLauncher(layout).submit([order])
+    states = ended(layout)
+    assert states[submission.job_id, 0].state is State.DONE
+    assert states[submission.job_id, 0].node == "h100-[1-2]"
+    assert len(read_attempts(layout.attempts)["wide"]) == 1
+
+
+def test_a_lost_record_is_found_in_the_queue(layout: RunLayout) -> None:
+    """A submission without a record is known again from the queue, with its units; another folder's is not taken."""
+    order = array(layout, "pending", [unit(layout, f"unit-{i}") for i in range(3)], extra={"begin": "now+3600"})
+    other = layout_at(layout.runs.parent.parent / "elsewhere", name=layout.name)
+    (submission,) = SlurmLauncher(layout).submit([order])
+    SlurmLauncher(other).submit([array(other, "pending", [unit(other, "unit")], extra={"begin": "now+3600"})])
+    for path in layout.submissions.iterdir():
+        path.unlink()
+    (found,) = record_lost(layout, queue.poll(layout.name))
+    assert (found.job_id, found.units, found.folder) == (submission.job_id, submission.units, submission.folder)
+    assert read_submissions(layout) == [found]
+    assert record_lost(layout, queue.poll(layout.name)) == []
+
+
+def test_what_is_submitted_later_waits_for_what_was_submitted_before(layout: RunLayout) -> None:
+    """Job ids of an earlier submission are dependencies of a later one."""
+    (earlier,) = SlurmLauncher(layout).submit([array(layout, "slow", [unit(layout, "slow", seconds=2)])])
+    later = array(layout, "later", [unit(layout, "later")], depends_on=("slow",), dependency=Dependency.AFTERANY)
+    SlurmLauncher(layout).submit([later], {"slow": [earlier.job_id]})
+    ended(layout)
+    attempts = read_attempts(layout.attempts)
+    assert attempts["later"][0].start >= str(attempts["slow"][0].end)
+
+
+def test_a_refused_array_leaves_no_record(layout: RunLayout) -> None:
+    """What sbatch refuses is told in one sentence with sbatch's own reason, and is not recorded."""
+    order = array(layout, "bad", [unit(layout, "unit")], partition="nowhere")
+    with pytest.raises(
+        EnvironmentFault, match=r"sbatch refused array bad \(partition nowhere\): .*Invalid partition name specified\. "
+    ):
+        SlurmLauncher(layout).submit([order])
+    assert read_submissions(layout) == []
+
+
+def test_an_option_of_the_profile_cannot_become_a_command(layout: RunLayout, tmp_path: Path) -> None:
+    """Blanks, quotes and dollars in an option reach Slurm as they are and no shell."""
+    trap = tmp_path / "trap"
+    value = f"it's $(touch {trap}) `touch {trap}` ; touch {trap}"
+    order = array(layout, "odd", [unit(layout, "odd")], extra={"mail-user": value})
+    SlurmLauncher(layout).submit([order])
+    assert {job.state for job in ended(layout).values()} == {State.DONE}
+    assert not trap.exists()
+
+
+def test_a_silent_controller_is_one_sentence(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Where slurmctld does not listen, a poll ends soon and says so."""
+    configuration = tmp_path / "slurm.conf"
+    configuration.write_text(
+        "ClusterName=gone\nSlurmctldHost=localhost(127.0.0.1)\nSlurmctldPort=1\nAuthType=auth/none\nCredType=cred/none\n"
+    )
+    monkeypatch.setenv("SLURM_CONF", str(configuration))
+    monkeypatch.setattr(queue, "CLIENT_TIMEOUT_S", 3.0)
+    with pytest.raises(EnvironmentFault, match=r"squeue"):
+        queue.poll("any")
+
+
+def test_arrays_longer_than_the_cluster_allows_are_split_alike(narrow_cluster: VirtualCluster, tmp_path: Path) -> None:
+    """Where arrays have four elements at most, six units are two arrays, and followers wait for their own part."""
+    with slurm_conf(narrow_cluster):
+        layout = layout_at(tmp_path, name="split")
+        first = array(layout, "first", [unit(layout, f"first-{i}", fails=i == 5) for i in range(6)])
+        second = array(
+            layout,
+            "second",
+            [unit(layout, f"second-{i}") for i in range(6)],
+            depends_on=("first",),
+            dependency=Dependency.AFTERCORR,
+        )
+        last = array(layout, "last", [unit(layout, "last")], depends_on=("second",), dependency=Dependency.AFTERANY)
+        submissions = SlurmLauncher(layout).submit([first, second, last])
+        states = ended(layout)
+    assert [(s.array, s.part, len(s.units)) for s in submissions] == [
+        ("first", 0, 4),
+        ("first", 1, 2),
+        ("second", 0, 4),
+        ("second", 1, 2),
+        ("last", 0, 1),
+    ]
+    assert states_of(submissions[2], states) == [State.DONE] * 4
+    assert states_of(submissions[3], states) == [State.DONE, State.CANCELLED]
+    assert states_of(submissions[4], states) == [State.DONE]
+    assert read_submissions(layout) == submissions
+
+
+def test_a_preempted_unit_does_not_end_by_itself(narrow_cluster: VirtualCluster, tmp_path: Path) -> None:
+    """A unit works on after the SIGTERM that announces preemption.
+
+    Slurm 22.05 counts a job that exits in its grace period as failed, never queues it again, and cancels what needs it.
+    """
+    with slurm_conf(narrow_cluster):
+        layout = layout_at(tmp_path, name="preempted")
+        order = array(layout, "one", [unit(layout, "one", seconds=6)], partition="a6000", gpus_per_node=4)
+        (submission,) = SlurmLauncher(layout).submit([order])
+        wait_for_attempts(layout, "running", 1)
+        time.sleep(1)  # the worker's own start
+        narrow_cluster.call(
+            "sbatch", "--partition=hi", "--nodelist=a6000-1", "--gres=gpu:4", "--output=/dev/null", "--wrap=true"
+        )
+        wait_for_attempts(layout, "interrupted", 1)
+        states = ended(layout)
+    assert states[submission.job_id, 0].state is State.DONE
+    assert read_attempts(layout.attempts)["one"][-1].outcome == "done"

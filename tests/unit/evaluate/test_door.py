@@ -1,0 +1,78 @@
+"""The door to back ends, and the one that needs no model."""
+
+from __future__ import annotations
+
+import subprocess
+import sys
+import time
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+
+from hpcq.errors import UserInputError
+from hpcq.evaluate.door import make_backend
+from hpcq.evaluate.requests import rehearsed_requests
+from hpcq.units import EvaluateWork, Task
+
+FOREIGN_BACKEND = """
+from hpcq.evaluate.synthetic import SyntheticBackend
+
+
+class Foreign(SyntheticBackend):
+    pass
+"""
+
+
+def test_unknown_backend_is_one_sentence(make_work: Callable[..., EvaluateWork]) -> None:
+    """A back end that nobody offers is refused with its name and those that there are."""
+    with pytest.raises(UserInputError, match=r"there is no back end 'nope' here; there is accelerate, synthetic\."):
+        make_backend(make_work(backend="nope"))
+
+
+def test_third_parties_add_backends(
+    make_work: Callable[..., EvaluateWork], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A distribution that declares an entry point offers its back end under the name it gives."""
+    (tmp_path / "foreign_backend.py").write_text(FOREIGN_BACKEND)
+    metadata = tmp_path / "foreign_backend-1.0.dist-info"
+    metadata.mkdir()
+    (metadata / "METADATA").write_text("Metadata-Version: 2.1\nName: foreign-backend\nVersion: 1.0\n")
+    (metadata / "entry_points.txt").write_text("[hpcq.backends]\nforeign = foreign_backend:Foreign\n")
+    monkeypatch.syspath_prepend(str(tmp_path))
+
+    assert type(make_backend(make_work(backend="foreign"))).__name__ == "Foreign"
+
+
+def test_rehearsal_is_a_function_of_the_request(make_work: Callable[..., EvaluateWork]) -> None:
+    """Two synthetic back ends give the same responses, of the kind that was asked for."""
+    requests = rehearsed_requests([Task(name="arc_challenge", limit=2), Task(name="gsm8k", limit=2)])
+
+    first, second = (make_backend(make_work()).answer(requests) for _ in range(2))
+
+    assert first == second
+    assert [response.kind.name for response in first] == ["LOGLIKELIHOOD"] * 8 + ["GENERATE_UNTIL"] * 2
+    assert len({response.loglikelihood for response in first[:8]}) == 8
+
+
+def test_rehearsal_keeps_its_pace(make_work: Callable[..., EvaluateWork]) -> None:
+    """The synthetic back end takes the seconds that it is told, for loading and for each request."""
+    backend = make_backend(make_work(pace=(("request_seconds", 0.01), ("load_seconds", 0.05), ("memory_gib", 0.01))))
+    began_s = time.monotonic()
+    backend.load()
+    backend.answer(rehearsed_requests([Task(name="gsm8k", limit=10)]))
+
+    assert time.monotonic() - began_s >= 0.15
+
+
+def test_rehearsal_imports_nothing_heavy() -> None:
+    """The worker and the merge, as a rehearsal uses them, import neither torch nor lm-eval nor datasets."""
+    heavy = "{'torch', 'transformers', 'lm_eval', 'datasets', 'llmcompressor', 'vllm', 'matplotlib'}"
+    lines = (
+        "import sys",
+        "import hpcq.evaluate.merging, hpcq.evaluate.synthetic, hpcq.evaluate.worker",
+        f"print(sorted({heavy} & set(sys.modules)))",
+    )
+    done = subprocess.run([sys.executable, "-c", "\n".join(lines)], capture_output=True, text=True, check=True)
+
+    assert done.stdout.strip() == "[]"

@@ -1,0 +1,84 @@
+"""The merge, on rehearsals: what it reports, and that repeating it changes nothing."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from pathlib import Path
+
+from hpcq.attempts import Attempt
+from hpcq.evaluate.merging import merge
+from hpcq.evaluate.worker import evaluate
+from hpcq.store import read_results, segment_paths
+from hpcq.units import EvaluateWork, MergeWork
+
+MakeWork = Callable[..., EvaluateWork]
+MakeMerge = Callable[..., MergeWork]
+MakeAttempt = Callable[[str], Attempt]
+
+
+def test_a_rehearsal_has_responses_and_no_scores(
+    make_work: MakeWork, make_merge: MakeMerge, make_attempt: MakeAttempt
+) -> None:
+    """Merged rehearsals hold every response, are marked as rehearsals, and have no score."""
+    evaluations = [make_work(model=f"org/{name}") for name in ("One", "Two")]
+    for work in evaluations:
+        evaluate(work, make_attempt(f"evaluate.{work.variant.id}"))
+    work = make_merge(*evaluations)
+
+    merge(work, make_attempt("merge.run"))
+
+    results = read_results(Path(work.results_path))
+    assert results.merge["expected"] == results.merge["found"] == 48
+    assert results.provenance["rehearsal"] is True
+    assert [dict(one.rows) for one in results.variants] == [{"arc_challenge": 20, "gsm8k": 4}] * 2
+    assert all(one.provenance["rehearsal"] and not one.scores for one in results.variants)
+
+
+def test_repeated_merges_give_the_same_bytes(
+    make_work: MakeWork, make_merge: MakeMerge, make_attempt: MakeAttempt
+) -> None:
+    """A merge of the same segments leaves the results as they are, and writes the same bytes if they are gone."""
+    evaluate(make_work(), make_attempt("evaluate.x"))
+    work = make_merge(make_work())
+    path = Path(work.results_path)
+    merge(work, make_attempt("merge.run"))
+    first, written_ns = path.read_bytes(), path.stat().st_mtime_ns
+    merge(work, make_attempt("merge.run"))
+    assert path.stat().st_mtime_ns == written_ns
+
+    path.unlink()
+    merge(work, make_attempt("merge.run"))
+
+    assert path.read_bytes() == first
+
+
+def test_missing_requests_are_counted_by_task(
+    make_work: MakeWork, make_merge: MakeMerge, make_attempt: MakeAttempt
+) -> None:
+    """A merge while shards are missing succeeds, and says how many requests of which variant and task are missing."""
+    evaluate(make_work(0, 2), make_attempt("evaluate.0"))
+    work = make_merge(make_work())
+
+    merge(work, make_attempt("merge.run"))
+
+    report = read_results(Path(work.results_path)).merge
+    assert 0 < report["missing"] < 24
+    assert report["found"] + report["missing"] == report["expected"] == 24
+    assert sum(row["rows"] for row in report["missing_from"]) == report["missing"]
+    assert {row["variant"] for row in report["missing_from"]} == {make_work().variant.id}
+
+
+def test_later_segments_are_merged(make_work: MakeWork, make_merge: MakeMerge, make_attempt: MakeAttempt) -> None:
+    """A merge after more segments came replaces the results; one that is torn is set aside and told."""
+    evaluate(make_work(0, 2), make_attempt("evaluate.0"))
+    work = make_merge(make_work())
+    merge(work, make_attempt("merge.run"))
+    evaluate(make_work(1, 2), make_attempt("evaluate.1"))
+    torn = segment_paths(Path(make_work(1, 2).segments_path))[0]
+    torn.write_bytes(torn.read_bytes()[:-100])
+
+    merge(work, make_attempt("merge.run"))
+
+    report = read_results(Path(work.results_path)).merge
+    assert report["set_aside"] == 1
+    assert report["missing"] == 3

@@ -1,0 +1,105 @@
+"""Scores from made-up responses to invented documents, by lm-eval's own evaluator."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+from pathlib import Path
+
+import pytest
+from lm_eval.api.group import AggMetricConfig, Group
+
+from hpcq.errors import RunIncomplete
+from hpcq.evaluate.scoring import StoreLM, score
+from hpcq.evaluate.tasks import BuiltTask, build_tasks
+from hpcq.store import RequestKey, Response
+from hpcq.units import Task
+
+GOLD = [number % 3 for number in range(9)]
+
+
+def _built(items: Path, name: str = "arc_challenge", limit: int | None = None) -> BuiltTask:
+    (built,) = build_tasks([Task(name=name, data_path=str(items), limit=limit)])
+    return built
+
+
+def _answers(built: BuiltTask, right: int) -> dict[RequestKey, Response]:
+    """Responses by which the first `right` documents are answered rightly, and the others wrongly."""
+    answers = {}
+    for request in built.requests():
+        document, index = request.key.doc_id, request.key.request_index
+        chosen = GOLD[document] if document < right else (GOLD[document] + 1) % 3
+        answers[request.key] = Response(loglikelihood=-1.0 if index == chosen else -500.0, is_greedy=False)
+    return answers
+
+
+def test_accuracy_is_the_share_of_right_answers(arc_items: Path) -> None:
+    """Six of nine right give acc 2/3, with lm-eval's standard error of a mean, over nine documents."""
+    built = _built(arc_items)
+
+    scores = {one.metric: one for one in score([built], _answers(built, 6))}
+
+    assert set(scores) == {"acc", "acc_norm"}
+    assert scores["acc"].value == pytest.approx(6 / 9)
+    assert scores["acc"].stderr == pytest.approx((6 / 9 * 3 / 9 / 8) ** 0.5)
+    assert (scores["acc"].filter, scores["acc"].n) == ("none", 9)
+
+
+def test_scoring_twice_gives_the_same_digits(arc_items: Path) -> None:
+    """One build of a task serves any number of variants: no response of one leaks into the score of another."""
+    built = _built(arc_items)
+    good, bad = _answers(built, 9), _answers(built, 0)
+
+    first, other, again = score([built], good), score([built], bad), score([built], good)
+
+    assert first == again
+    assert [one.value for one in first] == [1.0, 1.0]
+    assert [one.value for one in other] == [0.0, 0.0]
+
+
+def test_a_part_is_not_scored(arc_items: Path) -> None:
+    """A task of which one response is missing has no score."""
+    built = _built(arc_items)
+    answers = _answers(built, 9)
+    del answers[built.requests()[-1].key]
+
+    assert score([built], answers) == []
+
+
+def test_the_limit_is_scored(arc_items: Path) -> None:
+    """A score over the first five documents counts five."""
+    built = _built(arc_items, limit=5)
+
+    assert {(one.value, one.n) for one in score([built], _answers(built, 4))} == {(0.8, 5)}
+
+
+def test_the_store_answers_nothing_unknown(arc_items: Path) -> None:
+    """An LM that reads the store raises for a request that it does not hold."""
+    built = _built(arc_items)
+    lm = StoreLM({}, built.versions)
+
+    with pytest.raises(RunIncomplete, match="There is no response to RequestKey"):
+        lm.loglikelihood(built.leaves["arc_challenge"].instances)
+
+
+def test_groups_are_means_weighted_by_size(arc_items: Path, tmp_path: Path) -> None:
+    """A group's score is the size-weighted mean of its leaves'; with a leaf incomplete, the group has none."""
+    few = tmp_path / "few"
+    few.mkdir()
+    for split in ("test", "train"):
+        lines = (arc_items / f"{split}.jsonl").read_text().splitlines(keepends=True)
+        (few / f"{split}.jsonl").write_text("".join(lines[:3]))
+    large, small = _built(arc_items), _built(few, name="arc_easy")
+    leaves = {**large.leaves, **small.leaves}
+    group = Group(name="arc", aggregate_metric_list=[AggMetricConfig(metric="acc", weight_by_size=True)])
+    for leaf in leaves.values():
+        group.add(leaf)
+    both = replace(large, leaves=leaves, groups={"arc": group})
+    answers = {**_answers(large, 9), **_answers(small, 0)}
+
+    whole = {one.task: one for one in score([both], answers) if one.metric == "acc"}
+    del answers[small.requests()[0].key]
+    part = {one.task for one in score([both], answers)}
+
+    assert whole["arc"].value == pytest.approx(9 / 12)
+    assert whole["arc"].n == 12
+    assert part == {"arc_challenge"}

@@ -1,0 +1,165 @@
+"""The evaluation worker, on rehearsals: what survives, what is computed, what is said."""
+
+from __future__ import annotations
+
+import json
+import os
+import pickle
+import signal
+import subprocess
+import sys
+import time
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+
+from hpcq.attempts import Attempt
+from hpcq.evaluate.folders import COMPLETE, unit_folders
+from hpcq.evaluate.questions import questions_of
+from hpcq.evaluate.worker import evaluate
+from hpcq.store import Index, count_rows, load, segment_paths
+from hpcq.units import EvaluateWork, Task
+
+MakeWork = Callable[..., EvaluateWork]
+MakeAttempt = Callable[[str], Attempt]
+
+IN_A_PROCESS = """
+import pickle, sys
+from pathlib import Path
+from hpcq.attempts import Attempt, AttemptRecord, now
+from hpcq.evaluate.worker import evaluate
+record = AttemptRecord(unit="evaluate.x", attempt=1, job_id="1", node="here", pid=1, start=now())
+evaluate(pickle.loads(bytes.fromhex(sys.argv[1])), Attempt(Path(sys.argv[2]), record))
+"""
+
+
+def _index(work: EvaluateWork) -> Index:
+    addresses = questions_of(work.tasks, is_rehearsal=True).addresses(work)
+    return load(unit_folders(Path(work.segments_path).parent, work.variant), expect=addresses)
+
+
+def _start(work: EvaluateWork, attempts: Path) -> subprocess.Popen[bytes]:
+    return subprocess.Popen([sys.executable, "-c", IN_A_PROCESS, pickle.dumps(work).hex(), str(attempts)])
+
+
+def _wait_for_rows(work: EvaluateWork, rows: int) -> None:
+    deadline_s = time.monotonic() + 30
+    while count_rows(Path(work.segments_path)) < rows:
+        assert time.monotonic() < deadline_s
+        time.sleep(0.01)
+
+
+def test_all_requests_are_answered(make_work: MakeWork, make_attempt: MakeAttempt) -> None:
+    """A worker that returns has committed every request, and says how many in `complete.json`."""
+    work, attempt = make_work(), make_attempt("evaluate.x")
+
+    evaluate(work, attempt)
+
+    assert len(_index(work)) == 5 * 4 + 4
+    complete = json.loads((Path(work.segments_path) / COMPLETE).read_text())
+    assert complete == {"schema": 1, "requests": 24, "address": work.address}
+    assert (attempt.record.total, attempt.record.restored, attempt.record.facts["answered"]) == (24, 0, 24)
+    assert attempt.record.facts["peak_memory_bytes"] > 0
+
+
+@pytest.mark.parametrize("count", [2, 3, 7])
+def test_shards_together_are_the_whole(make_work: MakeWork, make_attempt: MakeAttempt, count: int) -> None:
+    """Any number of shards commits the responses that one worker alone would, each once."""
+    alone = make_work(model="org/Alone")
+    evaluate(alone, make_attempt("evaluate.alone"))
+    for index in range(count):
+        evaluate(make_work(index, count), make_attempt(f"evaluate.{index}"))
+
+    together = _index(make_work())
+
+    assert together.responses == _index(alone).responses
+    assert together.duplicates == 0
+
+
+def test_nothing_is_computed_twice(make_work: MakeWork, make_attempt: MakeAttempt) -> None:
+    """A worker that finds some of its segments adds the missing rows alone, and the responses are the same."""
+    work = make_work()
+    evaluate(work, make_attempt("evaluate.x"))
+    before = _index(work).responses
+    for path in segment_paths(Path(work.segments_path))[::2]:
+        path.unlink()
+    left = len(_index(work))
+    attempt = make_attempt("evaluate.x")
+
+    evaluate(work, attempt)
+
+    after = _index(work)
+    assert 0 < left < len(before)
+    assert (after.responses, after.duplicates) == (before, 0)
+    assert (attempt.record.restored, attempt.record.facts["answered"]) == (left, len(before) - left)
+
+
+def test_other_shards_count_as_answered(make_work: MakeWork, make_attempt: MakeAttempt) -> None:
+    """After a change of the number of shards, what the old shards committed is not computed again."""
+    for index in range(3):
+        evaluate(make_work(index, 3), make_attempt(f"evaluate.{index}"))
+    attempt = make_attempt("evaluate.whole")
+
+    evaluate(make_work(), attempt)
+
+    assert (attempt.record.total, attempt.record.restored) == (24, 24)
+    assert not segment_paths(Path(make_work().segments_path))
+
+
+def test_part_of_a_batch_is_completed(make_work: MakeWork, make_attempt: MakeAttempt) -> None:
+    """A batch of which a part is known is computed whole, and only what was not known is committed."""
+    evaluate(make_work(batch_size=2), make_attempt("evaluate.x"))
+    work = make_work(batch_size=7)
+    segment_paths(Path(work.segments_path))[0].unlink()
+    attempt = make_attempt("evaluate.x")
+
+    evaluate(work, attempt)
+
+    assert attempt.record.restored == 22
+    assert attempt.record.facts["answered"] == 7
+    assert (len(_index(work)), _index(work).duplicates) == (24, 0)
+
+
+def test_another_evaluation_is_not_taken_for_this(make_work: MakeWork, make_attempt: MakeAttempt) -> None:
+    """Responses to the same task with another number of documents are ignored; those to an unchanged task are not."""
+    evaluate(make_work(), make_attempt("evaluate.x"))
+    work = make_work(tasks=(Task(name="arc_challenge", limit=6), Task(name="gsm8k", limit=4)))
+    attempt = make_attempt("evaluate.x")
+
+    evaluate(work, attempt)
+
+    assert (attempt.record.total, attempt.record.restored) == (28, 4)
+
+
+def test_sigkill_costs_the_last_batch_alone(make_work: MakeWork, make_attempt: MakeAttempt, tmp_path: Path) -> None:
+    """What was committed when SIGKILL came is used by the next attempt, which completes the rest."""
+    work = make_work(pace=(("request_seconds", 0.02),))
+    process = _start(work, tmp_path / "attempts")
+    _wait_for_rows(work, 6)
+    process.kill()
+    process.wait()
+    committed = count_rows(Path(work.segments_path))
+    attempt = make_attempt("evaluate.x")
+
+    evaluate(work, attempt)
+
+    assert attempt.record.restored == committed < 24
+    assert (len(_index(work)), _index(work).duplicates) == (24, 0)
+
+
+def test_sigterm_commits_what_waits(make_work: MakeWork, tmp_path: Path) -> None:
+    """SIGTERM ends the worker at once, after committing the batches that were waiting for the next segment."""
+    work = make_work(pace=(("request_seconds", 0.02),), flush_interval_s=3600.0)
+    attempts = tmp_path / "attempts"
+    process = _start(work, attempts)
+    deadline_s = time.monotonic() + 30
+    while not any('"answering"' in path.read_text() for path in attempts.glob("*.json")):
+        assert time.monotonic() < deadline_s
+        time.sleep(0.01)
+    time.sleep(0.2)
+    os.kill(process.pid, signal.SIGTERM)
+
+    assert process.wait() == 128 + signal.SIGTERM
+    assert 0 < count_rows(Path(work.segments_path)) < 24
+    assert not (Path(work.segments_path) / COMPLETE).exists()

@@ -1,0 +1,130 @@
+"""What a unit's job leaves behind: its attempt, its log, and its exception for the scheduler."""
+
+from __future__ import annotations
+
+import os
+import pickle
+import signal
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+from hpcq.attempts import AttemptRecord, read_attempts
+from hpcq.launch.job import UnitJob
+from hpcq.layout import RunLayout
+from tests.slurm.rehearsal import layout_at, unit
+
+SLURM = ("SUBMITIT_EXECUTOR", "SLURM_ARRAY_JOB_ID", "SLURM_ARRAY_TASK_ID", "SLURM_JOB_ID", "SLURM_PROCID")
+
+
+@pytest.fixture
+def layout(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> RunLayout:
+    """A run, outside of any scheduler."""
+    for name in SLURM:
+        monkeypatch.delenv(name, raising=False)
+    return layout_at(tmp_path)
+
+
+def job(layout: RunLayout, *, fails: bool = False, seconds: float = 0.0) -> UnitJob:
+    """The job of a synthetic unit."""
+    order = unit(layout, "one", fails=fails, seconds=seconds)
+    return UnitJob.of(order.unit_id, order.work, layout)
+
+
+def attempts(layout: RunLayout) -> list[AttemptRecord]:
+    """What was recorded of it."""
+    return read_attempts(layout.attempts)["one"]
+
+
+def test_a_unit_that_ends_well_is_recorded_as_done(layout: RunLayout) -> None:
+    """The attempt says where and when it ran and that it is done."""
+    job(layout)()
+    (record,) = attempts(layout)
+    assert (record.outcome, record.reason, record.attempt, record.pid) == ("done", None, 1, os.getpid())
+    assert str(record.end) >= record.start
+    assert record.total == 4
+
+
+def test_a_failure_is_recorded_in_a_sentence_and_raised(layout: RunLayout, capfd: pytest.CaptureFixture[str]) -> None:
+    """The scheduler sees the exception, the attempt has its sentence, the unit's own log the traceback."""
+    with capfd.disabled(), pytest.raises(MemoryError):
+        job(layout, fails=True)()
+    (record,) = attempts(layout)
+    assert (record.outcome, record.reason) == ("failed", "MemoryError: no message")
+    log = (layout.job_logs / "one.1.log").read_text()
+    assert log.startswith("one: attempt 1, job ")
+    assert "Traceback" in log
+
+
+def test_running_again_is_another_attempt_with_another_log(layout: RunLayout) -> None:
+    """Attempts and their logs are numbered."""
+    job(layout)()
+    job(layout)()
+    assert [(record.attempt, record.outcome) for record in attempts(layout)] == [(1, "done"), (2, "done")]
+    assert sorted(path.name for path in layout.job_logs.iterdir()) == ["one.1.log", "one.2.log"]
+
+
+def test_output_returns_to_where_it_went_before(layout: RunLayout, capfd: pytest.CaptureFixture[str]) -> None:
+    """File descriptor 1 is the unit's log during the unit, and what it was before afterwards."""
+    with capfd.disabled():
+        before = os.fstat(1)
+        job(layout)()
+        assert os.path.samestat(os.fstat(1), before)
+    assert (layout.job_logs / "one.1.log").read_text().count("\n") == 1
+
+
+def test_under_slurm_job_and_node_are_slurms(layout: RunLayout, monkeypatch: pytest.MonkeyPatch) -> None:
+    """The record names the array's element, and the node by Slurm's name for it."""
+    told = {
+        "SUBMITIT_EXECUTOR": "slurm",
+        "SLURM_JOB_ID": "101",
+        "SLURM_ARRAY_JOB_ID": "100",
+        "SLURM_ARRAY_TASK_ID": "7",
+        "SLURM_PROCID": "0",
+        "SLURMD_NODENAME": "h100-1",
+    }
+    for name, value in told.items():
+        monkeypatch.setenv(name, value)
+    job(layout)()
+    (record,) = attempts(layout)
+    assert (record.job_id, record.node) == ("100_7", "h100-1")
+
+
+def test_inside_somebodys_allocation_a_local_unit_is_local(layout: RunLayout, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Slurm's variables mean nothing to a unit that the local launcher started."""
+    for name, value in {"SUBMITIT_EXECUTOR": "local", "SUBMITIT_LOCAL_JOB_ID": "55", "SLURM_PROCID": "3"}.items():
+        monkeypatch.setenv(name, value)
+    job(layout)()
+    assert attempts(layout)[0].job_id == "55"
+
+
+def test_a_job_survives_the_way_to_a_node(layout: RunLayout) -> None:
+    """A pickled job is small, equals the original, and holds no path object, which other Pythons could not read."""
+    original = job(layout)
+    content = pickle.dumps(original)
+    assert len(content) < 2000
+    assert b"pathlib" not in content
+    assert pickle.loads(content) == original  # noqa: S301 - made two lines above
+
+
+def test_a_cancelled_local_unit_leaves_with_its_record_written(layout: RunLayout, tmp_path: Path) -> None:
+    """SIGTERM ends a unit outside of Slurm, and the attempt says that it was interrupted."""
+    (tmp_path / "job.pickle").write_bytes(pickle.dumps(job(layout, seconds=60)))
+    command = "import pickle, sys; pickle.load(open(sys.argv[1], 'rb'))()"
+    with subprocess.Popen([sys.executable, "-c", command, str(tmp_path / "job.pickle")]) as process:
+        log = layout.job_logs / "one.1.log"
+        while not (log.exists() and log.read_text()) and process.poll() is None:
+            pass
+        process.send_signal(signal.SIGTERM)
+        assert process.wait(timeout=10) == 128 + signal.SIGTERM
+    assert attempts(layout)[0].outcome == "interrupted"
+
+
+def test_starting_a_job_imports_nothing_heavy() -> None:
+    """Hundreds of array elements pay for every import: no model library, no schema library, no console library."""
+    heavy = ("torch", "transformers", "datasets", "lm_eval", "llmcompressor", "pydantic", "rich", "h5py")
+    probe = f"import sys, hpcq.launch.job; print([name for name in {heavy} if name in sys.modules])"
+    done = subprocess.run([sys.executable, "-c", probe], capture_output=True, text=True, check=True, timeout=30)
+    assert done.stdout.strip() == "[]"

@@ -1,0 +1,147 @@
+"""Orders on this machine: what waits, what runs together, what is cancelled, and what Ctrl-C leaves."""
+
+from __future__ import annotations
+
+import os
+import signal
+import subprocess
+import sys
+import time
+from dataclasses import replace
+from pathlib import Path
+
+import pytest
+
+from hpcq.attempts import read_attempts
+from hpcq.launch.local import LocalLauncher, Machine, fits
+from hpcq.launch.orders import Dependency, Environment, Outcome
+from hpcq.layout import RunLayout
+from hpcq.units import State
+from tests.slurm.rehearsal import array, layout_at, unit
+
+CHECKOUT = Path(__file__).resolve().parents[3]
+TWO_CORES = Machine(cores=2, memory_gib=8)
+
+
+@pytest.fixture
+def layout(tmp_path: Path) -> RunLayout:
+    """A run in a folder whose name a careless shell would trip over."""
+    return layout_at(tmp_path / "it's a run; $(exit 1)")
+
+
+def test_a_failure_cancels_what_needs_it_and_the_last_unit_runs_all_the_same(layout: RunLayout) -> None:
+    """The outcomes are those of Slurm's aftercorr and afterany, and each change is told as it comes."""
+    first = array(layout, "first", [unit(layout, "a0", fails=True), unit(layout, "a1")])
+    second = array(
+        layout,
+        "second",
+        [unit(layout, "b0"), unit(layout, "b1")],
+        depends_on=("first",),
+        dependency=Dependency.AFTERCORR,
+    )
+    both = ("first", "second")
+    last = array(layout, "last", [unit(layout, "c")], depends_on=both, dependency=Dependency.AFTERANY)
+    told: list[Outcome] = []
+    outcomes = LocalLauncher(layout, TWO_CORES, on_change=told.append).run([first, second, last])
+    assert {name: outcome.state for name, outcome in outcomes.items()} == {
+        "a0": State.FAILED,
+        "a1": State.DONE,
+        "b0": State.CANCELLED,
+        "b1": State.DONE,
+        "c": State.DONE,
+    }
+    assert outcomes["a0"].reason == "MemoryError: no message"
+    assert outcomes["b0"].reason == "a0 failed: MemoryError: no message"
+    assert [outcome for outcome in told if outcome.state is not State.RUNNING] == sorted(
+        outcomes.values(), key=told.index
+    )
+    attempts = read_attempts(layout.attempts)
+    assert attempts["c"][0].start >= str(attempts["b1"][0].end)
+
+
+ROOM = Machine(cores=8, memory_gib=8, gpus=2)
+
+
+@pytest.mark.parametrize(
+    ("machine", "changes"),
+    [
+        (replace(ROOM, cores=1), {}),
+        (replace(ROOM, memory_gib=0.9), {}),
+        (replace(ROOM, parallel_units=1), {}),
+        (ROOM, {"throttle": 1}),
+        (ROOM, {"gpus_per_node": 2}),
+        (ROOM, {"cpus_per_unit": 5}),
+    ],
+)
+def test_cores_memory_gpus_number_and_throttle_bound_what_runs_at_once(
+    layout: RunLayout, machine: Machine, changes: dict[str, int]
+) -> None:
+    """Each alone keeps a second unit waiting; a unit alone always runs, even one that wants more than there is."""
+    order = array(layout, "a", [unit(layout, "one"), unit(layout, "two")], **changes)
+    assert not fits(order, [order], machine)
+    assert fits(order, [], machine)
+    assert fits(replace(order, cpus_per_unit=64, memory_gib=4000.0), [], machine)
+
+
+def test_what_there_is_room_for_runs_at_once(layout: RunLayout) -> None:
+    """Units fit together up to the last core, GiB and GPU; an array's throttle counts its own units alone."""
+    order = array(layout, "a", [unit(layout, "one")], cpus_per_unit=4, memory_gib=4.0, gpus_per_node=1, throttle=1)
+    assert fits(order, [replace(order, name="b")], ROOM)
+
+
+def test_an_interpreter_that_is_missing_is_told_with_the_place_to_look(layout: RunLayout) -> None:
+    """A unit that never began has failed, and its reason names the launcher's log."""
+    gone = Environment(name="gone", python="/nowhere/python")
+    order = array(layout, "a", [unit(layout, "one")], environment=gone)
+    outcome = LocalLauncher(layout, TWO_CORES).run([order])["one"]
+    assert outcome.state is State.FAILED
+    log = Path(str(outcome.reason).removeprefix("it did not begin: see "))
+    assert "/nowhere/python" in log.read_text()
+
+
+def test_a_killed_process_is_a_failure_without_a_word(layout: RunLayout) -> None:
+    """SIGKILL, as the kernel sends it when memory runs out, fails the unit and ends nothing else."""
+
+    def kill_the_first(outcome: Outcome) -> None:
+        while outcome.unit_id == "victim" and outcome.state is State.RUNNING:
+            records = read_attempts(layout.attempts)
+            if "victim" in records:
+                os.kill(records["victim"][0].pid, signal.SIGKILL)
+                return
+            time.sleep(0.05)
+
+    order = array(layout, "a", [unit(layout, "victim", seconds=60), unit(layout, "other")])
+    outcomes = LocalLauncher(layout, TWO_CORES, on_change=kill_the_first).run([order])
+    assert outcomes["victim"].state is State.FAILED
+    assert outcomes["victim"].reason == "its process ended without a word: killed, or out of memory"
+    assert outcomes["other"].state is State.DONE
+
+
+INTERRUPTED = """
+import sys
+from pathlib import Path
+from hpcq.launch.local import LocalLauncher, Machine
+from tests.slurm.rehearsal import array, layout_at, unit
+layout = layout_at(Path(sys.argv[1]))
+order = array(layout, "a", [unit(layout, f"unit-{i}", seconds=60) for i in range(3)])
+LocalLauncher(layout, Machine(cores=2, memory_gib=8)).run([order])
+"""
+
+
+def test_ctrl_c_stops_what_runs_and_all_can_be_typed_again(tmp_path: Path) -> None:
+    """An interrupt of the whole group ends every unit with its record written and one traceback, the launcher's own."""
+    layout = layout_at(tmp_path)
+    command = [sys.executable, "-c", INTERRUPTED, str(tmp_path)]
+    with subprocess.Popen(command, cwd=CHECKOUT, start_new_session=True, stderr=subprocess.PIPE, text=True) as launcher:
+        while len(read_attempts(layout.attempts)) < 2 and launcher.poll() is None:
+            time.sleep(0.1)
+        os.killpg(launcher.pid, signal.SIGINT)
+        _, errors = launcher.communicate(timeout=20)
+    assert errors.count("Traceback") == 1
+    assert errors.strip().endswith("KeyboardInterrupt")
+    with pytest.raises(ProcessLookupError):
+        os.killpg(launcher.pid, 0)
+    assert {records[0].outcome for records in read_attempts(layout.attempts).values()} == {"interrupted"}
+    outcomes = LocalLauncher(layout, TWO_CORES).run([array(layout, "a", [unit(layout, "unit-0")])])
+    assert outcomes["unit-0"].state is State.DONE
+    assert [record.outcome for record in read_attempts(layout.attempts)["unit-0"]] == ["interrupted", "done"]

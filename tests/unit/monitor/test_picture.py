@@ -1,0 +1,181 @@
+"""The picture of a run: the store wins over the queue, the queue over an attempt's word."""
+
+from __future__ import annotations
+
+import os
+import socket
+import subprocess
+import sys
+from datetime import UTC, datetime, timedelta
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from hpcq.attempts import Attempt, AttemptRecord
+from hpcq.layout import RunLayout
+from hpcq.monitor.picture import JobView, RunStatus, UnitStatus, take_picture
+from hpcq.monitor.remaining import run_progress
+from hpcq.units import State
+
+
+@pytest.fixture
+def layout(tmp_path: Path) -> RunLayout:
+    """An empty run."""
+    return RunLayout(name="r", runs=tmp_path / "runs", checkpoints=tmp_path / "checkpoints", logs=tmp_path / "logs")
+
+
+def unit(kind: str = "evaluate", checkpoint: str | None = None) -> dict[str, Any]:
+    """A row of a plan's document."""
+    return {"id": f"{kind}.v", "kind": kind, "variant": "v", "checkpoint": checkpoint}
+
+
+def record(layout: RunLayout, **changes: Any) -> None:
+    """One attempt at the evaluation, on this host and alive unless changed."""
+    fields = {
+        "unit": "evaluate.v",
+        "attempt": 1,
+        "job_id": "7_0",
+        "node": socket.gethostname(),
+        "pid": os.getpid(),
+        "start": "2026-01-01T00:00:00.000+00:00",
+        "total": 10,
+    }
+    Attempt(layout.attempts, AttemptRecord(**{**fields, **changes}))
+
+
+def state_of(layout: RunLayout, job: JobView | None = None) -> tuple[State, str | None]:
+    """State and reason of the evaluation."""
+    (seen,) = take_picture(layout, [unit()], {"evaluate.v": job} if job else {}).units
+    return seen.state, seen.reason
+
+
+def complete(layout: RunLayout) -> None:
+    """The worker's word that all is committed."""
+    layout.unit_segments("evaluate.v").mkdir(parents=True)
+    (layout.unit_segments("evaluate.v") / "complete.json").write_text("{}")
+
+
+def test_a_unit_that_was_never_handed_over_waits(layout: RunLayout) -> None:
+    """Nothing on disk, nothing in the queue: waiting."""
+    assert state_of(layout) == (State.WAITING, None)
+
+
+def test_what_is_committed_is_done_whatever_the_queue_says(layout: RunLayout) -> None:
+    """Slurm may run a finished unit again after a requeue; it is done all the same."""
+    complete(layout)
+    record(layout, outcome="failed", reason="later trouble")
+    assert state_of(layout, JobView(job_id="7_0", state=State.RUNNING)) == (State.DONE, None)
+
+
+def test_a_checkpoint_that_is_there_is_a_quantization_that_is_done(layout: RunLayout, tmp_path: Path) -> None:
+    """Checkpoints are shared by runs: one made by another run counts."""
+    checkpoint = tmp_path / "checkpoints" / "v"
+    for expected in (State.WAITING, State.DONE):
+        (seen,) = take_picture(layout, [unit("quantize", str(checkpoint))], {}).units
+        assert seen.state is expected
+        checkpoint.mkdir(parents=True, exist_ok=True)
+
+
+def test_the_queue_wins_over_an_earlier_failure(layout: RunLayout) -> None:
+    """A unit that failed and was queued again is pending, with Slurm's reason."""
+    record(layout, outcome="failed", reason="out of memory")
+    job = JobView(job_id="9_0", state=State.PENDING, reason="PENDING, Priority")
+    assert state_of(layout, job) == (State.PENDING, "PENDING, Priority")
+
+
+def test_a_failure_says_why_and_is_given_up(layout: RunLayout) -> None:
+    """The worker's own sentence is shown, and another attempt is not made by itself."""
+    record(layout, outcome="failed", reason="576 is not a multiple of 128")
+    (seen,) = take_picture(layout, [unit()], {}).units
+    assert (seen.state, seen.reason, seen.given_up) == (State.FAILED, "576 is not a multiple of 128", True)
+
+
+def test_a_process_that_lives_on_this_host_is_running(layout: RunLayout) -> None:
+    """Without a scheduler an attempt is running as long as its process is there."""
+    record(layout)
+    assert state_of(layout)[0] is State.RUNNING
+
+
+def test_a_process_that_died_without_a_word_has_failed_and_is_not_given_up(layout: RunLayout) -> None:
+    """A killed worker leaves 'running' behind; its process is gone, so it has failed and may be tried again."""
+    ended = subprocess.run([sys.executable, "-c", "import os; print(os.getpid())"], capture_output=True, check=True)
+    record(layout, pid=int(ended.stdout))
+    (seen,) = take_picture(layout, [unit()], {}).units
+    assert seen.state is State.FAILED
+    assert not seen.given_up
+    assert "without a word" in str(seen.reason)
+
+
+def test_a_job_that_slurm_knows_no_more_and_left_no_result_has_failed(layout: RunLayout) -> None:
+    """The submission is on record, the queue has forgotten it, nothing was committed."""
+    state, reason = state_of(layout, JobView(job_id="7_3", state=None))
+    assert state is State.FAILED
+    assert str(reason).startswith("job 7_3 ended")
+
+
+def test_a_cancelled_job_is_cancelled(layout: RunLayout) -> None:
+    """With the reason that Slurm gives, such as a dependency that can no longer be met."""
+    job = JobView(job_id="7_0", state=State.CANCELLED, reason="CANCELLED, DependencyNeverSatisfied")
+    assert state_of(layout, job) == (State.CANCELLED, "CANCELLED, DependencyNeverSatisfied")
+
+
+def test_requests_done_are_counted_by_the_names_of_segments(layout: RunLayout) -> None:
+    """Progress is a directory listing: rows that are committed, never more than there are requests."""
+    from hpcq.store import RequestKey, Response, SegmentWriter
+
+    record(layout, total=3)
+    with SegmentWriter(
+        layout.unit_segments("evaluate.v"), attempt=1, addresses={"t": "a"}, provenance={}, flush_interval_s=60
+    ) as writer:
+        for document in range(4):
+            writer.add(RequestKey("t", "1", document, 0, 0, "0" * 32), Response(loglikelihood=-1.0, is_greedy=True))
+    (seen,) = take_picture(layout, [unit()], {}).units
+    assert (seen.done, seen.total) == (3, 3)
+
+
+def status(*units: UnitStatus) -> RunStatus:
+    """A run of these units."""
+    return RunStatus(run="r", units=units)
+
+
+def evaluation(name: str, state: State, done: int | None, total: int | None, since: str | None = None) -> UnitStatus:
+    """A unit that evaluates."""
+    return UnitStatus(
+        id=name, kind="evaluate", variant=name, state=state, done=done, total=total, job_id=None, attempts=1,
+        reason=None, phase=None, seconds=None, running_since=since,
+    )  # fmt: skip
+
+
+def test_time_left_counts_units_that_have_not_begun() -> None:
+    """One unit at 50 of 100 after 50 s, one waiting: 150 requests at one a second are left."""
+    now = datetime(2026, 1, 1, tzinfo=UTC)
+    since = (now - timedelta(seconds=50)).isoformat()
+    progress = run_progress(
+        status(evaluation("a", State.RUNNING, 50, 100, since), evaluation("b", State.WAITING, 0, None)), now
+    )
+    assert (progress.done, progress.total) == (50, 200)
+    assert progress.seconds_left == pytest.approx(150)
+
+
+def test_no_time_is_promised_before_anything_is_answered() -> None:
+    """Without a rate there is no estimate."""
+    since = datetime.now(UTC).isoformat()
+    assert run_progress(status(evaluation("a", State.RUNNING, 0, 100, since))).seconds_left is None
+    assert run_progress(status(evaluation("a", State.WAITING, 0, None))).total is None
+
+
+@pytest.mark.parametrize(
+    ("states", "expected"),
+    [
+        ([State.DONE, State.DONE], State.DONE),
+        ([State.DONE, State.WAITING], State.WAITING),
+        ([State.FAILED, State.RUNNING], State.RUNNING),
+        ([State.FAILED, State.PENDING], State.PENDING),
+        ([State.FAILED, State.WAITING], State.FAILED),
+        ([State.CANCELLED, State.DONE], State.CANCELLED),
+    ],
+)
+def test_a_run_is_what_its_least_settled_unit_is(states: list[State], expected: State) -> None:
+    """Running before pending before failed before cancelled before waiting before done."""
+    assert status(*(evaluation(str(at), state, None, None) for at, state in enumerate(states))).state is expected

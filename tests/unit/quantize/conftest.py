@@ -1,0 +1,120 @@
+"""A small random Llama with a tokenizer of bytes, a calibration text, and works that quantize the one with the other."""
+
+from __future__ import annotations
+
+import dataclasses
+import json
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from hpcq.attempts import Attempt, AttemptRecord, now
+from hpcq.files import digest_of_file
+from hpcq.units import Calibration, Model, QuantizeWork, Scheme, Variant
+
+FP8_DYNAMIC = Scheme(
+    name="fp8-dynamic",
+    tool="llmcompressor",
+    method="rtn",
+    weights="fp8_e4m3",
+    activations="fp8_e4m3",
+    dynamic=True,
+)
+FP8_STATIC = dataclasses.replace(FP8_DYNAMIC, name="fp8", granularity="tensor", dynamic=False, needs_calibration=True)
+GPTQ_W4A16 = Scheme(
+    name="gptq-w4a16-g64",
+    tool="llmcompressor",
+    method="gptq",
+    weights="int4",
+    activations="bf16",
+    granularity="group",
+    group_size=64,
+    needs_calibration=True,
+)
+GPTQ_W8A16 = dataclasses.replace(
+    GPTQ_W4A16, name="gptq-w8a16", weights="int8", granularity="channel", group_size=None
+)
+SMOOTHQUANT_W8A8 = dataclasses.replace(
+    GPTQ_W8A16,
+    name="smoothquant-w8a8",
+    method="smoothquant",
+    activations="int8",
+    dynamic=True,
+    smoothing_strength=0.8,
+)
+AWQ_W4A16 = dataclasses.replace(GPTQ_W4A16, name="awq-w4a16-g64", method="awq", symmetric=False)
+SCHEMES = {
+    scheme.name: scheme for scheme in (FP8_DYNAMIC, FP8_STATIC, GPTQ_W4A16, GPTQ_W8A16, SMOOTHQUANT_W8A8, AWQ_W4A16)
+}
+
+MakeWork = Callable[..., QuantizeWork]
+
+
+@pytest.fixture(scope="session")
+def base_checkpoint(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A Llama of 2 layers and 128 hidden features in bfloat16, with random weights."""
+    torch = pytest.importorskip("torch")
+    from tokenizers import Tokenizer, decoders, models, pre_tokenizers
+    from transformers import LlamaConfig, LlamaForCausalLM, PreTrainedTokenizerFast
+
+    folder = tmp_path_factory.mktemp("base") / "tiny-llama"
+    torch.manual_seed(0)
+    config = LlamaConfig(
+        vocab_size=260,
+        hidden_size=128,
+        intermediate_size=256,
+        num_hidden_layers=2,
+        num_attention_heads=4,
+        num_key_value_heads=2,
+        initializer_range=0.1,
+        tie_word_embeddings=True,
+        bos_token_id=0,
+        eos_token_id=1,
+    )
+    LlamaForCausalLM(config).to(torch.bfloat16).save_pretrained(folder)
+    alphabet = sorted(pre_tokenizers.ByteLevel.alphabet())
+    vocabulary = {token: number for number, token in enumerate(["<start>", "<end>", *alphabet])}
+    tokenizer = Tokenizer(models.BPE(vocab=vocabulary, merges=[]))
+    tokenizer.pre_tokenizer = pre_tokenizers.ByteLevel(add_prefix_space=False)
+    tokenizer.decoder = decoders.ByteLevel()
+    PreTrainedTokenizerFast(tokenizer_object=tokenizer, bos_token="<start>", eos_token="<end>").save_pretrained(folder)
+    return folder
+
+
+@pytest.fixture(scope="session")
+def calibration(tmp_path_factory: pytest.TempPathFactory) -> Calibration:
+    """Eight sequences of 64 tokens from a text of a hundred short passages."""
+    path = tmp_path_factory.mktemp("calibration") / "text.jsonl"
+    lines = (json.dumps({"text": f"Passage {number} says that {number} times {number} is {number**2}."}) + "\n"
+             for number in range(100))
+    path.write_text("".join(lines), encoding="utf-8")
+    return Calibration(
+        digest=digest_of_file(path), samples=8, sequence_length=64, dataset="passages", path=str(path)
+    )
+
+
+@pytest.fixture
+def make_work(base_checkpoint: Path, calibration: Calibration, tmp_path: Path) -> MakeWork:
+    """Works that quantize the small Llama by a scheme's name; keyword arguments replace the variant's fields."""
+
+    def made(name: str, *, folder: str = "checkpoint", **variant: Any) -> QuantizeWork:
+        scheme = SCHEMES[name]
+        fields: dict[str, Any] = {
+            "model": Model(id="tests/tiny-llama", path=str(base_checkpoint)),
+            "calibration": calibration if scheme.needs_calibration else None,
+            **variant,
+        }
+        return QuantizeWork(
+            variant=Variant(scheme=scheme, **fields), checkpoint_path=str(tmp_path / folder), device="cpu"
+        )
+
+    return made
+
+
+@pytest.fixture
+def attempt(tmp_path: Path) -> Attempt:
+    """A live attempt that keeps its record in the test's folder."""
+    record = AttemptRecord(unit="quantize.x", attempt=1, job_id="1", node="here", pid=1, start=now())
+    return Attempt(tmp_path / "attempts", record)
