@@ -51,13 +51,24 @@ def storage_faults(path: Path) -> Iterator[None]:
         raise StorageFault(describe_os_error(error, path)) from error
 
 
-def fsync_folder(folder: Path) -> None:
-    """Make the names in `folder` durable."""
-    descriptor = os.open(folder, os.O_RDONLY | os.O_DIRECTORY)
+def _fsync(path: Path) -> None:
+    """Make durable what a file holds, or the names in a folder."""
+    descriptor = os.open(path, os.O_RDONLY)
     try:
         os.fsync(descriptor)
     finally:
         os.close(descriptor)
+
+
+def make_folder(folder: Path) -> None:
+    """Make `folder` and its missing parents, each name durable in the folder above it."""
+    missing = []
+    while not folder.is_dir():
+        missing.append(folder)
+        folder = folder.parent
+    for new in reversed(missing):
+        new.mkdir(exist_ok=True)
+        _fsync(new.parent)
 
 
 def temporary_beside(path: Path) -> Path:
@@ -73,14 +84,13 @@ def committed_file(path: Path) -> Iterator[Path]:
         StorageFault: no room, no permission, read-only or stale.
     """
     with storage_faults(path):
-        path.parent.mkdir(parents=True, exist_ok=True)
+        make_folder(path.parent)
         temporary = temporary_beside(path)
         try:
             yield temporary
-            with temporary.open("rb") as written:
-                os.fsync(written.fileno())
+            _fsync(temporary)
             temporary.replace(path)
-            fsync_folder(path.parent)
+            _fsync(path.parent)
         finally:
             temporary.unlink(missing_ok=True)
 
@@ -95,21 +105,19 @@ def committed_folder(path: Path) -> Iterator[Path]:
         StorageFault: no room, no permission, read-only or stale.
     """
     with storage_faults(path):
-        path.parent.mkdir(parents=True, exist_ok=True)
+        make_folder(path.parent)
         temporary = temporary_beside(path)
         temporary.mkdir()
         try:
             yield temporary
-            for item in temporary.rglob("*"):
-                if item.is_file():
-                    with item.open("rb") as written:
-                        os.fsync(written.fileno())
+            for item in (*temporary.rglob("*"), temporary):
+                _fsync(item)
             try:
                 temporary.rename(path)
             except OSError as error:
                 if error.errno not in (errno.EEXIST, errno.ENOTEMPTY):
                     raise
-            fsync_folder(path.parent)
+            _fsync(path.parent)
         finally:
             shutil.rmtree(temporary, ignore_errors=True)
 

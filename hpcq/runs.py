@@ -53,6 +53,11 @@ class Opened:
         """False where this machine runs the units itself."""
         return self.profile.scheduler == "slurm"
 
+    @property
+    def is_rehearsal(self) -> bool:
+        """Whether the synthetic back end answers."""
+        return self.resolved.evaluate.backend == "synthetic"
+
 
 @dataclass(frozen=True, kw_only=True)
 class RunRecord:

@@ -67,9 +67,9 @@ def misfit(scheme: Scheme, shape: ModelShape) -> int | None:
 
 
 def fitting_group_size(scheme: Scheme, shape: ModelShape) -> int | None:
-    """The largest usual group size below the scheme's that fits every quantized layer; None: there is none."""
-    smaller = [size for size in _USUAL_GROUP_SIZES if size < (scheme.group_size or 0)]
-    return next((size for size in smaller if misfit(replace(scheme, group_size=size), shape) is None), None)
+    """The largest usual group size that fits every quantized layer; None: there is none."""
+    sizes = _USUAL_GROUP_SIZES
+    return next((size for size in sizes if misfit(replace(scheme, group_size=size), shape) is None), None)
 
 
 @lru_cache

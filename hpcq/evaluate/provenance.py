@@ -6,8 +6,6 @@ Knows the work's records and this machine. Must not import a tool whose version 
 from __future__ import annotations
 
 import importlib.metadata
-import os
-import socket
 import sys
 
 from hpcq import __version__
@@ -48,7 +46,7 @@ def provenance_of(work: EvaluateWork, attempt: Attempt, described: Provenance) -
         "attempt": record.attempt,
         "attempt_start": record.start,
         "job_id": record.job_id,
-        "node": os.environ.get("SLURMD_NODENAME") or socket.gethostname(),
+        "node": record.node,
         "variant": work.variant.id,
         "variant_address": work.variant.address,
         "evaluation_address": work.address,

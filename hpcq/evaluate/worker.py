@@ -81,7 +81,7 @@ def _answer(
         provenance=provenance_of(work, attempt, described),
         flush_interval_s=work.flush_interval_s,
     )
-    with _leaving_on_sigterm(), writer:
+    with writer, _flushing_on_sigterm(writer):
         for batch in batches:
             _answer_batch(backend, batch, known, writer)
     seconds = time.monotonic() - loaded_s
@@ -98,17 +98,24 @@ def _answer_batch(backend: Backend, batch: Sequence[Request], known: set[Request
 
 
 @contextlib.contextmanager
-def _leaving_on_sigterm() -> Iterator[None]:
-    """Let a SIGTERM end the work by SystemExit, so that what waits is committed. SIGKILL costs little more."""
+def _flushing_on_sigterm(writer: SegmentWriter) -> Iterator[None]:
+    """Commit what waits when SIGTERM comes, then do what was to be done on it before: a courtesy, not the safety net.
+
+    Whether to leave is the job's decision. Without one, leave.
+    """
     if threading.current_thread() is not threading.main_thread():
         yield
         return
+    before = signal.getsignal(signal.SIGTERM)
 
-    def leave(number: int, _frame: FrameType | None) -> None:
-        signal.signal(signal.SIGTERM, signal.SIG_IGN)
-        raise SystemExit(128 + number)
+    def flush(number: int, frame: FrameType | None) -> None:
+        writer.flush()
+        if callable(before):
+            before(number, frame)
+        elif before is signal.SIG_DFL:
+            raise SystemExit(128 + number)
 
-    before = signal.signal(signal.SIGTERM, leave)
+    signal.signal(signal.SIGTERM, flush)
     try:
         yield
     finally:

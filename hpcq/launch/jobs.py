@@ -7,7 +7,7 @@ from __future__ import annotations
 
 from collections import defaultdict
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 from hpcq.launch.orders import Submission
 from hpcq.launch.queue import Element, JobState, poll
@@ -18,24 +18,27 @@ from hpcq.units import State
 
 @dataclass(frozen=True, kw_only=True)
 class UnitJobView:
-    """The last job of a unit. state None: Slurm knows it no more. slurm_state: Slurm's own word."""
+    """The last job of a unit. index None: it is a plain job, as submitit makes of a unit that is alone in its array.
+
+    state None: Slurm knows it no more. slurm_state: Slurm's own word.
+    """
 
     array: str
     array_job_id: str
-    index: int
+    index: int | None
     state: State | None
     slurm_state: str | None = None
     reason: str | None = None
 
     @property
-    def element(self) -> Element:
-        """Job id and index, as the queue counts."""
-        return (self.array_job_id, self.index)
+    def element(self) -> Element | str:
+        """What scancel must be told: the element of an array, or the plain job."""
+        return self.array_job_id if self.index is None else (self.array_job_id, self.index)
 
     @property
     def job_id(self) -> str:
         """As Slurm writes it."""
-        return f"{self.array_job_id}_{self.index}"
+        return self.array_job_id if self.index is None else f"{self.array_job_id}_{self.index}"
 
     @property
     def is_live(self) -> bool:
@@ -68,13 +71,13 @@ def live_arrays(jobs: Mapping[str, UnitJobView]) -> dict[str, tuple[str, ...]]:
 
 
 def _view(submission: Submission, index: int, job: JobState | None) -> UnitJobView:
-    if job is None or job.folder != submission.folder:
-        return UnitJobView(array=submission.array, array_job_id=submission.job_id, index=index, state=None)
-    return UnitJobView(
+    view = UnitJobView(
         array=submission.array,
         array_job_id=submission.job_id,
-        index=index,
-        state=job.state,
-        slurm_state=job.slurm_state,
-        reason=f"{job.slurm_state}, {job.reason}" if job.reason else job.slurm_state,
+        index=index if len(submission.units) > 1 else None,
+        state=None,
     )
+    if job is None or job.folder != submission.folder:
+        return view
+    reason = f"{job.slurm_state}, {job.reason}" if job.reason else job.slurm_state
+    return replace(view, state=job.state, slurm_state=job.slurm_state, reason=reason)

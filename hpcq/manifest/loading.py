@@ -37,7 +37,8 @@ def load(path: Path, overrides: Sequence[str] = ()) -> Manifest:
     source = Source(path=path, lines=locate(text), options=options)
     manifest, problems = _validate(document, source)
     if refused or problems:
-        raise ManifestError([*refused, *(source.problem(*problem) for problem in _in_order(problems, source))])
+        in_order = sorted(problems, key=lambda problem: source.line(problem[0]))
+        raise ManifestError([*refused, *(source.problem(*problem) for problem in in_order)])
     return manifest
 
 
@@ -71,14 +72,3 @@ def _defined_names(document: dict[str, Any]) -> list[str]:
     entries = define if isinstance(define, list) else []
     names = [entry.get("name") for entry in entries if isinstance(entry, dict)]
     return [name for name in names if isinstance(name, str)]
-
-
-def _in_order(problems: Sequence[Problem], source: Source) -> list[Problem]:
-    """Problems by line, those without one first."""
-
-    def line(problem: Problem) -> int:
-        key_path = problem[0]
-        parts = (key_path[:length] for length in range(len(key_path), 0, -1))
-        return next((source.lines[part] for part in parts if part in source.lines), 0)
-
-    return sorted(problems, key=line)

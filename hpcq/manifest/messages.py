@@ -14,7 +14,7 @@ from typing import Annotated, Any, Union, get_args, get_origin
 from pydantic import BaseModel, ValidationError
 from pydantic_core import ErrorDetails
 
-from hpcq.manifest.source import KeyPath
+from hpcq.manifest.source import KeyPath, dotted
 from hpcq.manifest.suggestions import did_you_mean
 
 Problem = tuple[KeyPath, str]
@@ -77,6 +77,8 @@ def _problem(details: ErrorDetails, schema: type[BaseModel]) -> Problem:
             allowed = re.findall(r"'([^']*)'", context["expected"])
             listed = f"must be one of {', '.join(allowed)}, not {shown(details['input'])}."
             return key_path, listed + did_you_mean(str(details["input"]), allowed)
+        case "tuple_type" if isinstance(details["input"], dict):
+            return key_path, f"must be a list of tables, not one table; write [[{dotted(key_path)}]]."
         case kind:
             wanted = _WANTED[kind].format(**context) if kind in _WANTED else details["msg"]
             return key_path, f"must be {wanted}, not {shown(details['input'])}."

@@ -98,7 +98,7 @@ class ClusterSection(Section):
 
     profile: Annotated[
         Annotated[Text, Tag("text")] | Annotated[Profile, Tag("table")],
-        Discriminator(lambda value: "text" if isinstance(value, str) else "table"),
+        Discriminator(lambda value: "table" if isinstance(value, dict | Profile) else "text"),
     ] = Field(
         "local",
         description="'local' (this machine), 'auto', or a profile's path, sought beside the manifest, in the working "
@@ -261,10 +261,12 @@ class LockedSection(Section):
 class Manifest(Section):
     """A run, as its user states it."""
 
-    run: RunSection = Field(description="Who this run is.")
+    run: RunSection = Field(description="What the run is called: a table [run] with its name.")
     paths: PathsSection = Field(PathsSection(), description="Where it writes.")
     cluster: ClusterSection = Field(ClusterSection(), description="Where it runs.")
-    models: Annotated[tuple[ModelEntry, ...], Field(strict=False)] = Field(description="The base checkpoints.")
+    models: Annotated[tuple[ModelEntry, ...], Field(strict=False)] = Field(
+        description="The base checkpoints: a table [[models]] for each."
+    )
     schemes: SchemesSection = Field(SchemesSection(), description="How they are quantized.")
     calibration: CalibrationSection = Field(CalibrationSection(), description="The text for calibration.")
     tasks: TasksSection = Field(TasksSection(), description="What they are evaluated on.")

@@ -30,18 +30,26 @@ class Source:
         return Path() if self.path is None else self.path.parent
 
     def place(self, key_path: KeyPath) -> str:
-        """'file:line' of the value at `key_path` or of the nearest table around it; '-O option' where one put it there."""
+        """'file:line' of the value at `key_path` or of the nearest table around it; '-O …' where an option put it."""
+        return self._line_and_place(key_path)[1]
+
+    def line(self, key_path: KeyPath) -> int:
+        """The line of that place; 0 for an option, and where the file has nothing like it."""
+        return self._line_and_place(key_path)[0]
+
+    def _line_and_place(self, key_path: KeyPath) -> tuple[int, str]:
         file = "manifest" if self.path is None else str(self.path)
+        for path, text in self.options.items():
+            if key_path[: len(path)] == path:
+                return 0, f"-O {text}"
         for length in range(len(key_path), 0, -1):
             part = key_path[:length]
-            if part in self.options:
-                return f"-O {self.options[part]}"
             if part in self.lines:
-                return f"{file}:{self.lines[part]}"
-            made = next((text for path, text in self.options.items() if path[:length] == part), None)
-            if made is not None:
-                return f"-O {made}"
-        return file
+                return self.lines[part], f"{file}:{self.lines[part]}"
+            option = next((text for path, text in self.options.items() if path[:length] == part), None)
+            if option is not None:
+                return 0, f"-O {option}"
+        return 0, file
 
     def problem(self, key_path: KeyPath, sentence: str) -> str:
         """One line for the user: place, key and what is wrong."""

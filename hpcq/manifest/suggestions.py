@@ -9,9 +9,10 @@ _SHOWN = 20
 
 
 def did_you_mean(name: str, known: Iterable[str]) -> str:
-    """' Did you mean …?' with the nearest of `known`, or nothing if none is near. Capital letters do not matter."""
+    """' Did you mean …?' with the nearest of `known`, or the first that begins so, or nothing. Case does not matter."""
     by_lower = {other.lower(): other for other in known}
     close = difflib.get_close_matches(name.lower(), by_lower, n=1)
+    close = close or [other for other in by_lower if name and other.startswith(name.lower())]
     return f" Did you mean '{by_lower[close[0]]}'?" if close else ""
 
 

@@ -90,7 +90,7 @@ def test_every_task_has_a_score(whole: Evaluated) -> None:
     """One worker answers every request, and every task of the quickstart is scored."""
     responses, scores = whole
 
-    assert len(responses) == len({key for key in responses}) > 30
+    assert len(responses) > 30
     assert {score.task for score in scores} == {task.name for task in QUICKSTART}  # type: ignore[attr-defined]
 
 
@@ -104,7 +104,7 @@ def test_shards_change_no_bit(whole: Evaluated, tmp_path: Path, count: int) -> N
 
 
 def test_a_killed_worker_loses_nothing_that_it_committed(whole: Evaluated, tmp_path: Path) -> None:
-    """After SIGKILL the next attempt computes only what was not committed, and the bits are those of an undisturbed run."""
+    """After SIGKILL the next attempt computes only what was not committed, and no bit differs from a quiet run."""
     tasks = (QUICKSTART[0], QUICKSTART[4])
     work = _work(tmp_path, tasks=tasks)
     argument = pickle.dumps(work).hex()

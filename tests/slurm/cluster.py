@@ -21,6 +21,7 @@ import time
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
+from types import FrameType
 from typing import Self
 
 DAEMONS = ("slurmctld", "slurmd")
@@ -272,15 +273,14 @@ class VirtualCluster:
         raise RuntimeError(f"The virtual cluster did not come up within {timeout_s:g} s.\n{states}\n{logs}")
 
     def _kill_leftovers(self) -> None:
-        """slurmstepd outlives its slurmd, and a job's processes outlive both."""
+        """slurmstepd outlives its slurmd, and a job's processes both; a user's shell with our SLURM_CONF is none."""
         mark = f"SLURM_CONF={self.configuration}".encode()
-        for entry in Path("/proc").iterdir():
-            if not entry.name.isdigit() or int(entry.name) == os.getpid():
-                continue
+        for entry in Path("/proc").glob("[0-9]*"):
             with contextlib.suppress(OSError):
-                command = (entry / "cmdline").read_bytes()
-                is_job = b"slurm" in command or b"submitit" in command
-                if is_job and mark in (entry / "environ").read_bytes().split(b"\0"):
+                variables = (entry / "environ").read_bytes().split(b"\0")
+                is_daemon = b"slurm" in (entry / "cmdline").read_bytes().split(b"\0")[0]
+                is_job = any(variable.startswith(b"SLURM_JOB_ID=") for variable in variables)
+                if mark in variables and (is_daemon or is_job) and int(entry.name) != os.getpid():
                     os.kill(int(entry.name), signal.SIGKILL)
 
     def write_profile(self, pythons: Mapping[str, str]) -> Path:
@@ -319,13 +319,19 @@ def slurm_conf(cluster: VirtualCluster) -> Iterator[VirtualCluster]:
 
 def main() -> None:
     """Run a cluster until Ctrl-C or SIGTERM."""
-    signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGINT, signal.SIGTERM})
+
+    def leave(number: int, _frame: FrameType | None) -> None:
+        raise SystemExit(0 if number == signal.SIGTERM else 128 + number)
+
+    # Handled, not blocked: the daemons would inherit the mask and never hear SIGTERM. A shell's background job is
+    # started with SIGINT ignored, so that one needs a handler too.
+    for number in (signal.SIGINT, signal.SIGTERM):
+        signal.signal(number, leave)
     with VirtualCluster() as cluster:
         profile = cluster.write_profile({"core": sys.executable, "transformers": sys.executable})
         sys.stdout.write(f"export SLURM_CONF={cluster.configuration}\n# profile: {profile}\n# Ctrl-C stops it.\n")
         sys.stdout.flush()
-        # Blocked and awaited, not handled: a shell's background job is started with SIGINT ignored.
-        signal.sigwait({signal.SIGINT, signal.SIGTERM})
+        signal.pause()
 
 
 if __name__ == "__main__":

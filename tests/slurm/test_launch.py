@@ -13,6 +13,7 @@ import pytest
 from hpcq.attempts import AttemptRecord, read_attempts
 from hpcq.errors import EnvironmentFault
 from hpcq.launch import queue
+from hpcq.launch.jobs import unit_jobs
 from hpcq.launch.orders import ArrayOrder, Dependency, Submission
 from hpcq.launch.queue import JobState
 from hpcq.launch.slurm import SlurmLauncher
@@ -64,6 +65,15 @@ def wait_for_attempts(layout: RunLayout, outcome: str, number: int, timeout_s: f
             return found
         time.sleep(0.2)
     pytest.fail(f"No {number} attempts are {outcome} after {timeout_s:g} s.", pytrace=False)
+
+
+def wait_for_states(layout: RunLayout, state: State, number: int, timeout_s: float = 60.0) -> None:
+    """Return as soon as Slurm says of `number` elements that they are in that state."""
+    deadline = time.monotonic() + timeout_s
+    while sum(job.state is state for job in queue.poll(layout.name).values()) < number:
+        if time.monotonic() > deadline:
+            pytest.fail(f"No {number} elements are {state} after {timeout_s:g} s.", pytrace=False)
+        time.sleep(0.3)
 
 
 def states_of(submission: Submission, states: dict[tuple[str, int], JobState]) -> list[State]:
@@ -135,12 +145,19 @@ def test_cancelling_takes_elements_and_whole_jobs(layout: RunLayout) -> None:
     units = [unit(layout, f"unit-{index}", seconds=60 if index in (1, 2, 4) else 0.0) for index in range(5)]
     other = array(layout, "other", [unit(layout, "other", seconds=60)])
     some, whole = SlurmLauncher(layout).submit([array(layout, "some", units, throttle=5), other])
-    wait_for_attempts(layout, "done", 2)
+    wait_for_states(layout, State.DONE, 2)
     queue.cancel([(some.job_id, 1), (some.job_id, 2), (some.job_id, 4), (some.job_id, 0), whole.job_id])
     states = ended(layout)
     cancelled = State.CANCELLED
     assert states_of(some, states) == [State.DONE, cancelled, cancelled, State.DONE, cancelled]
     assert states_of(whole, states) == [cancelled]
+
+
+def test_a_unit_that_is_alone_in_its_array_is_cancelled_as_its_view_says(layout: RunLayout) -> None:
+    """submitit makes a plain job of a single unit, whose element 0 Slurm does not know: the view names the job."""
+    SlurmLauncher(layout).submit([array(layout, "alone", [unit(layout, "alone", seconds=60)])])
+    queue.cancel([unit_jobs(layout)["alone"].element])
+    assert {job.state for job in ended(layout, timeout_s=30).values()} == {State.CANCELLED}
 
 
 def test_a_signal_before_the_end_queues_the_unit_again(layout: RunLayout) -> None:

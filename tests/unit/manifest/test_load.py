@@ -67,9 +67,10 @@ def test_options_replace_values_and_are_named_in_errors(smallest: str, load_text
     """An option changes a value, and where that value is wrong the option is the place that the error names."""
     assert load_text(smallest, "evaluate.batch_size=3", "models.0.id=google/gemma-2b").evaluate.batch_size == 3
     with pytest.raises(ManifestError) as refusal:
-        load_text(smallest, "evaluate.batch_size=0", "tasks.use.0=arc_chalenge")
-    assert refusal.value.problems[0] == "-O evaluate.batch_size=0: evaluate.batch_size: must be 1 or more, not 0."
+        load_text(smallest, "evaluate.batch_size=0", "tasks.use.0=arc_chalenge", "schemes.use=['bf16', 'bf16']")
+    assert refusal.value.problems[0] == "-O schemes.use=['bf16', 'bf16']: schemes.use: 'bf16' is listed twice."
     assert refusal.value.problems[1].startswith("-O tasks.use.0=arc_chalenge: tasks.use: unknown task 'arc_chalenge'; ")
+    assert refusal.value.problems[2] == "-O evaluate.batch_size=0: evaluate.batch_size: must be 1 or more, not 0."
 
 
 def test_windows_line_ends_and_a_byte_order_mark_are_no_hindrance(smallest: str) -> None:
@@ -132,7 +133,7 @@ def test_broken_toml_is_refused_with_its_line(text: str, problem: str) -> None:
 
 @pytest.mark.skipif(os.geteuid() != 0, reason="only root can become a user who may not read a file")
 def test_files_without_permission_are_refused(smallest: str) -> None:
-    """As a plain user: a manifest that may not be read, and a folder that may not be written, each have their sentence."""
+    """To a plain user, files that may not be read and folders that may not be written are named as such."""
     program = """
 import os
 from pathlib import Path
@@ -153,10 +154,8 @@ for name in ("secret.toml", "closed.toml"):
         (folder / "secret.toml").write_text(smallest)
         (folder / "secret.toml").chmod(0o000)
         (folder / "fine.toml").write_text(smallest)
-        (folder / "closed.toml").write_text(
-            smallest
-            + '[calibration]\ndataset = "closed/text.txt"\n[paths]\nruns = "closed/runs"\ncheckpoints = "/tmp"\nlogs = "/tmp"\n'
-        )
+        closed = '[calibration]\ndataset = "closed/text.txt"\n[paths]\nruns = "closed/runs"\n'
+        (folder / "closed.toml").write_text(smallest + closed + 'checkpoints = "/tmp"\nlogs = "/tmp"\n')
         (folder / "closed").mkdir(mode=0o700)
         (folder / "closed" / "text.txt").touch()
         told = subprocess.run(
@@ -167,9 +166,12 @@ for name in ("secret.toml", "closed.toml"):
             text=True,
             check=True,
         ).stdout
+        text, runs = (
+            "calibration.dataset: 'closed/text.txt' cannot be read",
+            "paths.runs: 'closed/runs' cannot be written",
+        )
         assert told.splitlines() == [
             "secret.toml: cannot be read (Permission denied).",
-            f"closed.toml:14: calibration.dataset: 'closed/text.txt' cannot be read: no permission for {folder}/closed.",
-            f"closed.toml:16: paths.runs: 'closed/runs' cannot be written: no permission for {folder}/closed."
-            " Choose another folder.",
+            f"closed.toml:13: {text}: no permission for {folder}/closed.",
+            f"closed.toml:15: {runs}: no permission for {folder}/closed. Choose another folder.",
         ]

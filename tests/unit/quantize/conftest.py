@@ -1,4 +1,4 @@
-"""A small random Llama with a tokenizer of bytes, a calibration text, and works that quantize the one with the other."""
+"""A small random Llama with a tokenizer of bytes, a calibration text, and works that quantize the one by the other."""
 
 from __future__ import annotations
 
@@ -12,6 +12,7 @@ import pytest
 
 from hpcq.attempts import Attempt, AttemptRecord, now
 from hpcq.files import digest_of_file
+from hpcq.quantize.worker import quantize
 from hpcq.units import Calibration, Model, QuantizeWork, Scheme, Variant
 
 FP8_DYNAMIC = Scheme(
@@ -33,9 +34,7 @@ GPTQ_W4A16 = Scheme(
     group_size=64,
     needs_calibration=True,
 )
-GPTQ_W8A16 = dataclasses.replace(
-    GPTQ_W4A16, name="gptq-w8a16", weights="int8", granularity="channel", group_size=None
-)
+GPTQ_W8A16 = dataclasses.replace(GPTQ_W4A16, name="gptq-w8a16", weights="int8", granularity="channel", group_size=None)
 SMOOTHQUANT_W8A8 = dataclasses.replace(
     GPTQ_W8A16,
     name="smoothquant-w8a8",
@@ -79,7 +78,8 @@ def base_checkpoint(tmp_path_factory: pytest.TempPathFactory) -> Path:
     tokenizer = Tokenizer(models.BPE(vocab=vocabulary, merges=[]))
     tokenizer.pre_tokenizer = pre_tokenizers.ByteLevel(add_prefix_space=False)
     tokenizer.decoder = decoders.ByteLevel()
-    PreTrainedTokenizerFast(tokenizer_object=tokenizer, bos_token="<start>", eos_token="<end>").save_pretrained(folder)
+    special = {"bos_token": "<start>", "eos_token": "<end>"}
+    PreTrainedTokenizerFast(tokenizer_object=tokenizer, **special).save_pretrained(folder)
     return folder
 
 
@@ -87,28 +87,40 @@ def base_checkpoint(tmp_path_factory: pytest.TempPathFactory) -> Path:
 def calibration(tmp_path_factory: pytest.TempPathFactory) -> Calibration:
     """Eight sequences of 64 tokens from a text of a hundred short passages."""
     path = tmp_path_factory.mktemp("calibration") / "text.jsonl"
-    lines = (json.dumps({"text": f"Passage {number} says that {number} times {number} is {number**2}."}) + "\n"
-             for number in range(100))
-    path.write_text("".join(lines), encoding="utf-8")
-    return Calibration(
-        digest=digest_of_file(path), samples=8, sequence_length=64, dataset="passages", path=str(path)
+    lines = (
+        json.dumps({"text": f"Passage {number} says that {number} times {number} is {number**2}."}) + "\n"
+        for number in range(100)
     )
+    path.write_text("".join(lines), encoding="utf-8")
+    return Calibration(digest=digest_of_file(path), samples=8, sequence_length=64, dataset="passages", path=str(path))
 
 
-@pytest.fixture
-def make_work(base_checkpoint: Path, calibration: Calibration, tmp_path: Path) -> MakeWork:
+@pytest.fixture(scope="session")
+def make_work(base_checkpoint: Path, calibration: Calibration) -> MakeWork:
     """Works that quantize the small Llama by a scheme's name; keyword arguments replace the variant's fields."""
 
-    def made(name: str, *, folder: str = "checkpoint", **variant: Any) -> QuantizeWork:
+    def made(name: str, checkpoint: Path, **variant: Any) -> QuantizeWork:
         scheme = SCHEMES[name]
         fields: dict[str, Any] = {
             "model": Model(id="tests/tiny-llama", path=str(base_checkpoint)),
+            "scheme": scheme,
             "calibration": calibration if scheme.needs_calibration else None,
             **variant,
         }
-        return QuantizeWork(
-            variant=Variant(scheme=scheme, **fields), checkpoint_path=str(tmp_path / folder), device="cpu"
-        )
+        return QuantizeWork(variant=Variant(**fields), checkpoint_path=str(checkpoint), device="cpu")
+
+    return made
+
+
+@pytest.fixture(scope="session")
+def checkpoint_of(make_work: MakeWork, tmp_path_factory: pytest.TempPathFactory) -> Callable[[str], Path]:
+    """The small Llama's checkpoint for a scheme's name, made once and shared by the tests that only read it."""
+    folder = tmp_path_factory.mktemp("checkpoints")
+
+    def made(name: str) -> Path:
+        if not (folder / name).exists():
+            quantize(make_work(name, folder / name), live_attempt(folder / "attempts"))
+        return folder / name
 
     return made
 
@@ -116,5 +128,9 @@ def make_work(base_checkpoint: Path, calibration: Calibration, tmp_path: Path) -
 @pytest.fixture
 def attempt(tmp_path: Path) -> Attempt:
     """A live attempt that keeps its record in the test's folder."""
-    record = AttemptRecord(unit="quantize.x", attempt=1, job_id="1", node="here", pid=1, start=now())
-    return Attempt(tmp_path / "attempts", record)
+    return live_attempt(tmp_path / "attempts")
+
+
+def live_attempt(folder: Path) -> Attempt:
+    """An attempt that has just begun."""
+    return Attempt(folder, AttemptRecord(unit="quantize.x", attempt=1, job_id="1", node="here", pid=1, start=now()))

@@ -18,7 +18,7 @@ from hpcq.files import digest_of_file
 from hpcq.quantize import worker
 from hpcq.quantize.door import quantizer
 from hpcq.quantize.synthetic import PAUSE_VARIABLE
-from hpcq.units import Calibration, Model, QuantizeWork, Scheme, Variant
+from hpcq.units import Model, QuantizeWork, Scheme, Variant
 
 REHEARSAL = Scheme(name="synthetic-w4a16", tool="synthetic", method="synthetic", weights="int4", activations="bf16")
 LIGHT = "import sys; print(sorted({'torch', 'transformers', 'llmcompressor', 'numpy', 'h5py'} & set(sys.modules)))"
@@ -206,7 +206,13 @@ def test_phases_are_timed_and_reported_sparingly(monkeypatch: pytest.MonkeyPatch
     monkeypatch.setattr(time, "monotonic", lambda: next(moments))
     shown: list[str] = []
     clock = worker.PhaseClock(shown.append)
-    for text in ("loading", "calibrating layer 1 of 2", "calibrating layer 1 of 2", "calibrating layer 2 of 2", "saving"):
+    for text in (
+        "loading",
+        "calibrating layer 1 of 2",
+        "calibrating layer 1 of 2",
+        "calibrating layer 2 of 2",
+        "saving",
+    ):
         clock.report(text)
     assert shown == ["loading", "calibrating layer 1 of 2", "calibrating layer 2 of 2", "saving"]
     assert clock.seconds() == {"loading": 1.0, "calibrating": 3.0, "saving": 2.0}

@@ -1,0 +1,478 @@
+"""Manifests that are wrong, each with the exact sentences that its user gets, and nothing else."""
+# ruff: noqa: E501 (each sentence stands on one line, as its user reads it)
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+
+from hpcq.catalog.schemes import scheme_names
+from hpcq.catalog.tasks import task_names
+from hpcq.errors import ManifestError
+from hpcq.manifest import load
+
+RUN = '[run]\nname = "x"\n'
+MODEL = '[[models]]\nid = "meta-llama/Llama-3.1-8B-Instruct"\n'
+SMOL = '[[models]]\nid = "HuggingFaceTB/SmolLM2-135M"\n'
+SCHEMES = '[schemes]\nuse = ["bf16"]\n'
+MINE = '[schemes]\nuse = ["mine"]\n[[schemes.define]]\nname = "mine"\n'
+TASKS = '[tasks]\nuse = ["arc_challenge"]\n'
+BROKEN_PROFILE = """\
+name = "b"
+scheduler = "pbs"
+[gpu_classes.a]
+gpu = "H100"
+cpus_per_node = 1
+memory_gib = 1
+"""
+KNOWN_SCHEMES = f"known are {', '.join(scheme_names())}"
+KNOWN_TASKS = f"known are {', '.join(task_names())}"
+
+
+def full(run: str = RUN, models: str = MODEL, schemes: str = SCHEMES, tasks: str = TASKS, more: str = "") -> str:
+    """A manifest of these parts; each that is not given is right."""
+    return run + models + schemes + tasks + more
+
+
+# The text, and what follows "mine.toml" in each problem; FOLDER stands for the working directory.
+CASES: dict[str, tuple[str, list[str]]] = {
+    "empty": (
+        "",
+        [
+            ": run: is missing. What the run is called: a table [run] with its name.",
+            ": models: is missing. The base checkpoints: a table [[models]] for each.",
+            ": tasks: names no task; list suites or use, such as use = ['arc_challenge'].",
+        ],
+    ),
+    "no run": (
+        MODEL + SCHEMES + TASKS,
+        [": run: is missing. What the run is called: a table [run] with its name."],
+    ),
+    "no models": (
+        RUN + SCHEMES + TASKS,
+        [": models: is missing. The base checkpoints: a table [[models]] for each."],
+    ),
+    "empty models": (
+        "models = []\n" + RUN + SCHEMES + TASKS,
+        [":1: models: is empty; name at least one model."],
+    ),
+    "model table": (
+        full(models='[models]\nid = "a/b"\n'),
+        [":3: models: must be a list of tables, not one table; write [[models]]."],
+    ),
+    "no schemes": (
+        RUN + MODEL + TASKS,
+        [": schemes.use: meta-llama/Llama-3.1-8B-Instruct has no scheme; list at least one, such as 'bf16'."],
+    ),
+    "no tasks": (
+        RUN + MODEL + SCHEMES,
+        [": tasks: names no task; list suites or use, such as use = ['arc_challenge']."],
+    ),
+    "unknown table": (
+        full(more="[clutser]\nprofile = 'local'\n"),
+        [
+            ":9: clutser: unknown key; allowed here are calibration, cluster, evaluate, locked, models, paths, quantize, report, run, schemes, tasks. Did you mean 'cluster'?"
+        ],
+    ),
+    "unknown key": (
+        full(more="[evaluate]\nbatchsize = 4\n"),
+        [
+            ":10: evaluate.batchsize: unknown key; allowed here are backend, batch_size, device, dtype, environment, flush_interval_s, rehearsal, seed, shards. Did you mean 'batch_size'?"
+        ],
+    ),
+    "unknown model key": (
+        full(models=MODEL + 'revison = "main"\n'),
+        [
+            ":5: models.0.revison: unknown key; allowed here are digest, id, path, revision, schemes, trust_remote_code. Did you mean 'revision'?"
+        ],
+    ),
+    "unknown key far": (
+        full(more="[evaluate]\nxyzzy = 4\n"),
+        [
+            ":10: evaluate.xyzzy: unknown key; allowed here are backend, batch_size, device, dtype, environment, flush_interval_s, rehearsal, seed, shards."
+        ],
+    ),
+    "name slash": (
+        full(run='[run]\nname = "a/b"\n'),
+        [
+            ":2: run.name: 'a/b' cannot name a folder and jobs; use letters, digits, '.', '_' and '-', a letter or digit first, 100 at most."
+        ],
+    ),
+    "name dots": (
+        full(run='[run]\nname = ".."\n'),
+        [
+            ":2: run.name: '..' cannot name a folder and jobs; use letters, digits, '.', '_' and '-', a letter or digit first, 100 at most."
+        ],
+    ),
+    "name empty": (
+        full(run='[run]\nname = " "\n'),
+        [":2: run.name: must not be empty."],
+    ),
+    "name number": (
+        full(run="[run]\nname = 7\n"),
+        [":2: run.name: must be text, not 7."],
+    ),
+    "model unknown": (
+        full(models='[[models]]\nid = "meta-llama/Llama-3.1-8B-Instuct"\n'),
+        [
+            ":4: models.0.id: unknown model 'meta-llama/Llama-3.1-8B-Instuct'; add the folder of its checkpoint as path. Did you mean 'meta-llama/Llama-3.1-8B-Instruct'?"
+        ],
+    ),
+    "model unknown far": (
+        full(models='[[models]]\nid = "someone/their-own"\n'),
+        [":4: models.0.id: unknown model 'someone/their-own'; add the folder of its checkpoint as path."],
+    ),
+    "model neither": (
+        full(models='[[models]]\nschemes = ["bf16"]\n'),
+        [":3: models.0.id: is missing. Name a model by its id on the hub, or by the path of its checkpoint."],
+    ),
+    "model twice": (
+        full(models=MODEL + MODEL),
+        [":6: models.1.id: 'meta-llama/Llama-3.1-8B-Instruct' is listed twice."],
+    ),
+    "model revision path": (
+        full(models='[[models]]\npath = "elsewhere"\nrevision = "main"\n'),
+        [":5: models.0.revision: has no meaning with a path: a checkpoint on disk is what it is."],
+    ),
+    "model no checkpoint": (
+        full(models='[[models]]\nid = "own"\npath = "folder"\n'),
+        [":5: models.0.path: 'folder' is no checkpoint: it has no config.json."],
+    ),
+    "trust": (
+        full(models=MODEL + 'trust_remote_code = "yes"\n'),
+        [":5: models.0.trust_remote_code: must be true or false, not 'yes'."],
+    ),
+    "model digest": (
+        full(models=MODEL + 'digest = "abc"\n'),
+        [":5: models.0.digest: must be a SHA-256, 64 hexadecimal digits, not 'abc'."],
+    ),
+    "model scheme unknown": (
+        full(models=MODEL + 'schemes = ["bf16", "fp9"]\n'),
+        [f":5: models.0.schemes: unknown scheme 'fp9'; {KNOWN_SCHEMES}. Did you mean 'fp8'?"],
+    ),
+    "model schemes empty": (
+        full(models=MODEL + "schemes = []\n"),
+        [":5: models.0.schemes: meta-llama/Llama-3.1-8B-Instruct has no scheme; list at least one, such as 'bf16'."],
+    ),
+    "scheme unknown": (
+        full(schemes='[schemes]\nuse = [\n  "bf16", # the base\n  "gptq-w4a61",\n]\n'),
+        [f":8: schemes.use: unknown scheme 'gptq-w4a61'; {KNOWN_SCHEMES}. Did you mean 'gptq-w4a16'?"],
+    ),
+    "scheme twice": (
+        full(schemes='[schemes]\nuse = ["bf16", "fp8", "bf16"]\n'),
+        [":6: schemes.use: 'bf16' is listed twice."],
+    ),
+    "scheme same": (
+        full(schemes='[schemes]\nuse = ["gptq-w4a16", "gptq-w4a16-g128"]\n'),
+        [":6: schemes.use: 'gptq-w4a16-g128' is the same as 'gptq-w4a16'; list one of them."],
+    ),
+    "scheme no groups": (
+        full(schemes='[schemes]\nuse = ["fp8-dynamic-g64"]\n'),
+        [":6: schemes.use: 'fp8-dynamic-g64' does not exist: 'fp8-dynamic' has no groups. Use 'fp8-dynamic'."],
+    ),
+    "scheme text": (
+        full(schemes='[schemes]\nuse = "bf16"\n'),
+        [":6: schemes.use: must be a list, not 'bf16'."],
+    ),
+    "scheme number": (
+        full(schemes='[schemes]\nuse = ["bf16", 8]\n'),
+        [":6: schemes.use: must be text, not 8."],
+    ),
+    "group divides": (
+        full(models=SMOL, schemes='[schemes]\nuse = ["gptq-w4a16-g128"]\n'),
+        [
+            ":6: schemes.use: 'gptq-w4a16-g128' cannot quantize SmolLM2-135M: 576 is not a multiple of 128. Try 'gptq-w4a16-g64'."
+        ],
+    ),
+    "group divides awq": (
+        full(models=SMOL + 'schemes = ["awq-w4a16"]\n'),
+        [
+            ":5: models.0.schemes: 'awq-w4a16' cannot quantize SmolLM2-135M: 576 is not a multiple of 128. Try 'awq-w4a16-g64'."
+        ],
+    ),
+    "group own": (
+        full(schemes=MINE + 'base = "gptq-w4a16"\ngroup_size = 96\n'),
+        [
+            ":6: schemes.use: 'mine' cannot quantize Llama-3.1-8B-Instruct: 4096 is not a multiple of 96. Try 'mine-g128'."
+        ],
+    ),
+    "group none fits": (
+        full(schemes='[schemes]\nuse = ["gptq-w4a16-g7"]\n'),
+        [
+            ":6: schemes.use: 'gptq-w4a16-g7' cannot quantize Llama-3.1-8B-Instruct: 4096 is not a multiple of 7. Try 'gptq-w4a16-g128'."
+        ],
+    ),
+    "group zero": (
+        full(schemes='[schemes]\nuse = ["gptq-w4a16-g0"]\n'),
+        [f":6: schemes.use: unknown scheme 'gptq-w4a16-g0'; {KNOWN_SCHEMES}. Did you mean 'gptq-w4a16'?"],
+    ),
+    "define base": (
+        full(schemes=MINE + 'base = "gptq"\n'),
+        [f":9: schemes.define.0.base: unknown scheme 'gptq'; {KNOWN_SCHEMES}, mine. Did you mean 'gptq-w4a16'?"],
+    ),
+    "define little": (
+        full(schemes=MINE + 'method = "gptq"\n'),
+        [":7: schemes.define: 'mine' says too little: name a base, or tool, method, weights and activations."],
+    ),
+    "define twice": (
+        full(schemes=MINE + 'base = "fp8"\n[[schemes.define]]\nname = "mine"\nbase = "bf16"\n'),
+        [":11: schemes.define.1.name: 'mine' is defined twice."],
+    ),
+    "define smoothing": (
+        full(schemes=MINE + 'base = "gptq-w4a16"\nsmoothing_strength = 0.5\n'),
+        [":10: schemes.define.0.smoothing_strength: has no meaning with method 'gptq'; it belongs to smoothquant."],
+    ),
+    "define strength": (
+        full(schemes=MINE + 'base = "smoothquant-w8a8"\nsmoothing_strength = 1.5\n'),
+        [":10: schemes.define.0.smoothing_strength: must be 1 or less, not 1.5."],
+    ),
+    "define damping": (
+        full(schemes=MINE + 'base = "fp8"\ndamping = 0.1\n'),
+        [":10: schemes.define.0.damping: has no meaning with method 'rtn'; it belongs to gptq and smoothquant."],
+    ),
+    "define groups": (
+        full(schemes=MINE + 'base = "gptq-w8a16"\ngranularity = "group"\n'),
+        [":10: schemes.define.0.granularity: 'group' needs a group_size, such as 128."],
+    ),
+    "define channel": (
+        full(schemes=MINE + 'base = "gptq-w8a16"\ngranularity = "channel"\ngroup_size = 64\n'),
+        [":11: schemes.define.0.group_size: has no meaning with granularity 'channel'."],
+    ),
+    "define tool": (
+        full(schemes=MINE + 'base = "gptq-w4a16"\ntool = "none"\n'),
+        [":7: schemes.define.0.method: 'gptq' and tool 'none' exclude each other."],
+    ),
+    "define negative": (
+        full(schemes=MINE + 'base = "gptq-w4a16"\ngroup_size = -64\n'),
+        [":10: schemes.define.0.group_size: must be 1 or more, not -64."],
+    ),
+    "define format": (
+        full(schemes=MINE + 'base = "gptq-w4a16"\nweights = "int3"\n'),
+        [
+            ":10: schemes.define.0.weights: must be one of fp32, bf16, fp16, fp8_e4m3, int8, int4, not 'int3'. Did you mean 'int8'?"
+        ],
+    ),
+    "synthetic": (
+        full(schemes='[schemes]\nuse = ["synthetic-w4a16"]\n'),
+        [":6: schemes.use: 'synthetic-w4a16' is for rehearsals: 'accelerate' cannot load it. Use backend 'synthetic'."],
+    ),
+    "task unknown": (
+        full(tasks='[tasks]\nuse = ["arc_chalenge"]\n'),
+        [f":8: tasks.use: unknown task 'arc_chalenge'; {KNOWN_TASKS}. Did you mean 'arc_challenge'?"],
+    ),
+    "suite unknown": (
+        full(tasks='[tasks]\nsuites = ["openllm"]\n'),
+        [
+            ":8: tasks.suites: unknown suite 'openllm'; known are openllm-v1, openllm-v2, mt-bench. Did you mean 'openllm-v2'?"
+        ],
+    ),
+    "task twice": (
+        full(tasks='[tasks]\nuse = ["gsm8k", "gsm8k"]\n'),
+        [":8: tasks.use: 'gsm8k' is listed twice."],
+    ),
+    "task in suite": (
+        full(tasks='[tasks]\nsuites = ["openllm-v1"]\nuse = ["gsm8k"]\n'),
+        [":9: tasks.use: 'gsm8k' is listed twice, here and in a suite."],
+    ),
+    "limit zero": (
+        full(tasks=TASKS + "limit = 0\n"),
+        [":9: tasks.limit: must be 1 or more, not 0."],
+    ),
+    "limit negative": (
+        full(tasks=TASKS + "limit = -5\n"),
+        [":9: tasks.limit: must be 1 or more, not -5."],
+    ),
+    "limit float": (
+        full(tasks=TASKS + "limit = 2.5\n"),
+        [":9: tasks.limit: must be a whole number, not 2.5."],
+    ),
+    "limit text": (
+        full(tasks=TASKS + 'limit = "all"\n'),
+        [":9: tasks.limit: must be a whole number, not 'all'."],
+    ),
+    "option unknown task": (
+        full(more="[tasks.options.arc_chalenge]\nlimit = 3\n"),
+        [f":9: tasks.options.arc_chalenge: unknown task 'arc_chalenge'; {KNOWN_TASKS}. Did you mean 'arc_challenge'?"],
+    ),
+    "option other task": (
+        full(more="[tasks.options.gsm8k]\nlimit = 3\n"),
+        [":9: tasks.options.gsm8k: 'gsm8k' is no task of this run, whose tasks are arc_challenge."],
+    ),
+    "option shots": (
+        full(more="[tasks.options.arc_challenge]\nnum_fewshot = -1\n"),
+        [":10: tasks.options.arc_challenge.num_fewshot: must be 0 or more, not -1."],
+    ),
+    "option key": (
+        full(more="[tasks.options.arc_challenge]\nshots = 1\n"),
+        [
+            ":10: tasks.options.arc_challenge.shots: unknown key; allowed here are digest, limit, max_gen_toks, num_fewshot."
+        ],
+    ),
+    "data unknown": (
+        full(tasks=TASKS + 'data = "package"\n'),
+        [":9: tasks.data: 'package' is neither 'hub' nor 'packages' nor a folder. Did you mean 'packages'?"],
+    ),
+    "data lacks": (
+        full(tasks='[tasks]\nuse = ["arc_challenge"]\ndata = "folder"\n'),
+        [
+            ":8: tasks.use: 'folder' has no items of 'arc_challenge': there is no FOLDER/folder/arc_challenge/<split>.jsonl."
+        ],
+    ),
+    "data group": (
+        full(tasks='[tasks]\nuse = ["mmlu"]\ndata = "folder"\n'),
+        [":8: tasks.use: 'mmlu' is a group of data sets, which one folder cannot hold; take it from data = 'hub'."],
+    ),
+    "data packages": (
+        full(tasks='[tasks]\nuse = ["mmlu"]\ndata = "packages"\n'),
+        [
+            ":8: tasks.use: no package ships items of 'mmlu'; there are some of arc_challenge, hellaswag, winogrande, truthfulqa_mc1, gsm8k, ifeval, leaderboard_ifeval. Use data = 'hub' or a folder."
+        ],
+    ),
+    "profile unknown": (
+        full(more='[cluster]\nprofile = "clusters/papers.toml"\n'),
+        [
+            ":10: cluster.profile: unknown profile 'clusters/papers.toml'; known are local, auto, clusters/paper.toml. Did you mean 'clusters/paper.toml'?"
+        ],
+    ),
+    "profile wrong": (
+        full(more='[cluster]\nprofile = "broken.toml"\n'),
+        [
+            ":10: cluster.profile: broken.toml:2: scheduler: must be one of local, slurm, not 'pbs'.",
+            ":10: cluster.profile: broken.toml:4: gpu_classes.a.gpu: unknown GPU 'H100'; known are H100-80, H200-141, A100-80, A100-40, RTX6000Ada-48, A6000-48, L40S-48, L4-24, A10-24. Did you mean 'H100-80'?",
+        ],
+    ),
+    "profile type": (
+        full(more="[cluster]\nprofile = 3\n"),
+        [":10: cluster.profile: must be text, not 3."],
+    ),
+    "backend": (
+        full(more='[evaluate]\nbackend = "vlm"\n'),
+        [":10: evaluate.backend: must be one of accelerate, vllm, synthetic, not 'vlm'. Did you mean 'vllm'?"],
+    ),
+    "dtype": (
+        full(more='[evaluate]\ndtype = "fp16"\n'),
+        [":10: evaluate.dtype: must be one of auto, float32, bfloat16, float16, not 'fp16'."],
+    ),
+    "shards": (
+        full(more="[evaluate]\nshards = 0\n"),
+        [":10: evaluate.shards: must be 1 or more, not 0."],
+    ),
+    "flush": (
+        full(more="[evaluate]\nflush_interval_s = 0\n"),
+        [":10: evaluate.flush_interval_s: must be above 0, not 0."],
+    ),
+    "flush nan": (
+        full(more="[evaluate]\nflush_interval_s = inf\n"),
+        [":10: evaluate.flush_interval_s: must be a finite number, not inf."],
+    ),
+    "seed": (
+        full(more="[evaluate]\nseed = -1\n"),
+        [":10: evaluate.seed: must be 0 or more, not -1."],
+    ),
+    "device": (
+        full(more='[quantize]\ndevice = "gpu"\n'),
+        [":10: quantize.device: must be one of auto, cpu, cuda, not 'gpu'. Did you mean 'cpu'?"],
+    ),
+    "environment": (
+        full(more='[evaluate]\nenvironment = "transformer"\n'),
+        [
+            ":10: evaluate.environment: unknown environment 'transformer'; known are core, transformers, vllm. Did you mean 'transformers'?"
+        ],
+    ),
+    "rehearsal": (
+        full(more="[evaluate.rehearsal]\nrequest_seconds = 0.1\n"),
+        [":9: evaluate.rehearsal: has no meaning with backend 'accelerate'; it paces 'synthetic' alone."],
+    ),
+    "rehearsal negative": (
+        full(more='[evaluate]\nbackend = "synthetic"\nrehearsal = { request_seconds = -0.1 }\n'),
+        [":11: evaluate.rehearsal.request_seconds: must be 0 or more, not -0.1."],
+    ),
+    "calibration": (
+        full(more='[calibration]\ndataset = "boolq"\n'),
+        [
+            ":10: calibration.dataset: unknown calibration text 'boolq'; known are boolq-passages. Did you mean 'boolq-passages'? It may also be the path of a .jsonl or .txt file."
+        ],
+    ),
+    "calibration suffix": (
+        full(more='[calibration]\ndataset = "text.md"\n'),
+        [":10: calibration.dataset: 'text.md' is neither a .jsonl nor a .txt file."],
+    ),
+    "calibration samples": (
+        full(more="[calibration]\nsamples = 0\n"),
+        [":10: calibration.samples: must be 1 or more, not 0."],
+    ),
+    "calibration length": (
+        full(more="[calibration]\nsequence_length = true\n"),
+        [":10: calibration.sequence_length: must be a whole number, not true."],
+    ),
+    "paths file": (
+        full(more='[paths]\nlogs = "text.md/logs"\n'),
+        [":10: paths.logs: 'text.md/logs' cannot be a folder: FOLDER/text.md is a file."],
+    ),
+    "paths blank": (
+        full(more='[paths]\nruns = ""\n'),
+        [":10: paths.runs: must not be empty."],
+    ),
+    "compare": (
+        full(more='[report]\ncompare = ["arxiv-2409.11055"]\n'),
+        [
+            ":10: report.compare: unknown study 'arxiv-2409.11055'; known are arxiv-2409.11055v6. Did you mean 'arxiv-2409.11055v6'?"
+        ],
+    ),
+}
+
+
+@pytest.mark.parametrize(("text", "expected"), CASES.values(), ids=CASES)
+def test_a_wrong_manifest_gets_its_sentences(text: str, expected: list[str], tmp_path: Path) -> None:
+    """Each mistake is told with place, key, value and cure, and no other problem is invented."""
+    Path("folder").mkdir()
+    Path("text.md").touch()
+    Path("broken.toml").write_text(BROKEN_PROFILE)
+    Path("mine.toml").write_text(text)
+    with pytest.raises(ManifestError) as refusal:
+        load(Path("mine.toml"))
+    assert list(refusal.value.problems) == [
+        "mine.toml" + problem.replace("FOLDER", str(tmp_path)) for problem in expected
+    ]
+
+
+def test_all_problems_come_at_once() -> None:
+    """Mistakes of every kind, in every table, in the options and in the profile, are told together, in the file's order."""
+    Path("broken.toml").write_text(BROKEN_PROFILE)
+    Path("mine.toml").write_text("""\
+[run]
+name = "a/b"
+[cluster]
+profile = "broken.toml"
+[[models]]
+id = "HuggingFaceTB/SmolLM2-135M"
+[schemes]
+use = ["bf16", "gptq-w4a16-g128"]
+[tasks]
+use = ["arc_chalenge"]
+limit = -3
+[evaluate]
+batchsize = 4
+[calibration]
+dataset = "nowhere.txt"
+""")
+    with pytest.raises(ManifestError) as refusal:
+        load(Path("mine.toml"), ["evaluate.shards=-1", "nonsense"])
+    assert [problem.split(": ")[:2] for problem in refusal.value.problems] == [
+        ["-O nonsense", "an option is written key=value, with a dotted key such as evaluate.batch_size."],
+        ["-O evaluate.shards=-1", "evaluate.shards"],
+        ["mine.toml:2", "run.name"],
+        ["mine.toml:4", "cluster.profile"],
+        ["mine.toml:4", "cluster.profile"],
+        ["mine.toml:8", "schemes.use"],
+        ["mine.toml:10", "tasks.use"],
+        ["mine.toml:11", "tasks.limit"],
+        ["mine.toml:13", "evaluate.batchsize"],
+        ["mine.toml:15", "calibration.dataset"],
+    ]
+
+
+def test_there_are_at_least_forty_kinds_of_mistakes() -> None:
+    """The table above holds no two manifests alike."""
+    assert len({text for text, _ in CASES.values()}) == len(CASES) >= 40
