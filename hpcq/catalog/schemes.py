@@ -52,6 +52,13 @@ def find_scheme(name: str, defined: Mapping[str, Scheme] | None = None) -> Schem
     return replace(known[base], name=name, group_size=group_size)
 
 
+def rehearsed(scheme: Scheme) -> Scheme:
+    """What stands in for `scheme` in a rehearsal: as it is, but made up where it would be quantized."""
+    if not scheme.is_quantized:
+        return scheme
+    return replace(scheme, tool="synthetic", method="synthetic", needs_calibration=False)
+
+
 def split_group_size(name: str) -> tuple[str, int | None]:
     """A scheme's name without its group size, and the group size: ('gptq-w4a16', 64) for 'gptq-w4a16-g64'."""
     match = _GROUP_SUFFIX.fullmatch(name)

@@ -6,6 +6,8 @@ Knows lm-eval and responses by key. Must not know a model, a segment or a shard:
 from __future__ import annotations
 
 import os
+import random
+import sys
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from typing import Any
 
@@ -69,6 +71,7 @@ def _scores_of(task: BuiltTask, responses: Mapping[RequestKey, Response]) -> Ite
         for instance in leaf.instances:
             instance.resps.clear()
             instance.filtered_resps.clear()
+    _seed_metrics(task.task.fewshot_seed)
     # One process: lm-eval would bootstrap in as many as the node has cores, whatever the job was given. Its generators
     # are seeded by chunk, so that the digits are the same.
     os.environ["DISABLE_MULTIPROC"] = "1"
@@ -80,6 +83,13 @@ def _scores_of(task: BuiltTask, responses: Mapping[RequestKey, Response]) -> Ite
     )
     for name, values in results["results"].items():
         yield from _scores_in(name, values)
+
+
+def _seed_metrics(seed: int) -> None:
+    """Some metrics draw lots (IFEval's where an instruction leaves something open, and its detector of languages)."""
+    random.seed(seed)
+    if "langdetect" in sys.modules:
+        sys.modules["langdetect"].DetectorFactory.seed = seed
 
 
 def _leaves_of(group: Any) -> set[str]:

@@ -8,10 +8,9 @@ from __future__ import annotations
 import json
 import logging
 import os
-import re
+import random
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from functools import lru_cache
 from pathlib import Path
 from typing import Any
 
@@ -22,6 +21,7 @@ from lm_eval.tasks._index import Kind
 
 from hpcq.cache import cache_folder
 from hpcq.catalog.tasks import find_task
+from hpcq.digests import digest_of_items
 from hpcq.errors import EnvironmentFault, UserInputError, WorkFailed
 from hpcq.evaluate.requests import GENERATE, Request, requests_of
 from hpcq.units import Task
@@ -66,6 +66,8 @@ def build_tasks(tasks: Sequence[Task]) -> list[BuiltTask]:
     """
     # IFEval's definition looks for NLTK's data when it is imported, and would fetch them.
     os.environ.setdefault("NLTK_DATA", str(cache_folder() / "nltk_data"))
+    # What datasets keeps of processed documents would bring one node's shuffle to some nodes and not to others.
+    datasets.disable_caching()
     built = [_build(task) for task in tasks]
     names = [name for one in built for name in one.leaves]
     if twice := sorted({name for name in names if names.count(name) > 1}):
@@ -74,11 +76,16 @@ def build_tasks(tasks: Sequence[Task]) -> list[BuiltTask]:
 
 
 def _build(task: Task) -> BuiltTask:
+    facts = find_task(task.name)
+    if facts is None:
+        raise UserInputError(
+            f"tasks: the catalog has no task {task.name!r}; a row there tells where lm-eval defines it."
+        )
+    # Some definitions (GPQA's) shuffle choices by Python's own generator: every worker must shuffle alike.
+    random.seed(task.fewshot_seed)
     # Indexing all of lm-eval's definitions takes a minute; the folder of one takes a moment.
-    manager = lm_eval.tasks.TaskManager(include_path=str(_folder(task.name)), include_defaults=False)
-    entry = manager.task_index.get(task.name)
-    if entry is None:
-        raise _unknown(task.name)
+    manager = lm_eval.tasks.TaskManager(include_path=str(_DEFINITIONS / facts.folder), include_defaults=False)
+    entry = manager.task_index[task.name]
     overrides = _local_data(task, is_leaf=entry.kind in (Kind.TASK, Kind.PY_TASK))
     try:
         # TaskManager.load takes overrides for definitions of one's own only; its factory takes them for any.
@@ -96,23 +103,6 @@ def _build(task: Task) -> BuiltTask:
     return BuiltTask(task=task, leaves=loaded["tasks"], groups=loaded["groups"])
 
 
-@lru_cache
-def _folder(name: str) -> Path:
-    """The folder of the definition of `name`: where the catalog says, else where a search finds it."""
-    facts = find_task(name)
-    if facts is not None:
-        return _DEFINITIONS / facts.folder
-    declares = re.compile(rf"""^["']?(?:task|group)["']?:\s*["']?{re.escape(name)}["']?\s*$""", re.MULTILINE)
-    for path in sorted(_DEFINITIONS.rglob("*.yaml")):
-        if declares.search(path.read_text(encoding="utf-8")):
-            return path.parent
-    raise _unknown(name)
-
-
-def _unknown(name: str) -> UserInputError:
-    return UserInputError(f"tasks: lm-eval has no task {name!r}; `lm-eval ls tasks` lists those that it has.")
-
-
 def _local_data(task: Task, *, is_leaf: bool) -> dict[str, Any]:
     """What to change in a definition so that it reads the documents in `task.data_path`; nothing where that is None."""
     if task.data_path is None:
@@ -120,7 +110,12 @@ def _local_data(task: Task, *, is_leaf: bool) -> dict[str, Any]:
     folder = Path(task.data_path)
     if not is_leaf:
         raise UserInputError(f"tasks.data: {task.name} is a group of tasks, which one folder ({folder}) cannot serve.")
-    # Not the loader that datasets has for JSON lines: it keeps a cache, under a lock, in the home folder, which all jobs
+    if task.data_digest not in (None, digest_of_items(folder)):
+        raise EnvironmentFault(
+            f"{folder}: the documents of {task.name} are not those that the plan was made with:"
+            " submit the manifest again to plan with what is there."
+        )
+    # Not the loader that datasets has for JSON lines: it keeps a cache, under a lock, in the home folder that all jobs
     # share, and it takes strings that look like dates for dates (datasets 5.2).
     return {"custom_dataset": lambda **_: _documents(folder), "dataset_name": None, "dataset_kwargs": None}
 
@@ -155,10 +150,13 @@ def _configure(name: str, leaf: Any, task: Task) -> None:
 
 
 def _build_requests(name: str, leaf: Any, task: Task) -> None:
-    """Build the leaf's Instances, and keep lm-eval from building them again.
+    """Build the leaf's Instances, and keep lm-eval from processing documents or building Instances again.
 
-    Drawing the few-shot examples moves the leaf's random generator: a second build would give other prompts.
+    It does both when it scores. Definitions that shuffle choices would shuffle them anew, and drawing few-shot examples
+    moves the leaf's generator: other questions than those that were answered.
     """
+    documents = leaf.eval_docs
+    setattr(leaf, "test_docs" if leaf.has_test_docs() else "validation_docs", lambda: documents)
     leaf.set_fewshot_seed(seed=task.fewshot_seed)
     try:
         leaf.build_all_requests(limit=task.limit)

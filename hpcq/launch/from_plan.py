@@ -36,6 +36,7 @@ def order_of(run: str, array: PlannedArray, profile: Profile) -> ArrayOrder:
         extra=slurm.extra,
         depends_on=array.depends_on,
         dependency=Dependency(array.dependency),
+        element=array.element,
     )
 
 

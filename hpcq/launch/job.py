@@ -67,7 +67,8 @@ class UnitJob:
                 attempt.update(outcome="failed", reason=_sentence(error), end=now())
                 raise
             except BaseException as interruption:
-                attempt.update(outcome="interrupted", reason=_interruption(interruption), end=now())
+                reason = attempt.record.reason or _interruption(interruption)
+                attempt.update(outcome="interrupted", reason=reason, end=now())
                 raise
             attempt.update(outcome="done", reason=None, end=now())
 
@@ -166,8 +167,13 @@ def _signals_recorded(attempt: Attempt) -> Iterator[None]:
     and leaves; where nodes may not use scontrol that fails, and the unit works on.
     """
     requeue = signal.getsignal(signal.SIGUSR2)
+    told = False
 
     def on_term(_number: int, _frame: FrameType | None) -> None:
+        nonlocal told
+        if told:
+            return  # a second one must not break off what the first has made the unit commit
+        told = True
         attempt.update(outcome="interrupted", reason="told to stop by SIGTERM: preempted or cancelled", end=now())
         if not _is_slurm():
             raise SystemExit(128 + signal.SIGTERM)

@@ -77,7 +77,7 @@ def _view(submission: Submission, index: int, job: JobState | None) -> UnitJobVi
         index=index if len(submission.units) > 1 else None,
         state=None,
     )
-    if job is None or job.folder != submission.folder:
+    if job is None or (job.array, job.part) != (submission.array, submission.part):
         return view
     reason = f"{job.slurm_state}, {job.reason}" if job.reason else job.slurm_state
     return replace(view, state=job.state, slurm_state=job.slurm_state, reason=reason)

@@ -215,6 +215,8 @@ def _needed(task: _Task, by_name: dict[str, ArrayOrder]) -> Iterator[str]:
         units = by_name[name].units
         if task.order.dependency is Dependency.AFTERCORR:
             units = units[task.index : task.index + 1]
+        elif task.order.element is not None:
+            units = units[task.order.element : task.order.element + 1]
         for unit in units:
             yield unit.unit_id
 

@@ -56,7 +56,8 @@ class ArrayOrder:
 
     memory_gib: host memory of one unit on one node (None: the scheduler's default). throttle: units at once (None: as
     many as fit). extra: further options of sbatch, by their long names without dashes; True is an option without a
-    value. depends_on: names of arrays.
+    value. depends_on: names of arrays. element: where given, the
+    dependency is on that element of them alone; they are then orders of the same submission.
     """
 
     name: str
@@ -79,6 +80,7 @@ class ArrayOrder:
     extra: Mapping[str, str | int | bool] = field(default_factory=dict)
     depends_on: tuple[str, ...] = ()
     dependency: Dependency = Dependency.NONE
+    element: int | None = None
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -41,6 +41,7 @@ class SlurmLauncher:
 
     layout: RunLayout
     _jobs: dict[str, tuple[str, ...]] = field(init=False, default_factory=dict)
+    _orders: dict[str, ArrayOrder] = field(init=False, default_factory=dict)
 
     @cached_property
     def max_array_size(self) -> int:
@@ -64,6 +65,7 @@ class SlurmLauncher:
                 "There is no sbatch on this machine: log in to the cluster, or use cluster.profile=local."
             )
         self._jobs = {name: tuple(jobs) for name, jobs in (known_jobs or {}).items()}
+        self._orders = {order.name: order for order in arrays}
         accepted = []
         for order in arrays:
             parts = split(order.units, self.max_array_size)
@@ -106,9 +108,20 @@ class SlurmLauncher:
         jobs: list[str] = []
         for name in order.depends_on:
             known = self._jobs[name]
-            # Arrays of one length are split at the same places, so part corresponds to part and element to element.
-            jobs += [known[part]] if order.dependency is Dependency.AFTERCORR else known
+            if order.dependency is Dependency.AFTERCORR:
+                # Arrays of one length are split at the same places: part corresponds to part, element to element.
+                jobs.append(known[part])
+            elif order.element is not None:
+                jobs.append(self._element(name, order.element))
+            else:
+                jobs += known
         return ":".join([order.dependency, *jobs])
+
+    def _element(self, array: str, index: int) -> str:
+        """One unit of an array of this submission, as Slurm names it; submitit makes a single unit a plain job."""
+        part, place = divmod(index, self.max_array_size)
+        job_id, units = self._jobs[array][part], split(self._orders[array].units, self.max_array_size)[part]
+        return job_id if len(units) == 1 else f"{job_id}_{place}"
 
 
 def split(units: Sequence[UnitOrder], size: int) -> list[Sequence[UnitOrder]]:

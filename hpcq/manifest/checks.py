@@ -89,7 +89,7 @@ def _checkpoint(index: int, text: str, manifest: Manifest) -> Iterator[Problem]:
 def _model_shapes(manifest: Manifest) -> Iterator[Problem]:
     """A model whose shape nothing tells is refused, unless a rehearsal needs no model."""
     for index, entry in enumerate(manifest.models):
-        if entry.path is None and shape_of(entry, manifest) is None and manifest.evaluate.backend != "synthetic":
+        if entry.path is None and shape_of(entry, manifest) is None and not manifest.is_rehearsal:
             name = name_of(entry)
             sentence = f"unknown model '{name}'; add the folder of its checkpoint as path."
             yield ("models", index, "id"), sentence + did_you_mean(name, model_ids())
@@ -185,7 +185,7 @@ def _rehearsals(manifest: Manifest) -> Iterator[Problem]:
     for index in range(len(manifest.models)):
         for place, name in scheme_names_of(index, manifest):
             scheme = find_scheme(name, defined)
-            if scheme and scheme.tool == "synthetic" and backend != "synthetic":
+            if scheme and scheme.tool == "synthetic" and not manifest.is_rehearsal:
                 yield place, f"'{name}' is for rehearsals: '{backend}' cannot load it. Use backend 'synthetic'."
 
 

@@ -23,8 +23,8 @@ def read_document(path: Path) -> tuple[str, dict[str, Any]]:
     try:
         text = path.read_bytes().decode("utf-8-sig").replace("\r\n", "\n")
     except FileNotFoundError:
-        beside = [str(other) for other in path.parent.glob("*.toml")] if is_folder(path.parent) else []
-        raise ManifestError([f"{path}: there is no such file.{did_you_mean(str(path), beside)}"]) from None
+        beside = [other.name for other in path.parent.glob("*.toml")] if is_folder(path.parent) else []
+        raise ManifestError([f"{path}: there is no such file.{did_you_mean(path.name, beside)}"]) from None
     except IsADirectoryError:
         raise ManifestError([f"{path}: is a folder; name a TOML file."]) from None
     except UnicodeDecodeError as error:

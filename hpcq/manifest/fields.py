@@ -49,7 +49,7 @@ Names = Annotated[tuple[Text, ...], Field(strict=False), AfterValidator(distinct
 Count = Annotated[int, Field(ge=1)]
 """A whole number, 1 or more."""
 
-Seed = Annotated[int, Field(ge=0, lt=2**32)]
+Seed = Annotated[int, Field(ge=0, le=2**32 - 1)]
 """A seed as numpy takes it."""
 
 Seconds = Annotated[float, Field(ge=0)]

@@ -9,7 +9,7 @@ import shutil
 from pathlib import Path
 from typing import Annotated, Literal, Self
 
-from pydantic import AfterValidator, Field, ValidationError, model_validator
+from pydantic import AfterValidator, Field, PlainValidator, ValidationError, model_validator
 
 from hpcq.catalog.gpus import GPU, find_gpu, gpu_names
 from hpcq.errors import ManifestError
@@ -18,7 +18,7 @@ from hpcq.manifest.disk import is_file
 from hpcq.manifest.documents import read_document
 from hpcq.manifest.fields import Count, Names, Positive, Section, Text, Texts, distinct, refusal
 from hpcq.manifest.locate import locate
-from hpcq.manifest.messages import problems_of
+from hpcq.manifest.messages import problems_of, shown
 from hpcq.manifest.source import Source
 from hpcq.manifest.suggestions import unknown_name
 
@@ -35,6 +35,12 @@ def _known_gpu(name: str) -> str:
     return name
 
 
+def _option_value(value: object) -> str | int | bool:
+    if not isinstance(value, str | int):
+        raise refusal(f"must be text, a whole number, true or false, not {shown(value)}.")
+    return value
+
+
 class SlurmSettings(Section):
     """What every job of this cluster is submitted with."""
 
@@ -43,7 +49,9 @@ class SlurmSettings(Section):
     time_limit_minutes: Count = Field(60, description="Time limit of a job where its GPU class states no shorter one.")
     exclude: Text | None = Field(None, description="Nodes never to use, in Slurm's notation (`--exclude`).")
     setup: Texts = Field((), description="Shell lines that every job of this cluster runs first, on its node.")
-    extra: dict[Text, str | int | bool] = Field({}, description="Further sbatch options, by their long names.")
+    extra: dict[Text, Annotated[str | int | bool, PlainValidator(_option_value)]] = Field(
+        {}, description="Further sbatch options, by their long names."
+    )
 
 
 class LocalSettings(Section):
@@ -73,10 +81,11 @@ class GpuClass(Section):
     )
     throttle: Count | None = Field(None, description="Elements of one array that run at once, at most.")
     cpus_per_unit: Count | None = Field(
-        None, description="CPU cores that a unit asks for; by default its share of the node by GPUs."
+        None, description="CPU cores that a unit asks for; by default its share of the node by GPUs, and 1 without."
     )
     memory_gib_per_unit: Positive | None = Field(
-        None, description="Host memory that a unit asks for, GiB; by default its share of the node by GPUs."
+        None,
+        description="Host memory that a unit asks for, GiB; by default its share by GPUs, without them Slurm's own.",
     )
     max_minutes: Count | None = Field(None, description="The longest time limit that this class allows.")
 

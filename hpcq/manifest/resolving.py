@@ -6,7 +6,7 @@ from collections.abc import Callable, Iterator
 from pathlib import Path
 
 from hpcq.catalog import packages
-from hpcq.catalog.schemes import find_scheme
+from hpcq.catalog.schemes import find_scheme, rehearsed
 from hpcq.digests import digest_of_items, digest_of_model, digest_of_text
 from hpcq.errors import ManifestError
 from hpcq.layout import RunLayout
@@ -59,8 +59,7 @@ class _Resolving:
         manifest = self.manifest
         pairs = tuple(self._pairs())
         tasks = tuple(self._tasks())
-        schemes = [scheme for _, scheme in pairs]
-        calibration = self._calibration() if any(scheme.needs_calibration for scheme in schemes) else None
+        calibration = self._calibration() if any(scheme.needs_calibration for _, scheme in pairs) else None
         if self.problems:
             raise ManifestError(self.problems)
         locked = manifest.locked.versions if manifest.locked else {}
@@ -73,7 +72,7 @@ class _Resolving:
             calibration=calibration,
             tasks=tasks,
             evaluate=_evaluate_settings(manifest),
-            quantize=_quantize_settings(manifest, schemes),
+            quantize=_quantize_settings(manifest),
             report=ReportSettings(compare=manifest.report.compare),
             notes=tuple(_notes(manifest, tasks)),
             missing=tuple(self.missing),
@@ -88,6 +87,8 @@ class _Resolving:
             model = self._model(index)
             names = [name for _, name in scheme_names_of(index, self.manifest)]
             schemes = [scheme for name in names if (scheme := find_scheme(name, defined))]
+            if self.manifest.is_rehearsal:
+                schemes = [rehearsed(scheme) for scheme in schemes]
             yield from ((model, scheme) for scheme in sorted(schemes, key=lambda scheme: scheme.is_quantized))
 
     def _model(self, index: int) -> Model:
@@ -138,8 +139,11 @@ class _Resolving:
     def _digest(
         self, path: Path | None, measure: Callable[[Path], str], locked: str | None, place: KeyPath, missing: str
     ) -> str | None:
-        """The digest of what lies at `path`, which must be the locked one; of what is not there, the locked one."""
-        if path is None:
+        """The digest of what lies at `path`, which must be the locked one; of what is not there, the locked one.
+
+        A rehearsal reads nothing, so nothing is missing.
+        """
+        if path is None or self.manifest.is_rehearsal:
             return locked
         if not is_there(path):
             self.missing.append(missing)
@@ -183,9 +187,8 @@ def _evaluate_settings(manifest: Manifest) -> EvaluateSettings:
     )
 
 
-def _quantize_settings(manifest: Manifest, schemes: list[Scheme]) -> QuantizeSettings:
-    real = any(scheme.is_quantized and scheme.tool != "synthetic" for scheme in schemes)
-    default = "transformers" if real or manifest.evaluate.backend != "synthetic" else "core"
+def _quantize_settings(manifest: Manifest) -> QuantizeSettings:
+    default = "core" if manifest.is_rehearsal else "transformers"
     return QuantizeSettings(environment=manifest.quantize.environment or default, device=manifest.quantize.device)
 
 

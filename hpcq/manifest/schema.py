@@ -11,15 +11,13 @@ from typing import Annotated, Literal, Self
 
 from pydantic import AfterValidator, Discriminator, Field, PrivateAttr, Tag, ValidationInfo, model_validator
 
+from hpcq.catalog.published import study_names
 from hpcq.catalog.schemes import scheme_names, split_group_size
 from hpcq.catalog.tasks import find_suite, find_task, suite_names, task_names
 from hpcq.manifest.fields import Count, Digest, Positive, Seconds, Section, Seed, Text, Texts, distinct, refusal
 from hpcq.manifest.profiles import Profile
 from hpcq.manifest.source import Source
 from hpcq.manifest.suggestions import unknown_name
-
-STUDIES = ("arxiv-2409.11055v6",)
-"""Published studies that a report can compare with."""
 
 DEFINED_SCHEMES = "defined_schemes"
 """Key of pydantic's context under which the reader of a manifest gives the names that `schemes.define` brings."""
@@ -59,8 +57,8 @@ def _known_suite(name: str) -> str:
 
 
 def _known_study(name: str) -> str:
-    if name not in STUDIES:
-        raise refusal(unknown_name("study", name, STUDIES))
+    if name not in study_names():
+        raise refusal(unknown_name("study", name, study_names()))
     return name
 
 
@@ -276,6 +274,11 @@ class Manifest(Section):
     locked: LockedSection | None = Field(None, description="What a lock records.")
 
     _source: Source = PrivateAttr(default_factory=Source)
+
+    @property
+    def is_rehearsal(self) -> bool:
+        """Whether nothing real is computed: neither models nor items nor texts are read."""
+        return self.evaluate.backend == "synthetic"
 
     @property
     def source(self) -> Source:

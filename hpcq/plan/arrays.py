@@ -1,8 +1,9 @@
 """Units that are to run become arrays, one for each kind, GPU class, shape and environment.
 
-An evaluation needs one quantization. Slurm's `aftercorr` lets element i of an array wait for element i of another, so
-evaluations stand in the same order as the quantizations that they need: one flag says all dependencies of an array, and
-one failed quantization holds up its own evaluations alone. To make that possible, quantizations whose evaluations
+An evaluation needs one quantization, and a Slurm array has one dependency. Two ways say it exactly, so that a failed
+quantization holds up its own evaluations alone: `aftercorr`, by which element i of an array waits for element i of
+another (one array a shard, its variants in the order of the quantizations), or `afterok` on one element (one array a
+variant, of all its shards). The one that makes fewer arrays is taken. For the first, quantizations whose evaluations
 differ in shape or number of shards go to different arrays.
 """
 
@@ -53,10 +54,25 @@ def _quantize_and_aligned(
     for (_, _, places), members in groups.items():
         array = _array(members, profile)
         quantize_arrays.append(array)
-        for place in places:
-            followers = [shards_of[unit.id][place] for unit in members]
-            aligned.append(_array(followers, profile, depends_on=(array.name,), dependency="aftercorr"))
+        if len(places) <= len(members):
+            for place in places:
+                followers = [shards_of[unit.id][place] for unit in members]
+                aligned.append(_array(followers, profile, depends_on=(array.name,), dependency="aftercorr"))
+            continue
+        for element, unit in enumerate(members):
+            for shards in _alike(shards_of[unit.id][place] for place in places):
+                aligned.append(
+                    _array(shards, profile, depends_on=(array.name,), dependency="afterok", element=element)
+                )
     return quantize_arrays, aligned
+
+
+def _alike(units: Iterable[PlannedUnit]) -> Iterable[list[PlannedUnit]]:
+    """`units` by shape and environment, which the elements of an array share."""
+    groups: dict[tuple[Shape, str], list[PlannedUnit]] = defaultdict(list)
+    for unit in units:
+        groups[unit.shape, unit.environment].append(unit)
+    return groups.values()
 
 
 def _shard_place(unit: PlannedUnit) -> _ShardPlace:
@@ -86,7 +102,12 @@ def _merge_array(unit: PlannedUnit, profile: Profile, new: list[str], earlier: l
 
 
 def _array(
-    units: Sequence[PlannedUnit], profile: Profile, *, depends_on: tuple[str, ...] = (), dependency: str = "none"
+    units: Sequence[PlannedUnit],
+    profile: Profile,
+    *,
+    depends_on: tuple[str, ...] = (),
+    dependency: str = "none",
+    element: int | None = None,
 ) -> PlannedArray:
     """An array whose name says what it holds: kind, class, and a digest of its units, so that no two share a name."""
     first = units[0]
@@ -103,4 +124,5 @@ def _array(
         time_limit_minutes=min(limits),
         depends_on=depends_on,
         dependency=dependency,
+        element=element,
     )

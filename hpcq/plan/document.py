@@ -73,6 +73,7 @@ def _array(array: PlannedArray) -> dict[str, Any]:
         "time_limit_minutes": array.time_limit_minutes,
         "depends_on": list(array.depends_on),
         "dependency": array.dependency,
+        "element": array.element,
     }
 
 

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 
 from hpcq.units import EvaluateWork, Kind, MergeWork, QuantizeWork, Shard, Variant, Work
 
@@ -84,7 +84,11 @@ class Plan:
 
 @dataclass(frozen=True, kw_only=True)
 class PlannedArray:
-    """Units of one kind, shape and environment. dependency: none, aftercorr, afterok or afterany (Slurm's words)."""
+    """Units of one kind, shape and environment.
+
+    dependency: none, aftercorr, afterok or afterany (Slurm's words) on the arrays in `depends_on`; with `element`, on that
+    element of them alone.
+    """
 
     name: str
     kind: Kind
@@ -94,4 +98,5 @@ class PlannedArray:
     throttle: int | None
     time_limit_minutes: int
     depends_on: tuple[str, ...] = ()
-    dependency: str = field(default="none")
+    dependency: str = "none"
+    element: int | None = None

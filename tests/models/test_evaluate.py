@@ -6,17 +6,22 @@ import pickle
 import subprocess
 import sys
 import time
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
+from transformers import AutoConfig
 
 from hpcq.attempts import Attempt, AttemptRecord, next_number, now
 from hpcq.catalog.packages import staged_items, staged_model
+from hpcq.errors import WorkFailed
+from hpcq.evaluate.accelerate import AccelerateBackend, _model, _refuse_unquantized_activations
 from hpcq.evaluate.folders import unit_folders
 from hpcq.evaluate.merging import merge
 from hpcq.evaluate.worker import evaluate
+from hpcq.quantize.worker import quantize
 from hpcq.store import RequestKey, Response, count_rows, read_responses, read_results
-from hpcq.units import EvaluateWork, MergeWork, Model, Scheme, Shard, Task, Variant
+from hpcq.units import EvaluateWork, MergeWork, Model, QuantizeWork, Scheme, Shard, Task, Variant
 
 MODEL_ID = "HuggingFaceTB/SmolLM2-135M-Instruct"
 BASE = Scheme(name="bf16", tool="none", method="none", weights="bf16", activations="bf16")
@@ -101,6 +106,30 @@ def test_shards_change_no_bit(whole: Evaluated, tmp_path: Path, count: int) -> N
         evaluate(_work(tmp_path, index, count), _attempt(tmp_path, f"evaluate.{index}"))
 
     assert _merged(tmp_path, _work(tmp_path)) == whole
+
+
+def test_activations_are_quantized_or_nothing_is_scored(tmp_path: Path) -> None:
+    """An FP8 checkpoint is computed with FP8 activations; a model that would skip them is refused."""
+    base = _work(tmp_path)
+    scheme = Scheme(
+        name="fp8-dynamic",
+        tool="llmcompressor",
+        method="rtn",
+        weights="fp8_e4m3",
+        activations="fp8_e4m3",
+        dynamic=True,
+    )
+    variant = replace(base.variant, scheme=scheme)
+    work = replace(base, variant=variant, checkpoint_path=str(tmp_path / "fp8"))
+    quantize(QuantizeWork(variant=variant, checkpoint_path=work.checkpoint_path), _attempt(tmp_path, "quantize"))
+    backend = AccelerateBackend(work)
+    backend.load()
+
+    quantized = [module for module in backend._lm.model.modules() if hasattr(module, "quantization_scheme")]
+    assert len(quantized) == 30 * 7
+    assert all(module.quantization_scheme.input_activations.num_bits == 8 for module in quantized)
+    with pytest.raises(WorkFailed, match="loads it without quantizing activations, which fp8-dynamic does"):
+        _refuse_unquantized_activations(work, AutoConfig.from_pretrained(work.checkpoint_path), _model(base, "cpu"))
 
 
 def test_a_killed_worker_loses_nothing_that_it_committed(whole: Evaluated, tmp_path: Path) -> None:

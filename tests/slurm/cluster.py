@@ -294,6 +294,8 @@ class VirtualCluster:
                 "nodes": len(gpu_class.nodes),
                 "gpus_per_node": gpu_class.gpus_per_node,
                 "cpus_per_node": gpu_class.cores,
+                "cpus_per_unit": 1,
+                "memory_gib_per_unit": 4,
                 "memory_gib": gpu_class.memory_mib // 1024,
             }
             lines += ["", f"[gpu_classes.{name}]", *(f"{key} = {json.dumps(value)}" for key, value in values.items())]

@@ -121,6 +121,28 @@ def test_a_failure_cancels_only_what_needs_it_and_the_last_unit_runs_all_the_sam
     assert "MemoryError" in (layout.job_logs / "first-2.1.log").read_text()
 
 
+@pytest.mark.parametrize("siblings", [1, 3])
+def test_an_array_may_wait_for_one_element_of_another(layout: RunLayout, siblings: int) -> None:
+    """Slurm cancels the followers of the element that failed alone; a single element is a plain job to submitit."""
+    first = array(layout, "first", [unit(layout, f"a{index}", fails=index == 0) for index in range(siblings)])
+    after = [
+        array(
+            layout,
+            f"after-{element}",
+            [unit(layout, f"b{element}-{shard}") for shard in range(2)],
+            depends_on=("first",),
+            dependency=Dependency.AFTEROK,
+            element=element,
+        )
+        for element in range(siblings)
+    ]
+    _, *followers = SlurmLauncher(layout).submit([first, *after])
+    states = ended(layout)
+    for element, submission in enumerate(followers):
+        expected = State.CANCELLED if element == 0 else State.DONE
+        assert states_of(submission, states) == [expected, expected]
+
+
 def test_two_hundred_units_are_one_array_throttled(layout: RunLayout) -> None:
     """200 units are one sbatch; one poll lists each of them; no more than the throttle run at once; all end well."""
     names = [f"unit-{index:03}" for index in range(200)]

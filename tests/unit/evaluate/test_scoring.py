@@ -85,21 +85,24 @@ def test_groups_are_means_weighted_by_size(arc_items: Path, tmp_path: Path) -> N
     """A group's score is the size-weighted mean of its leaves'; with a leaf incomplete, the group has none."""
     few = tmp_path / "few"
     few.mkdir()
-    for split in ("test", "train"):
-        lines = (arc_items / f"{split}.jsonl").read_text().splitlines(keepends=True)
-        (few / f"{split}.jsonl").write_text("".join(lines[:3]))
-    large, small = _built(arc_items), _built(few, name="arc_easy")
+    row = '{"question": "Why?", "mc1_targets": {"choices": ["So.", "Not so."], "labels": [1, 0]}}\n'
+    (few / "validation.jsonl").write_text(row * 3)
+    large, small = _built(arc_items), _built(few, name="truthfulqa_mc1")
     leaves = {**large.leaves, **small.leaves}
-    group = Group(name="arc", aggregate_metric_list=[AggMetricConfig(metric="acc", weight_by_size=True)])
+    group = Group(name="both", aggregate_metric_list=[AggMetricConfig(metric="acc", weight_by_size=True)])
     for leaf in leaves.values():
         group.add(leaf)
-    both = replace(large, leaves=leaves, groups={"arc": group})
-    answers = {**_answers(large, 9), **_answers(small, 0)}
+    both = replace(large, leaves=leaves, groups={"both": group})
+    wrong = {
+        request.key: Response(loglikelihood=-5.0 if request.key.request_index == 0 else -1.0, is_greedy=False)
+        for request in small.requests()
+    }
+    answers = {**_answers(large, 9), **wrong}
 
     whole = {one.task: one for one in score([both], answers) if one.metric == "acc"}
     del answers[small.requests()[0].key]
     part = {one.task for one in score([both], answers)}
 
-    assert whole["arc"].value == pytest.approx(9 / 12)
-    assert whole["arc"].n == 12
+    assert whole["both"].value == pytest.approx(9 / 12)
+    assert whole["both"].n == 12
     assert part == {"arc_challenge"}

@@ -59,6 +59,29 @@ def test_a_failure_cancels_what_needs_it_and_the_last_unit_runs_all_the_same(lay
     assert attempts["c"][0].start >= str(attempts["b1"][0].end)
 
 
+def test_an_array_may_wait_for_one_element_of_another(layout: RunLayout) -> None:
+    """The followers of the element that failed are cancelled, those of its sibling run."""
+    first = array(layout, "first", [unit(layout, "a0", fails=True), unit(layout, "a1")])
+    after = [
+        array(
+            layout,
+            f"after-{element}",
+            [unit(layout, f"b{element}-{shard}") for shard in range(2)],
+            depends_on=("first",),
+            dependency=Dependency.AFTEROK,
+            element=element,
+        )
+        for element in range(2)
+    ]
+    outcomes = LocalLauncher(layout, TWO_CORES).run([first, *after])
+    assert {name: outcome.state for name, outcome in outcomes.items() if name.startswith("b")} == {
+        "b0-0": State.CANCELLED,
+        "b0-1": State.CANCELLED,
+        "b1-0": State.DONE,
+        "b1-1": State.DONE,
+    }
+
+
 ROOM = Machine(cores=8, memory_gib=8, gpus=2)
 
 

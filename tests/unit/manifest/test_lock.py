@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import os
 import tempfile
 import tomllib
@@ -20,6 +21,7 @@ from hpcq.manifest import Manifest, load, lock_text, resolve
 LoadText = Callable[..., Manifest]
 
 QUANTIZED = [name for name in scheme_names() if name != "synthetic-w4a16"]
+RUN_NAMES = r"[A-Za-z0-9][A-Za-z0-9._-]{0,9}"
 TASKS = ["arc_challenge", "hellaswag", "gsm8k", "winogrande"]
 
 
@@ -47,10 +49,7 @@ def manifests(draw: st.DrawFn) -> dict[str, Any]:
         model |= {"schemes": draw(_lists(QUANTIZED)), "revision": "main", "trust_remote_code": draw(st.booleans())}
     defined = draw(st.lists(definition, max_size=1))
     return {
-        "run": {
-            "name": draw(st.from_regex(r"[A-Za-z0-9][A-Za-z0-9._-]{0,9}", fullmatch=True)),
-            "description": draw(st.text()),
-        },
+        "run": {"name": draw(st.from_regex(RUN_NAMES, fullmatch=True)), "description": draw(st.text())},
         "models": [model],
         "schemes": {"use": [*draw(_lists(QUANTIZED)), *(row["name"] for row in defined)], "define": defined},
         "calibration": {"samples": draw(st.integers(1, 9)), "seed": draw(st.integers(0, 9))},
@@ -70,11 +69,11 @@ def manifests(draw: st.DrawFn) -> dict[str, Any]:
 
 
 @given(manifests(), st.sampled_from([{}, {"transformers": (("torch", "2.13.0"),)}]))
-@settings(max_examples=60, suppress_health_check=[HealthCheck.function_scoped_fixture])
+@settings(max_examples=30, suppress_health_check=[HealthCheck.function_scoped_fixture])
 def test_a_lock_resolves_to_what_it_was_written_for(
     document: dict[str, Any], versions: dict[str, tuple[tuple[str, str], ...]]
 ) -> None:
-    """Whatever the manifest: load(lock) comes to the same thing, from another folder, and its own lock is the same text."""
+    """Whatever the manifest, its lock comes to the same thing, from another folder too, and so does the lock's lock."""
     with tempfile.TemporaryDirectory() as first, tempfile.TemporaryDirectory() as second:
         Path(first, "m.toml").write_text(tomli_w.dumps(document), encoding="utf-8")
         os.chdir(first)
@@ -85,21 +84,10 @@ def test_a_lock_resolves_to_what_it_was_written_for(
         again = resolve(load(Path("manifest.lock.toml")))
         os.chdir("/")
     assert again.locked_versions == versions
-    assert lock_text(again) == text
-    for field in (
-        "name",
-        "layout",
-        "profile",
-        "pairs",
-        "shapes",
-        "calibration",
-        "tasks",
-        "evaluate",
-        "quantize",
-        "report",
-        "notes",
-    ):
-        assert getattr(again, field) == getattr(resolved, field)
+    assert tomllib.loads(lock_text(again)) == tomllib.loads(text)
+    unlike = ("manifest", "missing", "locked_versions")  # they speak of the file itself
+    for field in dataclasses.fields(resolved):
+        assert field.name in unlike or getattr(again, field.name) == getattr(resolved, field.name)
 
 
 def test_a_lock_of_paths_holds_them_absolute(
@@ -132,8 +120,8 @@ data = "items"
 """)
     )
     (tmp_path / "elsewhere").mkdir()
+    (tmp_path / "elsewhere" / "lock.toml").write_text(lock_text(resolved))
     monkeypatch.chdir(tmp_path / "elsewhere")
-    Path("lock.toml").write_text(lock_text(resolved))
     (tmp_path / "c.toml").unlink()
     again = resolve(load(Path("lock.toml")))
     assert (again.pairs, again.tasks, again.layout) == (resolved.pairs, resolved.tasks, resolved.layout)

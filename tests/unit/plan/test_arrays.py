@@ -75,7 +75,7 @@ VARIANTS = st.lists(
 
 @given(VARIANTS)
 def test_every_unit_is_in_one_array_after_what_it_needs(variants: list[tuple[bool, str, int]]) -> None:
-    """Arrays partition the units; element i of an aftercorr array needs just element i of the array it names."""
+    """Arrays partition the units, and each array's one dependency is just what its units need."""
     units = units_of(variants)
     arrays = make_arrays(units, profile())
     assert sorted(unit.id for array in arrays for unit in array.units) == sorted(unit.id for unit in units)
@@ -86,6 +86,9 @@ def test_every_unit_is_in_one_array_after_what_it_needs(variants: list[tuple[boo
         if array.dependency == "aftercorr":
             (needed,) = array.depends_on
             assert [unit.depends_on for unit in array.units] == [(unit.id,) for unit in seen[needed].units]
+        elif array.dependency == "afterok":
+            (needed,) = array.depends_on
+            assert {unit.depends_on for unit in array.units} == {(seen[needed].units[array.element].id,)}
         elif array.kind is Kind.EVALUATE:
             assert all(not unit.depends_on for unit in array.units)
         seen[array.name] = array
@@ -102,6 +105,17 @@ def test_variants_that_run_alike_share_arrays() -> None:
         ("evaluate", 50),
         ("evaluate", 50),
         ("merge", 1),
+    ]
+
+
+def test_shards_of_few_variants_share_arrays() -> None:
+    """Two quantized variants of fifty shards each take two arrays to evaluate, not fifty."""
+    arrays = make_arrays(units_of([(True, "small", 50)] * 2), profile())
+    assert [(str(array.kind), len(array.units), array.dependency, array.element) for array in arrays] == [
+        ("quantize", 2, "none", None),
+        ("evaluate", 50, "afterok", 0),
+        ("evaluate", 50, "afterok", 1),
+        ("merge", 1, "afterany", None),
     ]
 
 

@@ -1,0 +1,162 @@
+"""Whole runs on the real cluster, typed on the real command line."""
+
+from __future__ import annotations
+
+import json
+import time
+from pathlib import Path
+
+import h5py
+import numpy as np
+import pytest
+
+from hpcq.launch.queue import poll
+from hpcq.units import State
+from tests.command_line import REHEARSAL, Hpcq
+from tests.slurm.cluster import VirtualCluster
+
+SMALL = """
+[run]
+name = "small"
+[cluster]
+profile = "local"
+[[models]]
+id = "HuggingFaceTB/SmolLM2-135M-Instruct"
+[schemes]
+use = ["bf16", "fp8-dynamic"]
+[tasks]
+use = ["arc_challenge", "winogrande", "gsm8k"]
+data = "packages"
+limit = 3
+[tasks.options.gsm8k]
+limit = 1
+num_fewshot = 0
+max_gen_toks = 8
+[evaluate]
+dtype = "float32"
+batch_size = 4
+"""
+"""The quickstart's small sibling."""
+
+MANY = REHEARSAL.replace('"rehearsal"', '"many"').replace("shards = 2", "shards = 70").replace(
+    '"synthetic-w4a16"]', '"synthetic-w4a16", "other"]\n[[schemes.define]]\nname = "other"\nbase = "synthetic-w4a16"\n'
+    "group_size = 32"
+)
+"""3 variants × 70 shards, two quantizations, one merge: 213 units."""
+
+
+@pytest.fixture
+def hpcq(cluster: VirtualCluster, core_python: Path, transformers_python: Path, tmp_path: Path) -> Hpcq:
+    """The command line in an empty folder, before an empty cluster whose profile is written."""
+    cluster.write_profile({"core": str(core_python), "transformers": str(transformers_python)})
+    cluster.wait_until_empty()
+    cluster.forget_jobs()
+    return Hpcq(python=core_python, folder=tmp_path)
+
+
+def columns(results: Path) -> dict[str, bytes]:
+    """Every dataset of a results file, as bytes."""
+    found: dict[str, bytes] = {}
+
+    def take(name: str, item: h5py.Group | h5py.Dataset) -> None:
+        if isinstance(item, h5py.Dataset):
+            found[name] = np.asarray(item[...]).tobytes() if item.dtype.kind != "O" else repr(item[...]).encode()
+
+    with h5py.File(results, "r") as file:
+        file.visititems(take)
+    return found
+
+
+@pytest.mark.timeout(600)
+def test_two_hundred_units_give_on_slurm_what_they_give_here(hpcq: Hpcq, cluster: VirtualCluster) -> None:
+    """`submit` returns at once, evaluations wait for their quantization, the merge runs by itself, the data are the same."""
+    manifest = hpcq.write(MANY)
+    began = time.monotonic()
+    done = hpcq("submit", manifest, "-O", f"cluster.profile={cluster.profile}", "--json")
+    assert done.code == 0, done.err
+    assert time.monotonic() - began < 60
+    submitted = done.document["submitted"]
+    assert sum(len(item["units"]) for item in submitted) == 213
+    assert len(submitted) == 1 + 1 + 2 + 1  # unquantized shards, quantizations, shards of each, merge
+    queued = poll("many")
+    assert {state.state for state in queued.values()} <= {State.PENDING, State.RUNNING, State.DONE}
+    while (document := hpcq("status", "many", "--json").document)["state"] in ("running", "pending"):
+        time.sleep(2)
+    assert document["counts"] == {"done": 213}
+    finished = {unit["id"]: unit for unit in document["units"]}
+    ends = attempt_times(hpcq.folder / "runs" / "many")
+    for unit in json.loads((hpcq.folder / "runs" / "many" / "plan.json").read_text())["units"]:
+        for needed in unit["depends_on"]:
+            assert ends[needed][1] <= ends[unit["id"]][0]
+    assert all(unit["done"] == unit["total"] for unit in finished.values() if unit["kind"] == "evaluate")
+    merged = hpcq.folder / "runs" / "many" / "results.h5"
+
+    local = Hpcq(python=hpcq.python, folder=hpcq.folder / "here")
+    local.folder.mkdir()
+    assert local("submit", manifest, "-O", "evaluate.shards=1").code == 0
+    here = columns(local.folder / "runs" / "many" / "results.h5")
+    assert columns(merged) == here
+    assert len(here) > 10
+
+
+def attempt_times(run: Path) -> dict[str, tuple[str, str]]:
+    """Start and end of each unit's last attempt, as ISO 8601 texts of one zone, which compare as times do."""
+    records = [json.loads(path.read_text()) for path in sorted(run.glob("attempts/*.json"))]
+    return {record["unit"]: (record["start"], record["end"]) for record in records}
+
+
+@pytest.mark.timeout(900)
+def test_a_real_model_scores_on_slurm_as_it_does_here(hpcq: Hpcq, cluster: VirtualCluster) -> None:
+    """Quantized and evaluated on virtual nodes or on this machine: `report` shows the same scores, digit for digit."""
+    manifest = hpcq.write(SMALL)
+    on_slurm = hpcq(
+        "submit", manifest, "-O", f"cluster.profile={cluster.profile}", "-O", "evaluate.shards=2", "--wait", timeout_s=600
+    )
+    assert on_slurm.code == 0, on_slurm.err + on_slurm.out
+    local = Hpcq(python=hpcq.python, folder=hpcq.folder / "here")
+    local.folder.mkdir()
+    here = local("submit", manifest, timeout_s=600)
+    assert here.code == 0, here.err + here.out
+
+    def scores(typed: Hpcq) -> list[tuple[object, ...]]:
+        rows = typed("report", "small", "--format", "json").document["rows"]
+        return [(row["variant"], row["task"], row["metric"], row["filter"], row["value"], row["stderr"]) for row in rows]
+
+    assert scores(hpcq) == scores(local)
+    assert len(scores(local)) >= 2 * 5
+    digests = [digest_of(typed.folder) for typed in (hpcq, local)]
+    assert digests[0] == digests[1]
+
+
+def digest_of(folder: Path) -> bytes:
+    """The quantized weights' bytes."""
+    (weights,) = folder.glob("checkpoints/*/fp8-dynamic-*/model.safetensors")
+    return weights.read_bytes()
+
+
+def test_cancelled_units_are_taken_up_again(hpcq: Hpcq, cluster: VirtualCluster) -> None:
+    """After `cancel` nothing of the run is in the queue; after `resume --wait` nothing is missing."""
+    manifest = hpcq.write(REHEARSAL + "rehearsal = { load_seconds = 60.0 }\n")
+    assert hpcq("submit", manifest, "-O", f"cluster.profile={cluster.profile}").code == 0
+    cancelled = hpcq("cancel", "rehearsal")
+    assert cancelled.code == 0, cancelled.err
+    deadline = time.monotonic() + 60
+    while hpcq("status", "rehearsal", "--json").document["state"] in ("running", "pending"):
+        assert time.monotonic() < deadline
+        time.sleep(1)
+    assert hpcq("status", "rehearsal").code == 1
+    lock = hpcq.folder / "runs" / "rehearsal" / "manifest.lock.toml"
+    lock.write_text(lock.read_text().replace("load_seconds = 60.0", "load_seconds = 0.0"))
+    resumed = hpcq("resume", "rehearsal", "--failed", "--wait", timeout_s=240)
+    assert resumed.code == 0, resumed.err + resumed.out
+    assert hpcq("merge", "rehearsal", "--json").document["missing"] == 0
+
+
+def test_submitting_twice_while_jobs_wait_hands_nothing_over_twice(hpcq: Hpcq, cluster: VirtualCluster) -> None:
+    """The second `submit` finds every unit in the queue."""
+    manifest = hpcq.write(REHEARSAL + "rehearsal = { load_seconds = 5.0 }\n")
+    profile = f"cluster.profile={cluster.profile}"
+    assert len(hpcq("submit", manifest, "-O", profile, "--json").document["submitted"]) == 5
+    again = hpcq("submit", manifest, "-O", profile, "--json")
+    assert (again.code, again.document["submitted"]) == (0, [])
+    hpcq("cancel", "rehearsal")
