@@ -31,7 +31,7 @@ def build_parser() -> argparse.ArgumentParser:
     verbs = parser.add_subparsers(dest="verb", metavar="VERB", required=True)
     for name in VERBS:
         module = importlib.import_module(f"hpcq.cli.{name}")
-        summary = module.__doc__.split("\n", 1)[0].rstrip(".")
+        summary = (module.__doc__ or name).split("\n", 1)[0].rstrip(".")
         verb = verbs.add_parser(name, help=summary[0].lower() + summary[1:], description=module.__doc__)
         module.add_arguments(verb)
         verb.set_defaults(run=module.run)

@@ -51,7 +51,11 @@ def _print_queued(handed: api.Handed, opened: api.Opened) -> None:
 def _print_end(status: RunStatus, opened: api.Opened) -> None:
     merged = any(unit.kind == Kind.MERGE and unit.state is State.DONE for unit in status.units)
     if merged and opened.is_rehearsal:
-        print("\n".join([*status_lines(status), "", "This was a rehearsal: its responses are synthetic, and never scores."]))
+        print(
+            "\n".join(
+                [*status_lines(status), "", "This was a rehearsal: its responses are synthetic, and never scores."]
+            )
+        )
     elif merged:
         sys.stdout.write(api.report([str(opened.layout.folder)]))
     if status.state is not State.DONE:

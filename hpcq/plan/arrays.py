@@ -60,10 +60,10 @@ def _quantize_and_aligned(
                 aligned.append(_array(followers, profile, depends_on=(array.name,), dependency="aftercorr"))
             continue
         for element, unit in enumerate(members):
-            for shards in _alike(shards_of[unit.id][place] for place in places):
-                aligned.append(
-                    _array(shards, profile, depends_on=(array.name,), dependency="afterok", element=element)
-                )
+            aligned += [
+                _array(shards, profile, depends_on=(array.name,), dependency="afterok", element=element)
+                for shards in _alike(shards_of[unit.id][place] for place in places)
+            ]
     return quantize_arrays, aligned
 
 

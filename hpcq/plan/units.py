@@ -86,8 +86,8 @@ class Plan:
 class PlannedArray:
     """Units of one kind, shape and environment.
 
-    dependency: none, aftercorr, afterok or afterany (Slurm's words) on the arrays in `depends_on`; with `element`, on that
-    element of them alone.
+    dependency: none, aftercorr, afterok or afterany (Slurm's words) on the arrays in `depends_on`; with `element`, on
+    that element of them alone.
     """
 
     name: str

@@ -38,9 +38,13 @@ batch_size = 4
 """
 """The quickstart's small sibling."""
 
-MANY = REHEARSAL.replace('"rehearsal"', '"many"').replace("shards = 2", "shards = 70").replace(
-    '"synthetic-w4a16"]', '"synthetic-w4a16", "other"]\n[[schemes.define]]\nname = "other"\nbase = "synthetic-w4a16"\n'
-    "group_size = 32"
+MANY = (
+    REHEARSAL.replace('"rehearsal"', '"many"')
+    .replace("shards = 2", "shards = 70")
+    .replace(
+        '"synthetic-w4a16"]',
+        '"synthetic-w4a16", "other"]\n[[schemes.define]]\nname = "other"\nbase = "synthetic-w4a16"\ngroup_size = 32',
+    )
 )
 """3 variants × 70 shards, two quantizations, one merge: 213 units."""
 
@@ -69,7 +73,7 @@ def columns(results: Path) -> dict[str, bytes]:
 
 @pytest.mark.timeout(600)
 def test_two_hundred_units_give_on_slurm_what_they_give_here(hpcq: Hpcq, cluster: VirtualCluster) -> None:
-    """`submit` returns at once, evaluations wait for their quantization, the merge runs by itself, the data are the same."""
+    """Evaluations wait for their quantization, the merge runs by itself, and the data are those of a local run."""
     manifest = hpcq.write(MANY)
     began = time.monotonic()
     done = hpcq("submit", manifest, "-O", f"cluster.profile={cluster.profile}", "--json")
@@ -110,7 +114,14 @@ def test_a_real_model_scores_on_slurm_as_it_does_here(hpcq: Hpcq, cluster: Virtu
     """Quantized and evaluated on virtual nodes or on this machine: `report` shows the same scores, digit for digit."""
     manifest = hpcq.write(SMALL)
     on_slurm = hpcq(
-        "submit", manifest, "-O", f"cluster.profile={cluster.profile}", "-O", "evaluate.shards=2", "--wait", timeout_s=600
+        "submit",
+        manifest,
+        "-O",
+        f"cluster.profile={cluster.profile}",
+        "-O",
+        "evaluate.shards=2",
+        "--wait",
+        timeout_s=600,
     )
     assert on_slurm.code == 0, on_slurm.err + on_slurm.out
     local = Hpcq(python=hpcq.python, folder=hpcq.folder / "here")
@@ -120,7 +131,9 @@ def test_a_real_model_scores_on_slurm_as_it_does_here(hpcq: Hpcq, cluster: Virtu
 
     def scores(typed: Hpcq) -> list[tuple[object, ...]]:
         rows = typed("report", "small", "--format", "json").document["rows"]
-        return [(row["variant"], row["task"], row["metric"], row["filter"], row["value"], row["stderr"]) for row in rows]
+        return [
+            (row["variant"], row["task"], row["metric"], row["filter"], row["value"], row["stderr"]) for row in rows
+        ]
 
     assert scores(hpcq) == scores(local)
     assert len(scores(local)) >= 2 * 5

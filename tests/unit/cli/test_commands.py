@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-from pathlib import Path
 
 import pytest
 
@@ -27,7 +26,9 @@ def test_plan_writes_nothing(hpcq: Hpcq) -> None:
         "depends_on",
     } <= set(document["arrays"][0])  # fmt: skip
     assert {"gpu_hours", "wall_seconds", "checkpoint_bytes"} <= set(document["totals"])
-    assert [unit["kind"] for unit in document["units"]] == ["evaluate"] * 2 + ["quantize"] + ["evaluate"] * 2 + ["merge"]
+    assert [unit["kind"] for unit in document["units"]] == ["evaluate"] * 2 + ["quantize"] + ["evaluate"] * 2 + [
+        "merge"
+    ]
 
 
 def test_a_dry_run_submits_nothing(hpcq: Hpcq) -> None:

@@ -46,9 +46,7 @@ CALIBRATIONS = st.builds(
     dataset=TEXT,
     path=TEXT,
 )
-VARIANTS = st.builds(
-    Variant, model=MODELS, scheme=SCHEMES, calibration=st.none() | CALIBRATIONS, versions=VERSIONS
-)
+VARIANTS = st.builds(Variant, model=MODELS, scheme=SCHEMES, calibration=st.none() | CALIBRATIONS, versions=VERSIONS)
 TASKS = st.builds(
     Task,
     name=TEXT,

@@ -18,7 +18,9 @@ def profile() -> Profile:
         scheduler="slurm",
         slurm=SlurmSettings(time_limit_minutes=60),
         gpu_classes={
-            "big": GpuClass(gpu="H100-80", gpus_per_node=8, cpus_per_node=64, memory_gib=512, max_minutes=30, throttle=5),
+            "big": GpuClass(
+                gpu="H100-80", gpus_per_node=8, cpus_per_node=64, memory_gib=512, max_minutes=30, throttle=5
+            ),
             "small": GpuClass(gpu="A6000-48", gpus_per_node=4, cpus_per_node=32, memory_gib=128),
         },
     )
@@ -63,7 +65,9 @@ def units_of(variants: list[tuple[bool, str, int]]) -> list[PlannedUnit]:
     merge = MergeWork(run="r", evaluations=(), segments_path="s", results_path="r")
     evaluations = tuple(unit.id for unit in units if unit.kind is Kind.EVALUATE)
     units.append(
-        PlannedUnit(id="merge.r", work=merge, environment="core", shape=Shape(gpu_class="small"), depends_on=evaluations)
+        PlannedUnit(
+            id="merge.r", work=merge, environment="core", shape=Shape(gpu_class="small"), depends_on=evaluations
+        )
     )
     return units
 
@@ -137,4 +141,3 @@ def test_the_shorter_of_two_time_limits_holds() -> None:
         for array in make_arrays(units_of([(False, "big", 1), (False, "small", 1)]), profile())
     }
     assert limits == {"big": 30, "small": 60}
-

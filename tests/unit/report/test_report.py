@@ -39,7 +39,9 @@ RESULTS = Results(
     ),
 )
 ROWS = make_rows(RESULTS, order=["some-model--bf16--1", "some-model--a_4|bit--1"])
-REPORT = Report(runs="demo", rows=ROWS, table=make_table(ROWS, title="Demo <1>", notes=["Mind & think: 5 % $ { } ~ ^ \\"]))
+REPORT = Report(
+    runs="demo", rows=ROWS, table=make_table(ROWS, title="Demo <1>", notes=["Mind & think: 5 % $ { } ~ ^ \\"])
+)
 
 
 def test_each_row_stands_beside_its_models_unquantized_score() -> None:
