@@ -58,19 +58,9 @@ class UnitJob:
             return
         attempt = self._begin()
         log = Path(self.logs_folder) / f"{self.unit_id}.{attempt.record.attempt}.log"
-        with _output_to(log), _signals_recorded(attempt):
+        with _output_to(log), _signals_recorded(attempt), _Outcome(attempt):
             sys.stdout.write(_heading(attempt.record))
-            try:
-                _door(self.work.kind)(self.work, attempt)
-            except Exception as error:
-                traceback.print_exc()
-                attempt.update(outcome="failed", reason=_sentence(error), end=now())
-                raise
-            except BaseException as interruption:
-                reason = attempt.record.reason or _interruption(interruption)
-                attempt.update(outcome="interrupted", reason=reason, end=now())
-                raise
-            attempt.update(outcome="done", reason=None, end=now())
+            _door(self.work.kind)(self.work, attempt)
 
     def checkpoint(self) -> DelayedSubmission:
         """What submitit queues again when a signal announces the end: the same job, for all progress is on disk."""
@@ -87,6 +77,26 @@ class UnitJob:
             start=now(),
         )
         return Attempt(folder, record)
+
+
+class _Outcome:
+    """Records how a block ended: whatever leaves it goes on its way."""
+
+    def __init__(self, attempt: Attempt) -> None:
+        self._attempt = attempt
+
+    def __enter__(self) -> None:
+        pass
+
+    def __exit__(self, _kind: object, error: BaseException | None, _trace: object) -> None:
+        if error is None:
+            self._attempt.update(outcome="done", reason=None, end=now())
+        elif isinstance(error, Exception):
+            traceback.print_exception(error)
+            self._attempt.update(outcome="failed", reason=_sentence(error), end=now())
+        else:
+            reason = self._attempt.record.reason or _interruption(error)
+            self._attempt.update(outcome="interrupted", reason=reason, end=now())
 
 
 def _door(kind: Kind) -> Callable[[Work, Attempt], None]:
