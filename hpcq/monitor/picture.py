@@ -113,17 +113,13 @@ def _unit_status(
 ) -> UnitStatus:
     last = attempts[-1] if attempts else None
     state, reason = (State.DONE, None) if is_committed else _state(last, job)
-    done = None
-    if unit["kind"] == Kind.EVALUATE:
-        done = _committed_rows(layout, unit["id"])
-    total = last.total if last else None
     return UnitStatus(
         id=unit["id"],
         kind=unit["kind"],
         variant=unit["variant"],
         state=state,
-        done=done if total is None or done is None else min(done, total),
-        total=total,
+        done=_answered(layout, last, is_committed=is_committed) if unit["kind"] == Kind.EVALUATE else None,
+        total=last.total if last else None,
         job_id=job.job_id if job else (last.job_id if last else None),
         attempts=len(attempts),
         reason=reason,
@@ -135,16 +131,22 @@ def _unit_status(
     )
 
 
-def _committed_rows(layout: RunLayout, unit_id: str) -> int:
+def _answered(layout: RunLayout, last: AttemptRecord | None, *, is_committed: bool) -> int:
+    """Requests answered: those that the store held when the last attempt began, and what this attempt committed."""
     from hpcq.store import count_rows
 
-    return count_rows(layout.unit_segments(unit_id))
+    if last is None or last.total is None:
+        return 0
+    if is_committed:
+        return last.total
+    committed = count_rows(layout.unit_segments(last.unit), last.attempt)
+    return min(last.total, (last.restored or 0) + committed)
 
 
 def _state(last: AttemptRecord | None, job: JobView | None) -> tuple[State, str | None]:
     """Of a unit whose result is not on disk: the queue's word first, then the last attempt's."""
     if job and job.state in LIVE:
-        return job.state or State.PENDING, job.reason
+        return (State.RUNNING, None) if job.state is State.RUNNING else (State.PENDING, job.reason)
     if last and last.outcome == "running" and job is None and _is_alive(last):
         return State.RUNNING, None
     if last and last.outcome in ("failed", "interrupted"):

@@ -20,7 +20,8 @@ from hpcq.quantize.recipes import Recipe, recipe_of
 from hpcq.units import Calibration
 
 TOKENS_PER_BATCH = 2048
-"""Calibration tokens in one forward pass: more is no faster on two cores, and costs memory."""
+"""Calibration tokens in one forward pass. On a CPU core batches of 512 to 4096 tokens took the same time, and smaller
+ones a fifth more (SmolLM2-135M, float32)."""
 
 WARNINGS_KEPT = 50
 

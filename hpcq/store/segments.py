@@ -243,7 +243,7 @@ def segment_paths(folder: Path) -> list[Path]:
     return []
 
 
-def count_rows(folder: Path) -> int:
-    """The rows committed in `folder`, by the segments' names alone; rows that were computed twice count twice."""
+def count_rows(folder: Path, attempt: int | None = None) -> int:
+    """The rows committed in `folder` (by `attempt`), by the segments' names alone; rows computed twice count twice."""
     names = (SegmentName.parse(path.name) for path in segment_paths(folder))
-    return sum(name.rows for name in names if name is not None)
+    return sum(name.rows for name in names if name is not None and attempt in (None, name.attempt))

@@ -121,17 +121,18 @@ def test_a_cancelled_job_is_cancelled(layout: RunLayout) -> None:
 
 
 def test_requests_done_are_counted_by_the_names_of_segments(layout: RunLayout) -> None:
-    """Progress is a directory listing: rows that are committed, never more than there are requests."""
+    """Progress is a directory listing: what was there when the attempt began, and what the attempt committed."""
     from hpcq.store import RequestKey, Response, SegmentWriter
 
-    record(layout, total=3)
+    record(layout, attempt=1, total=30, outcome="interrupted")
+    record(layout, attempt=2, total=30, restored=20)
     with SegmentWriter(
-        layout.unit_segments("evaluate.v"), attempt=1, addresses={"t": "a"}, provenance={}, flush_interval_s=60
+        layout.unit_segments("evaluate.v"), attempt=2, addresses={"t": "a"}, provenance={}, flush_interval_s=60
     ) as writer:
         for document in range(4):
             writer.add(RequestKey("t", "1", document, 0, 0, "0" * 32), Response(loglikelihood=-1.0, is_greedy=True))
     (seen,) = take_picture(layout, [unit()], {}).units
-    assert (seen.done, seen.total) == (3, 3)
+    assert (seen.done, seen.total) == (24, 30)
 
 
 def status(*units: UnitStatus) -> RunStatus:
