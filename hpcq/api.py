@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import time
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -10,17 +11,21 @@ from typing import Any
 
 from hpcq import environments
 from hpcq.errors import EnvironmentFault, UserInputError
+from hpcq.holding import hold
 from hpcq.launch.from_plan import order_of
-from hpcq.launch.interrupt import interrupt_holder, interrupt_units
-from hpcq.launch.jobs import UnitJobView, live_arrays, unit_jobs
+from hpcq.launch.interrupt import interrupt_holder, interrupt_units, stop_orphans
+from hpcq.launch.jobs import UnitJobView, live_arrays, unit_jobs_if_any
 from hpcq.launch.local import LocalLauncher, Machine
 from hpcq.launch.orders import Submission
+from hpcq.launch.queue import check_cluster
+from hpcq.launch.submissions import read_submissions
+from hpcq.layout import RunLayout
 from hpcq.manifest.profiles import Profile
 from hpcq.monitor.picture import LIVE, JobView, RunStatus, take_picture
 from hpcq.plan.arrays import make_arrays
 from hpcq.plan.document import plan_document
 from hpcq.plan.units import PlannedArray, PlannedUnit
-from hpcq.runs import Opened, RunRecord, begin, only_one, open_manifest, open_run, read_run
+from hpcq.runs import Opened, RunRecord, begin, open_manifest, open_run, read_run, refuse_another
 from hpcq.units import Kind, State
 
 __all__ = [
@@ -39,6 +44,10 @@ __all__ = [
     "stage",
     "status",
 ]
+
+RUNNABLE_BACKENDS = ("accelerate", "synthetic")
+LOOK_INTERVAL_S = 1.0
+SHOWN_JOBS = 3
 
 Watch = Callable[[RunStatus], None]
 
@@ -90,16 +99,19 @@ def hand_over(opened: Opened, *, retry_failed: bool = False, watch: Watch | None
     """Submit what is missing. On this machine: run it to the end, showing `watch` the state now and then.
 
     Raises:
-        UserInputError: something in the plan cannot run, or the run's folder belongs to another manifest.
+        UserInputError: something in the plan cannot run, the run's folder belongs to another manifest, or units of an
+            earlier plan still wait or run.
         EnvironmentFault: a model, an environment or Slurm is missing.
     """
     _check_runnable(opened)
-    with only_one(opened.layout):
+    refuse_another(opened)
+    with hold(opened.layout):
+        jobs = unit_jobs_if_any(opened.layout)
+        _refuse_strays(opened, jobs)
+        stop_orphans(opened.layout)
         begin(opened)
         units = plan_document(opened.plan, (), {})["units"]
-        jobs = _jobs(opened)
-        seen = take_picture(opened.layout, units, _views(jobs))
-        missing = _missing(opened, seen, retry_failed=retry_failed)
+        missing = _missing(opened, take_picture(opened.layout, units, _views(jobs)), retry_failed=retry_failed)
         under_way = {unit_id: job.array for unit_id, job in jobs.items() if job.is_live}
         arrays = make_arrays(missing, opened.profile, under_way=under_way)
         orders = [order_of(opened.plan.run, array, opened.profile) for array in arrays]
@@ -109,13 +121,38 @@ def hand_over(opened: Opened, *, retry_failed: bool = False, watch: Watch | None
 
             submissions = tuple(SlurmLauncher(opened.layout).submit(orders, live_arrays(jobs)))
         elif orders:
-
-            def look() -> None:
-                if watch:
-                    watch(take_picture(opened.layout, units, {}))
-
+            look = _looking(opened.layout, units, watch) if watch else _do_nothing
             LocalLauncher(opened.layout, _machine(opened.profile), on_poll=look).run(orders)
-        return Handed(submissions=submissions, status=take_picture(opened.layout, units, _views(_jobs(opened))))
+    jobs = unit_jobs_if_any(opened.layout)
+    return Handed(submissions=submissions, status=take_picture(opened.layout, units, _views(jobs)))
+
+
+def _do_nothing() -> None:
+    pass
+
+
+def _looking(layout: RunLayout, units: Sequence[Mapping[str, Any]], watch: Watch) -> Callable[[], None]:
+    """What shows `watch` the state, once a second at most."""
+    shown_s = -LOOK_INTERVAL_S
+
+    def look() -> None:
+        nonlocal shown_s
+        if time.monotonic() - shown_s >= LOOK_INTERVAL_S:
+            shown_s = time.monotonic()
+            watch(take_picture(layout, units, {}))
+
+    return look
+
+
+def _refuse_strays(opened: Opened, jobs: Mapping[str, UnitJobView]) -> None:
+    """Jobs of another plan of this run, or of Slurm where this machine is to work, would do the work twice."""
+    planned = {unit.id for unit in opened.plan.units} if opened.on_slurm else set()
+    strays = sorted(job.job_id for unit_id, job in jobs.items() if job.is_live and unit_id not in planned)
+    if strays:
+        raise UserInputError(
+            f"{opened.layout.folder}: jobs of an earlier submission still wait or run ({', '.join(strays[:3])}"
+            f"{', …' if len(strays) > SHOWN_JOBS else ''}): wait for them, or type `hpcq cancel {opened.layout.name}`."
+        )
 
 
 def status(run: str) -> RunStatus:
@@ -128,15 +165,22 @@ def status(run: str) -> RunStatus:
 
 
 def logs(run: str, unit: str | None = None) -> list[Path]:
-    """The files that the run's units printed to, oldest first.
+    """The files that the run's units printed to, oldest first; of a unit that never began, its job's.
 
     Raises:
         UserInputError: no such run, or no unit of it has `unit` in its id.
     """
     record = read_run(run)
     wanted = _named_units(record, [unit] if unit else [])
-    attempts = [path for path in record.layout.job_logs.glob("*.log") if path.name.rsplit(".", 2)[0] in wanted]
-    return sorted(attempts, key=lambda path: path.stat().st_mtime_ns)
+    found = {path: path.name.rsplit(".", 2)[0] for path in record.layout.job_logs.glob("*.log")}
+    found = {path: name for path, name in found.items() if name in wanted}
+    begun = set(found.values())
+    for submission in read_submissions(record.layout):
+        for index, name in enumerate(submission.units):
+            path = submission.launcher_log(index)
+            if name in wanted - begun and path.is_file():
+                found[path] = name
+    return sorted(found, key=lambda path: path.stat().st_mtime_ns)
 
 
 def cancel(run: str, units: Sequence[str] = ()) -> list[str]:
@@ -144,19 +188,21 @@ def cancel(run: str, units: Sequence[str] = ()) -> list[str]:
 
     Raises:
         UserInputError: no such run or unit.
+        EnvironmentFault: the run is worked on from another host.
     """
     record = read_run(run)
-    wanted = _named_units(record, units)
-    if not record.on_slurm:
-        running = [unit.id for unit in _status_of(record).units if unit.state is State.RUNNING and unit.id in wanted]
-        if not units and interrupt_holder(record.layout.held):
-            return running
-        return interrupt_units(record.layout, running)
-    from hpcq.launch.queue import cancel as cancel_jobs
+    named = _named_units(record, units)
+    jobs = {unit_id: job for unit_id, job in unit_jobs_if_any(record.layout).items() if job.is_live}
+    wanted = {unit_id for unit_id in jobs if unit_id in named or not units}
+    if wanted:
+        from hpcq.launch.queue import cancel as cancel_jobs
 
-    live = {unit_id: job for unit_id, job in unit_jobs(record.layout).items() if job.is_live and unit_id in wanted}
-    cancel_jobs(job.element for job in live.values())
-    return sorted(live)
+        cancel_jobs(jobs[unit_id].element for unit_id in wanted)
+        return sorted(wanted)
+    seen = take_picture(record.layout, record.document["units"], {})
+    if not units and interrupt_holder(record.layout):
+        return [unit.id for unit in seen.units if unit.state is not State.DONE]
+    return interrupt_units(record.layout, named)
 
 
 def merge(run: str) -> dict[str, Any]:
@@ -215,16 +261,18 @@ def _machine(profile: Profile) -> Machine:
 
 
 def _status_of(record: RunRecord) -> RunStatus:
-    jobs = unit_jobs(record.layout) if record.on_slurm else {}
-    return take_picture(record.layout, record.document["units"], _views(jobs))
-
-
-def _jobs(opened: Opened) -> Mapping[str, UnitJobView]:
-    return unit_jobs(opened.layout) if opened.on_slurm else {}
+    """Slurm is asked only where the disk does not say that all is done."""
+    seen = take_picture(record.layout, record.document["units"], {})
+    if seen.state is State.DONE:
+        return seen
+    return take_picture(record.layout, record.document["units"], _views(unit_jobs_if_any(record.layout)))
 
 
 def _views(jobs: Mapping[str, UnitJobView]) -> dict[str, JobView]:
-    return {unit_id: JobView(job_id=job.job_id, state=job.state, reason=job.reason) for unit_id, job in jobs.items()}
+    return {
+        unit_id: JobView(job_id=job.job_id, state=job.state, reason=job.reason, log=job.log)
+        for unit_id, job in jobs.items()
+    }
 
 
 def _missing(opened: Opened, seen: RunStatus, *, retry_failed: bool) -> list[PlannedUnit]:
@@ -278,8 +326,7 @@ def _check_runnable(opened: Opened) -> None:
         settings = opened.profile.environments.get(name)
         if not (settings and settings.python) and not environments.exists(name):
             absent.append(f"The environment '{name}' has not been made: type `make environments`.")
+    if opened.on_slurm and not absent:
+        check_cluster()
     if absent:
         raise EnvironmentFault("\n".join(absent))
-
-
-RUNNABLE_BACKENDS = ("accelerate", "synthetic")

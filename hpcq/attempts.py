@@ -23,10 +23,10 @@ def now() -> str:
 class AttemptRecord:
     """What is known of one attempt.
 
-    outcome: running, done, failed, interrupted. reason: one sentence where it failed. total, restored: the unit's
-    requests in all, and those which the store already answered when the attempt began (None: not counted yet). `facts`
-    is what the worker measured (seconds by phase, peak memory in bytes, versions, device), for the merge and the
-    planner.
+    launcher: local or slurm. process: `hpcq.processes.identity` of it. outcome: running, done, failed, interrupted.
+    reason: one sentence where it failed. total, restored: the unit's requests in all, and those which the store already
+    answered when the attempt began (None: not counted yet). `facts` is what the worker measured (seconds by phase, peak
+    memory in bytes, versions, device), for the merge and the planner.
     """
 
     unit: str
@@ -35,6 +35,8 @@ class AttemptRecord:
     node: str
     pid: int
     start: str
+    launcher: str = "local"
+    process: str = ""
     end: str | None = None
     outcome: str = "running"
     reason: str | None = None

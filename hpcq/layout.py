@@ -7,6 +7,9 @@ from pathlib import Path
 
 from hpcq.units import Variant, slug
 
+COMPLETE = "complete.json"
+"""In a unit's folder of segments: its worker's word that every request is answered and committed."""
+
 
 @dataclass(frozen=True, kw_only=True)
 class RunLayout:

@@ -5,21 +5,17 @@ A run that exists is bound to what it computes (the plan's address): the same fo
 
 from __future__ import annotations
 
-import contextlib
-import fcntl
 import json
-import os
-import socket
 import tomllib
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 from hpcq.errors import EnvironmentFault, UserInputError
-from hpcq.files import storage_faults, write_text
+from hpcq.files import write_text
 from hpcq.layout import RunLayout
-from hpcq.manifest import Manifest, Resolved, load, lock_text, resolve
+from hpcq.manifest import Resolved, layout_of, load, lock_text, resolve
 from hpcq.manifest.profiles import Profile
 from hpcq.plan.arrays import make_arrays
 from hpcq.plan.document import plan_document
@@ -28,7 +24,6 @@ from hpcq.plan.tools import versions_by_environment
 from hpcq.plan.units import Plan
 
 LOCK_NAME = "manifest.lock.toml"
-PRIVATE_UMASK = 0o077
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -65,7 +60,6 @@ class RunRecord:
 
     layout: RunLayout
     document: Mapping[str, Any]
-    on_slurm: bool
 
 
 def open_manifest(path: Path, overrides: Sequence[str] = ()) -> Opened:
@@ -82,12 +76,11 @@ def find_lock(name: str) -> Path:
     """The lock of the run that `name` names: a run's name, its folder, or a manifest.
 
     Raises:
-        UserInputError: there is no such run.
+        UserInputError: there is no such run, or its folder was moved.
     """
     path = Path(name)
-    if path.suffix == ".toml":
-        manifest = load(path)
-        folder = _runs_folder(manifest) / manifest.run.name
+    if path.suffix == ".toml" and path.is_file():
+        folder = layout_of(load(path)).folder
     elif (path / LOCK_NAME).is_file():
         folder = path
     else:
@@ -102,68 +95,85 @@ def find_lock(name: str) -> Path:
     return lock
 
 
-def _runs_folder(manifest: Manifest) -> Path:
-    return Path(manifest.paths.runs)
-
-
 def open_run(name: str) -> Opened:
     """The run that `name` names, planned from its lock.
 
     Raises:
-        UserInputError: there is no such run.
+        UserInputError: there is no such run, or its folder was moved.
+        EnvironmentFault: the run's folder is damaged.
     """
-    return open_manifest(find_lock(name))
+    lock = find_lock(name)
+    _locked(lock)
+    return open_manifest(lock)
 
 
 def read_run(name: str) -> RunRecord:
     """The run that `name` names, from its lock and its plan, without looking at models or items.
 
     Raises:
-        UserInputError: there is no such run.
+        UserInputError: there is no such run, or its folder was moved.
         EnvironmentFault: the run's folder is damaged.
     """
     lock = find_lock(name)
+    locked = _locked(lock)
+    folders = {key: Path(value) for key, value in locked["paths"].items()}
+    layout = RunLayout(name=locked["run"]["name"], **folders)
+    document = _read_plan(layout)
+    if document is None:
+        raise EnvironmentFault(f"{layout.plan}: the plan is missing or damaged; `hpcq resume {name}` mends it.")
+    return RunRecord(layout=layout, document=document)
+
+
+def _locked(lock: Path) -> dict[str, Any]:
+    """The lock's document; its run must lie where it was made, for its paths are absolute."""
     try:
         locked = tomllib.loads(lock.read_text(encoding="utf-8"))
-        folders = {key: Path(value) for key, value in locked["paths"].items()}
-        layout = RunLayout(
-            name=locked["run"]["name"],
-            runs=lock.parent.parent.resolve(),
-            checkpoints=folders["checkpoints"],
-            logs=folders["logs"],
-        )
-        document = json.loads((lock.parent / "plan.json").read_text(encoding="utf-8"))
-        on_slurm = locked["cluster"]["profile"]["scheduler"] == "slurm"
-    except (KeyError, ValueError, FileNotFoundError) as error:
+        made = Path(locked["paths"]["runs"]) / locked["run"]["name"]
+    except (KeyError, ValueError, TypeError) as error:
         raise EnvironmentFault(
-            f"{lock.parent}: this run's folder is damaged ({error}); submit its manifest again to mend it."
+            f"{lock}: this run's lock is damaged ({error}); submit its manifest again to mend it."
         ) from error
-    return RunRecord(layout=layout, document=document, on_slurm=on_slurm)
+    if lock.parent.resolve() != made.resolve():
+        raise UserInputError(f"{lock.parent}: this run was made in {made}; move it back there to work on it.")
+    return locked
+
+
+def _read_plan(layout: RunLayout) -> dict[str, Any] | None:
+    """The plan's document; None where it is missing or damaged."""
+    try:
+        document = json.loads(layout.plan.read_text(encoding="utf-8"))
+    except (FileNotFoundError, ValueError):
+        return None
+    return document if isinstance(document, dict) and "units" in document else None
 
 
 def begin(opened: Opened) -> None:
-    """Write the run's folder (lock and plan) unless it is there, for the user's eyes alone.
-
-    Raises:
-        UserInputError: the folder belongs to a run that computes something else.
-    """
+    """Write the run's lock and plan."""
     layout = opened.layout
-    os.umask(PRIVATE_UMASK)
-    _refuse_another(opened)
-    write_text(layout.lock, lock_text(opened.resolved, versions_by_environment(opened.plan)))
+    write_text(layout.lock, _lock_text(opened))
     arrays = make_arrays(opened.plan.units, opened.profile)
     write_text(layout.plan, json.dumps(plan_document(opened.plan, arrays, {}), indent=1) + "\n")
 
 
-def _refuse_another(opened: Opened) -> None:
+def _lock_text(opened: Opened) -> str:
+    return lock_text(opened.resolved, versions_by_environment(opened.plan))
+
+
+def refuse_another(opened: Opened) -> None:
+    """See that the run's folder, if there is one, computes what `opened` does.
+
+    Raises:
+        UserInputError: it belongs to another manifest.
+    """
     layout = opened.layout
-    if not layout.plan.is_file():
+    plan = _read_plan(layout)
+    if plan is None or plan.get("address") == opened.plan.address:
         return
-    address = json.loads(layout.plan.read_text(encoding="utf-8")).get("address")
-    if address == opened.plan.address:
-        return
-    before = _flat(tomllib.loads(layout.lock.read_text(encoding="utf-8")))
-    after = _flat(tomllib.loads(lock_text(opened.resolved, versions_by_environment(opened.plan))))
+    try:
+        before = _flat(tomllib.loads(layout.lock.read_text(encoding="utf-8")))
+    except (FileNotFoundError, ValueError):
+        before = {}
+    after = _flat(tomllib.loads(_lock_text(opened)))
     changes = [
         f"{key} was {before.get(key, 'unset')} and is {after.get(key, 'unset')}"
         for key in sorted(before.keys() | after.keys())
@@ -187,29 +197,3 @@ def _flat(document: object, prefix: str = "") -> dict[str, str]:
     for key, value in items:
         leaves.update(_flat(value, f"{prefix}.{key}" if prefix else key))
     return leaves
-
-
-@contextlib.contextmanager
-def only_one(layout: RunLayout) -> Iterator[None]:
-    """Hold the run while it is handed over (on this machine: while it runs), so that nothing is done twice.
-
-    Raises:
-        EnvironmentFault: another process holds it.
-    """
-    with storage_faults(layout.folder):
-        layout.folder.mkdir(parents=True, exist_ok=True)
-        with layout.held.open("a+") as held:
-            try:
-                fcntl.flock(held, fcntl.LOCK_EX | fcntl.LOCK_NB)
-            except BlockingIOError:
-                raise EnvironmentFault(
-                    f"{layout.folder}: another hpcq command is working on this run; watch it with "
-                    f"`hpcq status {layout.name} --watch`."
-                ) from None
-            held.truncate(0)
-            held.write(f"{socket.gethostname()} {os.getpid()}\n")
-            held.flush()
-            try:
-                yield
-            finally:
-                held.truncate(0)

@@ -20,6 +20,8 @@ from typing import Any, Literal
 
 ADDRESS_VERSION = 1
 DIGEST_CHARACTERS = 12
+SLUG_CHARACTERS = 80
+"""Of a name, so that a unit's id with two of them fits into the 255 bytes that a file's name may have."""
 
 Versions = tuple[tuple[str, str], ...]
 """Distribution names and exact versions of the tools that can change a result, sorted by name."""
@@ -61,7 +63,7 @@ def address_of(*parts: object) -> str:
 
 def slug(text: str) -> str:
     """`text` as a name fit for a folder, a job and an HDF5 group: lower case, digits, '.', '-' and '_'."""
-    return re.sub(r"[^a-z0-9._-]+", "-", text.lower()).strip("-.") or "unnamed"
+    return re.sub(r"[^a-z0-9._-]+", "-", text.lower())[:SLUG_CHARACTERS].strip("-.") or "unnamed"
 
 
 class Kind(StrEnum):

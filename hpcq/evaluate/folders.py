@@ -6,9 +6,6 @@ from pathlib import Path
 
 from hpcq.units import Kind, Variant
 
-COMPLETE = "complete.json"
-"""The file with which a worker says that every request of its unit is answered and committed."""
-
 
 def unit_folders(segments: Path, variant: Variant) -> list[Path]:
     """The folder of every unit `evaluate.<variant>[.<i>of<n>]`, of this plan or an earlier one."""

@@ -19,11 +19,12 @@ from types import FrameType
 from hpcq.attempts import Attempt
 from hpcq.evaluate.batches import Batch, cut, deal
 from hpcq.evaluate.door import Backend, make_backend
-from hpcq.evaluate.folders import COMPLETE, unit_folders
+from hpcq.evaluate.folders import unit_folders
 from hpcq.evaluate.provenance import provenance_of, verify_versions
 from hpcq.evaluate.questions import questions_of
 from hpcq.evaluate.requests import Request
 from hpcq.files import write_text
+from hpcq.layout import COMPLETE
 from hpcq.store import RequestKey, SegmentWriter, load
 from hpcq.units import EvaluateWork
 

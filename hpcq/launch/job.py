@@ -25,6 +25,7 @@ from submitit.core.utils import DelayedSubmission
 from hpcq.attempts import Attempt, AttemptRecord, next_number, now
 from hpcq.errors import HpcqError
 from hpcq.layout import RunLayout
+from hpcq.processes import identity
 from hpcq.units import Kind, Work
 
 _DOORS = {
@@ -75,6 +76,8 @@ class UnitJob:
             node=_node(),
             pid=os.getpid(),
             start=now(),
+            launcher="slurm" if _is_slurm() else "local",
+            process=identity(os.getpid()) or "",
         )
         return Attempt(folder, record)
 

@@ -11,7 +11,7 @@ from dataclasses import dataclass, replace
 
 from hpcq.launch.orders import Submission
 from hpcq.launch.queue import Element, JobState, poll
-from hpcq.launch.submissions import read_submissions, record_lost
+from hpcq.launch.submissions import read_submissions, record_lost, was_handed_over
 from hpcq.layout import RunLayout
 from hpcq.units import State
 
@@ -20,7 +20,7 @@ from hpcq.units import State
 class UnitJobView:
     """The last job of a unit. index None: it is a plain job, as submitit makes of a unit that is alone in its array.
 
-    state None: Slurm knows it no more. slurm_state: Slurm's own word.
+    state None: Slurm knows it no more. slurm_state: Slurm's own word. log: what it printed before the unit began.
     """
 
     array: str
@@ -29,6 +29,7 @@ class UnitJobView:
     state: State | None
     slurm_state: str | None = None
     reason: str | None = None
+    log: str = ""
 
     @property
     def element(self) -> Element | str:
@@ -61,6 +62,11 @@ def unit_jobs(layout: RunLayout) -> dict[str, UnitJobView]:
     return found
 
 
+def unit_jobs_if_any(layout: RunLayout) -> dict[str, UnitJobView]:
+    """As `unit_jobs`; where nothing was ever handed to Slurm, it is not asked."""
+    return unit_jobs(layout) if was_handed_over(layout) else {}
+
+
 def live_arrays(jobs: Mapping[str, UnitJobView]) -> dict[str, tuple[str, ...]]:
     """Job ids, by array, of what waits or runs."""
     ids: dict[str, set[str]] = defaultdict(set)
@@ -76,6 +82,7 @@ def _view(submission: Submission, index: int, job: JobState | None) -> UnitJobVi
         array_job_id=submission.job_id,
         index=index if len(submission.units) > 1 else None,
         state=None,
+        log=str(submission.launcher_log(index)),
     )
     if job is None or (job.array, job.part) != (submission.array, submission.part):
         return view

@@ -17,7 +17,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-from hpcq.attempts import AttemptRecord, read_attempts
+from hpcq.attempts import Attempt, AttemptRecord, next_number, now, read_attempts
 from hpcq.files import storage_faults
 from hpcq.launch import surroundings
 from hpcq.launch.job import UnitJob
@@ -160,14 +160,30 @@ class LocalLauncher:
             self._running.remove(task)
             record = self._record(task)
             if record is None:
-                log = task.job.paths.stderr
-                self._settle(task, State.FAILED, f"it did not begin: see {log}")
+                self._settle(task, State.FAILED, self._did_not_begin(task))
             elif record.outcome == "done":
                 self._settle(task, State.DONE)
             elif record.outcome == "running":
                 self._settle(task, State.FAILED, "its process ended without a word: killed, or out of memory")
             else:
                 self._settle(task, State.FAILED, record.reason)
+
+    def _did_not_begin(self, task: _Task) -> str:
+        """Write down the attempt in the job's stead, so that later commands know why there is none."""
+        unit, reason = task.unit.unit_id, f"it did not begin: see {task.job.paths.stderr}"
+        record = AttemptRecord(
+            unit=unit,
+            attempt=next_number(self.layout.attempts, unit),
+            job_id=str(task.job.job_id),
+            node=socket.gethostname(),
+            pid=int(task.job.job_id),
+            start=now(),
+            end=now(),
+            outcome="failed",
+            reason=reason,
+        )
+        Attempt(self.layout.attempts, record)
+        return reason
 
     def _record(self, task: _Task) -> AttemptRecord | None:
         """What the job wrote of the attempt that is `task`, if it came so far."""

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import os
 import re
+import shutil
 import subprocess
 from collections import defaultdict
 from collections.abc import Iterable
@@ -120,6 +121,28 @@ def _ranges(numbers: Iterable[int]) -> str:
         else:
             spans.append([number, number])
     return ",".join(str(first) if first == last else f"{first}-{last}" for first, last in spans)
+
+
+def check_cluster() -> None:
+    """See that jobs can be submitted from here.
+
+    Raises:
+        EnvironmentFault: there is no Slurm, or it does not answer.
+    """
+    require_clients()
+    max_array_size()
+
+
+def require_clients() -> None:
+    """See that this machine has what submits jobs.
+
+    Raises:
+        EnvironmentFault: it has not.
+    """
+    if shutil.which("sbatch") is None or shutil.which("srun") is None:
+        raise EnvironmentFault(
+            "There is no sbatch on this machine: log in to the cluster, or use cluster.profile=local."
+        )
 
 
 def max_array_size() -> int:

@@ -10,7 +10,6 @@ import io
 import math
 import re
 import shlex
-import shutil
 import tempfile
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
@@ -60,10 +59,7 @@ class SlurmLauncher:
             EnvironmentFault: there is no Slurm, it does not answer, or it refuses an array.
             UserInputError: an option, a name or a path that cannot be handed to sbatch.
         """
-        if shutil.which("sbatch") is None or shutil.which("srun") is None:
-            raise EnvironmentFault(
-                "There is no sbatch on this machine: log in to the cluster, or use cluster.profile=local."
-            )
+        queue.require_clients()
         self._jobs = {name: tuple(jobs) for name, jobs in (known_jobs or {}).items()}
         self._orders = {order.name: order for order in arrays}
         accepted = []

@@ -52,6 +52,11 @@ def read_submissions(layout: RunLayout) -> list[Submission]:
     return sorted(found, key=lambda submission: (submission.time, submission.array, submission.part))
 
 
+def was_handed_over(layout: RunLayout) -> bool:
+    """Whether anything of the run was ever submitted, or about to be."""
+    return any(layout.submissions.glob("*.json")) or any(layout.launcher_logs.glob(f"*/{_ORDER}"))
+
+
 def record_lost(layout: RunLayout, queue: Mapping[Element, JobState]) -> list[Submission]:
     """Record the submissions of this run that are in the queue and nowhere else, and return them."""
     recorded = {submission.job_id for submission in read_submissions(layout)}

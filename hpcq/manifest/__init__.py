@@ -7,7 +7,7 @@ from hpcq.manifest.loading import load
 from hpcq.manifest.locking import lock_text
 from hpcq.manifest.profiles import Profile
 from hpcq.manifest.resolved import EvaluateSettings, QuantizeSettings, ReportSettings, Resolved
-from hpcq.manifest.resolving import resolve
+from hpcq.manifest.resolving import layout_of, resolve
 from hpcq.manifest.schema import Manifest
 
 __all__ = [
@@ -17,6 +17,7 @@ __all__ = [
     "QuantizeSettings",
     "ReportSettings",
     "Resolved",
+    "layout_of",
     "load",
     "lock_text",
     "resolve",

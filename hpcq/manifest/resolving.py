@@ -65,7 +65,7 @@ class _Resolving:
         locked = manifest.locked.versions if manifest.locked else {}
         return Resolved(
             name=manifest.run.name,
-            layout=_layout(manifest),
+            layout=layout_of(manifest),
             profile=profile_of(manifest),
             pairs=pairs,
             shapes={name_of(entry): shape_of(entry, manifest) for entry in manifest.models},
@@ -166,7 +166,8 @@ def _stage_cure(manifest: Manifest) -> str:
     return f"type `hpcq stage {manifest.source.path or 'MANIFEST'}`."
 
 
-def _layout(manifest: Manifest) -> RunLayout:
+def layout_of(manifest: Manifest) -> RunLayout:
+    """Where the manifest's run lies."""
     folders = {key: Path(text).expanduser().absolute() for key, text in manifest.paths.model_dump().items()}
     return RunLayout(name=manifest.run.name, **folders)
 

@@ -2,47 +2,56 @@
 
 from __future__ import annotations
 
+import json
 from collections.abc import Iterable, Mapping
 from pathlib import Path
 from typing import Any
 
 from hpcq.errors import RunIncomplete, SegmentDamaged
-from hpcq.layout import RunLayout
+from hpcq.layout import COMPLETE, RunLayout
+from hpcq.store import Results, read_results
 from hpcq.units import Kind
-
-COMPLETE = "complete.json"
-"""The file with which an evaluation worker says that every request of its unit is answered and committed."""
 
 
 def committed_units(layout: RunLayout, units: Iterable[Mapping[str, Any]]) -> frozenset[str]:
     """Ids of the units (rows of the plan's document) whose result is on disk, whole."""
-    return frozenset(unit["id"] for unit in units if _is_committed(layout, unit))
+    results = _current_results(layout)
+    lacking = {item["variant"] for item in results.merge["missing_from"]} if results else set()
+    return frozenset(unit["id"] for unit in units if _is_committed(layout, unit, results, lacking))
 
 
-def _is_committed(layout: RunLayout, unit: Mapping[str, Any]) -> bool:
+def _is_committed(layout: RunLayout, unit: Mapping[str, Any], results: Results | None, lacking: Iterable[str]) -> bool:
     match unit["kind"]:
         case Kind.QUANTIZE:
             return Path(unit["checkpoint"]).is_dir()
         case Kind.EVALUATE:
-            return (layout.unit_segments(unit["id"]) / COMPLETE).is_file()
+            # A later merge that misses responses of the variant proves that segments were lost since.
+            return unit["variant"] not in lacking and _completed(layout, unit["id"]) == unit["address"]
         case Kind.MERGE:
-            return results_are_current(layout)
+            return results is not None
     return False
 
 
-def results_are_current(layout: RunLayout) -> bool:
-    """Whether the merged results hold every expected response, or at least every one that was there to be merged.
+def _completed(layout: RunLayout, unit_id: str) -> str | None:
+    """The address of the responses that the unit's worker says are all committed."""
+    try:
+        told = json.loads((layout.unit_segments(unit_id) / COMPLETE).read_text(encoding="utf-8"))
+    except (OSError, ValueError):
+        return None
+    return str(told["address"]) if isinstance(told, dict) and "address" in told else None
 
-    Responses never change once committed, so results that lack nothing stay right for ever; others are current until an
-    evaluation finishes after them.
+
+def _current_results(layout: RunLayout) -> Results | None:
+    """The merged results, unless an evaluation has finished after them and they lack something.
+
+    Responses never change once committed, so results that lack nothing stay right for ever.
     """
-    from hpcq.store import read_results
-
     try:
         results = read_results(layout.results)
     except (RunIncomplete, SegmentDamaged):
-        return False
+        return None
     if not results.merge["missing"]:
-        return True
+        return results
     merged = layout.results.stat().st_mtime_ns
-    return all(path.stat().st_mtime_ns <= merged for path in layout.segments.glob(f"*/{COMPLETE}"))
+    finished = (path.stat().st_mtime_ns for path in layout.segments.glob(f"*/{COMPLETE}"))
+    return results if all(time <= merged for time in finished) else None

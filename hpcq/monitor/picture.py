@@ -6,17 +6,18 @@ scheduler.
 
 from __future__ import annotations
 
-import os
-import socket
 from collections import Counter
 from collections.abc import Mapping, Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from datetime import datetime
 from typing import Any
 
 from hpcq.attempts import AttemptRecord, read_attempts
+from hpcq.holding import is_held
 from hpcq.layout import RunLayout
 from hpcq.monitor.facts import committed_units
+from hpcq.processes import is_alive
+from hpcq.store import count_rows
 from hpcq.units import Kind, State
 
 LIVE = (State.RUNNING, State.PENDING)
@@ -24,11 +25,15 @@ LIVE = (State.RUNNING, State.PENDING)
 
 @dataclass(frozen=True, kw_only=True)
 class JobView:
-    """What the scheduler says of a unit that was handed to it. state None: it knows the job no more."""
+    """What the scheduler says of a unit that was handed to it. state None: it knows the job no more.
+
+    log: what the job printed before the unit began.
+    """
 
     job_id: str
     state: State | None
     reason: str | None = None
+    log: str | None = None
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -58,10 +63,11 @@ class UnitStatus:
 
 @dataclass(frozen=True, kw_only=True)
 class RunStatus:
-    """The whole run."""
+    """The whole run. held: a command is working on it."""
 
     run: str
     units: tuple[UnitStatus, ...]
+    held: bool = False
 
     @property
     def counts(self) -> dict[str, int]:
@@ -72,6 +78,8 @@ class RunStatus:
     def state(self) -> State:
         """Running and pending come before failed: a run that goes on is not over."""
         found = {unit.state for unit in self.units}
+        if self.held and found != {State.DONE}:
+            return State.RUNNING
         for state in (State.RUNNING, State.PENDING, State.FAILED, State.CANCELLED, State.WAITING):
             if state in found:
                 return state
@@ -92,15 +100,21 @@ def take_picture(layout: RunLayout, units: Sequence[Mapping[str, Any]], jobs: Ma
     """The state of `units` (rows of the plan's document); `jobs` is what the scheduler says, by unit id."""
     committed = committed_units(layout, units)
     attempts = read_attempts(layout.attempts)
-    return RunStatus(
-        run=layout.name,
-        units=tuple(
-            _unit_status(
-                layout, unit, attempts.get(unit["id"], []), jobs.get(unit["id"]), is_committed=unit["id"] in committed
-            )
-            for unit in units
-        ),
-    )
+    seen: dict[str, UnitStatus] = {}
+    for unit in units:
+        name = unit["id"]
+        status = _unit_status(layout, unit, attempts.get(name, []), jobs.get(name), is_committed=name in committed)
+        seen[name] = _held_up(status, [seen[needed] for needed in unit["depends_on"] if needed in seen])
+    return RunStatus(run=layout.name, units=tuple(seen.values()), held=is_held(layout))
+
+
+def _held_up(status: UnitStatus, needed: Sequence[UnitStatus]) -> UnitStatus:
+    """An evaluation that never began is cancelled when its quantization fails, whoever was to run it."""
+    broken = [unit for unit in needed if unit.state in (State.FAILED, State.CANCELLED)]
+    if status.kind != Kind.EVALUATE or status.attempts or status.state in (State.DONE, *LIVE) or not broken:
+        return status
+    reason = f"{broken[0].id} {broken[0].state}: {broken[0].reason}"
+    return replace(status, state=State.CANCELLED, reason=reason)
 
 
 def _unit_status(
@@ -133,8 +147,6 @@ def _unit_status(
 
 def _answered(layout: RunLayout, last: AttemptRecord | None, *, is_committed: bool) -> int:
     """Requests answered: those that the store held when the last attempt began, and what this attempt committed."""
-    from hpcq.store import count_rows
-
     if last is None or last.total is None:
         return 0
     if is_committed:
@@ -147,35 +159,33 @@ def _state(last: AttemptRecord | None, job: JobView | None) -> tuple[State, str 
     """Of a unit whose result is not on disk: the queue's word first, then the last attempt's."""
     if job and job.state in LIVE:
         return (State.RUNNING, None) if job.state is State.RUNNING else (State.PENDING, job.reason)
-    if last and last.outcome == "running" and job is None and _is_alive(last):
+    if last and last.launcher == "local" and last.outcome == "running" and is_alive(last.process):
         return State.RUNNING, None
-    if last and last.outcome in ("failed", "interrupted"):
-        return State.FAILED, last.reason or "interrupted before it was done"
     if job and job.state is State.CANCELLED:
         return State.CANCELLED, job.reason
-    if last or job:
-        return State.FAILED, _vanished(last, job)
-    return State.WAITING, None
+    return _ended(last, job)
+
+
+def _ended(last: AttemptRecord | None, job: JobView | None) -> tuple[State, str | None]:
+    """Of a unit that nobody works on."""
+    match last.outcome if last else None:
+        case "done":
+            return State.WAITING, "its result is out of date or was removed: `hpcq resume` makes it again"
+        case "failed":
+            return State.FAILED, last.reason if last else None
+        case "interrupted":
+            return State.CANCELLED, (last.reason if last else None) or "interrupted before it was done"
+        case "running":
+            return State.FAILED, _vanished(last, job)
+    return (State.FAILED, _vanished(last, job)) if job else (State.WAITING, None)
 
 
 def _vanished(last: AttemptRecord | None, job: JobView | None) -> str:
     number = job.job_id if job else (last.job_id if last else "")
-    where = f" on {last.node}" if last else ""
     said = f" ({job.reason})" if job and job.reason else ""
-    return f"job {number} ended{where} without a word: killed, or out of memory or time{said}"
-
-
-def _is_alive(record: AttemptRecord) -> bool:
-    """Whether an attempt on this very host is still a process."""
-    if record.node != socket.gethostname():
-        return False
-    try:
-        os.kill(record.pid, 0)
-    except ProcessLookupError:
-        return False
-    except PermissionError:
-        return True
-    return True
+    if last is None:
+        return f"job {number} ended before the unit began{said}: see {job.log if job else 'its log'}"
+    return f"job {number} ended on {last.node} without a word: killed, or out of memory or time{said}"
 
 
 def _seconds(attempts: list[AttemptRecord]) -> float | None:

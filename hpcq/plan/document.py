@@ -18,11 +18,15 @@ def plan_document(plan: Plan, arrays: Sequence[PlannedArray], states: Mapping[st
     `seconds` and `totals.wall_seconds` are null where nothing has been measured; `totals.gpu_hours` is what the time
     limits allow at most.
     """
+    addresses: dict[str, str] = {}
     return {
         "schema": SCHEMA,
         "run": plan.run,
         "address": plan.address,
-        "units": [_unit(unit, states.get(unit.id, State.WAITING)) for unit in plan.units],
+        "units": [
+            {**_unit(unit, states.get(unit.id, State.WAITING)), "address": _address(unit, addresses)}
+            for unit in plan.units
+        ],
         "arrays": [_array(array) for array in arrays],
         "totals": {
             "gpu_hours": _gpu_hours_at_most(arrays),
@@ -34,6 +38,16 @@ def plan_document(plan: Plan, arrays: Sequence[PlannedArray], states: Mapping[st
         ],
         "notes": list(plan.notes),
     }
+
+
+def _address(unit: PlannedUnit, known: dict[str, str]) -> str | None:
+    """Of the responses that the unit's variant is to have; the same for all of its shards, so computed once."""
+    if not isinstance(unit.work, EvaluateWork):
+        return None
+    variant = unit.work.variant.id
+    if variant not in known:
+        known[variant] = unit.work.address
+    return known[variant]
 
 
 def _unit(unit: PlannedUnit, state: State) -> dict[str, Any]:

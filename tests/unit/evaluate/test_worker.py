@@ -15,9 +15,10 @@ from pathlib import Path
 import pytest
 
 from hpcq.attempts import Attempt
-from hpcq.evaluate.folders import COMPLETE, unit_folders
+from hpcq.evaluate.folders import unit_folders
 from hpcq.evaluate.questions import questions_of
 from hpcq.evaluate.worker import evaluate
+from hpcq.layout import COMPLETE
 from hpcq.store import Index, count_rows, load, segment_paths
 from hpcq.units import EvaluateWork, Task
 
