@@ -92,6 +92,7 @@ def dry_run(manifest: Path, overrides: Sequence[str] = ()) -> Planned:
     """
     planned = plan(manifest, overrides)
     _check_runnable(planned.opened)
+    refuse_another(planned.opened)
     return planned
 
 
@@ -231,9 +232,13 @@ def report(runs: Sequence[str], *, output_format: str = "text", compare: str | N
         UserInputError: no such run, or no such study.
         RunIncomplete: a run has no merged results yet.
     """
-    from hpcq.report.report import make_report
+    from hpcq.report.report import MergedRun, make_report
 
-    return make_report([read_run(run) for run in runs], output_format=output_format, compare=compare)
+    merged = [
+        MergedRun(name=record.layout.name, results=record.layout.results, document=record.document)
+        for record in map(read_run, runs)
+    ]
+    return make_report(merged, output_format=output_format, compare=compare)
 
 
 def stage(

@@ -24,9 +24,9 @@ class AttemptRecord:
     """What is known of one attempt.
 
     launcher: local or slurm. process: `hpcq.processes.identity` of it. outcome: running, done, failed, interrupted.
-    reason: one sentence where it failed. total, restored: the unit's requests in all, and those which the store already
-    answered when the attempt began (None: not counted yet). `facts` is what the worker measured (seconds by phase, peak
-    memory in bytes, versions, device), for the merge and the planner.
+    reason, error: one sentence where it failed, and the exception's class. total, restored: the unit's requests in all,
+    and those which the store already answered when the attempt began (None: not counted yet). `facts` is what the
+    worker measured (seconds by phase, peak memory in bytes, versions, device), for the merge and the planner.
     """
 
     unit: str
@@ -40,6 +40,7 @@ class AttemptRecord:
     end: str | None = None
     outcome: str = "running"
     reason: str | None = None
+    error: str | None = None
     total: int | None = None
     restored: int | None = None
     phase: str | None = None
@@ -66,19 +67,44 @@ class Attempt:
 
 
 def read_attempts(folder: Path) -> dict[str, list[AttemptRecord]]:
-    """Every attempt under `folder`, by unit, in order. Fields of later versions are ignored."""
-    known = set(AttemptRecord.__dataclass_fields__)
+    """Every attempt under `folder` that can be read, by unit, in order. Fields of later versions are ignored."""
     found: dict[str, list[AttemptRecord]] = {}
-    for path in sorted(folder.glob("*.json")) if folder.is_dir() else ():
-        content = json.loads(path.read_text(encoding="utf-8"))
-        record = AttemptRecord(**{key: value for key, value in content.items() if key in known})
-        found.setdefault(record.unit, []).append(record)
+    for path in sorted(folder.glob("*.json")):
+        record = _read(path)
+        if record and (record.unit, record.attempt) == _unit_and_number(path):
+            found.setdefault(record.unit, []).append(record)
     for records in found.values():
         records.sort(key=lambda record: record.attempt)
     return found
 
 
+def _read(path: Path) -> AttemptRecord | None:
+    """None for a file that was cut or is none of ours."""
+    known = AttemptRecord.__dataclass_fields__
+    try:
+        content = json.loads(path.read_text(encoding="utf-8"))
+        return AttemptRecord(**{key: value for key, value in content.items() if key in known})
+    except (ValueError, TypeError, AttributeError):
+        return None
+
+
+def _unit_and_number(path: Path) -> tuple[str, int] | None:
+    """What the name of an attempt's file tells, even where its content does not."""
+    unit, _, number = path.stem.rpartition(".")
+    return (unit, int(number)) if number.isdecimal() else None
+
+
+def last_words(log: str | None) -> str:
+    """The last line that a job printed before its unit began, and where; for a reason."""
+    try:
+        lines = Path(log).read_text(encoding="utf-8", errors="replace").split("\n") if log else []
+    except OSError:
+        return f"it left no log at {log}"
+    spoken = [line.strip() for line in lines if line.strip()]
+    return f"{spoken[-1]} ({log})" if spoken else f"it said nothing in {log}"
+
+
 def next_number(folder: Path, unit: str) -> int:
-    """The number of the attempt that starts now: 1 for the first."""
-    numbers = [int(path.name.rsplit(".", 2)[1]) for path in folder.glob(f"{unit}.*.json")]
-    return max(numbers, default=0) + 1
+    """The number of the attempt that starts now: 1 for the first. Attempts that cannot be read count, too."""
+    names = filter(None, map(_unit_and_number, folder.glob("*.json")))
+    return max((number for of, number in names if of == unit), default=0) + 1

@@ -7,17 +7,24 @@ interrupted. Every verb is one file beside this one; none imports anything heavy
 from __future__ import annotations
 
 import argparse
+import contextlib
 import importlib
+import io
 import os
 import sys
 from collections.abc import Sequence
 
 from hpcq import __version__
+from hpcq.cli import entry
 from hpcq.errors import HpcqError, StorageFault
 from hpcq.files import describe_os_error
 
 VERBS = ("plan", "submit", "status", "logs", "resume", "cancel", "merge", "report", "stage")
+WRITERS = ("submit", "resume", "merge")
+"""The verbs that write runs."""
+
 INTERRUPTED = 130
+PRIVATE_UMASK = 0o077
 
 
 def build_parser() -> argparse.ArgumentParser:
@@ -39,18 +46,27 @@ def build_parser() -> argparse.ArgumentParser:
 
 
 def main(argv: Sequence[str] | None = None) -> int:
-    """Run one command and return its exit code."""
+    """Run one command and return its exit code. Without `argv`, as the process's own command: streams and signals too."""
+    if argv is None:
+        entry.enter()
+    try:
+        return _run(argv)
+    finally:
+        entry.leave()
+
+
+def _run(argv: Sequence[str] | None) -> int:
+    code = 0
     try:
         arguments = build_parser().parse_args(argv)
-        code: int = arguments.run(arguments)
+        code = _write(arguments) if arguments.verb in WRITERS else arguments.run(arguments)
         sys.stdout.flush()
     except HpcqError as error:
         print(error, file=sys.stderr)
         return error.exit_code
     except BrokenPipeError:
         # The reader of our output left (`hpcq report … | head`): nothing is wrong, and nothing more can be written.
-        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
-        return 0
+        return code
     except OSError as error:
         print(describe_os_error(error), file=sys.stderr)
         return StorageFault.exit_code
@@ -58,3 +74,16 @@ def main(argv: Sequence[str] | None = None) -> int:
         print("Interrupted. What was committed is kept: type the command again to go on.", file=sys.stderr)
         return INTERRUPTED
     return code
+
+
+def _write(arguments: argparse.Namespace) -> int:
+    """Run a verb that writes: for the user's eyes alone, and to its exit code even if nobody reads what it prints."""
+    os.umask(PRIVATE_UMASK)
+    said = io.StringIO()
+    try:
+        with contextlib.redirect_stdout(said):
+            code: int = arguments.run(arguments)
+        return code
+    finally:
+        with contextlib.suppress(BrokenPipeError):
+            print(said.getvalue(), end="", flush=True)

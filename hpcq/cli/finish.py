@@ -9,6 +9,7 @@ from hpcq import api
 from hpcq.cli.arguments import print_json
 from hpcq.cli.live import watching
 from hpcq.cli.show import status_lines
+from hpcq.errors import RunIncomplete
 from hpcq.monitor.picture import LIVE, RunStatus
 from hpcq.units import Kind, State
 
@@ -49,15 +50,15 @@ def _print_queued(handed: api.Handed, opened: api.Opened) -> None:
 
 
 def _print_end(status: RunStatus, opened: api.Opened) -> None:
-    merged = any(unit.kind == Kind.MERGE and unit.state is State.DONE for unit in status.units)
-    if merged and opened.is_rehearsal:
-        print(
-            "\n".join(
-                [*status_lines(status), "", "This was a rehearsal: its responses are synthetic, and never scores."]
-            )
-        )
-    elif merged:
-        sys.stdout.write(api.report([str(opened.layout.folder)]))
+    """The report, or what stands in its way and what to type next."""
+    if status.state is not State.DONE or opened.is_rehearsal:
+        print("\n".join(status_lines(status)))
+    if opened.is_rehearsal:
+        print("\nThis was a rehearsal: its responses are synthetic, and never scores.")
+    elif any(unit.kind == Kind.MERGE and unit.state is State.DONE for unit in status.units):
+        try:
+            sys.stdout.write(api.report([str(opened.layout.folder)]))
+        except RunIncomplete as nothing:
+            print(f"\n{nothing}")
     if status.state is not State.DONE:
-        print("\n".join(["", *status_lines(status)]))
-        print(f"\nTry again what failed: hpcq resume {opened.layout.name} --failed")
+        print(f"\nTry again what is missing: hpcq resume {opened.layout.name} --failed")

@@ -6,12 +6,16 @@ import contextlib
 import sys
 import time
 from collections.abc import Callable, Iterator
+from typing import TYPE_CHECKING
 
 from hpcq.cli.show import requests_of
 from hpcq.monitor.picture import RunStatus, UnitStatus
 from hpcq.monitor.remaining import run_progress, unit_seconds_left
 from hpcq.report.table import duration
 from hpcq.units import State
+
+if TYPE_CHECKING:
+    from rich.console import Console
 
 REDRAW_INTERVAL_S = 1.0
 PLAIN_INTERVAL_S = 15.0
@@ -23,10 +27,14 @@ Watch = Callable[[RunStatus], None]
 def watching() -> Iterator[Watch]:
     """Yield what to call with every new state."""
     if sys.stderr.isatty():
-        with _redrawn() as watch:
-            yield watch
-    else:
-        yield _PlainLines()
+        from rich.console import Console
+
+        console = Console(stderr=True)
+        if not console.is_dumb_terminal:
+            with _redrawn(console) as watch:
+                yield watch
+            return
+    yield _PlainLines()
 
 
 class _PlainLines:
@@ -70,12 +78,11 @@ def _going(unit: UnitStatus) -> str:
 
 
 @contextlib.contextmanager
-def _redrawn() -> Iterator[Watch]:
-    from rich.console import Console
+def _redrawn(console: Console) -> Iterator[Watch]:
     from rich.live import Live
     from rich.text import Text
 
-    with Live(Text("starting"), console=Console(stderr=True), refresh_per_second=4, transient=True) as live:
+    with Live(Text("starting"), console=console, refresh_per_second=4, transient=True) as live:
         drawn = 0.0
 
         def watch(status: RunStatus) -> None:

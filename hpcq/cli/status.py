@@ -18,7 +18,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 
 def run(arguments: argparse.Namespace) -> int:
-    """Print the picture; exit code 1 if the run has ended with failed or missing units."""
+    """Print the picture; exit code 1 if the run is not done and nobody works on it."""
     from hpcq import api
     from hpcq.cli.show import status_lines
     from hpcq.monitor.picture import LIVE
@@ -26,10 +26,12 @@ def run(arguments: argparse.Namespace) -> int:
 
     while True:
         status = api.status(arguments.run_name)
-        if arguments.json:
-            print_json(status.as_json())
-        else:
+        goes_on = status.state in LIVE or status.held
+        again = arguments.watch and goes_on
+        if not arguments.json:
             print("\n".join(status_lines(status)), flush=True)
-        if not arguments.watch or status.state not in LIVE:
-            return 1 if status.state in (State.FAILED, State.CANCELLED) else 0
+        elif not again:
+            print_json(status.as_json())
+        if not again:
+            return 0 if goes_on or status.state is State.DONE else 1
         time.sleep(WATCH_INTERVAL_S)

@@ -96,7 +96,7 @@ class _Outcome:
             self._attempt.update(outcome="done", reason=None, end=now())
         elif isinstance(error, Exception):
             traceback.print_exception(error)
-            self._attempt.update(outcome="failed", reason=_sentence(error), end=now())
+            self._attempt.update(outcome="failed", reason=_sentence(error), error=type(error).__name__, end=now())
         else:
             reason = self._attempt.record.reason or _interruption(error)
             self._attempt.update(outcome="interrupted", reason=reason, end=now())

@@ -17,7 +17,8 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-from hpcq.attempts import Attempt, AttemptRecord, next_number, now, read_attempts
+from hpcq.attempts import Attempt, AttemptRecord, last_words, next_number, now, read_attempts
+from hpcq.errors import EnvironmentFault
 from hpcq.files import storage_faults
 from hpcq.launch import surroundings
 from hpcq.launch.job import UnitJob
@@ -170,7 +171,7 @@ class LocalLauncher:
 
     def _did_not_begin(self, task: _Task) -> str:
         """Write down the attempt in the job's stead, so that later commands know why there is none."""
-        unit, reason = task.unit.unit_id, f"it did not begin: see {task.job.paths.stderr}"
+        unit, reason = task.unit.unit_id, f"it did not begin: {last_words(str(task.job.paths.stderr))}"
         record = AttemptRecord(
             unit=unit,
             attempt=next_number(self.layout.attempts, unit),
@@ -181,6 +182,7 @@ class LocalLauncher:
             end=now(),
             outcome="failed",
             reason=reason,
+            error=EnvironmentFault.__name__,
         )
         Attempt(self.layout.attempts, record)
         return reason

@@ -12,7 +12,8 @@ from dataclasses import asdict, dataclass, replace
 from datetime import datetime
 from typing import Any
 
-from hpcq.attempts import AttemptRecord, read_attempts
+from hpcq.attempts import AttemptRecord, last_words, read_attempts
+from hpcq.errors import EnvironmentFault, StorageFault
 from hpcq.holding import is_held
 from hpcq.layout import RunLayout
 from hpcq.monitor.facts import committed_units
@@ -141,8 +142,13 @@ def _unit_status(
         seconds=_seconds(attempts),
         running_since=last.start if last and state is State.RUNNING else None,
         restored=(last.restored or 0) if last else 0,
-        given_up=state is State.FAILED and last is not None and last.outcome == "failed",
+        given_up=state is State.FAILED and last is not None and _is_final(last),
     )
+
+
+def _is_final(last: AttemptRecord) -> bool:
+    """Whether another attempt would fail alike: what the machine lacked may have been mended since."""
+    return last.outcome == "failed" and last.error not in (EnvironmentFault.__name__, StorageFault.__name__)
 
 
 def _answered(layout: RunLayout, last: AttemptRecord | None, *, is_committed: bool) -> int:
@@ -184,7 +190,7 @@ def _vanished(last: AttemptRecord | None, job: JobView | None) -> str:
     number = job.job_id if job else (last.job_id if last else "")
     said = f" ({job.reason})" if job and job.reason else ""
     if last is None:
-        return f"job {number} ended before the unit began{said}: see {job.log if job else 'its log'}"
+        return f"job {number} ended before the unit began{said}: {last_words(job.log if job else None)}"
     return f"job {number} ended on {last.node} without a word: killed, or out of memory or time{said}"
 
 

@@ -37,6 +37,7 @@ def plan_document(plan: Plan, arrays: Sequence[PlannedArray], states: Mapping[st
             {"variant": refusal.variant, "reason": refusal.reason, "try": refusal.cure} for refusal in plan.refused
         ],
         "notes": list(plan.notes),
+        "compare": list(plan.compare),
     }
 
 

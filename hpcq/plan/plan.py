@@ -45,6 +45,7 @@ def make_plan(resolved: Resolved) -> Plan:
         refused=tuple(refused),
         checkpoint_bytes=checkpoint_bytes,
         notes=resolved.notes,
+        compare=resolved.report.compare,
     )
 
 

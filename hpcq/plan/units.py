@@ -71,7 +71,8 @@ class Refusal:
 class Plan:
     """Every unit of a run, done or not.
 
-    `address` identifies what the run computes; `notes` are caveats for its readers.
+    `address` identifies what the run computes; `notes` are caveats for its readers; `compare` names the published
+    studies that its report shows beside the scores.
     """
 
     run: str
@@ -80,6 +81,7 @@ class Plan:
     refused: tuple[Refusal, ...] = ()
     checkpoint_bytes: int = 0
     notes: tuple[str, ...] = ()
+    compare: tuple[str, ...] = ()
 
 
 @dataclass(frozen=True, kw_only=True)

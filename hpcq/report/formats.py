@@ -7,11 +7,15 @@ import dataclasses
 import html
 import io
 import json
+import textwrap
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 
 from hpcq.report.rows import Row
-from hpcq.report.table import Table
+from hpcq.report.table import COSTS, Table
+
+TEXT_WIDTH = 120
+GAP = "  "
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -27,16 +31,41 @@ Writer = Callable[[Report], str]
 
 
 def text(report: Report) -> str:
-    """Plain aligned columns, for terminals and pipes alike."""
-    grid = [report.table.columns, *report.table.lines]
-    widths = [max(len(line[at]) for line in grid) for at in range(len(report.table.columns))]
-    aligned = ["  ".join(_aligned(cell, widths[at], at) for at, cell in enumerate(line)).rstrip() for line in grid]
-    rule = "\N{BOX DRAWINGS LIGHT HORIZONTAL}" * max(map(len, aligned))
-    return "\n".join([report.table.title, "", aligned[0], rule, *aligned[1:], rule, *report.table.notes]) + "\n"
+    """Plain aligned columns, for terminals and pipes alike; what is wider than TEXT_WIDTH goes on below."""
+    table = report.table
+    names, details = [column.name for column in table.columns], [column.detail for column in table.columns]
+    widths = [max(map(len, cells)) for cells in zip(names, details, *table.lines, strict=True)]
+    out = [*_wrapped(table.title), ""]
+    for block in _blocks(widths):
+        rule = "\N{BOX DRAWINGS LIGHT HORIZONTAL}" * _width(widths, block)
+        headings = [names, details] if any(details[at] for at in block) else [names]
+        out += [_aligned(line, widths, block) for line in headings]
+        out += [rule, *(_aligned(line, widths, block) for line in table.lines), rule]
+    return "\n".join([*out, *(line for note in table.notes for line in _wrapped(note))]) + "\n"
 
 
-def _aligned(cell: str, width: int, at: int) -> str:
-    return cell.ljust(width) if at == 0 else cell.rjust(width)
+def _blocks(widths: Sequence[int]) -> list[list[int]]:
+    """The columns of each part of the text table: the variant's name, and as many others as fit; costs together."""
+    costs = len(widths) - len(COSTS)
+    blocks = [[0]]
+    for group in (*([at] for at in range(1, costs)), list(range(costs, len(widths)))):
+        if len(blocks[-1]) > 1 and _width(widths, blocks[-1] + group) > TEXT_WIDTH:
+            blocks.append([0])
+        blocks[-1] += group
+    return blocks
+
+
+def _width(widths: Sequence[int], block: Sequence[int]) -> int:
+    return sum(widths[at] for at in block) + len(GAP) * (len(block) - 1)
+
+
+def _aligned(line: Sequence[str], widths: Sequence[int], block: Sequence[int]) -> str:
+    cells = (line[at].rjust(widths[at]) if at else line[at].ljust(widths[at]) for at in block)
+    return GAP.join(cells).rstrip()
+
+
+def _wrapped(sentence: str) -> list[str]:
+    return textwrap.wrap(sentence, TEXT_WIDTH, subsequent_indent="  ", break_long_words=False, break_on_hyphens=False)
 
 
 def markdown(report: Report) -> str:
@@ -44,7 +73,7 @@ def markdown(report: Report) -> str:
     lines = [
         f"### {report.table.title}",
         "",
-        "| " + " | ".join(map(_markdown_cell, report.table.columns)) + " |",
+        "| " + " | ".join(map(_markdown_cell, report.table.headings)) + " |",
         "|---|" + "---:|" * (len(report.table.columns) - 1),
         *("| " + " | ".join(map(_markdown_cell, line)) + " |" for line in report.table.lines),
         "",
@@ -89,7 +118,7 @@ def latex(report: Report) -> str:
     """A booktabs table with its notes as the caption."""
     body = [
         " & ".join(cell.translate(_LATEX) for cell in line) + r" \\"
-        for line in (report.table.columns, *report.table.lines)
+        for line in (report.table.headings, *report.table.lines)
     ]
     caption = " ".join((report.table.title, *report.table.notes)).translate(_LATEX)
     return "\n".join(
@@ -118,7 +147,7 @@ _STYLE = (
 
 def hypertext(report: Report) -> str:
     """One page without scripts or links to elsewhere."""
-    head = "".join(f"<th scope=col>{html.escape(cell)}</th>" for cell in report.table.columns)
+    head = "".join(f"<th scope=col>{html.escape(cell)}</th>" for cell in report.table.headings)
     body = "\n".join(
         "<tr>" + "".join(f"<td>{html.escape(cell)}</td>" for cell in line) + "</tr>" for line in report.table.lines
     )

@@ -12,8 +12,8 @@ from hpcq.report.rows import Row
 ANY = "published"
 
 
-def studies_named(compare: str) -> tuple[str, ...]:
-    """The studies that `compare` names: 'published' is all of them.
+def studies_named(compare: str, *, place: str) -> tuple[str, ...]:
+    """The studies that `compare`, found at `place`, names: 'published' is all of them.
 
     Raises:
         UserInputError: no such study.
@@ -21,7 +21,7 @@ def studies_named(compare: str) -> tuple[str, ...]:
     if compare == ANY:
         return study_names()
     if compare not in study_names():
-        raise UserInputError(f"--compare {compare}: no such study; the catalog has {', '.join(study_names())}.")
+        raise UserInputError(f"{place} {compare}: no such study; the catalog has {', '.join(study_names())}.")
     return (compare,)
 
 

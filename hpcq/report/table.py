@@ -1,4 +1,4 @@
-"""The table that a person reads: a line a variant, a column a task, in percent; text cells only."""
+"""The table that a person reads: a line a run's variant, a column a task, in percent; text cells only."""
 
 from __future__ import annotations
 
@@ -10,55 +10,79 @@ from hpcq.report.rows import Row
 MINUS = "\N{MINUS SIGN}"
 PLUS_MINUS = "\N{PLUS-MINUS SIGN}"
 MISSING = "\N{EN DASH}"
+COSTS = ("GB on disk", "quantize", "evaluate")
+
+
+@dataclass(frozen=True, kw_only=True)
+class Column:
+    """What stands above a column. detail: what is true of all its cells."""
+
+    name: str
+    detail: str = ""
 
 
 @dataclass(frozen=True, kw_only=True)
 class Table:
-    """Cells as text, ready for any format."""
+    """Cells as text, ready for any format. The last columns are COSTS."""
 
     title: str
-    columns: tuple[str, ...]
+    columns: tuple[Column, ...]
     lines: tuple[tuple[str, ...], ...]
     notes: tuple[str, ...] = ()
+
+    @property
+    def headings(self) -> tuple[str, ...]:
+        """Each column's name and detail on one line."""
+        return tuple(f"{column.name} ({column.detail})" if column.detail else column.name for column in self.columns)
 
 
 def make_table(rows: Sequence[Row], *, title: str, notes: Sequence[str] = ()) -> Table:
     """Pivot the main metric of each task.
 
-    A cell is 'score ± standard error (difference from the unquantized model)'.
+    A cell is 'score ±standard error (difference from the unquantized model)'; the number of items stands above it, or
+    in it where lines differ.
     """
-    main = [row for row in rows if row.is_main]
-    tasks = list(dict.fromkeys(row.task for row in main))
-    items = {row.task: row.n for row in main}
-    variants = list(dict.fromkeys(row.variant for row in rows))
-    models = list(dict.fromkeys(row.model for row in rows))
-    columns = ("variant", *(f"{task} (n={items[task]})" for task in tasks), "GB on disk", "quantize", "evaluate")
+    items: dict[str, set[int]] = {}
+    of_line: dict[tuple[str, str], list[Row]] = {}
+    for row in rows:
+        of_line.setdefault((row.run, row.variant), []).append(row)
+        if row.is_main:
+            items.setdefault(row.task, set()).add(row.n)
+    several_runs = len({row.run for row in rows}) > 1
+    several_models = len({row.model for row in rows}) > 1
+    tasks = [Column(name=task, detail=f"n={min(counts)}" if len(counts) == 1 else "") for task, counts in items.items()]
     lines = []
-    for variant in variants:
-        of_variant = [row for row in rows if row.variant == variant]
+    for of_variant in of_line.values():
         first = of_variant[0]
-        cells = {row.task: _cell(row) for row in of_variant if row.is_main}
-        name = first.scheme if len(models) == 1 else f"{first.model.rsplit('/', 1)[-1]} {first.scheme}"
+        cells = {row.task: _cell(row, with_items=len(items[row.task]) > 1) for row in of_variant if row.is_main}
         lines.append(
             (
-                name,
-                *(cells.get(task, MISSING) for task in tasks),
+                _name(first, with_run=several_runs, with_model=several_models),
+                *(cells.get(task.name, MISSING) for task in tasks),
                 _gigabytes(first.checkpoint_bytes),
                 duration(first.quantize_seconds),
                 duration(first.evaluate_seconds),
             )
         )
+    columns = (Column(name="variant"), *tasks, *(Column(name=cost) for cost in COSTS))
     return Table(title=title, columns=columns, lines=tuple(lines), notes=tuple(notes))
 
 
-def _cell(row: Row) -> str:
+def _name(row: Row, *, with_run: bool, with_model: bool) -> str:
+    name = f"{row.model.rsplit('/', 1)[-1]} {row.scheme}" if with_model else row.scheme
+    return f"{row.run}: {name}" if with_run else name
+
+
+def _cell(row: Row, *, with_items: bool) -> str:
     cell = f"{100 * row.value:.1f}"
     if row.stderr is not None:
-        cell += f" {PLUS_MINUS} {100 * row.stderr:.1f}"
+        cell += f" {PLUS_MINUS}{100 * row.stderr:.1f}"
     if row.delta is not None:
         cell += f" ({signed(100 * row.delta)})"
     if row.published_value is not None:
         cell += f" [{row.published_value:.1f}]"
+    if with_items:
+        cell += f" n={row.n}"
     return cell
 
 

@@ -119,7 +119,7 @@ def test_a_segment_cut_in_half_is_set_aside_and_its_requests_run_again(rehearsed
     assert done.document["set_aside"] == 1
     assert done.document["set_aside_details"][0]["file"].endswith(segment.name)
     assert done.document["missing"] > 0
-    (segment.parent / "complete.json").unlink()
+    assert rehearsed("status", "rehearsal").code == 1
     assert rehearsed("resume", "rehearsal").code == 0
     assert rehearsed("merge", "rehearsal", "--json").document["missing"] == 0
 

@@ -118,8 +118,10 @@ def test_an_interpreter_that_is_missing_is_told_with_the_place_to_look(layout: R
     order = array(layout, "a", [unit(layout, "one")], environment=gone)
     outcome = LocalLauncher(layout, TWO_CORES).run([order])["one"]
     assert outcome.state is State.FAILED
-    log = Path(str(outcome.reason).removeprefix("it did not begin: see "))
-    assert "/nowhere/python" in log.read_text()
+    assert str(outcome.reason).startswith("it did not begin: ")
+    assert "/nowhere/python: No such file or directory" in str(outcome.reason)
+    (record,) = read_attempts(layout.attempts)["one"]
+    assert (record.outcome, record.reason, record.error) == ("failed", outcome.reason, "EnvironmentFault")
 
 
 def test_a_killed_process_is_a_failure_without_a_word(layout: RunLayout) -> None:

@@ -2,10 +2,9 @@
 
 from __future__ import annotations
 
+import json
 import os
 import socket
-import subprocess
-import sys
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
 from typing import Any
@@ -13,9 +12,11 @@ from typing import Any
 import pytest
 
 from hpcq.attempts import Attempt, AttemptRecord
+from hpcq.holding import hold
 from hpcq.layout import RunLayout
 from hpcq.monitor.picture import JobView, RunStatus, UnitStatus, take_picture
 from hpcq.monitor.remaining import run_progress
+from hpcq.processes import identity
 from hpcq.units import State
 
 
@@ -27,7 +28,14 @@ def layout(tmp_path: Path) -> RunLayout:
 
 def unit(kind: str = "evaluate", checkpoint: str | None = None) -> dict[str, Any]:
     """A row of a plan's document."""
-    return {"id": f"{kind}.v", "kind": kind, "variant": "v", "checkpoint": checkpoint}
+    return {
+        "id": f"{kind}.v",
+        "kind": kind,
+        "variant": "v",
+        "checkpoint": checkpoint,
+        "address": "a",
+        "depends_on": ["quantize.v"] if kind == "evaluate" else [],
+    }
 
 
 def record(layout: RunLayout, **changes: Any) -> None:
@@ -38,6 +46,7 @@ def record(layout: RunLayout, **changes: Any) -> None:
         "job_id": "7_0",
         "node": socket.gethostname(),
         "pid": os.getpid(),
+        "process": identity(os.getpid()),
         "start": "2026-01-01T00:00:00.000+00:00",
         "total": 10,
     }
@@ -50,10 +59,10 @@ def state_of(layout: RunLayout, job: JobView | None = None) -> tuple[State, str 
     return seen.state, seen.reason
 
 
-def complete(layout: RunLayout) -> None:
+def complete(layout: RunLayout, address: str = "a") -> None:
     """The worker's word that all is committed."""
-    layout.unit_segments("evaluate.v").mkdir(parents=True)
-    (layout.unit_segments("evaluate.v") / "complete.json").write_text("{}")
+    layout.unit_segments("evaluate.v").mkdir(parents=True, exist_ok=True)
+    (layout.unit_segments("evaluate.v") / "complete.json").write_text(json.dumps({"address": address}))
 
 
 def test_a_unit_that_was_never_handed_over_waits(layout: RunLayout) -> None:
@@ -97,14 +106,71 @@ def test_a_process_that_lives_on_this_host_is_running(layout: RunLayout) -> None
     assert state_of(layout)[0] is State.RUNNING
 
 
-def test_a_process_that_died_without_a_word_has_failed_and_is_not_given_up(layout: RunLayout) -> None:
-    """A killed worker leaves 'running' behind; its process is gone, so it has failed and may be tried again."""
-    ended = subprocess.run([sys.executable, "-c", "import os; print(os.getpid())"], capture_output=True, check=True)
-    record(layout, pid=int(ended.stdout))
+def test_a_number_that_came_again_is_another_process(layout: RunLayout) -> None:
+    """After a reboot a stranger may have the worker's number: the unit is not running, and may be tried again."""
+    record(layout, process=str(identity(os.getpid())) + "1")
     (seen,) = take_picture(layout, [unit()], {}).units
     assert seen.state is State.FAILED
     assert not seen.given_up
     assert "without a word" in str(seen.reason)
+
+
+def test_responses_of_another_evaluation_are_not_this_one_s(layout: RunLayout) -> None:
+    """A finished evaluation with another address, or a damaged word of its end, is not done."""
+    complete(layout, address="another")
+    assert state_of(layout)[0] is State.WAITING
+    (layout.unit_segments("evaluate.v") / "complete.json").write_text("{")
+    assert state_of(layout)[0] is State.WAITING
+
+
+def test_what_the_machine_lacked_may_be_tried_again(layout: RunLayout) -> None:
+    """A full disk is a failure, and not given up: room may have been made."""
+    record(layout, outcome="failed", reason="the disk is full", error="StorageFault")
+    (seen,) = take_picture(layout, [unit()], {}).units
+    assert (seen.state, seen.given_up) == (State.FAILED, False)
+
+
+def test_a_result_that_was_removed_waits_to_be_made_again(layout: RunLayout) -> None:
+    """An attempt that was done, without its result, is no failure."""
+    record(layout, outcome="done")
+    state, reason = state_of(layout)
+    assert state is State.WAITING
+    assert "makes it again" in str(reason)
+
+
+def test_an_evaluation_whose_quantization_failed_is_cancelled_with_the_reason(
+    layout: RunLayout, tmp_path: Path
+) -> None:
+    """Whoever was to run it, and also when Slurm has forgotten the job."""
+    record(layout, unit="quantize.v", outcome="failed", reason="no room")
+    units = [unit("quantize", str(tmp_path / "none")), unit()]
+    for job in (None, JobView(job_id="3", state=None)):
+        _, evaluation = take_picture(layout, units, {"evaluate.v": job} if job else {}).units
+        assert (evaluation.state, evaluation.reason) == (State.CANCELLED, "quantize.v failed: no room")
+
+
+def test_a_unit_that_was_interrupted_is_cancelled(layout: RunLayout) -> None:
+    """Ctrl-C and `cancel` are no failures."""
+    record(layout, outcome="interrupted", reason="interrupted from the keyboard")
+    assert state_of(layout) == (State.CANCELLED, "interrupted from the keyboard")
+
+
+def test_a_job_that_ended_before_its_unit_began_tells_its_last_words(layout: RunLayout, tmp_path: Path) -> None:
+    """What the prologue said is the reason."""
+    log = tmp_path / "log"
+    log.write_text("hpcq: 'module load nope/1' failed on node a.\n\n")
+    state, reason = state_of(layout, JobView(job_id="7", state=State.FAILED, reason="NonZeroExitCode", log=str(log)))
+    assert state is State.FAILED
+    assert reason == (
+        f"job 7 ended before the unit began (NonZeroExitCode): hpcq: 'module load nope/1' failed on node a. ({log})"
+    )
+
+
+def test_a_run_that_somebody_works_on_is_running_between_two_units(layout: RunLayout) -> None:
+    """While a command holds the run it is not over, though no unit runs at this instant."""
+    with hold(layout):
+        assert take_picture(layout, [unit()], {}).state is State.RUNNING
+    assert take_picture(layout, [unit()], {}).state is State.WAITING
 
 
 def test_a_job_that_slurm_knows_no_more_and_left_no_result_has_failed(layout: RunLayout) -> None:

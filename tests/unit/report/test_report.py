@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import csv
+import dataclasses
 import html.parser
 import io
 import json
@@ -63,11 +64,11 @@ def test_a_model_without_unquantized_variant_has_no_differences() -> None:
 
 
 def test_the_table_shows_score_error_difference_size_and_time() -> None:
-    """A cell reads 'score ± error (difference)' in percent; sizes are GB; times are words."""
-    assert REPORT.table.columns == ("variant", "arc_challenge (n=40)", "GB on disk", "quantize", "evaluate")
+    """A cell reads 'score ±error (difference)' in percent; sizes are GB; times are words."""
+    assert REPORT.table.headings == ("variant", "arc_challenge (n=40)", "GB on disk", "quantize", "evaluate")
     assert REPORT.table.lines == (
-        ("bf16", "30.0 ± 5.0", "0.269", "–", "1 min 15 s"),
-        ("a_4|bit", "25.0 ± 5.0 (−5.0)", "0.090", "1 h 00 min", "1 min 15 s"),
+        ("bf16", "30.0 ±5.0", "0.269", "–", "1 min 15 s"),
+        ("a_4|bit", "25.0 ±5.0 (−5.0)", "0.090", "1 h 00 min", "1 min 15 s"),
     )
 
 
@@ -104,8 +105,31 @@ def test_text_of_the_user_cannot_break_a_format() -> None:
 def test_text_columns_are_aligned() -> None:
     """Every line of the text table has its cells under their heading."""
     lines = WRITERS["text"](REPORT).splitlines()
-    heading, first = lines[2], lines[4]
+    heading, detail, first = lines[2], lines[3], lines[5]
     assert heading.index("GB on disk") + len("GB on disk") == first.index("0.269") + len("0.269")
+    assert heading.index("arc_challenge") + len("arc_challenge") == len(detail) == first.index("5.0") + len("5.0")
+    assert detail.strip() == "n=40"
+
+
+def test_text_fits_a_terminal_of_120_columns() -> None:
+    """Columns that do not fit go on below, sizes and times together; notes go on with two blanks before them."""
+    tasks = ("arc_challenge", "hellaswag", "winogrande", "truthfulqa_mc1", "gsm8k")
+    rows = [
+        dataclasses.replace(row_of("m", scheme), variant=scheme, task=task, value=0.2, stderr=0.25, delta=delta)
+        for scheme, delta in (("bf16", None), ("gptq-w4a16-g64", -0.25), ("smoothquant-w8a8", 0.15))
+        for task in tasks
+    ]
+    note = "A note that says much. " * 10
+    lines = WRITERS["text"](Report(runs="r", rows=rows, table=make_table(rows, title="T", notes=[note]))).splitlines()
+    assert max(map(len, lines)) <= 120
+    assert lines[2].split() == ["variant", *tasks]
+    assert lines[3].split() == ["n=1172"] * 5
+    assert lines[7].split("  ")[0] == "smoothquant-w8a8"
+    assert "20.0 ±25.0 (+15.0)" in lines[7]
+    assert lines[9].split() == ["variant", "GB", "on", "disk", "quantize", "evaluate"]
+    assert lines[13].startswith("smoothquant-w8a8 ")
+    assert [line[:4] for line in lines[15:]] == ["A no", "  no"]
+    assert " ".join(line.strip() for line in lines[15:]) == note.strip()
 
 
 @pytest.mark.parametrize(
@@ -135,7 +159,7 @@ def test_published_scores_stand_beside_ours_where_all_is_the_same() -> None:
     """The study's 61.52 for FP8 of Llama-3.1-8B-Instruct is found by our names; another scheme's is not."""
     rows, notes = beside_published(
         [row_of("meta-llama/Llama-3.1-8B-Instruct", "fp8"), row_of("meta-llama/Llama-3.1-8B-Instruct", "nf4")],
-        studies_named("published"),
+        studies_named("published", place="--compare"),
     )
     assert rows[0].published_value == 61.52
     assert rows[0].published_delta == pytest.approx(50 - 61.52)
@@ -146,4 +170,4 @@ def test_published_scores_stand_beside_ours_where_all_is_the_same() -> None:
 def test_an_unknown_study_is_refused_with_those_there_are() -> None:
     """`--compare nature` names what can be compared with."""
     with pytest.raises(UserInputError, match=r"--compare nature: no such study; the catalog has arxiv-2409.11055v6\."):
-        studies_named("nature")
+        studies_named("nature", place="--compare")
