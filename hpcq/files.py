@@ -81,9 +81,11 @@ def committed_file(path: Path) -> Iterator[Path]:
     """Yield a temporary path to write; when the block ends well the file is durable under `path`, else it is gone.
 
     Raises:
-        StorageFault: no room, no permission, read-only or stale.
+        StorageFault: `path` is a folder; no room, no permission, read-only or stale.
     """
     with storage_faults(path):
+        if path.is_dir():
+            raise StorageFault(f"{path}: is a folder; name a file.")
         make_folder(path.parent)
         temporary = temporary_beside(path)
         try:

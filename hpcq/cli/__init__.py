@@ -46,7 +46,7 @@ def build_parser() -> argparse.ArgumentParser:
 
 
 def main(argv: Sequence[str] | None = None) -> int:
-    """Run one command and return its exit code. Without `argv`, as the process's own command: streams and signals too."""
+    """Run one command and return its exit code. Without `argv`, as the process's own: streams and signals, too."""
     if argv is None:
         entry.enter()
     try:

@@ -67,8 +67,9 @@ def rehearsed_requests(tasks: Sequence[Task]) -> list[Request]:
 def _rehearsed(task: Task) -> Iterator[Request]:
     facts = find_task(task.name)
     kind = facts.output if facts else LOGLIKELIHOOD
+    items = facts.items if facts else _REHEARSED_DOCUMENTS
     requests = max(1, round(facts.requests_per_item)) if facts else _REHEARSED_REQUESTS
-    for document in range(task.limit or _REHEARSED_DOCUMENTS):
+    for document in range(min(task.limit or _REHEARSED_DOCUMENTS, items)):
         for index in range(requests):
             text = f"{task.name} {document} {index}"
             arguments = (text, {"max_gen_toks": task.max_gen_toks or 0} if kind == GENERATE else "")

@@ -8,7 +8,6 @@ from __future__ import annotations
 import contextlib
 import io
 import math
-import re
 import shlex
 import tempfile
 from collections.abc import Iterable, Mapping, Sequence
@@ -30,8 +29,6 @@ SIGNAL_DELAY_S = 90
 # How often a unit may run into its time limit and be queued again. submitit's own 3 are soon used up, since it takes
 # every USR2 for a timeout where the limit is under 10 minutes (submitit 1.5.4).
 MAX_TIMEOUTS = 20
-
-_OPTION = re.compile(r"[a-z][a-z0-9-]*")
 
 
 @dataclass
@@ -129,13 +126,13 @@ def sbatch_options(order: ArrayOrder, *, parts: int = 1, dependency: str | None 
     """submitit's parameters for one of the `parts` of `order`; the throttle is shared among them.
 
     Raises:
-        UserInputError: an option or a value that cannot stand in a batch script.
+        UserInputError: a value that cannot stand in a batch script.
     """
     throttle = max(1, order.throttle // parts) if order.throttle else len(order.units)
     srun_args = [f"--cpus-per-task={order.cpus_per_unit}"]  # not inherited from sbatch since Slurm 22.05
     if order.nodes > 1:
         srun_args.append("--kill-on-bad-exit=1")
-    more: dict[str, str | int | bool] = {"requeue": True, "kill-on-invalid-dep": "yes", **order.extra}
+    more: dict[str, str | int | bool] = {**order.extra, "requeue": True, "kill-on-invalid-dep": "yes"}
     options = {
         "partition": order.partition,
         "time": order.time_limit_minutes,
@@ -155,9 +152,6 @@ def sbatch_options(order: ArrayOrder, *, parts: int = 1, dependency: str | None 
         "additional_parameters": {key: value for key, value in more.items() if value is not False},
     }
     _refuse_unprintable(order.name, {**options, **more}.items())
-    for key in order.extra:
-        if not _OPTION.fullmatch(key):
-            raise UserInputError(f"slurm.extra: {key!r} is no long option of sbatch (such as 'reservation').")
     return {key: value for key, value in options.items() if value is not None}
 
 

@@ -38,6 +38,8 @@ from hpcq.units import Scheme
 
 _Check = Callable[[Manifest], Iterator[Problem]]
 
+_TEXT_SUFFIXES = (".jsonl", ".txt")
+
 
 def find_problems(manifest: Manifest, whole: Collection[str] = tuple(Manifest.model_fields)) -> list[Problem]:
     """Every problem in those tables of `manifest` that are named in `whole`, each once."""
@@ -80,7 +82,9 @@ def _checkpoint(index: int, text: str, manifest: Manifest) -> Iterator[Problem]:
     """A folder that is not there yet is no problem of the manifest: the models may lie on another machine's disk."""
     place, folder = ("models", index, "path"), place_of(text, manifest)
     forbidden = forbidden_part(folder / "config.json")
-    if forbidden:
+    if is_file(folder):
+        yield place, f"'{text}' is a file; name the checkpoint's folder."
+    elif forbidden:
         yield place, f"'{text}' cannot be read: no permission for {forbidden}."
     elif is_there(folder) and not is_file(folder / "config.json"):
         yield place, f"'{text}' is no checkpoint: it has no config.json."
@@ -195,10 +199,12 @@ def _calibration(manifest: Manifest) -> Iterator[Problem]:
     forbidden = forbidden_part(path or place_of(dataset, manifest))
     if forbidden:
         yield place, f"'{dataset}' cannot be read: no permission for {forbidden}."
+    elif path is None and ("/" in dataset or dataset.endswith(_TEXT_SUFFIXES)):
+        yield place, f"'{dataset}' cannot be read: there is no such file."
     elif path is None:
         sentence = unknown_name("calibration text", dataset, packages.calibration_names())
         yield place, f"{sentence} It may also be the path of a .jsonl or .txt file."
-    elif path.suffix not in (".jsonl", ".txt"):
+    elif path.suffix not in _TEXT_SUFFIXES:
         yield place, f"'{dataset}' is neither a .jsonl nor a .txt file."
 
 
@@ -247,13 +253,21 @@ def _items_faults(task: str, manifest: Manifest) -> Iterator[str]:
 
 
 def _environments(manifest: Manifest) -> Iterator[Problem]:
+    """Names that neither a lock nor the profile has, and the profile's that neither a lock nor the manifest has."""
     try:
-        known = (*environments.names(), *profile_of(manifest).environments)
+        offered = profile_of(manifest).environments
     except ManifestError:  # told by the check of the profile
         return
-    for section, name in (("evaluate", manifest.evaluate.environment), ("quantize", manifest.quantize.environment)):
-        if name is not None and name not in known:
-            yield (section, "environment"), unknown_name("environment", name, dict.fromkeys(known))
+    locked = environments.names()
+    used = {"evaluate": manifest.evaluate.environment, "quantize": manifest.quantize.environment}
+    for section, name in used.items():
+        if name is not None and name not in (*locked, *offered):
+            yield (section, "environment"), unknown_name("environment", name, dict.fromkeys((*locked, *offered)))
+    for name in offered:
+        if name not in (*locked, *used.values()):
+            sentence = unknown_name("environment", name, locked)
+            own = "One of your own must be named as evaluate.environment or quantize.environment."
+            yield ("cluster", "profile", "environments", name), f"{sentence} {own}"
 
 
 _CHECKS: tuple[tuple[tuple[str, ...], _Check], ...] = (

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import ast
 import re
 import tomllib
 from pathlib import Path
@@ -9,9 +10,17 @@ from typing import Any
 
 from hpcq.errors import ManifestError
 from hpcq.manifest.disk import is_folder
+from hpcq.manifest.source import dotted
 from hpcq.manifest.suggestions import did_you_mean
 
+_DIGITS = re.compile(r"[0-9_]{1000,}")
+"""A run of digits that is no number of a manifest: Python refuses to read those of more than 4300 (3.11)."""
 _POSITION = re.compile(r" \(at (?:line (?P<line>\d+), column \d+|end of document)\)$")
+_TWICE = re.compile(
+    r"Cannot overwrite a value|Cannot (?:declare|mutate immutable namespace|redefine namespace) (?P<keys>\(.*\))(?: twice)?"
+    r"|Duplicate inline table key (?P<key>.*)"
+)
+"""tomllib's words for a key or a table that comes twice (Python 3.11); the key is not always among them."""
 
 
 def read_document(path: Path) -> tuple[str, dict[str, Any]]:
@@ -38,10 +47,26 @@ def read_document(path: Path) -> tuple[str, dict[str, Any]]:
         raise ManifestError([_syntax_problem(path, text, str(error))]) from None
     except RecursionError:
         raise ManifestError([f"{path}: is nested too deeply to be read."]) from None
+    except ValueError:  # int()'s own, which tomllib lets pass
+        before = _DIGITS.split(text, maxsplit=1)[0]
+        line = before.count("\n") + 1
+        raise ManifestError([f"{path}:{line}: holds a number that is too long to be read."]) from None
 
 
 def _syntax_problem(path: Path, text: str, message: str) -> str:
     position = _POSITION.search(message)
     line = position["line"] if position and position["line"] else str(text.count("\n") + 1)
     reason = _POSITION.sub("", message)
+    twice = _TWICE.fullmatch(reason)
+    if twice:
+        return f"{path}:{line}: {_named_twice(twice)} is given twice."
     return f"{path}:{line}: is not TOML: {reason[0].lower()}{reason[1:]}."
+
+
+def _named_twice(message: re.Match[str]) -> str:
+    """The key that a message names, in Python's notation, as its user would write it."""
+    named = message["keys"] or message["key"]
+    if named is None:
+        return "a key or table"
+    keys = ast.literal_eval(named)
+    return f"'{dotted(keys if isinstance(keys, tuple) else (keys,))}'"

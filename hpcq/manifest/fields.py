@@ -7,7 +7,12 @@ from typing import Annotated, Any, TypeVar
 from pydantic import AfterValidator, BaseModel, ConfigDict, Field
 from pydantic_core import PydanticCustomError
 
+from hpcq.manifest.messages import shown
+
 _Items = TypeVar("_Items", bound=tuple[Any, ...])
+
+_LARGEST = 10**9
+"""No number of anything in a run comes near it."""
 
 
 class Section(BaseModel):
@@ -37,6 +42,12 @@ def _not_blank(text: str) -> str:
     return text
 
 
+def _not_absurd(number: int) -> int:
+    if number > _LARGEST:
+        raise refusal(f"must be {_LARGEST} or less, not {shown(number)}.")
+    return number
+
+
 Text = Annotated[str, AfterValidator(_not_blank)]
 """Text that is not blank."""
 
@@ -46,8 +57,11 @@ Texts = Annotated[tuple[Text, ...], Field(strict=False)]
 Names = Annotated[tuple[Text, ...], Field(strict=False), AfterValidator(distinct)]
 """A list of names, none twice."""
 
-Count = Annotated[int, Field(ge=1)]
-"""A whole number, 1 or more."""
+Count = Annotated[int, Field(ge=1), AfterValidator(_not_absurd)]
+"""How many there are of something, at least one."""
+
+CountOrNone = Annotated[int, Field(ge=0), AfterValidator(_not_absurd)]
+"""How many there are of something, which may be none."""
 
 Seed = Annotated[int, Field(ge=0, le=2**32 - 1)]
 """A seed as numpy takes it."""

@@ -45,24 +45,29 @@ def load(path: Path, overrides: Sequence[str] = ()) -> Manifest:
 def _validate(document: dict[str, Any], source: Source) -> tuple[Manifest, list[Problem]]:
     """The manifest, or a stand-in for it and its problems.
 
-    Where tables are broken the others are checked all the same, with something harmless in the broken ones' place.
+    Where tables are broken the others are checked all the same, with something harmless in the broken ones' place. A
+    table with unknown names of schemes is not broken by them: its other names are checked too.
     """
+    faults = _schema_problems(document)
+    broken = {str(key_path[0]) for key_path, _ in faults}
+    unknown = _schema_problems(document, {DEFINED_SCHEMES: _defined_names(document)})
+    problems = list(dict.fromkeys([*unknown, *faults]))
+    stand_ins: dict[str, Any] = {"run": {"name": "unnamed"}, "models": [{"id": model_ids()[0]}]}
+    harmless = {key: value for key, value in document.items() if key not in broken}
+    harmless |= {key: value for key, value in stand_ins.items() if key in broken}
+    manifest = Manifest.model_validate(harmless).read_from(source)
+    told = {key_path for key_path, _ in problems}
+    found = find_problems(manifest, set(Manifest.model_fields) - broken)
+    return manifest, problems + [problem for problem in found if problem[0] not in told]
+
+
+def _schema_problems(document: dict[str, Any], context: dict[str, Any] | None = None) -> list[Problem]:
+    """What the schema finds wrong; names of schemes are looked up only where `context` says which are defined."""
     try:
-        manifest = _manifest(document, source)
+        Manifest.model_validate(document, context=context)
     except ValidationError as error:
-        problems = problems_of(error, Manifest)
-        broken = {str(key_path[0]) for key_path, _ in problems}
-        stand_ins: dict[str, Any] = {"run": {"name": "unnamed"}, "models": [{"id": model_ids()[0]}]}
-        harmless = {key: value for key, value in document.items() if key not in broken}
-        harmless |= {key: value for key, value in stand_ins.items() if key in broken}
-        manifest = _manifest(harmless, source, context=document)
-        return manifest, problems + find_problems(manifest, set(Manifest.model_fields) - broken)
-    return manifest, find_problems(manifest)
-
-
-def _manifest(document: dict[str, Any], source: Source, context: dict[str, Any] | None = None) -> Manifest:
-    names = _defined_names(context or document)
-    return Manifest.model_validate(document, context={DEFINED_SCHEMES: names}).read_from(source)
+        return problems_of(error, Manifest)
+    return []
 
 
 def _defined_names(document: dict[str, Any]) -> list[str]:

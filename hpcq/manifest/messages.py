@@ -21,6 +21,7 @@ Problem = tuple[KeyPath, str]
 """Where, and a whole sentence."""
 
 _LONGEST_SHOWN = 60
+"""Characters of a text, digits of a number."""
 _KEY = "[key]"
 """Where pydantic found fault with a key of a mapping, not with its value."""
 _WANTED = {
@@ -54,6 +55,8 @@ def shown(value: object) -> str:
     if isinstance(value, str):
         text = value if len(value) <= _LONGEST_SHOWN else f"{value[:_LONGEST_SHOWN]}…"
         return f"'{text}'"
+    if isinstance(value, int) and abs(value) >= 10**_LONGEST_SHOWN:
+        return f"a number of more than {_LONGEST_SHOWN} digits"
     for kind, name in ((dict, "a table"), (list, "a list"), (datetime.date, "a date"), (datetime.time, "a time")):
         if isinstance(value, kind):
             return name if value else name.replace("a ", "an empty ")
@@ -76,7 +79,7 @@ def _problem(details: ErrorDetails, schema: type[BaseModel]) -> Problem:
         case "literal_error":
             allowed = re.findall(r"'([^']*)'", context["expected"])
             listed = f"must be one of {', '.join(allowed)}, not {shown(details['input'])}."
-            return key_path, listed + did_you_mean(str(details["input"]), allowed)
+            return key_path, listed + did_you_mean(shown(details["input"]).strip("'"), allowed)
         case "tuple_type" if isinstance(details["input"], dict):
             return key_path, f"must be a list of tables, not one table; write [[{dotted(key_path)}]]."
         case kind:

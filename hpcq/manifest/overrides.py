@@ -53,7 +53,7 @@ def _step(here: Any, part: str, before: Sequence[str | int]) -> str | int:
         return part
     if not isinstance(here, list):
         raise OverrideProblem(f"{name} is a value and has no key '{part}'.")
-    if not part.isdecimal() or int(part) >= len(here):
+    if part not in (str(index) for index in range(len(here))):
         counted = f"0 to {len(here) - 1}" if here else "none, for it is empty"
         raise OverrideProblem(f"{name} is a list; its elements are {counted}, and '{part}' is not one of them.")
     return int(part)
@@ -67,4 +67,6 @@ def _value(raw: str) -> Any:
         if raw[:1] in ("[", "{", '"', "'"):
             raise OverrideProblem(f"{raw} is not a TOML value ({error}).") from error
         return raw
+    except (ValueError, RecursionError):  # int()'s own, which tomllib lets pass
+        raise OverrideProblem("the value is a number too long, or a list too deep, to be read.") from None
     return parsed["value"] if len(parsed) == 1 else raw

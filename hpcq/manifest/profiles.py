@@ -5,6 +5,7 @@ Knows Slurm's and the GPUs' vocabulary; knows nothing of models, tasks or plans.
 
 from __future__ import annotations
 
+import re
 import shutil
 from pathlib import Path
 from typing import Annotated, Literal, Self
@@ -16,7 +17,7 @@ from hpcq.errors import ManifestError
 from hpcq.manifest import machine
 from hpcq.manifest.disk import is_file
 from hpcq.manifest.documents import read_document
-from hpcq.manifest.fields import Count, Names, Positive, Section, Text, Texts, distinct, refusal
+from hpcq.manifest.fields import Count, CountOrNone, Names, Positive, Section, Text, Texts, distinct, refusal
 from hpcq.manifest.locate import locate
 from hpcq.manifest.messages import problems_of, shown
 from hpcq.manifest.source import Source
@@ -28,10 +29,37 @@ _SHIPPED = Path(__file__).resolve().parents[2] / "manifests"
 Role = Literal["evaluate", "quantize", "merge"]
 ROLES: tuple[Role, ...] = ("evaluate", "quantize", "merge")
 
+_SBATCH_OPTION = re.compile(r"[a-z][a-z0-9-]*")
+_OUR_OPTIONS = {
+    "account": "slurm.account",
+    "array": "gpu_classes.NAME.throttle",
+    "constraint": "gpu_classes.NAME.features",
+    "cpus-per-task": "gpu_classes.NAME.cpus_per_unit",
+    "exclude": "slurm.exclude",
+    "gres": "gpu_classes.NAME.gres_type",
+    "mem": "gpu_classes.NAME.memory_gib_per_unit",
+    "partition": "gpu_classes.NAME.partition",
+    "qos": "slurm.qos",
+    "time": "slurm.time_limit_minutes",
+} | dict.fromkeys(
+    """chdir comment dependency error job-name kill-on-invalid-dep no-requeue nodes ntasks ntasks-per-node open-mode output
+    parsable requeue signal test-only wait wrap""".split()
+)
+"""The options that hpcq gives to sbatch or that would undo what it gives, each with the profile's key for it, if any."""
+
 
 def _known_gpu(name: str) -> str:
     if find_gpu(name) is None:
         raise refusal(unknown_name("GPU", name, gpu_names()))
+    return name
+
+
+def _free_option(name: str) -> str:
+    if not _SBATCH_OPTION.fullmatch(name):
+        raise refusal("is no long option of sbatch, such as 'reservation'.")
+    if name in _OUR_OPTIONS:
+        key = _OUR_OPTIONS[name]
+        raise refusal("is an option that hpcq sets itself; " + (f"use {key}." if key else "leave it out."))
     return name
 
 
@@ -49,9 +77,9 @@ class SlurmSettings(Section):
     time_limit_minutes: Count = Field(60, description="Time limit of a job where its GPU class states no shorter one.")
     exclude: Text | None = Field(None, description="Nodes never to use, in Slurm's notation (`--exclude`).")
     setup: Texts = Field((), description="Shell lines that every job of this cluster runs first, on its node.")
-    extra: dict[Text, Annotated[str | int | bool, PlainValidator(_option_value)]] = Field(
-        {}, description="Further sbatch options, by their long names."
-    )
+    extra: dict[
+        Annotated[str, AfterValidator(_free_option)], Annotated[str | int | bool, PlainValidator(_option_value)]
+    ] = Field({}, description="Further sbatch options, by their long names; not those that hpcq sets itself.")
 
 
 class LocalSettings(Section):
@@ -72,7 +100,7 @@ class GpuClass(Section):
     )
     gres_type: Text | None = Field(None, description="The GPU's type in Slurm's `--gres=gpu:<type>:<count>`.")
     nodes: Count = Field(1, description="How many such nodes there are.")
-    gpus_per_node: Annotated[int, Field(ge=0)] = Field(0, description="GPUs of a node; 0 is a class for CPUs.")
+    gpus_per_node: CountOrNone = Field(0, description="GPUs of a node; 0 is a class for CPUs.")
     cpus_per_node: Count = Field(description="CPU cores of a node.")
     memory_gib: Positive = Field(description="Host memory of a node, GiB.")
     features: Text | None = Field(None, description="Node features to ask for (`--constraint`).")

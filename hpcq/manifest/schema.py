@@ -14,7 +14,19 @@ from pydantic import AfterValidator, Discriminator, Field, PrivateAttr, Tag, Val
 from hpcq.catalog.published import study_names
 from hpcq.catalog.schemes import scheme_names, split_group_size
 from hpcq.catalog.tasks import find_suite, find_task, suite_names, task_names
-from hpcq.manifest.fields import Count, Digest, Positive, Seconds, Section, Seed, Text, Texts, distinct, refusal
+from hpcq.manifest.fields import (
+    Count,
+    CountOrNone,
+    Digest,
+    Positive,
+    Seconds,
+    Section,
+    Seed,
+    Text,
+    Texts,
+    distinct,
+    refusal,
+)
 from hpcq.manifest.profiles import Profile
 from hpcq.manifest.source import Source
 from hpcq.manifest.suggestions import unknown_name
@@ -179,7 +191,7 @@ class TaskOptions(Section):
     """One task's own settings."""
 
     limit: Count | None = Field(None, description="The first so many items, instead of `tasks.limit`.")
-    num_fewshot: Annotated[int, Field(ge=0)] | None = Field(
+    num_fewshot: CountOrNone | None = Field(
         None, description="Few-shot examples, instead of the suite's or the definition's number."
     )
     max_gen_toks: Count | None = Field(None, description="Generated tokens at most, instead of the definition's.")

@@ -82,6 +82,16 @@ def test_a_file_where_a_folder_should_be_is_a_sentence(path: str, tmp_path: Path
         write_text(tmp_path / path, "text")
 
 
+def test_a_folder_where_a_file_should_be_is_a_sentence(tmp_path: Path) -> None:
+    """The folder is named, not a temporary name beside it, and nothing is written there."""
+    folder = tmp_path / "folder"
+    folder.mkdir()
+    with pytest.raises(StorageFault) as raised:
+        write_text(folder, "text")
+    assert str(raised.value) == f"{folder}: is a folder; name a file."
+    assert list(tmp_path.rglob("*")) == [folder]
+
+
 def test_other_errors_pass_untouched(tmp_path: Path) -> None:
     """What has no cure of its own is left to who knows more."""
     with pytest.raises(FileNotFoundError), storage_faults(tmp_path):

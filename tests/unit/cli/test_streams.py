@@ -19,7 +19,7 @@ from tests.command_line import REHEARSAL, Hpcq
 
 SMALL = REHEARSAL.replace(', "synthetic-w4a16"', "").replace(', "gsm8k"', "").replace("shards = 2", "")
 """One evaluation of 20 requests, and the merge."""
-SLOW = SMALL + "batch_size = 1\nflush_interval_s = 0.5\nrehearsal = { request_seconds = 0.3 }\n"
+SLOW = SMALL + "batch_size = 1\nflush_interval_s = 0.5\nrehearsal = { request_seconds = 0.15 }\n"
 
 
 def in_shell(hpcq: Hpcq, end: str, begin: str = "") -> Hpcq:
@@ -44,17 +44,22 @@ def test_a_run_goes_on_when_nobody_listens(hpcq: Hpcq, end: str) -> None:
 def test_a_verb_that_fails_says_so_though_its_reader_left(rehearsed: Hpcq, unbuffered: str) -> None:
     """`merge … | true` with a segment missing exits 1, whether the pipe breaks while it prints or afterwards."""
     next(rehearsed.folder.glob("runs/rehearsal/segments/evaluate.*/*.h5")).unlink()
-    done = in_shell(rehearsed, "| (exec <&-; sleep 2)")("merge", "rehearsal", env={"PYTHONUNBUFFERED": unbuffered})
+    done = in_shell(rehearsed, "| true")("merge", "rehearsal", env={"PYTHONUNBUFFERED": unbuffered})
     assert (done.code, done.err) == (1, "")
 
 
-@pytest.mark.parametrize("words", [["--help"], ["status", "rehearsal"], ["logs", "rehearsal", "--follow"]])
-@pytest.mark.parametrize("end", ["| true", ">&-", "2>&-"])
-def test_verbs_that_print_end_well_without_a_listener(rehearsed: Hpcq, words: list[str], end: str) -> None:
+@pytest.mark.parametrize(
+    ("command", "end"),
+    [
+        ("--help", "| true"),
+        ("logs rehearsal --follow", "| true"),
+        ("status rehearsal", ">&-"),
+        ("status rehearsal", "2>&-"),
+    ],
+)
+def test_verbs_that_print_end_well_without_a_listener(rehearsed: Hpcq, command: str, end: str) -> None:
     """Exit code 0 and no complaint, from Python neither; `logs --follow` ends when its reader leaves."""
-    if "--follow" in words and end != "| true":
-        pytest.skip("without a pipe that can break it follows for ever, as it should")
-    done = in_shell(rehearsed, end)(*words)
+    done = in_shell(rehearsed, end)(*command.split())
     assert (done.code, done.err) == (0, "")
 
 
@@ -88,7 +93,7 @@ def test_a_dumb_terminal_gets_plain_lines(hpcq: Hpcq) -> None:
 
 @pytest.fixture
 def slow(hpcq: Hpcq) -> Iterator[Hpcq]:
-    """A folder whose manifest takes six seconds."""
+    """A folder whose manifest takes three seconds."""
     hpcq.write(SLOW)
     yield hpcq
     hpcq("cancel", "rehearsal")
@@ -129,12 +134,12 @@ def test_what_a_run_writes_is_its_users_alone(hpcq: Hpcq) -> None:
     """Whatever the umask, no file of the run, its logs or its pickles can be read by others."""
     assert in_shell(hpcq, "", "umask 000;")("submit", hpcq.write(SMALL)).code == 0
     written = [path for folder in ("runs", "logs") for path in (hpcq.folder / folder).rglob("*")]
-    assert [path for path in written if path.stat().st_mode & 0o077] == []
+    assert [path for path in written if path.stat().st_mode & 0o077 and not path.is_symlink()] == []
     assert any(path.suffix == ".pkl" for path in written)
 
 
 def test_watching_lasts_while_somebody_works_on_the_run(rehearsed: Hpcq) -> None:
-    """`status --watch` looks again while the run is held; with --json it prints one document, when the run has ended."""
+    """`status --watch` looks again while the run is held; with --json it prints one document, at the end."""
     command = [str(rehearsed.python), "-m", "hpcq", "status", "rehearsal", "--watch"]
     with (rehearsed.folder / "runs" / "rehearsal" / ".lock").open("a") as held:
         fcntl.flock(held, fcntl.LOCK_EX)

@@ -40,3 +40,8 @@ def test_rehearsal_asks_as_much_as_the_catalog_expects() -> None:
     assert len(gsm8k) == 7
     assert {(request.kind, request.generation["max_gen_toks"]) for request in gsm8k} == {(GENERATE, 5)}
     assert len({request.key for request in arc}) == 400
+
+
+def test_rehearsal_asks_no_more_documents_than_the_task_has() -> None:
+    """A limit above the catalog's number of items, however large, means all of them, as it does of real items."""
+    assert len(rehearsed_requests([Task(name="gsm8k", limit=10**29)])) == 1319

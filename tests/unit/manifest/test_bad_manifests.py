@@ -26,6 +26,16 @@ gpu = "H100"
 cpus_per_node = 1
 memory_gib = 1
 """
+PROFILE_OF_ENVIRONMENTS = """\
+name = "e"
+scheduler = "slurm"
+[gpu_classes.cpu]
+cpus_per_node = 1
+memory_gib = 1
+[environments.core]
+[environments.own]
+[environments.transformer]
+"""
 KNOWN_SCHEMES = f"known are {', '.join(scheme_names())}"
 KNOWN_TASKS = f"known are {', '.join(task_names())}"
 
@@ -139,6 +149,10 @@ CASES: dict[str, tuple[str, list[str]]] = {
         full(models='[[models]]\nid = "own"\npath = "folder"\n'),
         [":5: models.0.path: 'folder' is no checkpoint: it has no config.json."],
     ),
+    "model file": (
+        full(models='[[models]]\nid = "own"\npath = "text.md"\n'),
+        [":5: models.0.path: 'text.md' is a file; name the checkpoint's folder."],
+    ),
     "trust": (
         full(models=MODEL + 'trust_remote_code = "yes"\n'),
         [":5: models.0.trust_remote_code: must be true or false, not 'yes'."],
@@ -158,6 +172,20 @@ CASES: dict[str, tuple[str, list[str]]] = {
     "scheme unknown": (
         full(schemes='[schemes]\nuse = [\n  "bf16", # the base\n  "gptq-w4a61",\n]\n'),
         [f":8: schemes.use: unknown scheme 'gptq-w4a61'; {KNOWN_SCHEMES}. Did you mean 'gptq-w4a16'?"],
+    ),
+    "scheme unknown beside a misfit": (
+        full(models=SMOL, schemes='[schemes]\nuse = ["fp9", "gptq-w4a16-g128"]\n'),
+        [
+            f":6: schemes.use: unknown scheme 'fp9'; {KNOWN_SCHEMES}. Did you mean 'fp8'?",
+            ":6: schemes.use: 'gptq-w4a16-g128' cannot quantize SmolLM2-135M: 576 is not a multiple of 128. Try 'gptq-w4a16-g64'.",
+        ],
+    ),
+    "scheme unknown beside a double": (
+        full(schemes='[schemes]\nuse = ["fp9", "bf16", "bf16"]\n'),
+        [
+            f":6: schemes.use: unknown scheme 'fp9'; {KNOWN_SCHEMES}. Did you mean 'fp8'?",
+            ":6: schemes.use: 'bf16' is listed twice.",
+        ],
     ),
     "scheme twice": (
         full(schemes='[schemes]\nuse = ["bf16", "fp8", "bf16"]\n'),
@@ -283,6 +311,14 @@ CASES: dict[str, tuple[str, list[str]]] = {
         full(tasks=TASKS + "limit = -5\n"),
         [":9: tasks.limit: must be 1 or more, not -5."],
     ),
+    "limit absurd": (
+        full(tasks=TASKS + "limit = 1_000_000_001\n"),
+        [":9: tasks.limit: must be 1000000000 or less, not 1000000001."],
+    ),
+    "limit endless": (
+        full(tasks=TASKS + f"limit = 0x{'f' * 5000}\n"),
+        [":9: tasks.limit: must be 1000000000 or less, not a number of more than 60 digits."],
+    ),
     "limit float": (
         full(tasks=TASKS + "limit = 2.5\n"),
         [":9: tasks.limit: must be a whole number, not 2.5."],
@@ -380,6 +416,16 @@ CASES: dict[str, tuple[str, list[str]]] = {
             ":10: evaluate.environment: unknown environment 'transformer'; known are core, transformers, vllm. Did you mean 'transformers'?"
         ],
     ),
+    "profile environment": (
+        full(more='[cluster]\nprofile = "environments.toml"\n[quantize]\nenvironment = "own"\n'),
+        [
+            ":10: cluster.profile.environments.transformer: unknown environment 'transformer'; known are core, transformers, vllm. Did you mean 'transformers'? One of your own must be named as evaluate.environment or quantize.environment."
+        ],
+    ),
+    "backend endless": (
+        full(more=f"[evaluate]\nbackend = 0x{'f' * 5000}\n"),
+        [":10: evaluate.backend: must be one of accelerate, vllm, synthetic, not a number of more than 60 digits."],
+    ),
     "rehearsal": (
         full(more="[evaluate.rehearsal]\nrequest_seconds = 0.1\n"),
         [":9: evaluate.rehearsal: has no meaning with backend 'accelerate'; it paces 'synthetic' alone."],
@@ -397,6 +443,14 @@ CASES: dict[str, tuple[str, list[str]]] = {
     "calibration suffix": (
         full(more='[calibration]\ndataset = "text.md"\n'),
         [":10: calibration.dataset: 'text.md' is neither a .jsonl nor a .txt file."],
+    ),
+    "calibration file": (
+        full(more='[calibration]\ndataset = "nope.jsonl"\n'),
+        [":10: calibration.dataset: 'nope.jsonl' cannot be read: there is no such file."],
+    ),
+    "calibration path": (
+        full(more='[calibration]\ndataset = "texts/nope"\n'),
+        [":10: calibration.dataset: 'texts/nope' cannot be read: there is no such file."],
     ),
     "calibration samples": (
         full(more="[calibration]\nsamples = 0\n"),
@@ -429,6 +483,7 @@ def test_a_wrong_manifest_gets_its_sentences(text: str, expected: list[str], tmp
     Path("folder").mkdir()
     Path("text.md").touch()
     Path("broken.toml").write_text(BROKEN_PROFILE)
+    Path("environments.toml").write_text(PROFILE_OF_ENVIRONMENTS)
     Path("mine.toml").write_text(text)
     with pytest.raises(ManifestError) as refusal:
         load(Path("mine.toml"))

@@ -118,15 +118,19 @@ def test_text_in_another_encoding_is_refused() -> None:
     ("text", "problem"),
     [
         ("[run\n", "bad.toml:1: is not TOML: expected ']' at the end of a table declaration."),
-        ('[run]\nname = "x"\nname = "y"\n', "bad.toml:3: is not TOML: cannot overwrite a value."),
+        ('[run]\nname = "x"\nname = "y"\n', "bad.toml:3: a key or table is given twice."),
+        ("[tasks]\n[run]\n[tasks]\n", "bad.toml:3: 'tasks' is given twice."),
+        ("a = { b = 1 }\n[a.c]\n", "bad.toml:2: 'a.c' is given twice."),
+        ('x = { "it\'s" = 1, "it\'s" = 2 }\n', "bad.toml:1: 'it's' is given twice."),
+        ("[tasks]\nlimit = " + "9" * 5000 + "\n", "bad.toml:2: holds a number that is too long to be read."),
         ("[run]\nname = x\n", "bad.toml:2: is not TOML: invalid value."),
         ("x = [\n1\n", "bad.toml:3: is not TOML: unclosed array."),
         ("x = " + "[" * 5000, "bad.toml: is nested too deeply to be read."),
     ],
-    ids=["table", "twice", "bare word", "unclosed", "deep"],
+    ids=["table", "twice", "table twice", "table inline", "inline twice", "digits", "bare word", "unclosed", "deep"],
 )
 def test_broken_toml_is_refused_with_its_line(text: str, problem: str) -> None:
-    """What TOML's grammar does not allow is refused in the parser's words, at its line."""
+    """What TOML's grammar does not allow is refused at its line, in the parser's words or in plainer ones."""
     Path("bad.toml").write_text(text)
     assert _refused(Path("bad.toml")) == problem
 

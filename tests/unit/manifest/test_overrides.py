@@ -36,11 +36,17 @@ def test_an_option_puts_a_toml_value_or_a_bare_word(option: str, expected: dict[
         ("models.1.id=x", "models is a list; its elements are 0 to 0, and '1' is not one of them."),
         ("models.id=x", "models is a list; its elements are 0 to 0, and 'id' is not one of them."),
         ("run.name.first=x", "run.name is a value and has no key 'first'."),
+        (
+            "models.9" + "9" * 5000 + ".id=x",
+            "models is a list; its elements are 0 to 0, and '" + "9" * 5001 + "' is not one of them.",
+        ),
+        ("tasks.limit=" + "9" * 5000, "the value is a number too long, or a list too deep, to be read."),
+        ("tasks.use=" + "[" * 5000, "the value is a number too long, or a list too deep, to be read."),
         ("run.name=[1", "[1 is not a TOML value (Unclosed array (at end of document))."),
     ],
 )
 def test_an_option_that_leads_nowhere_says_why(option: str, sentence: str) -> None:
-    """No '=', an empty key, a list's end, a key below a value, and a broken value each have their sentence."""
+    """No '=', an empty key, a list's end, a key below a value, a broken value and an endless one each have their sentence."""
     with pytest.raises(OverrideProblem) as refusal:
         apply_override({"run": {"name": "x"}, "models": [{"id": "a"}]}, option)
     assert str(refusal.value) == sentence

@@ -90,6 +90,13 @@ CASES: dict[str, tuple[str, str]] = {
     "slurm on local": (SMALL.replace('"slurm"', '"local"') + "[slurm]\nqos = 'x'\n", ":8: slurm: has no meaning where scheduler = 'local'."),
     "local on slurm": (SMALL + "[local]\nparallel_units = 2\n", ":8: local: has no meaning where scheduler = 'slurm'."),
     "extra": (SMALL + "[slurm.extra]\nnice = 1.5\n", ":9: slurm.extra.nice: must be text, a whole number, true or false, not 1.5."),
+    "our option": (SMALL + "[slurm.extra]\nreservation = 'r'\naccount = 'a'\n", ":10: slurm.extra.account: is an option that hpcq sets itself; use slurm.account."),
+    "our option of a class": (SMALL + "[slurm.extra]\nmem = '1G'\n", ":9: slurm.extra.mem: is an option that hpcq sets itself; use gpu_classes.NAME.memory_gib_per_unit."),
+    "our own option": (SMALL + "[slurm.extra]\nrequeue = false\n", ":9: slurm.extra.requeue: is an option that hpcq sets itself; leave it out."),
+    "no option": (SMALL + "[slurm.extra]\n'mail user' = 'me'\n", ":9: slurm.extra.mail user: is no long option of sbatch, such as 'reservation'."),
+    "dashes": (SMALL + "[slurm.extra]\n'--reservation' = 'me'\n", ":9: slurm.extra.--reservation: is no long option of sbatch, such as 'reservation'."),
+    "line break": (SMALL + '[slurm.extra]\n"x=1\\ny" = 1\n', ":9: slurm.extra.x=1\ny: is no long option of sbatch, such as 'reservation'."),
+    "no name": (SMALL + "[slurm.extra]\n'' = 1\n", ":9: slurm.extra.: is no long option of sbatch, such as 'reservation'."),
     "variables": (SMALL + "[environments.core.variables]\nN = 1\n", ":9: environments.core.variables.N: must be text, not 1."),
 }  # fmt: skip
 
