@@ -151,7 +151,7 @@ def _refuse_strays(opened: Opened, jobs: Mapping[str, UnitJobView]) -> None:
     strays = sorted(job.job_id for unit_id, job in jobs.items() if job.is_live and unit_id not in planned)
     if strays:
         raise UserInputError(
-            f"{opened.layout.folder}: jobs of an earlier submission still wait or run ({', '.join(strays[:3])}"
+            f"{opened.layout.folder}: jobs of an earlier submission still wait or run ({', '.join(strays[:SHOWN_JOBS])}"
             f"{', …' if len(strays) > SHOWN_JOBS else ''}): wait for them, or type `hpcq cancel {opened.layout.name}`."
         )
 

@@ -5,13 +5,17 @@ from __future__ import annotations
 import contextlib
 import fcntl
 import os
+import time
 from collections.abc import Iterator
+from typing import IO
 
 from hpcq.errors import EnvironmentFault
 from hpcq.files import storage_faults
 from hpcq.layout import RunLayout
 from hpcq.processes import identity
 
+ATTEMPTS = 10
+ATTEMPT_INTERVAL_S = 0.1
 _PRIVATE = 0o700
 
 
@@ -27,13 +31,7 @@ def hold(layout: RunLayout) -> Iterator[None]:
     with storage_faults(layout.folder):
         layout.folder.mkdir(parents=True, exist_ok=True, mode=_PRIVATE)
         with layout.held.open("a+", encoding="utf-8") as file:
-            try:
-                fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
-            except BlockingIOError:
-                raise EnvironmentFault(
-                    f"{layout.folder}: another hpcq command is working on this run; watch it with "
-                    f"`hpcq status {layout.name} --watch`."
-                ) from None
+            _lock(file, layout)
             file.truncate(0)
             file.write(identity(os.getpid()) or "")
             file.flush()
@@ -41,6 +39,21 @@ def hold(layout: RunLayout) -> Iterator[None]:
                 yield
             finally:
                 file.truncate(0)
+
+
+def _lock(file: IO[str], layout: RunLayout) -> None:
+    """Take the lock; `is_held` has it for an instant too, so a refusal must last to be believed."""
+    for _ in range(ATTEMPTS):
+        try:
+            fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError:
+            time.sleep(ATTEMPT_INTERVAL_S)
+        else:
+            return
+    raise EnvironmentFault(
+        f"{layout.folder}: another hpcq command is working on this run; watch it with "
+        f"`hpcq status {layout.name} --watch`."
+    )
 
 
 def is_held(layout: RunLayout) -> bool:

@@ -246,12 +246,12 @@ def _signal(process: int, number: signal.Signals) -> None:
 
 @contextmanager
 def _interrupts_held() -> Iterator[None]:
-    """Start children with SIGINT blocked, which they inherit: the terminal sends Ctrl-C to the whole group.
+    """Start children with SIGINT and SIGHUP blocked, which they inherit: a terminal sends them to the whole group.
 
     Without this each child would die of it on its own, submitit's controllers with a traceback on the user's terminal;
     so it comes to the launcher alone, which stops its units in order. One that comes now is delivered afterwards.
     """
-    before = signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGINT})
+    before = signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGINT, signal.SIGHUP})
     try:
         yield
     finally:

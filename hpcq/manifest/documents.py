@@ -17,7 +17,8 @@ _DIGITS = re.compile(r"[0-9_]{1000,}")
 """A run of digits that is no number of a manifest: Python refuses to read those of more than 4300 (3.11)."""
 _POSITION = re.compile(r" \(at (?:line (?P<line>\d+), column \d+|end of document)\)$")
 _TWICE = re.compile(
-    r"Cannot overwrite a value|Cannot (?:declare|mutate immutable namespace|redefine namespace) (?P<keys>\(.*\))(?: twice)?"
+    r"Cannot overwrite a value"
+    r"|Cannot (?:declare|mutate immutable namespace|redefine namespace) (?P<keys>\(.*\))(?: twice)?"
     r"|Duplicate inline table key (?P<key>.*)"
 )
 """tomllib's words for a key or a table that comes twice (Python 3.11); the key is not always among them."""

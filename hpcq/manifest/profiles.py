@@ -30,7 +30,7 @@ Role = Literal["evaluate", "quantize", "merge"]
 ROLES: tuple[Role, ...] = ("evaluate", "quantize", "merge")
 
 _SBATCH_OPTION = re.compile(r"[a-z][a-z0-9-]*")
-_OUR_OPTIONS = {
+_OUR_OPTIONS: dict[str, str | None] = {
     "account": "slurm.account",
     "array": "gpu_classes.NAME.throttle",
     "constraint": "gpu_classes.NAME.features",
@@ -41,11 +41,26 @@ _OUR_OPTIONS = {
     "partition": "gpu_classes.NAME.partition",
     "qos": "slurm.qos",
     "time": "slurm.time_limit_minutes",
-} | dict.fromkeys(
-    """chdir comment dependency error job-name kill-on-invalid-dep no-requeue nodes ntasks ntasks-per-node open-mode output
-    parsable requeue signal test-only wait wrap""".split()
-)
-"""The options that hpcq gives to sbatch or that would undo what it gives, each with the profile's key for it, if any."""
+    "chdir": None,
+    "comment": None,
+    "dependency": None,
+    "error": None,
+    "job-name": None,
+    "kill-on-invalid-dep": None,
+    "no-requeue": None,
+    "nodes": None,
+    "ntasks": None,
+    "ntasks-per-node": None,
+    "open-mode": None,
+    "output": None,
+    "parsable": None,
+    "requeue": None,
+    "signal": None,
+    "test-only": None,
+    "wait": None,
+    "wrap": None,
+}
+"""What hpcq gives to sbatch, or what would undo that; each with the profile's key for it, if there is one."""
 
 
 def _known_gpu(name: str) -> str:

@@ -230,7 +230,7 @@ class EvaluateSection(Section):
         "auto", description="What is computed in; 'auto' is the unquantized weights' own type, else bfloat16."
     )
     batch_size: Count = Field(8, description="Requests in a batch.")
-    shards: Count = Field(1, description="Jobs that share one variant's requests.")
+    shards: Annotated[int, Field(ge=1, le=10_000)] = Field(1, description="Jobs that share one variant's requests.")
     flush_interval_s: Positive = Field(10.0, description="Seconds between two commits of results.")
     device: Literal["auto", "cpu", "cuda"] = Field("auto", description="Where it is computed.")
     environment: Text | None = Field(

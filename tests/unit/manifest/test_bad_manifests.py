@@ -390,6 +390,10 @@ CASES: dict[str, tuple[str, list[str]]] = {
         full(more='[evaluate]\ndtype = "fp16"\n'),
         [":10: evaluate.dtype: must be one of auto, float32, bfloat16, float16, not 'fp16'."],
     ),
+    "too many shards": (
+        full(more="[evaluate]\nshards = 10001\n"),
+        [":10: evaluate.shards: must be 10000 or less, not 10001."],
+    ),
     "shards": (
         full(more="[evaluate]\nshards = 0\n"),
         [":10: evaluate.shards: must be 1 or more, not 0."],

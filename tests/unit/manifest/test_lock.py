@@ -35,10 +35,15 @@ def manifests(draw: st.DrawFn) -> dict[str, Any]:
     tasks = draw(_lists(TASKS))
     options = st.fixed_dictionaries({}, optional={"limit": st.integers(1, 9), "num_fewshot": st.integers(0, 5)})
     definition = st.fixed_dictionaries(
-        {"name": st.just("mine"), "base": st.sampled_from(["gptq-w4a16", "gptq-w8a16"])},
+        {
+            "name": st.just("mine"),
+            "base": st.sampled_from(["gptq-w4a16", "gptq-w8a16"]),
+            "damping": st.floats(
+                0.2, 1
+            ),  # never the base's own: a scheme that changes nothing beside its base is refused
+        },
         optional={
             "group_size": st.sampled_from([32, 64]),
-            "damping": st.floats(0, 1),
             "activation_order": st.booleans(),
             "symmetric": st.booleans(),
             "ignore": st.lists(st.text("abc.", min_size=1).filter(str.strip), max_size=2),

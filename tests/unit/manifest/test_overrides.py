@@ -46,7 +46,7 @@ def test_an_option_puts_a_toml_value_or_a_bare_word(option: str, expected: dict[
     ],
 )
 def test_an_option_that_leads_nowhere_says_why(option: str, sentence: str) -> None:
-    """No '=', an empty key, a list's end, a key below a value, a broken value and an endless one each have their sentence."""
+    """No '=', an empty key, a list's end, a key below a value, a broken and an endless value: each has its sentence."""
     with pytest.raises(OverrideProblem) as refusal:
         apply_override({"run": {"name": "x"}, "models": [{"id": "a"}]}, option)
     assert str(refusal.value) == sentence
