@@ -17,6 +17,7 @@ from hpcq.cache import cache_folder
 from hpcq.catalog.packages import staged_items, staged_model
 from hpcq.evaluate.merging import merge
 from hpcq.evaluate.worker import evaluate
+from hpcq.stage import stage_items, stage_model
 from hpcq.store import VariantScores, read_responses, read_results
 from hpcq.units import EvaluateWork, MergeWork, Model, Scheme, Task, Variant
 
@@ -32,6 +33,14 @@ DEFINITIONS = {
 }
 FIXED_AT_ZERO_SHOTS = ("truthfulqa_mc1", "ifeval")
 LIMIT, SHOTS, GENERATED_TOKENS = 3, 1, 24
+
+
+@pytest.fixture(scope="module", autouse=True)
+def staged() -> None:
+    """The model and every task's items are in the cache; IFEval's are no part of the quickstart."""
+    stage_model(MODEL_ID, progress=lambda _: None)
+    for name in DEFINITIONS:
+        stage_items(name, progress=lambda _: None)
 
 
 @pytest.fixture(scope="module")
