@@ -24,6 +24,7 @@ from hpcq.launch import surroundings
 from hpcq.launch.job import UnitJob
 from hpcq.launch.orders import ArrayOrder, Dependency, Outcome, UnitOrder
 from hpcq.layout import RunLayout
+from hpcq.processes import identity
 from hpcq.units import State
 
 POLL_INTERVAL_S = 0.2
@@ -200,7 +201,8 @@ class LocalLauncher:
             for task in self._running:
                 _signal(int(task.job.job_id), signal.SIGTERM)
             time.sleep(POLL_INTERVAL_S)
-            self._running = [task for task in self._running if not task.job.done()]
+            # Not `job.done()`: that is true from the moment the result is written, while the process still leaves.
+            self._running = [task for task in self._running if identity(int(task.job.job_id))]
         for task in self._running:
             record = self._record(task)
             for process in (int(task.job.job_id), *([record.pid] if record else [])):
