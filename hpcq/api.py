@@ -96,8 +96,12 @@ def dry_run(manifest: Path, overrides: Sequence[str] = ()) -> Planned:
     return planned
 
 
-def hand_over(opened: Opened, *, retry_failed: bool = False, watch: Watch | None = None) -> Handed:
+def hand_over(
+    opened: Opened, *, retry_failed: bool = False, unattended: bool = False, watch: Watch | None = None
+) -> Handed:
     """Submit what is missing. On this machine: run it to the end, showing `watch` the state now and then.
+
+    unattended: nobody has asked, so what waits for a cure is left alone.
 
     Raises:
         UserInputError: something in the plan cannot run, the run's folder belongs to another manifest, or units of an
@@ -112,10 +116,10 @@ def hand_over(opened: Opened, *, retry_failed: bool = False, watch: Watch | None
         stop_orphans(opened.layout)
         begin(opened)
         units = plan_document(opened.plan, (), {})["units"]
-        missing = _missing(opened, take_picture(opened.layout, units, _views(jobs)), retry_failed=retry_failed)
+        missing = _missing(opened, take_picture(opened.layout, units, _views(jobs)), retry_failed=retry_failed, unattended=unattended)
         under_way = {unit_id: job.array for unit_id, job in jobs.items() if job.is_live}
         arrays = make_arrays(missing, opened.profile, under_way=under_way)
-        orders = [order_of(opened.plan.run, array, opened.profile) for array in arrays]
+        orders = [order_of(opened.plan.run, array, opened.profile, opened.resolved.manifest.retries) for array in arrays]
         submissions: tuple[Submission, ...] = ()
         if opened.on_slurm:
             from hpcq.launch.slurm import SlurmLauncher
@@ -218,7 +222,7 @@ def merge(run: str) -> dict[str, Any]:
     opened = open_run(run)
     unit = opened.plan.units[-1]
     array = make_arrays([unit], opened.profile)[0]
-    order = order_of(opened.plan.run, array, opened.profile)
+    order = order_of(opened.plan.run, array, opened.profile, opened.resolved.manifest.retries)
     for outcome in LocalLauncher(opened.layout, _machine(opened.profile)).run([order]).values():
         if outcome.state is not State.DONE:
             raise EnvironmentFault(f"The merge failed: {outcome.reason}. See `hpcq logs {run} merge`.")
@@ -280,13 +284,19 @@ def _views(jobs: Mapping[str, UnitJobView]) -> dict[str, JobView]:
     }
 
 
-def _missing(opened: Opened, seen: RunStatus, *, retry_failed: bool) -> list[PlannedUnit]:
+def _missing(
+    opened: Opened, seen: RunStatus, *, retry_failed: bool, unattended: bool = False
+) -> list[PlannedUnit]:
     """The units to hand over: not done, not under way, not given up, and with nothing that they need given up.
 
     The merge goes along whenever an evaluation does.
     """
     states = {unit.id: unit.state for unit in seen.units}
-    given_up = {unit.id for unit in seen.units if unit.state is State.FAILED and unit.given_up and not retry_failed}
+    left = {
+        unit.id
+        for unit in seen.units
+        if (unit.is_given_up and not retry_failed) or (unit.is_stopped and unattended)
+    }
     chosen: list[PlannedUnit] = []
     evaluations = False
     for unit in opened.plan.units:
@@ -294,7 +304,7 @@ def _missing(opened: Opened, seen: RunStatus, *, retry_failed: bool) -> list[Pla
         if unit.kind is Kind.MERGE:
             wanted = evaluations or state not in (State.DONE, *LIVE)
         else:
-            wanted = state is not State.DONE and state not in LIVE and given_up.isdisjoint((unit.id, *unit.depends_on))
+            wanted = state is not State.DONE and state not in LIVE and left.isdisjoint((unit.id, *unit.depends_on))
             evaluations |= wanted and unit.kind is Kind.EVALUATE
         if wanted:
             chosen.append(unit)

@@ -27,6 +27,11 @@ class AttemptRecord:
     reason, error: one sentence where it failed, and the exception's class. total, restored: the unit's requests in all,
     and those which the store already answered when the attempt began (None: not counted yet). `facts` is what the
     worker measured (seconds by phase, peak memory in bytes, versions, device), for the merge and the planner.
+
+    restart: how often Slurm had started the job before. gpus: that the attempt held, on all of its nodes. rung: of the
+    ladder of smaller settings (`hpcq.launch.retries`). Once it has ended: failure (`hpcq.failures.Failure`), decision
+    (`hpcq.launch.retries.Action`: what becomes of the unit), added: responses, or blocks of a checkpoint, that this
+    attempt committed.
     """
 
     unit: str
@@ -44,6 +49,12 @@ class AttemptRecord:
     total: int | None = None
     restored: int | None = None
     phase: str | None = None
+    restart: int = 0
+    gpus: int = 0
+    rung: int = 0
+    failure: str | None = None
+    decision: str | None = None
+    added: int = 0
     facts: dict[str, Any] = field(default_factory=dict)
     schema: int = 1
 

@@ -7,6 +7,7 @@ from collections.abc import Mapping
 from typing import TYPE_CHECKING, Any
 
 from hpcq.report.table import duration
+from hpcq.units import State
 
 if TYPE_CHECKING:
     from hpcq.api import Planned
@@ -102,6 +103,8 @@ def status_lines(status: RunStatus) -> list[str]:
 
 def _status_cells(unit: UnitStatus) -> tuple[str, ...]:
     told = unit.reason or unit.phase or ""
+    if unit.failure and unit.decision and unit.state is not State.DONE:
+        told = f"{told} [{unit.failure}: {unit.decision}]".lstrip()
     job = f"job {unit.job_id}" if unit.job_id else ""
     return (f"  {unit.id}", str(unit.state), requests_of(unit), job, told)
 

@@ -7,11 +7,13 @@ from __future__ import annotations
 
 from hpcq import environments
 from hpcq.launch.orders import ArrayOrder, Dependency, Environment, UnitOrder
+from hpcq.launch.retries import Policy
 from hpcq.manifest.profiles import EnvironmentSettings, GpuClass, Profile
+from hpcq.manifest.schema import RetriesSection
 from hpcq.plan.units import PlannedArray, Shape
 
 
-def order_of(run: str, array: PlannedArray, profile: Profile) -> ArrayOrder:
+def order_of(run: str, array: PlannedArray, profile: Profile, retries: RetriesSection | None = None) -> ArrayOrder:
     """What a launcher needs to submit `array`."""
     offer = profile.gpu_classes[array.shape.gpu_class]
     slurm = profile.slurm
@@ -37,6 +39,18 @@ def order_of(run: str, array: PlannedArray, profile: Profile) -> ArrayOrder:
         depends_on=array.depends_on,
         dependency=Dependency(array.dependency),
         element=array.element,
+        retries=_policy(offer, array.shape, retries or RetriesSection()),
+    )
+
+
+def _policy(offer: GpuClass, shape: Shape, retries: RetriesSection) -> Policy:
+    """The manifest's budget; of a class's nodes as many are left as a unit needs, or it would wait for ever."""
+    return Policy(
+        attempts_without_progress=retries.attempts_without_progress,
+        gpu_hours=retries.gpu_hours,
+        excluded_nodes_at_most=min(retries.excluded_nodes_at_most, offer.nodes - shape.nodes),
+        exclude_hours=retries.exclude_hours,
+        memory_gib_at_most=offer.memory_gib,
     )
 
 

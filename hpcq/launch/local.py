@@ -14,15 +14,19 @@ import time
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass, field
+from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 
 from hpcq.attempts import Attempt, AttemptRecord, last_words, next_number, now, read_attempts
 from hpcq.errors import EnvironmentFault
+from hpcq.failures import Failure
 from hpcq.files import storage_faults
 from hpcq.launch import surroundings
 from hpcq.launch.job import UnitJob
 from hpcq.launch.orders import ArrayOrder, Dependency, Outcome, UnitOrder
+from hpcq.launch.retries import decide, gpu_hours
+from hpcq.launch.settling import note_decision, settle
 from hpcq.layout import RunLayout
 from hpcq.processes import identity
 from hpcq.units import State
@@ -31,6 +35,7 @@ POLL_INTERVAL_S = 0.2
 PATIENCE_S = 10.0
 """Seconds between the request to stop and the order to."""
 
+_WITHOUT_A_WORD = "its process ended without a word: killed, or out of memory"
 _TEN_YEARS_MIN = 10 * 365 * 24 * 60
 _BROKEN = (State.FAILED, State.CANCELLED)
 
@@ -160,19 +165,30 @@ class LocalLauncher:
     def _collect(self) -> None:
         for task in [task for task in self._running if task.job.done()]:
             self._running.remove(task)
-            record = self._record(task)
-            if record is None:
-                self._settle(task, State.FAILED, self._did_not_begin(task))
-            elif record.outcome == "done":
+            record = self._record(task) or self._did_not_begin(task)
+            if record.outcome == "done":
                 self._settle(task, State.DONE)
-            elif record.outcome == "running":
-                self._settle(task, State.FAILED, "its process ended without a word: killed, or out of memory")
-            else:
+            elif record.outcome == "interrupted":
                 self._settle(task, State.FAILED, record.reason)
+            else:
+                self._retry(task, record)
 
-    def _did_not_begin(self, task: _Task) -> str:
+    def _retry(self, task: _Task, record: AttemptRecord) -> None:
+        """Start the unit again where its record, or the lack of a last word in it, says that this may help."""
+        failure = Failure(record.failure) if record.failure else Failure.KILLED
+        record = settle(self.layout.attempts, record, task.unit.work, failure, _WITHOUT_A_WORD)
+        attempts = read_attempts(self.layout.attempts)
+        spent = gpu_hours([record for records in attempts.values() for record in records], datetime.now(UTC))
+        decision = decide(failure, attempts[task.unit.unit_id], task.order.retries, spent_gpu_hours=spent)
+        note_decision(self.layout.attempts, record, decision)
+        if decision.action.goes_on:
+            self._waiting.insert(0, _Task(order=task.order, index=task.index))
+        else:
+            self._settle(task, State.FAILED, record.reason)
+
+    def _did_not_begin(self, task: _Task) -> AttemptRecord:
         """Write down the attempt in the job's stead, so that later commands know why there is none."""
-        unit, reason = task.unit.unit_id, f"it did not begin: {last_words(str(task.job.paths.stderr))}"
+        unit = task.unit.unit_id
         record = AttemptRecord(
             unit=unit,
             attempt=next_number(self.layout.attempts, unit),
@@ -182,11 +198,11 @@ class LocalLauncher:
             start=now(),
             end=now(),
             outcome="failed",
-            reason=reason,
+            reason=f"it did not begin: {last_words(str(task.job.paths.stderr))}",
             error=EnvironmentFault.__name__,
+            failure=Failure.LACKING,
         )
-        Attempt(self.layout.attempts, record)
-        return reason
+        return Attempt(self.layout.attempts, record).record
 
     def _record(self, task: _Task) -> AttemptRecord | None:
         """What the job wrote of the attempt that is `task`, if it came so far."""

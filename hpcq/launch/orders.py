@@ -10,6 +10,7 @@ from dataclasses import dataclass, field
 from enum import StrEnum
 from pathlib import Path
 
+from hpcq.launch.retries import Policy
 from hpcq.units import Kind, State, Work
 
 
@@ -56,8 +57,8 @@ class ArrayOrder:
 
     memory_gib: host memory of one unit on one node (None: the scheduler's default). throttle: units at once (None: as
     many as fit). extra: further options of sbatch, by their long names without dashes; True is an option without a
-    value. depends_on: names of arrays. element: where given, the
-    dependency is on that element of them alone; they are then orders of the same submission.
+    value. depends_on: names of arrays. element: where given, the dependency is on that element of them alone; they are
+    then orders of the same submission. retries: what becomes of a unit whose attempt fails.
     """
 
     name: str
@@ -81,6 +82,7 @@ class ArrayOrder:
     depends_on: tuple[str, ...] = ()
     dependency: Dependency = Dependency.NONE
     element: int | None = None
+    retries: Policy = Policy()
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -255,6 +255,21 @@ class QuantizeSection(Section):
     device: Literal["auto", "cpu", "cuda"] = Field("auto", description="Where it is computed.")
 
 
+class RetriesSection(Section):
+    """What is done again without being asked, and what ends that."""
+
+    attempts_without_progress: Count = Field(
+        5, description="A unit is given up after so many attempts in a row that committed nothing."
+    )
+    gpu_hours: Positive | None = Field(
+        None, description="Once the run's attempts have taken so many GPU-hours, nothing is tried again."
+    )
+    excluded_nodes_at_most: CountOrNone = Field(
+        4, description="Nodes with a fault that are avoided at once, at most; a unit's last nodes never are."
+    )
+    exclude_hours: Positive = Field(24.0, description="Hours after which a node with a fault is tried again.")
+
+
 class ReportSection(Section):
     """What the report shows beside the scores."""
 
@@ -282,6 +297,7 @@ class Manifest(Section):
     tasks: TasksSection = Field(TasksSection(), description="What they are evaluated on.")
     evaluate: EvaluateSection = Field(EvaluateSection(), description="How they are evaluated.")
     quantize: QuantizeSection = Field(QuantizeSection(), description="How they are quantized.")
+    retries: RetriesSection = Field(RetriesSection(), description="What is tried again, and how often.")
     report: ReportSection = Field(ReportSection(), description="What the report shows.")
     locked: LockedSection | None = Field(None, description="What a lock records.")
 

@@ -13,7 +13,6 @@ from datetime import datetime
 from typing import Any
 
 from hpcq.attempts import AttemptRecord, last_words, read_attempts
-from hpcq.errors import EnvironmentFault, StorageFault
 from hpcq.holding import is_held
 from hpcq.layout import RunLayout
 from hpcq.monitor.facts import committed_units
@@ -43,7 +42,8 @@ class UnitStatus:
 
     done, total: requests committed and requests in all (None: not counted yet, or not a matter of requests). seconds:
     spent in attempts that have ended. running_since, restored: when the attempt that runs began, and what the store
-    held then. given_up: its last attempt said why it failed, so that another would fail too.
+    held then. failure: the class of its last attempt's end (`hpcq.failures.Failure`). decision: what was made of it
+    (`hpcq.launch.retries.Action`).
     """
 
     id: str
@@ -59,7 +59,18 @@ class UnitStatus:
     seconds: float | None
     running_since: str | None = None
     restored: int = 0
-    given_up: bool = False
+    failure: str | None = None
+    decision: str | None = None
+
+    @property
+    def is_given_up(self) -> bool:
+        """It is tried again only by `hpcq resume --failed`."""
+        return self.state is State.FAILED and self.decision == "give up"
+
+    @property
+    def is_stopped(self) -> bool:
+        """It is tried again only when somebody asks."""
+        return self.state is State.FAILED and self.decision in ("stop", "give up")
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -142,13 +153,9 @@ def _unit_status(
         seconds=_seconds(attempts),
         running_since=last.start if last and state is State.RUNNING else None,
         restored=(last.restored or 0) if last else 0,
-        given_up=state is State.FAILED and last is not None and _is_final(last),
+        failure=last.failure if last else None,
+        decision=last.decision if last else None,
     )
-
-
-def _is_final(last: AttemptRecord) -> bool:
-    """Whether another attempt would fail alike: what the machine lacked may have been mended since."""
-    return last.outcome == "failed" and last.error not in (EnvironmentFault.__name__, StorageFault.__name__)
 
 
 def _answered(layout: RunLayout, last: AttemptRecord | None, *, is_committed: bool) -> int:

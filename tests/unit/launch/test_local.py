@@ -7,6 +7,7 @@ import signal
 import subprocess
 import sys
 import time
+from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
 
@@ -15,6 +16,7 @@ import pytest
 from hpcq.attempts import read_attempts
 from hpcq.launch.local import LocalLauncher, Machine, fits
 from hpcq.launch.orders import Dependency, Environment, Outcome
+from hpcq.launch.retries import Policy
 from hpcq.layout import RunLayout
 from hpcq.processes import identity
 from hpcq.units import State
@@ -125,22 +127,44 @@ def test_an_interpreter_that_is_missing_is_told_with_the_place_to_look(layout: R
     assert (record.outcome, record.reason, record.error) == ("failed", outcome.reason, "EnvironmentFault")
 
 
-def test_a_killed_process_is_a_failure_without_a_word(layout: RunLayout) -> None:
-    """SIGKILL, as the kernel sends it when memory runs out, fails the unit and ends nothing else."""
+def killing(layout: RunLayout, times: int) -> Callable[[Outcome], None]:
+    """What kills the first `times` attempts of the unit "victim" by SIGKILL, as the kernel does when memory runs out."""
 
-    def kill_the_first(outcome: Outcome) -> None:
+    def kill(outcome: Outcome) -> None:
         while outcome.unit_id == "victim" and outcome.state is State.RUNNING:
-            records = read_attempts(layout.attempts)
-            if "victim" in records:
-                os.kill(records["victim"][0].pid, signal.SIGKILL)
+            running = [record for record in read_attempts(layout.attempts).get("victim", []) if not record.end]
+            if running and running[0].attempt > times:
+                return
+            if running:
+                os.kill(running[0].pid, signal.SIGKILL)
                 return
             time.sleep(0.05)
 
+    return kill
+
+
+def test_a_killed_unit_is_started_again(layout: RunLayout) -> None:
+    """Its records say what became of it, and nothing else ends."""
+    order = array(layout, "a", [unit(layout, "victim", seconds=1), unit(layout, "other")])
+    outcomes = LocalLauncher(layout, TWO_CORES, on_change=killing(layout, 2)).run([order])
+    assert {name: outcome.state for name, outcome in outcomes.items()} == {"victim": State.DONE, "other": State.DONE}
+    records = read_attempts(layout.attempts)["victim"]
+    assert [(record.outcome, record.failure, record.decision) for record in records] == [
+        ("failed", "killed", "again"),
+        ("failed", "killed", "again"),
+        ("done", None, None),
+    ]
+    assert records[0].reason == "its process ended without a word: killed, or out of memory"
+
+
+def test_a_unit_that_is_killed_again_and_again_is_given_up(layout: RunLayout) -> None:
+    """After as many attempts as the order allows, none of which has committed anything."""
     order = array(layout, "a", [unit(layout, "victim", seconds=60), unit(layout, "other")])
-    outcomes = LocalLauncher(layout, TWO_CORES, on_change=kill_the_first).run([order])
-    assert outcomes["victim"].state is State.FAILED
+    order = replace(order, retries=Policy(attempts_without_progress=2))
+    outcomes = LocalLauncher(layout, TWO_CORES, on_change=killing(layout, 9)).run([order])
+    assert {name: outcome.state for name, outcome in outcomes.items()} == {"victim": State.FAILED, "other": State.DONE}
     assert outcomes["victim"].reason == "its process ended without a word: killed, or out of memory"
-    assert outcomes["other"].state is State.DONE
+    assert [record.decision for record in read_attempts(layout.attempts)["victim"]] == ["again", "give up"]
 
 
 INTERRUPTED = """

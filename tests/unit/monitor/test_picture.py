@@ -95,9 +95,11 @@ def test_the_queue_wins_over_an_earlier_failure(layout: RunLayout) -> None:
 
 def test_a_failure_says_why_and_is_given_up(layout: RunLayout) -> None:
     """The worker's own sentence is shown, and another attempt is not made by itself."""
-    record(layout, outcome="failed", reason="576 is not a multiple of 128")
+    record(layout, outcome="failed", reason="576 is not a multiple of 128", failure="bad input", decision="give up")
     (seen,) = take_picture(layout, [unit()], {}).units
-    assert (seen.state, seen.reason, seen.given_up) == (State.FAILED, "576 is not a multiple of 128", True)
+    assert (seen.state, seen.reason, seen.failure) == (State.FAILED, "576 is not a multiple of 128", "bad input")
+    assert seen.is_given_up
+    assert seen.is_stopped
 
 
 def test_a_process_that_lives_on_this_host_is_running(layout: RunLayout) -> None:
@@ -111,7 +113,7 @@ def test_a_number_that_came_again_is_another_process(layout: RunLayout) -> None:
     record(layout, process=str(identity(os.getpid())) + "1")
     (seen,) = take_picture(layout, [unit()], {}).units
     assert seen.state is State.FAILED
-    assert not seen.given_up
+    assert not seen.is_stopped
     assert "without a word" in str(seen.reason)
 
 
@@ -125,9 +127,9 @@ def test_responses_of_another_evaluation_are_not_this_one_s(layout: RunLayout) -
 
 def test_what_the_machine_lacked_may_be_tried_again(layout: RunLayout) -> None:
     """A full disk is a failure, and not given up: room may have been made."""
-    record(layout, outcome="failed", reason="the disk is full", error="StorageFault")
+    record(layout, outcome="failed", reason="the disk is full", failure="full disk", decision="stop")
     (seen,) = take_picture(layout, [unit()], {}).units
-    assert (seen.state, seen.given_up) == (State.FAILED, False)
+    assert (seen.state, seen.is_given_up, seen.is_stopped) == (State.FAILED, False, True)
 
 
 def test_a_result_that_was_removed_waits_to_be_made_again(layout: RunLayout) -> None:
