@@ -18,6 +18,7 @@ from hpcq.launch.jobs import UnitJobView, live_arrays, unit_jobs_if_any
 from hpcq.launch.local import LocalLauncher, Machine
 from hpcq.launch.orders import Submission
 from hpcq.launch.queue import check_cluster
+from hpcq.launch.settling import EndedJob, cancelled
 from hpcq.launch.submissions import read_submissions
 from hpcq.layout import RunLayout
 from hpcq.manifest.profiles import Profile
@@ -25,6 +26,7 @@ from hpcq.monitor.picture import LIVE, JobView, RunStatus, take_picture
 from hpcq.plan.arrays import make_arrays
 from hpcq.plan.document import plan_document
 from hpcq.plan.units import PlannedArray, PlannedUnit
+from hpcq.private import private
 from hpcq.runs import Opened, RunRecord, begin, open_manifest, open_run, read_run, refuse_another
 from hpcq.units import Kind, State
 
@@ -104,26 +106,32 @@ def hand_over(
     unattended: nobody has asked, so what waits for a cure is left alone.
 
     Raises:
-        UserInputError: something in the plan cannot run, the run's folder belongs to another manifest, or units of an
-            earlier plan still wait or run.
+        UserInputError: something in the plan cannot run, the run's folder belongs to another manifest, units of an
+            earlier plan still wait or run, or another user can write the run's folders.
         EnvironmentFault: a model, an environment or Slurm is missing.
     """
     _check_runnable(opened)
     refuse_another(opened)
-    with hold(opened.layout):
+    with private(opened.layout), hold(opened.layout):
         jobs = unit_jobs_if_any(opened.layout)
         _refuse_strays(opened, jobs)
         stop_orphans(opened.layout)
         begin(opened)
         units = plan_document(opened.plan, (), {})["units"]
-        missing = _missing(opened, take_picture(opened.layout, units, _views(jobs)), retry_failed=retry_failed, unattended=unattended)
+        missing = _missing(
+            opened, take_picture(opened.layout, units, _views(jobs)), retry_failed=retry_failed, unattended=unattended
+        )
         under_way = {unit_id: job.array for unit_id, job in jobs.items() if job.is_live}
         arrays = make_arrays(missing, opened.profile, under_way=under_way)
-        orders = [order_of(opened.plan.run, array, opened.profile, opened.resolved.manifest.retries) for array in arrays]
+        orders = [
+            order_of(opened.plan.run, array, opened.profile, opened.resolved.manifest.retries) for array in arrays
+        ]
         submissions: tuple[Submission, ...] = ()
         if opened.on_slurm:
+            from hpcq.launch.queue import release
             from hpcq.launch.slurm import SlurmLauncher
 
+            release(job.element for job in jobs.values() if job.is_held)
             submissions = tuple(SlurmLauncher(opened.layout).submit(orders, live_arrays(jobs)))
         elif orders:
             look = _looking(opened.layout, units, watch) if watch else _do_nothing
@@ -203,6 +211,11 @@ def cancel(run: str, units: Sequence[str] = ()) -> list[str]:
         from hpcq.launch.queue import cancel as cancel_jobs
 
         cancel_jobs(jobs[unit_id].element for unit_id in wanted)
+        for unit_id in wanted:
+            job = jobs[unit_id]
+            if job.state is State.PENDING:  # one that runs notes it itself
+                ended = EndedJob(job_id=job.job_id, launcher="slurm", node="", log=job.log)
+                cancelled(record.layout, unit_id, ended)
         return sorted(wanted)
     seen = take_picture(record.layout, record.document["units"], {})
     if not units and interrupt_holder(record.layout):
@@ -214,7 +227,7 @@ def merge(run: str) -> dict[str, Any]:
     """Merge what is committed, here and now, and return what was found (the document of `merge --json`).
 
     Raises:
-        UserInputError: there is no such run.
+        UserInputError: there is no such run, or another user can write its folders.
         EnvironmentFault: the merge could not be done.
     """
     from hpcq.store import read_results
@@ -223,7 +236,9 @@ def merge(run: str) -> dict[str, Any]:
     unit = opened.plan.units[-1]
     array = make_arrays([unit], opened.profile)[0]
     order = order_of(opened.plan.run, array, opened.profile, opened.resolved.manifest.retries)
-    for outcome in LocalLauncher(opened.layout, _machine(opened.profile)).run([order]).values():
+    with private(opened.layout):
+        outcomes = LocalLauncher(opened.layout, _machine(opened.profile)).run([order])
+    for outcome in outcomes.values():
         if outcome.state is not State.DONE:
             raise EnvironmentFault(f"The merge failed: {outcome.reason}. See `hpcq logs {run} merge`.")
     return {"run": opened.plan.run, **read_results(opened.layout.results).merge}
@@ -284,18 +299,14 @@ def _views(jobs: Mapping[str, UnitJobView]) -> dict[str, JobView]:
     }
 
 
-def _missing(
-    opened: Opened, seen: RunStatus, *, retry_failed: bool, unattended: bool = False
-) -> list[PlannedUnit]:
+def _missing(opened: Opened, seen: RunStatus, *, retry_failed: bool, unattended: bool = False) -> list[PlannedUnit]:
     """The units to hand over: not done, not under way, not given up, and with nothing that they need given up.
 
     The merge goes along whenever an evaluation does.
     """
     states = {unit.id: unit.state for unit in seen.units}
     left = {
-        unit.id
-        for unit in seen.units
-        if (unit.is_given_up and not retry_failed) or (unit.is_stopped and unattended)
+        unit.id for unit in seen.units if (unit.is_given_up and not retry_failed) or (unit.is_stopped and unattended)
     }
     chosen: list[PlannedUnit] = []
     evaluations = False

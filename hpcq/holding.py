@@ -1,8 +1,14 @@
-"""Who works on a run: one command at a time, by a lock that the kernel frees whatever becomes of its holder."""
+"""Who works on a run: one command at a time, by a lock that the kernel frees whatever becomes of its holder.
+
+A file system without locks (Lustre mounted without flock, NFS without its lock daemon) leaves the name that the holder
+wrote: then commands on one host see each other and those on two do not. Nothing is lost by that; work may be handed
+over twice, and every unit's work may be done twice.
+"""
 
 from __future__ import annotations
 
 import contextlib
+import errno
 import fcntl
 import os
 import time
@@ -12,11 +18,12 @@ from typing import IO
 from hpcq.errors import EnvironmentFault
 from hpcq.files import storage_faults
 from hpcq.layout import RunLayout
-from hpcq.processes import identity
+from hpcq.processes import identity, is_alive
 
 ATTEMPTS = 10
 ATTEMPT_INTERVAL_S = 0.1
 _PRIVATE = 0o700
+_NO_LOCKS = (errno.ENOLCK, errno.EOPNOTSUPP, errno.ENOSYS)
 
 
 @contextlib.contextmanager
@@ -44,28 +51,35 @@ def hold(layout: RunLayout) -> Iterator[None]:
 def _lock(file: IO[str], layout: RunLayout) -> None:
     """Take the lock; `is_held` has it for an instant too, so a refusal must last to be believed."""
     for _ in range(ATTEMPTS):
-        try:
-            fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except BlockingIOError:
-            time.sleep(ATTEMPT_INTERVAL_S)
-        else:
+        if _take(file, fcntl.LOCK_EX, layout):
             return
+        time.sleep(ATTEMPT_INTERVAL_S)
     raise EnvironmentFault(
         f"{layout.folder}: another hpcq command is working on this run; watch it with "
         f"`hpcq status {layout.name} --watch`."
     )
 
 
+def _take(file: IO[str], kind: int, layout: RunLayout) -> bool:
+    """Take the lock if nobody has it; without locks, see whether whoever wrote the file lives on this host."""
+    try:
+        fcntl.flock(file, kind | fcntl.LOCK_NB)
+    except BlockingIOError:
+        return False
+    except OSError as error:
+        if error.errno not in _NO_LOCKS:
+            raise
+        return not is_alive(layout.held.read_text(encoding="utf-8").strip())
+    return True
+
+
 def is_held(layout: RunLayout) -> bool:
     """Whether a command, here or on a host that shares the file system's locks, is working on the run."""
     try:
-        with layout.held.open("r", encoding="utf-8") as file:
-            fcntl.flock(file, fcntl.LOCK_SH | fcntl.LOCK_NB)
-    except BlockingIOError:
-        return True
+        with storage_faults(layout.held), layout.held.open("r", encoding="utf-8") as file:
+            return not _take(file, fcntl.LOCK_SH, layout)
     except FileNotFoundError:
         return False
-    return False
 
 
 def holder(layout: RunLayout) -> str | None:

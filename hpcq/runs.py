@@ -95,16 +95,22 @@ def find_lock(name: str) -> Path:
     return lock
 
 
-def open_run(name: str) -> Opened:
-    """The run that `name` names, planned from its lock.
+def open_run(name: str, overrides: Sequence[str] = ()) -> Opened:
+    """The run that `name` names, planned from its lock, with `overrides` put in.
 
     Raises:
-        UserInputError: there is no such run, or its folder was moved.
+        UserInputError: there is no such run, its folder was moved, or an override names or places another run.
         EnvironmentFault: the run's folder is damaged.
     """
     lock = find_lock(name)
-    _locked(lock)
-    return open_manifest(lock)
+    layout = _layout_in(lock)
+    opened = open_manifest(lock, overrides)
+    if opened.layout != layout:
+        raise UserInputError(
+            f"{lock.parent}: a run keeps its name and its folders (run.name, paths) as long as it lives; "
+            f"to begin another one, type `hpcq submit {lock}` with these options."
+        )
+    return opened
 
 
 def read_run(name: str) -> RunRecord:
@@ -115,27 +121,27 @@ def read_run(name: str) -> RunRecord:
         EnvironmentFault: the run's folder is damaged.
     """
     lock = find_lock(name)
-    locked = _locked(lock)
-    folders = {key: Path(value) for key, value in locked["paths"].items()}
-    layout = RunLayout(name=locked["run"]["name"], **folders)
+    layout = _layout_in(lock)
     document = _read_plan(layout)
     if document is None:
         raise EnvironmentFault(f"{layout.plan}: the plan is missing or damaged; `hpcq resume {name}` mends it.")
     return RunRecord(layout=layout, document=document)
 
 
-def _locked(lock: Path) -> dict[str, Any]:
-    """The lock's document; its run must lie where it was made, for its paths are absolute."""
+def _layout_in(lock: Path) -> RunLayout:
+    """Where the lock's run lies: where it was made, for its paths are absolute."""
     try:
         locked = tomllib.loads(lock.read_text(encoding="utf-8"))
-        made = Path(locked["paths"]["runs"]) / locked["run"]["name"]
-    except (KeyError, ValueError, TypeError) as error:
+        folders = {key: Path(value) for key, value in locked["paths"].items()}
+        layout = RunLayout(name=locked["run"]["name"], **folders)
+        made = layout.folder.resolve()
+    except (KeyError, ValueError, TypeError, AttributeError) as error:
         raise EnvironmentFault(
             f"{lock}: this run's lock is damaged ({error}); submit its manifest again to mend it."
         ) from error
-    if lock.parent.resolve() != made.resolve():
-        raise UserInputError(f"{lock.parent}: this run was made in {made}; move it back there to work on it.")
-    return locked
+    if lock.parent.resolve() != made:
+        raise UserInputError(f"{lock.parent}: this run was made in {layout.folder}; move it back there to work on it.")
+    return layout
 
 
 def _read_plan(layout: RunLayout) -> dict[str, Any] | None:

@@ -232,7 +232,7 @@ class EvaluateWork:
     segments_path: str = unaddressed()
     shard: Shard = unaddressed(Shard())
     batch_size: int = unaddressed(1)
-    flush_interval_s: float = unaddressed(10.0)
+    flush_interval_s: float = unaddressed(30.0)
     device: str = unaddressed("auto")
     pace: tuple[tuple[str, float], ...] = unaddressed(())
 

@@ -6,6 +6,10 @@
 # ENVIRONMENT is the environment.sh that hpcq wrote beside the unit's pickle, so a unit's surroundings can be had by hand:
 #   sbatch/enter.sh logs/RUN/submitit/…/environment.sh python
 set -euo pipefail
+folder=$(cd -- "$(dirname -- "$1")" && pwd)
+above=${folder%/*}
+# shellcheck source=SCRIPTDIR/private.sh
+. "$(dirname -- "${BASH_SOURCE[0]}")/private.sh" "$1" "$folder" "$above" "${above%/*}"
 # shellcheck source=/dev/null
 . "$1"
 shift

@@ -23,7 +23,7 @@ NOT_INSTALLED = ("is not on this machine", "is not made yet", "could not import"
 IN_CI = os.environ.get("CI", "").lower() == "true"
 
 # Marker of every test in a folder, and the seconds that one may take unless it says otherwise.
-FOLDERS = {"slurm": 300, "models": 900, "faults": 300}
+FOLDERS = {"slurm": 300, "models": 900, "vllm": 900, "faults": 300}
 
 OFFLINE = {
     "HF_HUB_OFFLINE": "1",

@@ -22,6 +22,8 @@ from hpcq.files import describe_os_error
 VERBS = ("plan", "submit", "status", "logs", "resume", "cancel", "merge", "report", "stage")
 WRITERS = ("submit", "resume", "merge")
 """The verbs that write runs."""
+SHARERS = ("stage", "report")
+"""The verbs that write for others, too, as the user's umask says: what is staged, and a report's file."""
 
 INTERRUPTED = 130
 PRIVATE_UMASK = 0o077
@@ -59,6 +61,8 @@ def _run(argv: Sequence[str] | None) -> int:
     code = 0
     try:
         arguments = build_parser().parse_args(argv)
+        if arguments.verb not in SHARERS:
+            os.umask(PRIVATE_UMASK)
         code = _write(arguments) if arguments.verb in WRITERS else arguments.run(arguments)
         sys.stdout.flush()
     except HpcqError as error:
@@ -77,8 +81,7 @@ def _run(argv: Sequence[str] | None) -> int:
 
 
 def _write(arguments: argparse.Namespace) -> int:
-    """Run a verb that writes: for the user's eyes alone, and to its exit code even if nobody reads what it prints."""
-    os.umask(PRIVATE_UMASK)
+    """Run a verb that writes, to its exit code even if nobody reads what it prints."""
     said = io.StringIO()
     try:
         with contextlib.redirect_stdout(said):

@@ -1,18 +1,21 @@
 """Hand over again what a run still lacks, and only that.
 
-Units that failed are left alone unless --failed is given; units that still wait or run are never doubled.
+Units that failed are left alone unless --failed is given; units that still wait or run are never doubled. What cannot
+change a result may be changed on the way, and stays so: -O evaluate.shards=7 deals what is missing to seven jobs,
+-O cluster.profile=FILE goes on elsewhere.
 """
 
 from __future__ import annotations
 
 import argparse
 
-from hpcq.cli.arguments import add_json, add_run
+from hpcq.cli.arguments import add_json, add_overrides, add_run
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
-    """RUN, --failed, --wait, --json."""
+    """RUN, -O, --failed, --wait, --json."""
     add_run(parser)
+    add_overrides(parser)
     add_json(parser)
     parser.add_argument("--failed", action="store_true", help="try again what has failed, too")
     parser.add_argument("--wait", action="store_true", help="on Slurm: return when the run has ended")
@@ -23,6 +26,5 @@ def run(arguments: argparse.Namespace) -> int:
     from hpcq import api
     from hpcq.cli.finish import hand_over
 
-    return hand_over(
-        api.open_run(arguments.run_name), wait=arguments.wait, as_json=arguments.json, retry_failed=arguments.failed
-    )
+    opened = api.open_run(arguments.run_name, arguments.overrides)
+    return hand_over(opened, wait=arguments.wait, as_json=arguments.json, retry_failed=arguments.failed)

@@ -1,4 +1,6 @@
-"""The accelerate back end: transformers through lm-eval's own HFLM (0.4.13), which tokenizes, truncates and scores.
+"""The accelerate back end: transformers through lm-eval's own HFLM (0.4.13), which tokenizes, truncates and generates.
+
+Log-likelihoods come from shared prefixes where the model allows that, and from HFLM where it does not.
 
 Knows transformers and lm-eval. Must not know tasks, shards or files other than the checkpoint.
 """
@@ -6,8 +8,9 @@ Knows transformers and lm-eval. Must not know tasks, shards or files other than 
 from __future__ import annotations
 
 import hashlib
+import logging
 import platform
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -16,12 +19,16 @@ import transformers
 from lm_eval.models.huggingface import HFLM
 
 from hpcq.errors import EnvironmentFault, UserInputError, WorkFailed
+from hpcq.evaluate.prefix.counts import Counts
+from hpcq.evaluate.prefix_transformers.scorer import Scorer
 from hpcq.evaluate.requests import GENERATE, LOGLIKELIHOOD, Request
 from hpcq.store import Response
 from hpcq.units import EvaluateWork
 
-OPTIONS = ("add_bos_token", "max_length")
-"""What `EvaluateWork.options` may set: HFLM's arguments of these names."""
+OPTIONS = ("add_bos_token", "max_length", "prefix_sharing")
+"""What `EvaluateWork.options` may set: HFLM's arguments of these names, and whether prefixes are shared."""
+
+_LOG = logging.getLogger(__name__)
 
 
 class AccelerateBackend:
@@ -36,19 +43,55 @@ class AccelerateBackend:
         self._work = work
         self._device = _device(work.device)
         self._lm: Any = None
+        self._scorer: Scorer | None = None
+        self._why_not: str | None = None
 
     def load(self) -> None:
-        """Load model and tokenizer; a quantized checkpoint is computed as its scheme says, activations included."""
+        """Load model and tokenizer, and find out whether prefixes can be shared.
+
+        A quantized checkpoint is computed as its scheme says, activations included.
+        """
+        options = dict(self._work.options)
+        is_wanted = options.pop("prefix_sharing", False)
         model = _model(self._work, self._device)
         self._lm = HFLM(
             pretrained=model,
             tokenizer=self._work.checkpoint_path,
             backend="causal",
             trust_remote_code=self._work.variant.model.trust_remote_code,
-            **dict(self._work.options),
+            **options,
         )
+        if not is_wanted:
+            self._why_not = "it is switched off"
+        else:
+            scorer = Scorer(self._lm, on_gpu=self._device == "cuda")
+            self._why_not = scorer.why_not
+            self._scorer = None if scorer.why_not else scorer
+        if self._why_not:
+            _LOG.warning("Every request is computed in full: prefixes are not shared, because %s.", self._why_not)
+
+    def stream(self, pieces: Sequence[Sequence[Request]]) -> Iterator[tuple[Request, Response]]:
+        """Every request of every piece with its response, as they are known.
+
+        A piece's requests are of one task, kind and generation arguments. Its responses are a function of it alone: the
+        same piece gives the same bits, whatever came before.
+        """
+        for piece in pieces:
+            if self._scorer is not None and piece[0].kind == LOGLIKELIHOOD:
+                for number, loglikelihood, is_greedy in self._scorer.score([one.arguments for one in piece]):
+                    yield piece[number], Response(loglikelihood=loglikelihood, is_greedy=is_greedy)
+                continue
+            longest_first = sorted(piece, key=lambda request: (-request.length, request.key))
+            for begin in range(0, len(piece), self._work.batch_size):
+                batch = longest_first[begin : begin + self._work.batch_size]
+                yield from zip(batch, self._plain(batch), strict=True)
 
     def answer(self, batch: Sequence[Request]) -> list[Response]:
+        """One response a request, in order."""
+        found = dict(self.stream([batch]))
+        return [found[request] for request in batch]
+
+    def _plain(self, batch: Sequence[Request]) -> list[Response]:
         """Answer `batch` in one pass of the model (lm-eval drops from it what single-token choices share)."""
         torch.manual_seed(_seed(self._work.seed, batch))
         self._lm.batch_size_per_gpu = len(batch)
@@ -62,8 +105,13 @@ class AccelerateBackend:
             return [Response(loglikelihood=float(value), is_greedy=bool(flag)) for value, flag in answers]
         return [Response(loglikelihood=float(value)) for value in answers]
 
+    def counts(self) -> dict[str, int]:
+        """Tokens that requests scored from shared prefixes asked for so far, and how many of them were computed."""
+        counts = self._scorer.counts if self._scorer is not None else Counts()
+        return {"asked_tokens": counts.asked, "computed_tokens": counts.computed}
+
     def describe(self) -> dict[str, str | int | float]:
-        """The device and how it computes."""
+        """The device, how it computes, and whether prefixes are shared; where they are not, why."""
         on_gpu = self._device == "cuda"
         return {
             "device": torch.cuda.get_device_name() if on_gpu else f"{platform.machine()} CPU",
@@ -72,6 +120,8 @@ class AccelerateBackend:
             "threads": torch.get_num_threads(),
             "loaded_dtype": str(self._lm.model.dtype).removeprefix("torch."),
             "max_length": int(self._lm.max_length),
+            "prefix_sharing": self._why_not or "exact",
+            "prefix_sharing_difference": self._scorer.difference if self._scorer is not None else 0.0,
         }
 
 

@@ -1,6 +1,6 @@
 """Batches: cut from the full request list of a work, then dealt to shards whole.
 
-Knows requests; must not know back ends, files or what is answered already.
+Knows requests; must not know back ends or files.
 
 Floating-point results depend on a request's neighbours in its batch (padding, the shape of a matrix product). So its
 neighbours are a function of its task and the batch size alone: no shard count, no resumption, no other task of the
@@ -11,10 +11,11 @@ from __future__ import annotations
 
 import heapq
 import json
-from collections.abc import Iterable, Sequence
+from collections.abc import Collection, Iterable, Sequence
 from itertools import groupby
 
 from hpcq.evaluate.requests import GENERATE, Request
+from hpcq.store import RequestKey
 from hpcq.units import Shard
 
 Batch = tuple[Request, ...]
@@ -33,6 +34,18 @@ def cut(requests: Iterable[Request], batch_size: int) -> list[Batch]:
         members = tuple(group)
         batches += [members[start : start + batch_size] for start in range(0, len(members), batch_size)]
     return batches
+
+
+def share(batches: Sequence[Batch], shard: Shard, answered: Collection[RequestKey]) -> list[Batch]:
+    """The batches of one shard: its part of those with a request that is not in `answered`, then of all others.
+
+    The first are the work that there is, so they are dealt by themselves, and evenly. The others are dealt too because
+    an answer may be lost afterwards: then, too, every request is somebody's. `answered` is the same for all shards.
+    """
+    is_open = [any(request.key not in answered for request in batch) for batch in batches]
+    missing = [batch for batch, more in zip(batches, is_open, strict=True) if more]
+    settled = [batch for batch, more in zip(batches, is_open, strict=True) if not more]
+    return [*deal(missing, shard), *deal(settled, shard)]
 
 
 def deal(batches: Sequence[Batch], shard: Shard) -> list[Batch]:

@@ -37,6 +37,7 @@ class Backend(Protocol):
 _BUILT_IN = {
     "accelerate": "hpcq.evaluate.accelerate:AccelerateBackend",
     "synthetic": "hpcq.evaluate.synthetic:SyntheticBackend",
+    "vllm": "hpcq.evaluate.vllm:VllmBackend",
 }
 
 

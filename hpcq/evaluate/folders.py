@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+import re
 from pathlib import Path
 
+from hpcq.files import listed
 from hpcq.units import Kind, Variant
 
 
 def unit_folders(segments: Path, variant: Variant) -> list[Path]:
     """The folder of every unit `evaluate.<variant>[.<i>of<n>]`, of this plan or an earlier one."""
-    whole = f"{Kind.EVALUATE}.{variant.id}"
-    return sorted([*segments.glob(whole), *segments.glob(f"{whole}.*of*")])
+    name = re.compile(rf"{Kind.EVALUATE}\.{re.escape(variant.id)}(\.\d+of\d+)?")
+    return [folder for folder in listed(segments) if name.fullmatch(folder.name)]

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import json
 import subprocess
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import replace
 from datetime import datetime
 from pathlib import Path
@@ -16,6 +16,7 @@ from typing import Any
 
 from hpcq import __version__
 from hpcq.attempts import Attempt
+from hpcq.completion import read_completion
 from hpcq.evaluate.folders import unit_folders
 from hpcq.evaluate.questions import Questions, questions_of
 from hpcq.store import Index, MergeReport, Score, VariantResults, load, merge_report, results_hold, write_results
@@ -36,17 +37,18 @@ def merge(work: MergeWork, attempt: Attempt) -> None:
     attempt.update(phase="building requests")
     questions = _questions(work)
     attempt.update(phase="reading segments")
+    completions = {folder.name: word.digest for folder in _folders(work) if (word := read_completion(folder))}
     indexes = [_index(work, evaluation, questions[_asked_by(evaluation)]) for evaluation in work.evaluations]
     named = list(zip(work.evaluations, indexes, strict=True))
     path, provenance = Path(work.results_path), _provenance_of_run(work)
     inputs = {evaluation.variant.id: index.inputs for evaluation, index in named}
-    if results_hold(path, inputs=inputs, provenance=provenance):
+    if results_hold(path, inputs=inputs, provenance=provenance, completions=completions):
         attempt.update(phase=None, facts={"merged": "already"})
         return
     report = _report(named, questions)
     attempt.update(phase="scoring", total=report.expected, facts={"found": report.found, "missing": report.missing})
     variants = (_variant(evaluation, index, questions[_asked_by(evaluation)]) for evaluation, index in named)
-    write_results(path, run=work.run, provenance=provenance, variants=variants, merge=report)
+    write_results(path, run=work.run, provenance=provenance, variants=variants, merge=report, completions=completions)
     attempt.update(phase=None, facts={"merged": "anew"})
 
 
@@ -61,6 +63,11 @@ def _questions(work: MergeWork) -> dict[_Asked, Questions]:
     """Each list of tasks is built once, however many variants it is asked of."""
     asked = dict.fromkeys(map(_asked_by, work.evaluations))
     return {(tasks, is_rehearsal): questions_of(tasks, is_rehearsal=is_rehearsal) for tasks, is_rehearsal in asked}
+
+
+def _folders(work: MergeWork) -> Iterator[Path]:
+    for evaluation in work.evaluations:
+        yield from unit_folders(Path(work.segments_path), evaluation.variant)
 
 
 def _index(work: MergeWork, evaluation: EvaluateWork, questions: Questions) -> Index:

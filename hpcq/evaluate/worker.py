@@ -6,25 +6,20 @@ May be killed at any instant and run again: what a segment holds is not computed
 
 from __future__ import annotations
 
-import contextlib
-import json
 import resource
-import signal
-import threading
 import time
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 from pathlib import Path
-from types import FrameType
 
 from hpcq.attempts import Attempt
-from hpcq.evaluate.batches import Batch, cut, deal
+from hpcq.completion import write_completion
+from hpcq.evaluate.batches import Batch, cut, share
 from hpcq.evaluate.door import Backend, make_backend
 from hpcq.evaluate.folders import unit_folders
 from hpcq.evaluate.provenance import provenance_of, verify_versions
 from hpcq.evaluate.questions import questions_of
 from hpcq.evaluate.requests import Request
-from hpcq.files import write_text
-from hpcq.layout import COMPLETE
+from hpcq.evaluate.shares import answered_at_first
 from hpcq.store import RequestKey, SegmentWriter, load
 from hpcq.units import EvaluateWork
 
@@ -40,16 +35,16 @@ def evaluate(work: EvaluateWork, attempt: Attempt) -> None:
     attempt.update(phase="building requests")
     questions = questions_of(work.tasks, is_rehearsal=work.is_rehearsal)
     addresses = questions.addresses(work)
-    mine = deal(cut(questions.requests, work.batch_size), work.shard)
-    total = sum(map(len, mine))
     known = _known(work, addresses)
+    answered = answered_at_first(work, (request.key for request in questions.requests), known)
+    mine = share(cut(questions.requests, work.batch_size), work.shard, answered)
+    total = sum(map(len, mine))
     missing = [batch for batch in mine if any(request.key not in known for request in batch)]
     restored = sum(request.key in known for batch in mine for request in batch)
     attempt.update(phase="loading", total=total, restored=restored)
     if missing:
         _answer(work, attempt, missing, known, addresses)
-    done = {"schema": 1, "requests": total, "address": work.address}
-    write_text(Path(work.segments_path) / COMPLETE, json.dumps(done) + "\n")
+    write_completion(Path(work.segments_path), address=work.address, requests=total, attempt=attempt.record.attempt)
     attempt.update(phase=None, facts={"peak_memory_bytes": _peak_memory_bytes()})
 
 
@@ -82,9 +77,12 @@ def _answer(
         provenance=provenance_of(work, attempt, described),
         flush_interval_s=work.flush_interval_s,
     )
-    with writer, _flushing_on_sigterm(writer):
+    attempt.on_notice(writer.flush)
+    with writer:
         for batch in batches:
-            _answer_batch(backend, batch, known, writer)
+            for piece in _pieces(batch, attempt.batch_share):
+                if any(request.key not in known for request in piece):
+                    _answer_batch(backend, piece, known, writer)
     seconds = time.monotonic() - loaded_s
     answered = sum(map(len, batches))
     attempt.update(
@@ -92,35 +90,16 @@ def _answer(
     )
 
 
+def _pieces(batch: Batch, share: float) -> list[Sequence[Request]]:
+    """The batch whole, or in pieces where an attempt has run out of memory: with other neighbours, then."""
+    size = max(1, int(len(batch) * share))
+    return [batch[start : start + size] for start in range(0, len(batch), size)]
+
+
 def _answer_batch(backend: Backend, batch: Sequence[Request], known: set[RequestKey], writer: SegmentWriter) -> None:
     """Compute a batch whole, so that each response has its usual neighbours, and add what was not known."""
     rows = zip(batch, backend.answer(batch), strict=True)
     writer.add_all((request.key, response) for request, response in rows if request.key not in known)
-
-
-@contextlib.contextmanager
-def _flushing_on_sigterm(writer: SegmentWriter) -> Iterator[None]:
-    """Commit what waits when SIGTERM comes, then do what was to be done on it before: a courtesy, not the safety net.
-
-    Whether to leave is the job's decision. Without one, leave.
-    """
-    if threading.current_thread() is not threading.main_thread():
-        yield
-        return
-    before = signal.getsignal(signal.SIGTERM)
-
-    def flush(number: int, frame: FrameType | None) -> None:
-        writer.flush()
-        if callable(before):
-            before(number, frame)
-        elif before is signal.SIG_DFL:
-            raise SystemExit(128 + number)
-
-    signal.signal(signal.SIGTERM, flush)
-    try:
-        yield
-    finally:
-        signal.signal(signal.SIGTERM, before)
 
 
 def _peak_memory_bytes() -> int:

@@ -9,21 +9,22 @@ from __future__ import annotations
 import contextlib
 import importlib
 import os
-import signal
 import socket
-import subprocess
 import sys
 import traceback
-from collections.abc import Callable, Iterator
-from dataclasses import dataclass
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass, replace
 from pathlib import Path
-from types import FrameType
-from typing import Any
 
-from submitit.core.utils import DelayedSubmission
-
-from hpcq.attempts import Attempt, AttemptRecord, next_number, now
+from hpcq.attempts import Attempt, AttemptRecord, new_attempt, now
 from hpcq.errors import HpcqError
+from hpcq.failures import EXIT_CODES, SIGTERMED, Failure, failure_of
+from hpcq.launch.announced import Announced
+from hpcq.launch.orders import ArrayOrder, UnitOrder
+from hpcq.launch.predecessors import SlurmJob, own_job, settle_predecessors
+from hpcq.launch.retries import LADDER, Action, Policy, next_rung
+from hpcq.launch.settling import added_by
+from hpcq.launch.signals import Notices, ignore_announcements
 from hpcq.layout import RunLayout
 from hpcq.processes import identity
 from hpcq.units import Kind, Work
@@ -40,66 +41,132 @@ _REASON_CHARACTERS = 500
 class UnitJob:
     """The callable that submitit pickles. Folders are text: a `Path` pickled by Python 3.13 cannot be read by 3.11.
 
-    Running it again is harmless, whatever became of the attempts before: workers commit and resume.
+    Running it again is harmless, whatever became of the attempts before: workers commit and resume. It has none of the
+    `checkpoint` that submitit looks for: what is done when the end is announced stands in launch/announced.py.
     """
 
     unit_id: str
     work: Work
-    attempts_folder: str
+    run: str
+    runs_folder: str
+    checkpoints_folder: str
     logs_folder: str
+    gpus: int
+    retries: Policy
 
     @classmethod
-    def of(cls, unit_id: str, work: Work, layout: RunLayout) -> UnitJob:
-        """The job of one unit of the run that lies at `layout`."""
-        return cls(unit_id=unit_id, work=work, attempts_folder=str(layout.attempts), logs_folder=str(layout.job_logs))
+    def of(cls, order: ArrayOrder, unit: UnitOrder, layout: RunLayout) -> UnitJob:
+        """The job of one unit of `order`, of the run that lies at `layout`."""
+        return cls(
+            unit_id=unit.unit_id,
+            work=unit.work,
+            run=layout.name,
+            runs_folder=str(layout.runs),
+            checkpoints_folder=str(layout.checkpoints),
+            logs_folder=str(layout.logs),
+            gpus=order.nodes * order.gpus_per_node,
+            retries=order.retries,
+        )
+
+    @property
+    def layout(self) -> RunLayout:
+        """Where the run lies."""
+        folders = {"runs": self.runs_folder, "checkpoints": self.checkpoints_folder, "logs": self.logs_folder}
+        return RunLayout(name=self.run, **{name: Path(folder) for name, folder in folders.items()})
 
     def __call__(self) -> None:
-        """Run the unit. What a worker raises is recorded and raised again, so that the scheduler sees a failure."""
+        """Run the unit. What a worker raises is recorded, and the process leaves with the exit code of its class."""
         if _rank() > 0:
             return
-        attempt = self._begin()
-        log = Path(self.logs_folder) / f"{self.unit_id}.{attempt.record.attempt}.log"
-        with _output_to(log), _signals_recorded(attempt), _Outcome(attempt):
-            sys.stdout.write(_heading(attempt.record))
-            _door(self.work.kind)(self.work, attempt)
-
-    def checkpoint(self) -> DelayedSubmission:
-        """What submitit queues again when a signal announces the end: the same job, for all progress is on disk."""
-        return DelayedSubmission(self)
+        if _is_slurm():
+            ignore_announcements()
+        with _ExitCode():
+            attempt = self._begin()
+            log = self.layout.job_logs / f"{self.unit_id}.{attempt.record.attempt}.log"
+            with _output_to(log), self._notices(attempt), _Outcome(attempt, self.layout):
+                sys.stdout.write(_heading(attempt.record))
+                _door(self.work.kind)(self.work, attempt)
 
     def _begin(self) -> Attempt:
-        folder = Path(self.attempts_folder)
+        layout, own = self.layout, _own_job()
+        history = settle_predecessors(layout, self.unit_id, self.retries, own=own)
         record = AttemptRecord(
             unit=self.unit_id,
-            attempt=next_number(folder, self.unit_id),
-            job_id=_job_id(),
+            attempt=0,
+            job_id=own.job_id if own else os.environ.get("SUBMITIT_LOCAL_JOB_ID", str(os.getpid())),
             node=_node(),
             pid=os.getpid(),
             start=now(),
-            launcher="slurm" if _is_slurm() else "local",
+            launcher="slurm" if own else "local",
             process=identity(os.getpid()) or "",
+            restart=own.restart if own else 0,
+            gpus=self.gpus,
+            rung=next_rung(history),
         )
-        return Attempt(folder, record)
+        refusal = _refusal(history, own)
+        if refusal is not None:
+            said = replace(record, failure=refusal.failure, decision=refusal.decision, reason=refusal.reason)
+            new_attempt(layout.attempts, replace(said, outcome="failed", end=record.start))
+            raise SystemExit(EXIT_CODES[Failure.LACKING])
+        attempt = new_attempt(layout.attempts, record)
+        attempt.batch_share = LADDER[record.rung].batch
+        return attempt
+
+    def _notices(self, attempt: Attempt) -> Notices:
+        if _is_slurm():
+            return Notices(Announced(attempt, self.layout, self.retries), leaves=False)
+        return Notices(lambda _number: attempt.notify(), leaves=True)
+
+
+def _refusal(history: Sequence[AttemptRecord], own: SlurmJob | None) -> AttemptRecord | None:
+    """The last attempt, where it was the last: Slurm queued its job again, although the unit was given up."""
+    last = history[-1] if history else None
+    if own is None or last is None or last.job_id != own.job_id or last.decision is None:
+        return None
+    return None if Action(last.decision).goes_on else last
+
+
+class _ExitCode:
+    """Leaves with the exit code of what leaves the block, which a scheduler keeps even where no file can be written.
+
+    submitit (1.5.4) would keep a pickle of an exception, which nobody reads, and leave with 1.
+    """
+
+    def __enter__(self) -> None:
+        pass
+
+    def __exit__(self, _kind: object, error: BaseException | None, _trace: object) -> None:
+        if isinstance(error, Exception):
+            sys.stderr.write(f"hpcq: {_sentence(error)}\n")
+            raise SystemExit(EXIT_CODES[failure_of(error)]) from error
 
 
 class _Outcome:
     """Records how a block ended: whatever leaves it goes on its way."""
 
-    def __init__(self, attempt: Attempt) -> None:
+    def __init__(self, attempt: Attempt, layout: RunLayout) -> None:
         self._attempt = attempt
+        self._layout = layout
 
     def __enter__(self) -> None:
         pass
 
     def __exit__(self, _kind: object, error: BaseException | None, _trace: object) -> None:
         if error is None:
-            self._attempt.update(outcome="done", reason=None, end=now())
+            self._attempt.update(outcome="done", reason=None, failure=None, decision=None, end=now())
         elif isinstance(error, Exception):
             traceback.print_exception(error)
-            self._attempt.update(outcome="failed", reason=_sentence(error), error=type(error).__name__, end=now())
+            self._attempt.update(
+                outcome="failed",
+                reason=_sentence(error),
+                error=type(error).__name__,
+                failure=str(failure_of(error)),
+                decision=None,
+                added=added_by(self._layout, self._attempt.record),
+                end=now(),
+            )
         else:
-            reason = self._attempt.record.reason or _interruption(error)
-            self._attempt.update(outcome="interrupted", reason=reason, end=now())
+            self._attempt.update(outcome="interrupted", reason=_interruption(error), end=now())
 
 
 def _door(kind: Kind) -> Callable[[Work, Attempt], None]:
@@ -118,11 +185,9 @@ def _rank() -> int:
     return int(os.environ.get("SLURM_PROCID", "0")) if _is_slurm() else 0
 
 
-def _job_id() -> str:
-    if not _is_slurm():
-        return os.environ.get("SUBMITIT_LOCAL_JOB_ID", str(os.getpid()))
-    array = os.environ.get("SLURM_ARRAY_JOB_ID")
-    return f"{array}_{os.environ['SLURM_ARRAY_TASK_ID']}" if array else os.environ["SLURM_JOB_ID"]
+def _own_job() -> SlurmJob | None:
+    """The job that this is; None where Slurm did not start it."""
+    return own_job() if _is_slurm() else None
 
 
 def _node() -> str:
@@ -144,6 +209,8 @@ def _heading(record: AttemptRecord) -> str:
 def _interruption(interruption: BaseException) -> str:
     if isinstance(interruption, KeyboardInterrupt):
         return "interrupted from the keyboard"
+    if isinstance(interruption, SystemExit) and interruption.code == SIGTERMED:
+        return "told to stop by SIGTERM: preempted or cancelled"
     return "stopped before it was done"
 
 
@@ -168,44 +235,3 @@ def _redirect(output: int, errors: int) -> None:
     sys.stderr.flush()
     os.dup2(output, 1)
     os.dup2(errors, 2)
-
-
-@contextlib.contextmanager
-def _signals_recorded(attempt: Attempt) -> Iterator[None]:
-    """Write down that the end was announced, and leave only where leaving is right.
-
-    SIGTERM under Slurm: the unit works on until it is killed. Slurm announces a preemption with it, and a job that
-    ends in the grace period is FAILED and never queued again (seen with Slurm 22.05), where one that is killed is
-    queued again. SIGTERM elsewhere: the launcher has cancelled the unit; leave. SIGUSR2: submitit queues the job again
-    and leaves; where nodes may not use scontrol that fails, and the unit works on.
-    """
-    requeue = signal.getsignal(signal.SIGUSR2)
-    told = False
-
-    def on_term(_number: int, _frame: FrameType | None) -> None:
-        nonlocal told
-        if told:
-            return  # a second one must not break off what the first has made the unit commit
-        told = True
-        attempt.update(outcome="interrupted", reason="told to stop by SIGTERM: preempted or cancelled", end=now())
-        if not _is_slurm():
-            raise SystemExit(128 + signal.SIGTERM)
-
-    def on_usr2(number: int, frame: FrameType | None) -> None:
-        if not callable(requeue):
-            return
-        try:
-            requeue(number, frame)
-        except (subprocess.SubprocessError, OSError):
-            traceback.print_exc()
-
-    handlers: dict[signal.Signals, Callable[[int, FrameType | None], Any]] = {
-        signal.SIGTERM: on_term,
-        signal.SIGUSR2: on_usr2,
-    }
-    before = {number: signal.signal(number, handler) for number, handler in handlers.items()}
-    try:
-        yield
-    finally:
-        for number, handler in before.items():
-            signal.signal(number, handler)

@@ -15,6 +15,8 @@ from hpcq.launch.submissions import read_submissions, record_lost, was_handed_ov
 from hpcq.layout import RunLayout
 from hpcq.units import State
 
+_LAUNCH_FAILED = "launch failed requeued held"
+
 
 @dataclass(frozen=True, kw_only=True)
 class UnitJobView:
@@ -45,6 +47,11 @@ class UnitJobView:
     def is_live(self) -> bool:
         """It waits or runs."""
         return self.state in (State.PENDING, State.RUNNING)
+
+    @property
+    def is_held(self) -> bool:
+        """Slurm could not start it (a prolog that failed, a node in disorder) and lets it wait until it is released."""
+        return self.state is State.PENDING and (self.reason or "").endswith(_LAUNCH_FAILED)
 
 
 def unit_jobs(layout: RunLayout) -> dict[str, UnitJobView]:

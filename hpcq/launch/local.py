@@ -14,19 +14,16 @@ import time
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass, field
-from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 
-from hpcq.attempts import Attempt, AttemptRecord, last_words, next_number, now, read_attempts
-from hpcq.errors import EnvironmentFault
+from hpcq.attempts import AttemptRecord, read_attempts
 from hpcq.failures import Failure
 from hpcq.files import storage_faults
 from hpcq.launch import surroundings
 from hpcq.launch.job import UnitJob
 from hpcq.launch.orders import ArrayOrder, Dependency, Outcome, UnitOrder
-from hpcq.launch.retries import decide, gpu_hours
-from hpcq.launch.settling import note_decision, settle
+from hpcq.launch.settling import EndedJob, conclude, did_not_begin
 from hpcq.layout import RunLayout
 from hpcq.processes import identity
 from hpcq.units import State
@@ -158,7 +155,7 @@ class LocalLauncher:
             timeout_min=_TEN_YEARS_MIN, gpus_per_node=len(task.gpus), visible_gpus=task.gpus, tasks_per_node=1
         )
         with _interrupts_held():
-            task.job = executor.submit(UnitJob.of(unit.unit_id, unit.work, self.layout))
+            task.job = executor.submit(UnitJob.of(order, unit, self.layout))
             self._running.append(task)
         self._settle(task, State.RUNNING)
 
@@ -175,12 +172,9 @@ class LocalLauncher:
 
     def _retry(self, task: _Task, record: AttemptRecord) -> None:
         """Start the unit again where its record, or the lack of a last word in it, says that this may help."""
-        failure = Failure(record.failure) if record.failure else Failure.KILLED
-        record = settle(self.layout.attempts, record, task.unit.work, failure, _WITHOUT_A_WORD)
-        attempts = read_attempts(self.layout.attempts)
-        spent = gpu_hours([record for records in attempts.values() for record in records], datetime.now(UTC))
-        decision = decide(failure, attempts[task.unit.unit_id], task.order.retries, spent_gpu_hours=spent)
-        note_decision(self.layout.attempts, record, decision)
+        record, decision = conclude(
+            self.layout, record, task.order.retries, failure=Failure.KILLED, reason=_WITHOUT_A_WORD
+        )
         if decision.action.goes_on:
             self._waiting.insert(0, _Task(order=task.order, index=task.index))
         else:
@@ -188,21 +182,9 @@ class LocalLauncher:
 
     def _did_not_begin(self, task: _Task) -> AttemptRecord:
         """Write down the attempt in the job's stead, so that later commands know why there is none."""
-        unit = task.unit.unit_id
-        record = AttemptRecord(
-            unit=unit,
-            attempt=next_number(self.layout.attempts, unit),
-            job_id=str(task.job.job_id),
-            node=socket.gethostname(),
-            pid=int(task.job.job_id),
-            start=now(),
-            end=now(),
-            outcome="failed",
-            reason=f"it did not begin: {last_words(str(task.job.paths.stderr))}",
-            error=EnvironmentFault.__name__,
-            failure=Failure.LACKING,
-        )
-        return Attempt(self.layout.attempts, record).record
+        log = str(task.job.paths.stderr)
+        job = EndedJob(job_id=str(task.job.job_id), launcher="local", node=socket.gethostname(), log=log)
+        return did_not_begin(self.layout, task.unit.unit_id, job, Failure.LACKING)
 
     def _record(self, task: _Task) -> AttemptRecord | None:
         """What the job wrote of the attempt that is `task`, if it came so far."""

@@ -82,7 +82,7 @@ class ArrayOrder:
     depends_on: tuple[str, ...] = ()
     dependency: Dependency = Dependency.NONE
     element: int | None = None
-    retries: Policy = Policy()
+    retries: Policy = field(default_factory=Policy)
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -65,7 +65,7 @@ def poll(run: str) -> dict[Element, JobState]:
         EnvironmentFault: there is no Slurm, or it does not answer.
     """
     fields = ",".join(f"{name}:|" for name in _FIELDS)
-    listing = _client("squeue", "--noheader", "--array", "--states=all", f"--user={os.getuid()}", f"--Format={fields}")
+    listing = call("squeue", "--noheader", "--array", "--states=all", f"--user={os.getuid()}", f"--Format={fields}")
     return read_queue(listing, run)
 
 
@@ -98,6 +98,21 @@ def cancel(elements: Iterable[Element | str]) -> None:
     Raises:
         EnvironmentFault: there is no Slurm, or it does not answer.
     """
+    if arguments := _as_arguments(elements):
+        call("scancel", "--quiet", *arguments)
+
+
+def release(elements: Iterable[Element | str]) -> None:
+    """Let jobs start that Slurm holds, by one call.
+
+    Raises:
+        EnvironmentFault: there is no Slurm, it does not answer, or it refuses for one of them.
+    """
+    if arguments := _as_arguments(elements):
+        call("scontrol", "release", ",".join(arguments))
+
+
+def _as_arguments(elements: Iterable[Element | str]) -> list[str]:
     indices: dict[str, set[int]] = defaultdict(set)
     jobs = set()
     for element in elements:
@@ -105,11 +120,7 @@ def cancel(elements: Iterable[Element | str]) -> None:
             jobs.add(element)
         else:
             indices[element[0]].add(element[1])
-    arguments = sorted(jobs) + [
-        f"{job}_[{_ranges(numbers)}]" for job, numbers in sorted(indices.items()) if job not in jobs
-    ]
-    if arguments:
-        _client("scancel", "--quiet", *arguments)
+    return sorted(jobs) + [f"{job}_[{_ranges(numbers)}]" for job, numbers in sorted(indices.items()) if job not in jobs]
 
 
 def _ranges(numbers: Iterable[int]) -> str:
@@ -151,13 +162,18 @@ def max_array_size() -> int:
     Raises:
         EnvironmentFault: there is no Slurm, or it does not answer.
     """
-    found = re.search(r"^MaxArraySize\s*=\s*(\d+)", _client("scontrol", "show", "config"), re.MULTILINE)
+    found = re.search(r"^MaxArraySize\s*=\s*(\d+)", call("scontrol", "show", "config"), re.MULTILINE)
     if found is None:
         raise EnvironmentFault("`scontrol show config` names no MaxArraySize: is this Slurm?")
     return max(1, int(found[1]))
 
 
-def _client(program: str, *arguments: str) -> str:
+def call(program: str, *arguments: str) -> str:
+    """What one of Slurm's clients prints.
+
+    Raises:
+        EnvironmentFault: it is not there, it does not answer in time, or it fails; the sentence has its last words.
+    """
     try:
         done = subprocess.run(
             [program, *arguments], capture_output=True, text=True, timeout=CLIENT_TIMEOUT_S, check=False

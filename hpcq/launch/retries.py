@@ -70,6 +70,12 @@ class Policy:
     exclude_hours: float = 24.0
     memory_gib_at_most: float | None = None
 
+    def memory_gib(self, planned: float | None, rung: int) -> float | None:
+        """The host memory to ask for on `rung`: a multiple of what the plan says, as far as a node has it."""
+        if planned is None or self.memory_gib_at_most is None:
+            return planned
+        return max(planned, min(planned * LADDER[rung].host_memory, self.memory_gib_at_most))
+
     def as_json(self) -> dict[str, Any]:
         """The fields, for a job's order."""
         return asdict(self)

@@ -9,26 +9,26 @@ import contextlib
 import io
 import math
 import shlex
+import sys
 import tempfile
 from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from functools import cached_property
 from pathlib import Path
 from typing import Any
 
+from hpcq.attempts import AttemptRecord, read_attempts
 from hpcq.errors import EnvironmentFault, UserInputError
 from hpcq.files import storage_faults
 from hpcq.launch import queue, submissions, surroundings
+from hpcq.launch.announced import SIGNAL_DELAY_S
+from hpcq.launch.avoiding import joined, nodes_to_avoid
+from hpcq.launch.control import NO_SUCH_NODES
 from hpcq.launch.job import UnitJob
 from hpcq.launch.orders import ArrayOrder, Dependency, Submission, UnitOrder
+from hpcq.launch.retries import next_rung
 from hpcq.layout import RunLayout
-
-# Seconds between the signal that announces the time limit and the end: enough to commit a last segment on a slow disk.
-SIGNAL_DELAY_S = 90
-
-# How often a unit may run into its time limit and be queued again. submitit's own 3 are soon used up, since it takes
-# every USR2 for a timeout where the limit is under 10 minutes (submitit 1.5.4).
-MAX_TIMEOUTS = 20
+from hpcq.units import Kind
 
 
 @dataclass
@@ -69,22 +69,39 @@ class SlurmLauncher:
 
     def _submit_part(self, order: ArrayOrder, part: int, units: Sequence[UnitOrder], parts: int) -> Submission:
         folder = self._new_folder(order, part)
-        environment = folder / "environment.sh"
+        environment, package = folder / "environment.sh", surroundings.package_path(self.layout.folder)
         surroundings.write_environment(
-            environment,
-            order.environment,
-            threads=order.cpus_per_unit,
-            package_path=surroundings.package_path(self.layout.folder),
+            environment, order.environment, threads=order.cpus_per_unit, package_path=package
         )
-        submissions.write_order(folder, order.name, part, (unit.unit_id for unit in units))
-        options = sbatch_options(order, parts=parts, dependency=self._dependency(order, part))
+        submissions.write_order(folder, self.layout, order, part, units)
+        rung = max(next_rung(self._attempts.get(unit.unit_id, [])) for unit in units)
+        larger = replace(order, memory_gib=order.retries.memory_gib(order.memory_gib, rung))
+        options = sbatch_options(larger, parts=parts, dependency=self._dependency(order, part))
         options["job_name"] = queue.job_name(order.run, order.name, part)
         options["comment"] = str(folder)
         options["wckey"] = None  # submitit's own would be refused where accounting by such keys is enforced
-        options["setup"] = ["set -euo pipefail", f". {shlex.quote(str(environment))}"]
-        jobs = [UnitJob.of(unit.unit_id, unit.work, self.layout) for unit in units]
-        job_id = _sbatch(folder, order, options, jobs)
+        options["setup"] = _setup(environment, order, package)
+        jobs = [UnitJob.of(order, unit, self.layout) for unit in units]
+        job_id = self._sbatch_avoiding(folder, order, options, jobs)
         return submissions.record(self.layout, folder, job_id)
+
+    @cached_property
+    def _attempts(self) -> Mapping[str, Sequence[AttemptRecord]]:
+        """Those of the run, read once."""
+        return read_attempts(self.layout.attempts)
+
+    def _sbatch_avoiding(
+        self, folder: Path, order: ArrayOrder, options: Mapping[str, Any], jobs: Sequence[UnitJob]
+    ) -> str:
+        """Submit without the nodes that had a fault of late, or with them where nothing else is left."""
+        avoided = nodes_to_avoid(self._attempts, order.partition, order.retries)
+        if avoided:
+            try:
+                return _sbatch(folder, order, {**options, "exclude": joined(order.exclude, avoided)}, jobs)
+            except EnvironmentFault as error:
+                if NO_SUCH_NODES not in str(error):
+                    raise
+        return _sbatch(folder, order, options, jobs)
 
     def _new_folder(self, order: ArrayOrder, part: int) -> Path:
         """submitit's files are named by job id alone, and a cluster that was set up anew counts from 1 again."""
@@ -117,6 +134,14 @@ class SlurmLauncher:
         return job_id if len(units) == 1 else f"{job_id}_{place}"
 
 
+def _setup(environment: Path, order: ArrayOrder, package: Path) -> list[str]:
+    """The first lines of a batch script: whose it is, what is done after the unit, where the unit runs."""
+    strict, believe, enter = surroundings.entering(environment)
+    when = "always" if order.kind is Kind.MERGE else "failed"
+    words = (surroundings.script("epilogue.sh"), when, environment.parent, package, sys.executable)
+    return [strict, believe, f". {shlex.join(map(str, (*words, order.environment.python)))}", enter]
+
+
 def split(units: Sequence[UnitOrder], size: int) -> list[Sequence[UnitOrder]]:
     """`units` in parts of `size` at most."""
     return [units[start : start + size] for start in range(0, len(units), size)]
@@ -147,7 +172,8 @@ def sbatch_options(order: ArrayOrder, *, parts: int = 1, dependency: str | None 
         "exclude": order.exclude,
         "dependency": dependency,
         "array_parallelism": throttle,
-        "signal_delay_s": SIGNAL_DELAY_S,
+        # A signal that is due before a short job begins comes at once, and again after every start.
+        "signal_delay_s": min(SIGNAL_DELAY_S, order.time_limit_minutes * 60 // 4),
         "srun_args": srun_args,
         "additional_parameters": {key: value for key, value in more.items() if value is not False},
     }
@@ -173,7 +199,7 @@ def _sbatch(folder: Path, order: ArrayOrder, options: Mapping[str, Any], jobs: S
     from submitit.core.utils import FailedJobError, FailedSubmissionError
     from submitit.slurm.slurm import SlurmExecutor
 
-    executor = SlurmExecutor(folder=folder, max_num_timeout=MAX_TIMEOUTS, python=shlex.quote(order.environment.python))
+    executor = SlurmExecutor(folder=folder, python=shlex.quote(order.environment.python))
     executor.update_parameters(**options)
     try:
         # submitit prints what sbatch says on failure, and raises it too.

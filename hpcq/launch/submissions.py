@@ -7,22 +7,67 @@ the queue names the submission's folder, where the order was written before sbat
 from __future__ import annotations
 
 import json
-from collections.abc import Iterable, Mapping
-from dataclasses import asdict
+from collections.abc import Mapping, Sequence
+from dataclasses import asdict, dataclass
 from pathlib import Path
 
 from hpcq.attempts import now
 from hpcq.files import write_text
-from hpcq.launch.orders import Submission
+from hpcq.launch.orders import ArrayOrder, Submission, UnitOrder
 from hpcq.launch.queue import Element, JobState
+from hpcq.launch.retries import Policy
 from hpcq.layout import RunLayout
+from hpcq.units import Kind
 
 _ORDER = "order.json"
 
 
-def write_order(folder: Path, array: str, part: int, units: Iterable[str]) -> None:
+@dataclass(frozen=True, kw_only=True)
+class Ordered:
+    """What was ordered from a submission's folder, for the jobs themselves.
+
+    units: ids, by element. exclude: nodes that the profile excludes. memory_gib: as asked of Slurm (None: its default).
+    """
+
+    array: str
+    part: int
+    units: tuple[str, ...]
+    layout: RunLayout
+    kind: Kind
+    exclude: str | None
+    memory_gib: float | None
+    retries: Policy
+
+
+def write_order(folder: Path, layout: RunLayout, order: ArrayOrder, part: int, units: Sequence[UnitOrder]) -> None:
     """Write down what is about to be submitted from `folder`."""
-    write_text(folder / _ORDER, json.dumps({"array": array, "part": part, "units": list(units)}) + "\n")
+    content = {
+        "array": order.name,
+        "part": part,
+        "units": [unit.unit_id for unit in units],
+        "layout": asdict(layout),
+        "kind": order.kind,
+        "exclude": order.exclude,
+        "memory_gib": order.memory_gib,
+        "retries": order.retries.as_json(),
+    }
+    write_text(folder / _ORDER, json.dumps(content, default=str) + "\n")
+
+
+def read_order(folder: Path) -> Ordered:
+    """What `write_order` wrote."""
+    content = json.loads((folder / _ORDER).read_text(encoding="utf-8"))
+    name = content["layout"].pop("name")
+    return Ordered(
+        array=content["array"],
+        part=content["part"],
+        units=tuple(content["units"]),
+        layout=RunLayout(name=name, **{key: Path(value) for key, value in content["layout"].items()}),
+        kind=Kind(content["kind"]),
+        exclude=content["exclude"],
+        memory_gib=content["memory_gib"],
+        retries=Policy.from_json(content["retries"]),
+    )
 
 
 def record(layout: RunLayout, folder: Path, job_id: str) -> Submission:

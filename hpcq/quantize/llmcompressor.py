@@ -24,6 +24,8 @@ TOKENS_PER_BATCH = 2048
 ones a fifth more (SmolLM2-135M, float32)."""
 
 WARNINGS_KEPT = 50
+EXPECTED_WARNING = "Calibration pipeline is set to"
+"""llmcompressor says so of every pipeline that is not its own."""
 
 TOKENIZER_FILES = (
     "tokenizer.json",
@@ -54,15 +56,18 @@ class LlmCompressor:
         device = _seeded_device(job)
         model, tokenizer, saved_dtype = _load(job, device)
         batches = _batches(job.calibration, tokenizer) if job.calibration else None
-        with _without_pinning(), _layer_reports(model, job), _warnings() as warnings:
-            _apply(recipe, model, tokenizer, batches, saved_dtype)
+        compute_dtype = _compute_dtype(device, saved_dtype)
+        job.blocks.begin(device=device, compute_dtype=compute_dtype)
+        job.report("calibrating" if job.calibration else "quantizing")
+        with _without_pinning(), _warnings() as warnings:
+            _apply(_modifiers(recipe, saved_dtype), model, tokenizer, batches, job, warnings)
         job.report("saving")
         _save(model, job, saved_dtype)
         return {
             "warnings": warnings,
             "recipe": [[name, settings] for name, settings in recipe],
             "device": device,
-            "compute_dtype": _compute_dtype(device, saved_dtype),
+            "compute_dtype": compute_dtype,
             "saved_dtype": saved_dtype,
         }
 
@@ -122,25 +127,25 @@ def _batches(calibration: Calibration, tokenizer: Any) -> Any:
     )
 
 
-def _apply(recipe: Recipe, model: Any, tokenizer: Any, batches: Any, saved_dtype: str) -> None:
-    """Run the recipe on `model`, in place."""
+def _apply(modifiers: list[Any], model: Any, tokenizer: Any, batches: Any, job: QuantizeJob, told: list[str]) -> None:
+    """Run the recipe on `model`, in place; blocks that `job` has kept from an earlier attempt are put back."""
     from llmcompressor import oneshot
+
+    from hpcq.quantize.resumable import PIPELINE, progress_kept
+
+    with progress_kept(job.blocks, job.report, told):
+        oneshot(model=model, recipe=modifiers, dataset=batches, processor=tokenizer, pipeline=PIPELINE)
+
+
+def _modifiers(recipe: Recipe, saved_dtype: str) -> list[Any]:
     from llmcompressor.modifiers.gptq import GPTQModifier
     from llmcompressor.modifiers.quantization import QuantizationModifier
     from llmcompressor.modifiers.transform.awq import AWQModifier
     from llmcompressor.modifiers.transform.smoothquant import SmoothQuantModifier
 
-    classes: dict[str, Any] = {
-        kind.__name__: kind for kind in (AWQModifier, GPTQModifier, QuantizationModifier, SmoothQuantModifier)
-    }
-    # `oneshot`'s default pipeline gives every modifier a pass of its own, and must: in one common pass GPTQ would
-    # collect its Hessians before the smoothing that changes them.
-    oneshot(
-        model=model,
-        recipe=[classes[name](**_with_scale_dtype(settings, saved_dtype)) for name, settings in recipe],
-        dataset=batches,
-        processor=tokenizer,
-    )
+    kinds = (AWQModifier, GPTQModifier, QuantizationModifier, SmoothQuantModifier)
+    classes: dict[str, Any] = {kind.__name__: kind for kind in kinds}
+    return [classes[name](**_with_scale_dtype(settings, saved_dtype)) for name, settings in recipe]
 
 
 def _with_scale_dtype(settings: dict[str, Any], saved_dtype: str) -> dict[str, Any]:
@@ -183,24 +188,6 @@ def _save(model: Any, job: QuantizeJob, saved_dtype: str) -> None:
 
 
 @contextlib.contextmanager
-def _layer_reports(model: Any, job: QuantizeJob) -> Iterator[None]:
-    """Report the decoder layer that a calibration batch has reached."""
-    job.report("calibrating" if job.calibration else "quantizing")
-    kinds = set(model._no_split_modules or ())  # noqa: SLF001  where transformers says what a layer is
-    layers = [module for module in model.modules() if type(module).__name__ in kinds]
-
-    def reporter(number: int) -> Any:
-        return lambda *_: job.report(f"calibrating layer {number} of {len(layers)}")
-
-    handles = [layer.register_forward_pre_hook(reporter(number)) for number, layer in enumerate(layers, start=1)]
-    try:
-        yield
-    finally:
-        for handle in handles:
-            handle.remove()
-
-
-@contextlib.contextmanager
 def _without_pinning() -> Iterator[None]:
     """Let AWQ run where there is no accelerator.
 
@@ -232,8 +219,10 @@ def _warnings() -> Iterator[list[str]]:
 
     def gather(message: Any) -> None:
         # llmcompressor's own level METRIC stands above WARNING, so the level's number alone would let it pass.
-        text = message.record["message"] if message.record["level"].name != "METRIC" else None
-        if text and text not in gathered and len(gathered) < WARNINGS_KEPT:
+        text = message.record["message"]
+        if message.record["level"].name == "METRIC" or text.startswith(EXPECTED_WARNING):
+            return
+        if text not in gathered and len(gathered) < WARNINGS_KEPT:
             gathered.append(text)
 
     sink = logger.add(gather, level="WARNING")

@@ -1,41 +1,54 @@
 """A quantizer for rehearsals: a small folder that looks like a checkpoint, the same for the same scheme, after a pause.
 
-Imports no model library, so that hundreds of its units run in a test. Its pause is HPCQ_SYNTHETIC_QUANTIZE_SECONDS.
+Imports no model library, so that hundreds of its units run in a test. It works for HPCQ_SYNTHETIC_QUANTIZE_SECONDS in
+HPCQ_SYNTHETIC_QUANTIZE_BLOCKS blocks, which are kept and taken up again as those of real models are.
 """
 
 from __future__ import annotations
 
+import hashlib
 import json
 import os
 import time
+from collections.abc import Mapping
 from typing import Any
 
+from hpcq.quantize.blocks import Block
 from hpcq.quantize.door import QuantizeJob
+from hpcq.quantize.tensors import RawTensor, write_tensors
 from hpcq.units import address_of
 
 PAUSE_VARIABLE = "HPCQ_SYNTHETIC_QUANTIZE_SECONDS"
-STEPS = 10
+BLOCKS_VARIABLE = "HPCQ_SYNTHETIC_QUANTIZE_BLOCKS"
+DEFAULT_BLOCKS = 4
 
 
 class Synthetic:
     """Writes a deterministic stand-in for a checkpoint."""
 
     def quantize(self, job: QuantizeJob) -> dict[str, Any]:
-        """Pause, in steps that are reported, and write the folder."""
-        pause_s = float(os.environ.get(PAUSE_VARIABLE, "0"))
-        for step in range(1, STEPS + 1):
-            job.report(f"calibrating layer {step} of {STEPS}")
-            time.sleep(pause_s / STEPS)
-        job.report("saving")
+        """Make one block after the other, with a pause for each, and write the folder."""
+        count = int(os.environ.get(BLOCKS_VARIABLE, DEFAULT_BLOCKS))
+        pause_s = float(os.environ.get(PAUSE_VARIABLE, "0")) / count
         identity = address_of(job.scheme, job.calibration)
+        tensors: dict[str, RawTensor] = {}
+        for number in range(1, count + 1):
+            tensors.update(_block(job, identity, f"layer {number} of {count}", pause_s))
+        job.report("saving")
         config = {"model_type": "synthetic", "hpcq_rehearsal": True, "identity": identity}
         (job.output / "config.json").write_text(json.dumps(config, indent=1, sort_keys=True) + "\n", encoding="utf-8")
-        (job.output / "model.safetensors").write_bytes(_safetensors(bytes.fromhex(identity)))
+        write_tensors(job.output / "model.safetensors", tensors, {})
         return {"recipe": [["synthetic", {}]], "device": "none", "rehearsal": True}
 
 
-def _safetensors(content: bytes) -> bytes:
-    """A valid safetensors file with one tensor of bytes: an 8-byte header length, a JSON header, the data."""
-    header = {"rehearsal": {"dtype": "U8", "shape": [len(content)], "data_offsets": [0, len(content)]}}
-    text = json.dumps(header, separators=(",", ":")).encode()
-    return len(text).to_bytes(8, "little") + text + content
+def _block(job: QuantizeJob, identity: str, layer: str, pause_s: float) -> Mapping[str, RawTensor]:
+    name = layer.replace(" ", "-")
+    if found := job.blocks.take(name):
+        job.report(f"restoring {layer}")
+        return found.tensors
+    job.report(f"calibrating {layer}")
+    time.sleep(pause_s)
+    content = hashlib.sha256(f"{identity} {layer}".encode()).digest()
+    made = {name: RawTensor(dtype="U8", shape=(len(content),), data=memoryview(content))}
+    job.blocks.commit(name, Block(tensors=made))
+    return made

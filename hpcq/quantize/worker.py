@@ -5,9 +5,11 @@ Knows units, attempts and the door to the tools; must not know plans, launchers 
 
 from __future__ import annotations
 
+import hashlib
 import json
 import os
 import resource
+import shutil
 import socket
 import time
 from collections.abc import Callable, Iterable, Mapping
@@ -18,10 +20,12 @@ from typing import Any
 
 from hpcq.attempts import Attempt, now
 from hpcq.errors import EnvironmentFault, UserInputError, WorkFailed
-from hpcq.files import committed_folder
+from hpcq.files import committed_folder, digest_of_file
+from hpcq.quantize.blocks import BLOCKS_SUFFIX, Blocks
+from hpcq.quantize.claims import Owner, claimed
 from hpcq.quantize.door import QuantizeJob, quantizer
 from hpcq.quantize.fit import check_divisibility
-from hpcq.units import QuantizeWork, Versions
+from hpcq.units import QuantizeWork, Variant, Versions
 
 METADATA_FILE = "hpcq.json"
 METADATA_SCHEMA = 1
@@ -49,19 +53,35 @@ def quantize(work: QuantizeWork, attempt: Attempt) -> None:
         WorkFailed: the tool returned, but left no complete checkpoint.
     """
     path = Path(work.checkpoint_path)
-    if path.is_dir():
-        attempt.update(phase="the checkpoint exists already", facts={"existed": True})
-        return
-    variant = work.variant
-    _check_versions(variant.versions)
-    rehearsal = variant.scheme.tool == "synthetic"
-    base = Path(variant.model.path or "")
-    if not rehearsal:
-        _check_base(base, work)
+    if not path.is_dir():
+        _check_versions(work.variant.versions)
+        if not _is_rehearsal(work):
+            _check_base(Path(work.variant.model.path or ""), work)
     clock = PhaseClock(lambda phase: attempt.update(phase=phase))
+    with claimed(path, Owner.of(attempt.record), clock.report) as is_mine:
+        if is_mine:
+            _make(work, attempt, clock)
+        else:
+            attempt.update(phase="the checkpoint exists already", facts={"existed": True})
+    shutil.rmtree(_blocks_folder(path), ignore_errors=True)
+
+
+def _blocks_folder(checkpoint: Path) -> Path:
+    return checkpoint.with_name(checkpoint.name + BLOCKS_SUFFIX)
+
+
+def _make(work: QuantizeWork, attempt: Attempt, clock: PhaseClock) -> None:
+    variant, path = work.variant, Path(work.checkpoint_path)
+    blocks = Blocks(
+        _blocks_folder(path),
+        {"address": variant.address, "versions": _versions(variant)},
+        lambda known: attempt.update(
+            added=known.committed, facts={"blocks_committed": known.committed, "blocks_restored": known.restored}
+        ),
+    )
     with committed_folder(path) as folder:
         job = QuantizeJob(
-            base=base,
+            base=Path(variant.model.path or ""),
             output=folder,
             scheme=variant.scheme,
             calibration=variant.calibration,
@@ -69,15 +89,29 @@ def quantize(work: QuantizeWork, attempt: Attempt) -> None:
             seed=variant.calibration.seed if variant.calibration else DEFAULT_SEED,
             trust_remote_code=variant.model.trust_remote_code,
             report=clock.report,
+            blocks=blocks,
         )
         facts = quantizer(variant.scheme.tool).quantize(job)
-        _check_result(folder, rehearsal=rehearsal)
+        _check_result(folder, rehearsal=_is_rehearsal(work))
         record = _metadata(work, job, facts, seconds=clock.seconds(), folder=folder)
         text = json.dumps(record, indent=1, sort_keys=True, ensure_ascii=False)
         (folder / METADATA_FILE).write_text(text + "\n", encoding="utf-8")
         _share(folder)
     measured = ("seconds", "peak_memory_bytes", "bytes_on_disk", "device", "versions")
     attempt.update(phase="done", facts={name: record[name] for name in measured})
+
+
+def _is_rehearsal(work: QuantizeWork) -> bool:
+    return work.variant.scheme.tool == "synthetic"
+
+
+def digest_of_checkpoint(folder: Path) -> str:
+    """SHA-256 over names and contents of all that a checkpoint is: every file but the one with times in it."""
+    total = hashlib.sha256()
+    for path in sorted(item for item in folder.rglob("*") if item.is_file()):
+        if path.name != METADATA_FILE:
+            total.update(f"{path.relative_to(folder)}\0{digest_of_file(path)}\n".encode())
+    return total.hexdigest()
 
 
 class PhaseClock:
@@ -133,6 +167,10 @@ def installed_versions(distributions: Iterable[str]) -> dict[str, str]:
     return found
 
 
+def _versions(variant: Variant) -> dict[str, str]:
+    return installed_versions({*RECORDED_VERSIONS, *(name for name, _ in variant.versions)})
+
+
 def _check_base(base: Path, work: QuantizeWork) -> None:
     model, scheme = work.variant.model, work.variant.scheme
     if not (base / "config.json").is_file():
@@ -171,7 +209,7 @@ def _metadata(
         "id": variant.id,
         "variant": asdict(variant),
         "seed": job.seed,
-        "versions": installed_versions({*RECORDED_VERSIONS, *(name for name, _ in variant.versions)}),
+        "versions": _versions(variant),
         "seconds": seconds,
         # ru_maxrss is in KiB on Linux, the one system that Slurm's nodes run.
         "peak_memory_bytes": resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024,

@@ -18,7 +18,8 @@ from hpcq.store.results import (
     results_hold,
     write_results,
 )
-from hpcq.store.segments import Segment, SegmentName, SegmentWriter, count_rows, read_segment, segment_paths
+from hpcq.store.segments import Segment, SegmentName, count_rows, read_segment, segment_paths
+from hpcq.store.writer import SegmentWriter
 
 __all__ = [
     "Claim",

@@ -14,13 +14,14 @@ from collections import Counter
 from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
+from types import MappingProxyType
 from typing import Any
 
 import h5py
 import numpy as np
 
 from hpcq.errors import RunIncomplete, SegmentDamaged
-from hpcq.files import committed_file
+from hpcq.files import committed_file, storage_faults
 from hpcq.store.columns import Table, read_columns, write_columns
 from hpcq.store.index import Conflict, Index, SetAside
 from hpcq.store.records import RequestKey, Response
@@ -30,7 +31,8 @@ from hpcq.store.segments import Provenance
 RESULTS_FORMAT = "hpcq-results"
 RESULTS_SCHEMA = 1
 
-_ROOT_ATTRIBUTES = frozenset({"format", "schema", "run", "inputs", "merge"})
+_ROOT_ATTRIBUTES = frozenset({"format", "schema", "run", "inputs", "merge", "completions"})
+_NONE: Mapping[str, str] = MappingProxyType({})
 _FILTERS: Mapping[str, Any] = {"compression": "gzip", "shuffle": True, "fletcher32": True}
 
 
@@ -117,13 +119,18 @@ class VariantScores:
 
 @dataclass(frozen=True, kw_only=True)
 class Results:
-    """What `results.h5` holds, but for the responses. `merge` is MergeReport.as_json()."""
+    """What `results.h5` holds, but for the responses.
+
+    merge: MergeReport.as_json(). completions: where it lacks something, unit → digest of the word of its completion
+    that the merge found before it read any segment.
+    """
 
     run: str
     inputs: str
     provenance: Provenance
     merge: Mapping[str, Any]
-    variants: tuple[VariantScores, ...] = field(default=())
+    variants: tuple[VariantScores, ...] = ()
+    completions: Mapping[str, str] = field(default_factory=dict)
 
 
 def merge_report(parts: Iterable[tuple[str, Collection[RequestKey], Index]]) -> MergeReport:
@@ -166,11 +173,13 @@ def write_results(
     provenance: Provenance,
     variants: Iterable[VariantResults],
     merge: MergeReport,
+    completions: Mapping[str, str] = _NONE,
 ) -> None:
     """Commit the results of a run as one file.
 
     `provenance` (the root's attributes) and each variant's must be functions of the inputs alone, without times of
     merging, for the bytes to be equal each time. `variants` may be a generator: they are held one at a time.
+    `completions` (unit → digest of its completion) must have been read before any segment was.
 
     Raises:
         StorageFault: no room, no permission, read-only or stale.
@@ -185,6 +194,7 @@ def write_results(
         file.attrs["run"] = run
         file.attrs["inputs"] = _inputs_of(inputs)
         file.attrs["merge"] = json.dumps(merge.as_json(), sort_keys=True)
+        file.attrs["completions"] = json.dumps(dict(completions) if merge.missing else {}, sort_keys=True)
         _write_documents(file, "conflicts", [_conflict_as_json(conflict) for conflict in merge.conflicts])
         _write_documents(file, "set_aside", [asdict(item) for item in merge.set_aside])
 
@@ -193,13 +203,19 @@ def write_results(
         temporary.write_bytes(content)
 
 
-def results_hold(path: Path, *, inputs: Mapping[str, str], provenance: Provenance) -> bool:
-    """Whether `path` was merged from exactly these inputs (variant → its index's `inputs`) under this provenance."""
+def results_hold(
+    path: Path, *, inputs: Mapping[str, str], provenance: Provenance, completions: Mapping[str, str] = _NONE
+) -> bool:
+    """Whether `path` was merged from exactly these inputs (variant → its index's `inputs`) under this provenance.
+
+    Where it lacks something, it must also have been merged when these units, and no others, had been completed.
+    """
     try:
         results = read_results(path)
     except (RunIncomplete, SegmentDamaged):
         return False
-    return results.inputs == _inputs_of(inputs) and results.provenance == dict(provenance)
+    saw_them = not results.merge["missing"] or results.completions == dict(completions)
+    return saw_them and results.inputs == _inputs_of(inputs) and results.provenance == dict(provenance)
 
 
 def read_results(path: Path) -> Results:
@@ -208,6 +224,7 @@ def read_results(path: Path) -> Results:
     Raises:
         RunIncomplete: there is no such file yet.
         SegmentDamaged: it cannot be trusted.
+        StorageFault: the file system refused to read it.
     """
     with _opened(path) as file:
         attributes = _attributes(file)
@@ -217,6 +234,7 @@ def read_results(path: Path) -> Results:
             provenance={name: value for name, value in attributes.items() if name not in _ROOT_ATTRIBUTES},
             merge=json.loads(attributes["merge"]),
             variants=tuple(_read_variant(file, name) for name in file.get("responses", ())),
+            completions=json.loads(attributes.get("completions", "{}")),
         )
 
 
@@ -242,7 +260,9 @@ def group_name(name: str) -> str:
 
 @contextlib.contextmanager
 def _opened(path: Path) -> Iterator[h5py.File]:
-    if not path.is_file():
+    with storage_faults(path):
+        is_there = path.is_file()
+    if not is_there:
         raise RunIncomplete(f"{path}: there are no merged results yet; `hpcq merge RUN` makes them.")
     with unsealed(path, form=RESULTS_FORMAT, schema=RESULTS_SCHEMA) as (file, _):
         yield file

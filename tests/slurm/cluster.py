@@ -65,6 +65,8 @@ CLASSES: Mapping[str, GpuClass] = {
     ),
 }
 
+NODES = tuple(node for gpu_class in CLASSES.values() for node in gpu_class.nodes)
+
 # Authentication is off, so that no munged and no root is needed: such a cluster must listen on the loopback alone.
 # A requeued job starts cred_expire + 1 s later. preempt_send_user_signal counts only in SlurmctldParameters.
 SETTINGS: Mapping[str, str] = {
@@ -121,12 +123,14 @@ def _free_port(taken: set[int]) -> int:
 class VirtualCluster:
     """Daemons, their folder, and the way to talk to them. Use as a context manager.
 
-    settings: lines of slurm.conf that replace or extend the usual ones, e.g. {"MaxArraySize": "100"}.
+    settings: lines of slurm.conf that replace or extend the usual ones, e.g. {"MaxArraySize": "100"}. grace_s: seconds
+    that a preempted job is given.
     """
 
     settings: Mapping[str, str] = field(default_factory=dict)
+    grace_s: int = 20
     folder: Path = field(init=False)
-    _running: list[subprocess.Popen[bytes]] = field(init=False, default_factory=list)
+    _running: dict[str, subprocess.Popen[bytes]] = field(init=False, default_factory=dict)
 
     def __enter__(self) -> Self:
         # Short, because slurmd puts unix sockets into it, whose paths have 107 characters at most.
@@ -165,6 +169,17 @@ class VirtualCluster:
             raise RuntimeError(f"{' '.join(command)}: {done.stderr.strip()}")
         return done.stdout
 
+    def node_states(self) -> dict[str, str]:
+        """What Slurm says of each node, in sinfo's short words."""
+        words = self.call("sinfo", "--noheader", "--partition=all", "--Node", "--format=%N %t").split()
+        return dict(zip(words[::2], words[1::2], strict=True))
+
+    def mend(self, *states: str) -> None:
+        """Take nodes back into service whose state begins with one of `states`, as an administrator does."""
+        for node, state in self.node_states().items():
+            if state.startswith(states):
+                self.call("scontrol", "update", f"NodeName={node}", "State=RESUME")
+
     def wait_until_empty(self, timeout_s: float = 120.0) -> None:
         """Return when no job waits, runs or ends any more."""
         deadline = time.monotonic() + timeout_s
@@ -178,19 +193,47 @@ class VirtualCluster:
         self.call("scancel", f"--user={pwd.getpwuid(os.getuid()).pw_name}")
         self.wait_until_empty()
 
+    def is_running(self, name: str) -> bool:
+        """Whether slurmctld, or the slurmd of the node `name`, runs."""
+        return name in self._running and self._running[name].poll() is None
+
+    def stop_daemon(self, name: str, number: signal.Signals = signal.SIGTERM) -> None:
+        """End slurmctld, or the slurmd of the node `name`, by a signal; kill what does not hear it."""
+        daemon = self._running[name]
+        daemon.send_signal(number)
+        try:
+            daemon.wait(timeout=10)
+        except subprocess.TimeoutExpired:
+            daemon.kill()
+            daemon.wait()
+
+    def start_daemon(self, name: str) -> None:
+        """Start slurmctld, or the slurmd of the node `name`, unless it runs."""
+        if self.is_running(name):
+            return
+        kind, arguments = ("slurmctld", ["-D"]) if name == "slurmctld" else ("slurmd", ["-D", "-N", name])
+        program = _program(kind)
+        if program is None:
+            raise RuntimeError(f"{kind} is not installed: on Debian, apt-get install slurm-wlm.")
+        self._running[name] = subprocess.Popen(
+            [program, *arguments],
+            env=self.environment(),
+            stdin=subprocess.DEVNULL,
+            stdout=subprocess.DEVNULL,
+            stderr=subprocess.DEVNULL,
+            start_new_session=True,
+            cwd=self.folder,
+        )
+
     def stop(self) -> None:
         """End every job and every daemon, then remove the folder; safe to call twice."""
-        if self._running and self._running[0].poll() is None:
+        if self.is_running("slurmctld"):
             with contextlib.suppress(RuntimeError, TimeoutError, subprocess.TimeoutExpired):
                 self.forget_jobs()
-        for daemon in reversed(self._running):
+        for daemon in reversed(self._running.values()):
             daemon.terminate()
-        for daemon in self._running:
-            try:
-                daemon.wait(timeout=10)
-            except subprocess.TimeoutExpired:
-                daemon.kill()
-                daemon.wait()
+        for name in self._running:
+            self.stop_daemon(name)
         self._running.clear()
         self._kill_leftovers()
         # Only now: daemons whose folder is removed under them hang.
@@ -228,7 +271,10 @@ class VirtualCluster:
                 gres.append(
                     f"NodeName={node} Name=gpu Type={name} File={self.folder}/dev/gpu[0-{gpu_class.gpus_per_node - 1}]"
                 )
-        lines.append("PartitionName=DEFAULT State=UP MaxTime=INFINITE PriorityTier=1 PreemptMode=REQUEUE GraceTime=20")
+        lines.append(
+            "PartitionName=DEFAULT State=UP MaxTime=INFINITE PriorityTier=1 PreemptMode=REQUEUE "
+            f"GraceTime={self.grace_s}"
+        )
         lines += [f"PartitionName={name} Nodes={','.join(c.nodes)}" for name, c in CLASSES.items()]
         lines.append("PartitionName=all Nodes=ALL Default=YES")
         lines.append("PartitionName=hi Nodes=ALL PriorityTier=100 PreemptMode=OFF GraceTime=0")
@@ -239,34 +285,20 @@ class VirtualCluster:
         (self.folder / "gres.conf").write_text("\n".join(gres) + "\n")
 
     def _start(self) -> None:
-        nodes = [node for gpu_class in CLASSES.values() for node in gpu_class.nodes]
-        commands = [["slurmctld", "-D"], *(["slurmd", "-D", "-N", node] for node in nodes)]
-        for name, *arguments in commands:
-            program = _program(name)
-            if program is None:
-                raise RuntimeError(f"{name} is not installed: on Debian, apt-get install slurm-wlm.")
-            self._running.append(
-                subprocess.Popen(
-                    [program, *arguments],
-                    env=self.environment(),
-                    stdin=subprocess.DEVNULL,
-                    stdout=subprocess.DEVNULL,
-                    stderr=subprocess.DEVNULL,
-                    start_new_session=True,
-                    cwd=self.folder,
-                )
-            )
-        self._wait_until_idle(len(nodes))
+        for name in ("slurmctld", *NODES):
+            self.start_daemon(name)
+        self.wait_until_idle()
 
-    def _wait_until_idle(self, nodes: int, timeout_s: float = 30.0) -> None:
+    def wait_until_idle(self, timeout_s: float = 30.0) -> None:
+        """Return when every node is there and has nothing to do."""
         deadline = time.monotonic() + timeout_s
-        states = ""
+        states: dict[str, str] = {}
         while time.monotonic() < deadline:
-            if any(daemon.poll() is not None for daemon in self._running):
+            if any(daemon.poll() is not None for daemon in self._running.values()):
                 break
             with contextlib.suppress(RuntimeError, subprocess.TimeoutExpired):
-                states = self.call("sinfo", "--noheader", "--partition=all", "--Node", "--format=%N %t")
-                if states.split().count("idle") == nodes:
+                states = self.node_states()
+                if list(states.values()) == ["idle"] * len(NODES):
                     return
             time.sleep(0.1)
         logs = "".join(path.read_text()[-1500:] for path in sorted((self.folder / "log").iterdir()))

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import sys
 from collections.abc import Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -20,18 +21,35 @@ def layout_at(folder: Path, name: str = "rehearsal") -> RunLayout:
     return RunLayout(name=name, runs=folder / "runs", checkpoints=folder / "checkpoints", logs=folder / "logs")
 
 
-def unit(layout: RunLayout, name: str, *, seconds: float = 0.0, fails: bool = False) -> UnitOrder:
-    """An evaluation that answers four synthetic requests within `seconds`, or runs out of memory at once."""
+def unit(
+    layout: RunLayout,
+    name: str,
+    *,
+    seconds: float = 0.0,
+    fails: bool = False,
+    refused: bool = False,
+    documents: int = 1,
+    **changes: Any,
+) -> UnitOrder:
+    """An evaluation of four synthetic requests a document within `seconds`, or one that runs out of memory at once.
+
+    refused: it says that its input is bad.
+    """
     work = EvaluateWork(
         variant=Variant(model=Model(id=f"rehearsal/{name}"), scheme=BASE),
-        tasks=(Task(name="arc_challenge", limit=1),),
+        tasks=(Task(name="arc_challenge", limit=documents),),
         backend="synthetic",
         dtype="float32",
         checkpoint_path=str(layout.checkpoints / name),
         segments_path=str(layout.unit_segments(name)),
         flush_interval_s=1.0,
-        pace=(("request_seconds", seconds / 4), ("memory_gib", MORE_THAN_ANY_MACHINE_GIB if fails else 0.0)),
+        pace=(
+            ("request_seconds", seconds / 4 / documents),
+            ("refused", refused),
+            ("memory_gib", MORE_THAN_ANY_MACHINE_GIB if fails else 0.0),
+        ),
     )
+    work = replace(work, **changes)
     return UnitOrder(unit_id=name, work=work)
 
 

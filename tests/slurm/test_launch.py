@@ -22,8 +22,8 @@ from hpcq.layout import RunLayout
 from hpcq.units import State
 from tests.slurm.cluster import VirtualCluster, slurm_conf
 from tests.slurm.rehearsal import array, layout_at, unit
+from tests.slurm.waiting import ended, wait_for_states
 
-LIVE = (State.PENDING, State.RUNNING)
 NUMBERS = itertools.count()
 """Slurm still lists the jobs of the tests before, so that each test is a run of its own."""
 
@@ -33,47 +33,6 @@ def layout(cluster: VirtualCluster, tmp_path: Path) -> Iterator[RunLayout]:
     """A run in a folder whose name a careless shell would trip over."""
     yield layout_at(tmp_path / "it's a run; $(exit 1)", name=f"run-{next(NUMBERS)}")
     cluster.forget_jobs()
-
-
-@pytest.fixture(scope="module")
-def narrow_cluster() -> Iterator[VirtualCluster]:
-    """Arrays of four elements at most; preemption is announced by SIGTERM alone, as on most clusters."""
-    settings = {"MaxArraySize": "4", "SlurmctldParameters": "enable_configless"}
-    with VirtualCluster(settings=settings) as running, slurm_conf(running):
-        yield running
-
-
-def ended(layout: RunLayout, timeout_s: float = 200.0) -> dict[tuple[str, int], JobState]:
-    """What Slurm says of the run when nothing of it waits or runs any more."""
-    deadline = time.monotonic() + timeout_s
-    while True:
-        states = queue.poll(layout.name)
-        if states and all(job.state not in LIVE for job in states.values()):
-            return states
-        if time.monotonic() > deadline:
-            pytest.fail(f"The run has not ended after {timeout_s:g} s: {states}", pytrace=False)
-        time.sleep(0.3)
-
-
-def wait_for_attempts(layout: RunLayout, outcome: str, number: int, timeout_s: float = 60.0) -> list[AttemptRecord]:
-    """Attempts with that outcome, as soon as there are `number` of them."""
-    deadline = time.monotonic() + timeout_s
-    while time.monotonic() < deadline:
-        found = [record for records in read_attempts(layout.attempts).values() for record in records]
-        found = [record for record in found if record.outcome == outcome]
-        if len(found) >= number:
-            return found
-        time.sleep(0.2)
-    pytest.fail(f"No {number} attempts are {outcome} after {timeout_s:g} s.", pytrace=False)
-
-
-def wait_for_states(layout: RunLayout, state: State, number: int, timeout_s: float = 60.0) -> None:
-    """Return as soon as Slurm says of `number` elements that they are in that state."""
-    deadline = time.monotonic() + timeout_s
-    while sum(job.state is state for job in queue.poll(layout.name).values()) < number:
-        if time.monotonic() > deadline:
-            pytest.fail(f"No {number} elements are {state} after {timeout_s:g} s.", pytrace=False)
-        time.sleep(0.3)
 
 
 def states_of(submission: Submission, states: dict[tuple[str, int], JobState]) -> list[State]:
@@ -93,7 +52,7 @@ def most_at_once(records: Sequence[AttemptRecord]) -> int:
 
 def three_arrays(layout: RunLayout) -> list[ArrayOrder]:
     """Four units of which the third fails, four that each need one of them, and one that comes after all."""
-    first = [unit(layout, f"first-{index}", fails=index == 2) for index in range(4)]
+    first = [unit(layout, f"first-{index}", refused=index == 2) for index in range(4)]
     second = [unit(layout, f"second-{index}") for index in range(4)]
     return [
         array(layout, "first", first, partition="h100", gpus_per_node=1, gres_type="h100", features="hopper"),
@@ -113,18 +72,19 @@ def test_a_failure_cancels_only_what_needs_it_and_the_last_unit_runs_all_the_sam
     assert states[second.job_id, 2].reason == "DependencyNeverSatisfied"
     attempts = read_attempts(layout.attempts)
     assert attempts["first-2"][0].outcome == "failed"
-    assert attempts["first-2"][0].reason == "MemoryError: no message"
+    assert [record.decision for record in attempts["first-2"]] == ["give up"]
+    assert attempts["first-2"][0].reason == "This rehearsal was told to refuse its input."
     assert "second-2" not in attempts
     assert all(str(attempts["last"][0].start) >= str(attempts[f"second-{i}"][0].end) for i in (0, 1, 3))
     assert attempts["first-0"][0].node == states[first.job_id, 0].node
     assert attempts["first-0"][0].job_id == f"{first.job_id}_0"
-    assert "MemoryError" in (layout.job_logs / "first-2.1.log").read_text()
+    assert "UserInputError" in (layout.job_logs / "first-2.1.log").read_text()
 
 
 @pytest.mark.parametrize("siblings", [1, 3])
 def test_an_array_may_wait_for_one_element_of_another(layout: RunLayout, siblings: int) -> None:
     """Slurm cancels the followers of the element that failed alone; a single element is a plain job to submitit."""
-    first = array(layout, "first", [unit(layout, f"a{index}", fails=index == 0) for index in range(siblings)])
+    first = array(layout, "first", [unit(layout, f"a{index}", refused=index == 0) for index in range(siblings)])
     after = [
         array(
             layout,
@@ -180,19 +140,6 @@ def test_a_unit_that_is_alone_in_its_array_is_cancelled_as_its_view_says(layout:
     SlurmLauncher(layout).submit([array(layout, "alone", [unit(layout, "alone", seconds=60)])])
     queue.cancel([unit_jobs(layout)["alone"].element])
     assert {job.state for job in ended(layout, timeout_s=30).values()} == {State.CANCELLED}
-
-
-def test_a_signal_before_the_end_queues_the_unit_again(layout: RunLayout) -> None:
-    """After a USR2 the attempt is recorded as interrupted, and the same unit runs again and is done."""
-    (submission,) = SlurmLauncher(layout).submit([array(layout, "one", [unit(layout, "one", seconds=4)])])
-    wait_for_attempts(layout, "running", 1)
-    time.sleep(1)  # the worker's own start
-    queue_id = submission.job_id
-    queue._client("scancel", "--signal=USR2", queue_id)
-    states = ended(layout)
-    assert [record.outcome for record in read_attempts(layout.attempts)["one"]] == ["interrupted", "done"]
-    assert states[queue_id, 0].state is State.DONE
-    assert states[queue_id, 0].restarts == 1
 
 
 def test_of_a_unit_over_two_nodes_the_first_task_works(layout: RunLayout) -> None:
@@ -261,11 +208,11 @@ def test_a_silent_controller_is_one_sentence(tmp_path: Path, monkeypatch: pytest
         queue.poll("any")
 
 
-def test_arrays_longer_than_the_cluster_allows_are_split_alike(narrow_cluster: VirtualCluster, tmp_path: Path) -> None:
+def test_arrays_longer_than_the_cluster_allows_are_split_alike(plain_cluster: VirtualCluster, tmp_path: Path) -> None:
     """Where arrays have four elements at most, six units are two arrays, and followers wait for their own part."""
-    with slurm_conf(narrow_cluster):
+    with slurm_conf(plain_cluster):
         layout = layout_at(tmp_path, name="split")
-        first = array(layout, "first", [unit(layout, f"first-{i}", fails=i == 5) for i in range(6)])
+        first = array(layout, "first", [unit(layout, f"first-{i}", refused=i == 5) for i in range(6)])
         second = array(
             layout,
             "second",
@@ -287,23 +234,3 @@ def test_arrays_longer_than_the_cluster_allows_are_split_alike(narrow_cluster: V
     assert states_of(submissions[3], states) == [State.DONE, State.CANCELLED]
     assert states_of(submissions[4], states) == [State.DONE]
     assert read_submissions(layout) == submissions
-
-
-def test_a_preempted_unit_does_not_end_by_itself(narrow_cluster: VirtualCluster, tmp_path: Path) -> None:
-    """A unit works on after the SIGTERM that announces preemption.
-
-    Slurm 22.05 counts a job that exits in its grace period as failed, never queues it again, and cancels what needs it.
-    """
-    with slurm_conf(narrow_cluster):
-        layout = layout_at(tmp_path, name="preempted")
-        order = array(layout, "one", [unit(layout, "one", seconds=6)], partition="a6000", gpus_per_node=4)
-        (submission,) = SlurmLauncher(layout).submit([order])
-        wait_for_attempts(layout, "running", 1)
-        time.sleep(1)  # the worker's own start
-        narrow_cluster.call(
-            "sbatch", "--partition=hi", "--nodelist=a6000-1", "--gres=gpu:4", "--output=/dev/null", "--wrap=true"
-        )
-        wait_for_attempts(layout, "interrupted", 1)
-        states = ended(layout)
-    assert states[submission.job_id, 0].state is State.DONE
-    assert read_attempts(layout.attempts)["one"][-1].outcome == "done"

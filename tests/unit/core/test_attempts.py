@@ -3,11 +3,14 @@
 from __future__ import annotations
 
 import json
+import subprocess
+import sys
+from collections import Counter
 from pathlib import Path
 
 import pytest
 
-from hpcq.attempts import Attempt, AttemptRecord, next_number, read_attempts
+from hpcq.attempts import Attempt, AttemptRecord, attempts_of, new_attempt, next_number, read_attempts
 
 
 def record_of(attempt: int, unit: str = "merge.rehearsal") -> AttemptRecord:
@@ -65,3 +68,30 @@ def test_fields_of_a_later_version_are_ignored(attempts: Path) -> None:
     path = attempts / "merge.rehearsal.2.json"
     path.write_text(json.dumps({**json.loads(path.read_text()), "mood": "good"}))
     assert numbers(attempts) == [1, 2]
+
+
+BEGINNER = """
+import sys
+from pathlib import Path
+from hpcq.attempts import AttemptRecord, new_attempt
+record = AttemptRecord(unit="one", attempt=0, job_id=sys.argv[2], node="n", pid=1, start="s")
+for _ in range(20):
+    new_attempt(Path(sys.argv[1]), record)
+"""
+
+
+def test_no_two_processes_take_the_same_number(tmp_path: Path) -> None:
+    """Six that begin attempts of one unit at once have a record each for every one of them."""
+    command = [sys.executable, "-c", BEGINNER, str(tmp_path)]
+    processes = [subprocess.Popen([*command, str(number)]) for number in range(6)]
+    assert [process.wait(timeout=120) for process in processes] == [0] * 6
+    records = attempts_of(tmp_path, "one")
+    assert [record.attempt for record in records] == list(range(1, 121))
+    assert Counter(record.job_id for record in records) == {str(number): 20 for number in range(6)}
+    assert len(list(tmp_path.iterdir())) == 120
+
+
+def test_a_number_whose_claimant_died_stays_unused(tmp_path: Path) -> None:
+    """The next attempt takes the one after it."""
+    (tmp_path / ".merge.rehearsal.1.claim").mkdir()
+    assert new_attempt(tmp_path, record_of(0)).record.attempt == 2

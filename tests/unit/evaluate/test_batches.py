@@ -7,7 +7,7 @@ import random
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from hpcq.evaluate.batches import _cost, cut, deal
+from hpcq.evaluate.batches import _cost, cut, deal, share
 from hpcq.evaluate.requests import GENERATE, LOGLIKELIHOOD, Request
 from hpcq.store import RequestKey, digest_of_arguments
 from hpcq.units import Shard
@@ -95,3 +95,55 @@ def test_shards_are_balanced(requests: list[Request], batch_size: int, count: in
     loads = [sum(map(_cost, deal(batches, Shard(index=index, count=count)))) for index in range(count)]
 
     assert max(loads) - min(loads) <= max(map(_cost, batches), default=0)
+
+
+@settings(max_examples=60)
+@given(request_lists(), st.integers(1, 9), st.integers(1, 9), st.data())
+def test_shares_partition_whatever_is_answered(
+    requests: list[Request], batch_size: int, count: int, data: st.DataObject
+) -> None:
+    """Whichever requests are answered, every batch is whole in exactly one shard, so a lost answer is somebody's."""
+    keys = [request.key for request in requests]
+    answered = data.draw(st.sets(st.sampled_from(keys))) if keys else set()
+    batches = cut(requests, batch_size)
+
+    shared = [share(batches, Shard(index=index, count=count), answered) for index in range(count)]
+
+    assert sorted(_keys([batch for part in shared for batch in part])) == sorted(_keys(batches))
+
+
+@settings(max_examples=60)
+@given(request_lists(), st.integers(1, 9), st.integers(1, 9), st.data())
+def test_what_is_missing_is_shared_evenly(
+    requests: list[Request], batch_size: int, count: int, data: st.DataObject
+) -> None:
+    """However unevenly the answers lie, no shard lacks more than another by more than one batch."""
+    keys = [request.key for request in requests]
+    answered = data.draw(st.sets(st.sampled_from(keys))) if keys else set()
+    missing = [
+        [
+            _cost(batch)
+            for batch in share(cut(requests, batch_size), Shard(index=index, count=count), answered)
+            if any(request.key not in answered for request in batch)
+        ]
+        for index in range(count)
+    ]
+    loads = [sum(costs) for costs in missing]
+
+    assert max(loads) - min(loads) <= max((cost for costs in missing for cost in costs), default=0)
+
+
+def test_work_of_which_two_shards_are_done_is_shared_anew() -> None:
+    """Where two of four shards were finished, seven shards get a seventh of the rest each, within a few percent."""
+    requests = [_request("mmlu", document, 0, "x" * (document % 97), LOGLIKELIHOOD, 8) for document in range(4000)]
+    batches = cut(requests, 4)
+    done = {
+        request.key for index in (0, 1) for batch in deal(batches, Shard(index=index, count=4)) for request in batch
+    }
+
+    loads = [
+        sum(_cost(batch) for batch in share(batches, Shard(index=index, count=7), done) if batch[0].key not in done)
+        for index in range(7)
+    ]
+
+    assert max(loads) / (sum(loads) / len(loads)) < 1.02

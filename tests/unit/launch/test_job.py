@@ -8,30 +8,36 @@ import signal
 import subprocess
 import sys
 import time
+from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
 
 from hpcq.attempts import AttemptRecord, read_attempts
+from hpcq.failures import EXIT_CODES, Failure
 from hpcq.launch.job import UnitJob
+from hpcq.launch.signals import ANNOUNCEMENTS
 from hpcq.layout import RunLayout
-from tests.slurm.rehearsal import layout_at, unit
+from tests.slurm.rehearsal import array, layout_at, unit
 
 SLURM = ("SUBMITIT_EXECUTOR", "SLURM_ARRAY_JOB_ID", "SLURM_ARRAY_TASK_ID", "SLURM_JOB_ID", "SLURM_PROCID")
 
 
 @pytest.fixture
-def layout(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> RunLayout:
-    """A run, outside of any scheduler."""
+def layout(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[RunLayout]:
+    """A run, outside of any scheduler; under one, a job hears no signal any more when its unit has ended."""
     for name in SLURM:
         monkeypatch.delenv(name, raising=False)
-    return layout_at(tmp_path)
+    handlers = {number: signal.getsignal(number) for number in ANNOUNCEMENTS}
+    yield layout_at(tmp_path)
+    for number, handler in handlers.items():
+        signal.signal(number, handler)
 
 
 def job(layout: RunLayout, *, fails: bool = False, seconds: float = 0.0) -> UnitJob:
     """The job of a synthetic unit."""
-    order = unit(layout, "one", fails=fails, seconds=seconds)
-    return UnitJob.of(order.unit_id, order.work, layout)
+    order = array(layout, "one", [unit(layout, "one", fails=fails, seconds=seconds)])
+    return UnitJob.of(order, order.units[0], layout)
 
 
 def attempts(layout: RunLayout) -> list[AttemptRecord]:
@@ -48,12 +54,16 @@ def test_a_unit_that_ends_well_is_recorded_as_done(layout: RunLayout) -> None:
     assert record.total == 4
 
 
-def test_a_failure_is_recorded_in_a_sentence_and_raised(layout: RunLayout, capfd: pytest.CaptureFixture[str]) -> None:
-    """The scheduler sees the exception, the attempt has its sentence, the unit's own log the traceback."""
-    with capfd.disabled(), pytest.raises(MemoryError):
+def test_a_failure_is_recorded_in_a_sentence_and_told_by_the_exit_code(
+    layout: RunLayout, capfd: pytest.CaptureFixture[str]
+) -> None:
+    """The scheduler sees the class's exit code, the attempt has its sentence, the unit's own log the traceback."""
+    with capfd.disabled(), pytest.raises(SystemExit) as left:
         job(layout, fails=True)()
+    assert left.value.code == EXIT_CODES[Failure.OUT_OF_MEMORY]
     (record,) = attempts(layout)
     assert (record.outcome, record.reason) == ("failed", "MemoryError: no message")
+    assert (record.failure, record.decision) == ("out of memory", None)
     log = (layout.job_logs / "one.1.log").read_text()
     assert log.startswith("one: attempt 1, job ")
     assert "Traceback" in log

@@ -69,7 +69,7 @@ def test_a_client_that_hangs_is_given_up(monkeypatch: pytest.MonkeyPatch) -> Non
     """Every call of a client ends within its timeout."""
     monkeypatch.setattr(queue, "CLIENT_TIMEOUT_S", 0.2)
     with pytest.raises(EnvironmentFault, match=r"did not answer `sleep` within 0\.2 s"):
-        queue._client("sleep", "60")
+        queue.call("sleep", "60")
 
 
 def test_nothing_to_cancel_calls_nothing(monkeypatch: pytest.MonkeyPatch) -> None:

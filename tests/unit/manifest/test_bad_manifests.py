@@ -82,7 +82,7 @@ CASES: dict[str, tuple[str, list[str]]] = {
     "unknown table": (
         full(more="[clutser]\nprofile = 'local'\n"),
         [
-            ":9: clutser: unknown key; allowed here are calibration, cluster, evaluate, locked, models, paths, quantize, report, run, schemes, tasks. Did you mean 'cluster'?"
+            ":9: clutser: unknown key; allowed here are calibration, cluster, evaluate, locked, models, paths, quantize, report, retries, run, schemes, tasks. Did you mean 'cluster'?"
         ],
     ),
     "unknown key": (
@@ -417,13 +417,13 @@ CASES: dict[str, tuple[str, list[str]]] = {
     "environment": (
         full(more='[evaluate]\nenvironment = "transformer"\n'),
         [
-            ":10: evaluate.environment: unknown environment 'transformer'; known are core, transformers, vllm. Did you mean 'transformers'?"
+            ":10: evaluate.environment: unknown environment 'transformer'; known are core, transformers, vllm, vllm-cpu. Did you mean 'transformers'?"
         ],
     ),
     "profile environment": (
         full(more='[cluster]\nprofile = "environments.toml"\n[quantize]\nenvironment = "own"\n'),
         [
-            ":10: cluster.profile.environments.transformer: unknown environment 'transformer'; known are core, transformers, vllm. Did you mean 'transformers'? One of your own must be named as evaluate.environment or quantize.environment."
+            ":10: cluster.profile.environments.transformer: unknown environment 'transformer'; known are core, transformers, vllm, vllm-cpu. Did you mean 'transformers'? One of your own must be named as evaluate.environment or quantize.environment."
         ],
     ),
     "backend endless": (

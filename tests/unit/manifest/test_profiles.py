@@ -113,3 +113,46 @@ def test_a_wrong_profile_gets_its_sentence(text: str, expected: str) -> None:
 def test_a_class_for_cpus_has_no_device() -> None:
     """A class without GPUs is one for CPUs."""
     assert GpuClass(cpus_per_node=4, memory_gib=8).device is None
+
+
+@pytest.mark.parametrize(
+    "name",
+    ["HF_TOKEN", "WANDB_API_KEY", "hf_token", "PGPASSWORD", "AWS_SECRET_ACCESS_KEY", "MY_CREDENTIALS", "TOKEN_2"],
+)
+def test_a_secret_in_a_profile_is_refused_wherever_it_stands(tmp_path: Path, name: str) -> None:
+    """Each place is told with its line and key, and the cure; the value is not told again."""
+    path = tmp_path / "profile.toml"
+    path.write_text(
+        SMALL.replace(
+            '"slurm"\n',
+            f'"slurm"\n[slurm]\nsetup = ["export {name}=hush"]\nextra = {{ export = "ALL,{name}=hush" }}\n',
+        )
+        + f'[environments.core]\nsetup = ["{name}=\'hush\' run"]\nvariables = {{ {name} = "hush" }}\n'
+    )
+    with pytest.raises(ManifestError) as refusal:
+        load_profile(str(path), Path())
+    told = (
+        f"'{name}' speaks of a secret, which would be kept in locks and in scripts of jobs. Export it in the shell that "
+        "submits: Slurm carries it to the jobs; or let setup source a file that you alone can read."
+    )
+    assert refusal.value.problems == (
+        f"{path}:4: slurm.setup: {told}",
+        f"{path}:5: slurm.extra.export: {told}",
+        f"{path}:12: environments.core.setup: {told}",
+        f"{path}:13: environments.core.variables.{name}: {told}",
+    )
+    assert "hush" not in str(refusal.value)
+
+
+def test_what_only_sounds_like_a_secret_is_allowed(tmp_path: Path) -> None:
+    """Neither names that hold such words in others, nor places of secrets, nor values that come from elsewhere."""
+    path = tmp_path / "profile.toml"
+    path.write_text(
+        SMALL
+        + """
+[environments.core]
+setup = ['export HF_TOKEN=$(cat ~/.token)', 'export HF_TOKEN="$MINE"', 'unset HF_TOKEN; HF_TOKEN= run', '. ~/secrets']
+variables = { MONKEY = "1", TOKENIZERS_PARALLELISM = "false", MAX_TOKENS = "8", HF_TOKEN_PATH = "/home/me/token" }
+"""
+    )
+    assert len(load_profile(str(path), Path()).environments["core"].setup) == 4

@@ -174,14 +174,17 @@ def test_a_definition_changes_its_base(load_text: LoadText, smallest: str) -> No
     ("backend", "environment", "pace"),
     [
         ("accelerate", "transformers", ()),
-        ("vllm", "vllm", ()),
+        ("vllm", "vllm-cpu", ()),
         ("synthetic", "core", (("request_seconds", 0.0), ("load_seconds", 0.0), ("memory_gib", 0.0))),
     ],
 )
 def test_each_back_end_has_its_environment(
     load_text: LoadText, smallest: str, backend: str, environment: str, pace: tuple[tuple[str, float], ...]
 ) -> None:
-    """Unless the manifest says otherwise a back end runs in the environment that holds it; a rehearsal has a pace."""
+    """Unless the manifest says otherwise a back end runs in the environment that holds it; a rehearsal has a pace.
+
+    On nodes without GPUs, as here, vLLM's is the one with its build for CPUs.
+    """
     settings = resolve(load_text(smallest, f"evaluate.backend={backend}")).evaluate
     assert (settings.environment, settings.pace) == (environment, pace)
 

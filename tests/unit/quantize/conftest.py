@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import dataclasses
-import json
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -11,9 +10,9 @@ from typing import Any
 import pytest
 
 from hpcq.attempts import Attempt, AttemptRecord, now
-from hpcq.files import digest_of_file
 from hpcq.quantize.worker import quantize
 from hpcq.units import Calibration, Model, QuantizeWork, Scheme, Variant
+from tests.tiny_llama import write_base, write_calibration
 
 FP8_DYNAMIC = Scheme(
     name="fp8-dynamic",
@@ -54,45 +53,14 @@ MakeWork = Callable[..., QuantizeWork]
 @pytest.fixture(scope="session")
 def base_checkpoint(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A Llama of 2 layers and 128 hidden features in bfloat16, with random weights."""
-    torch = pytest.importorskip("torch")
-    from tokenizers import Tokenizer, decoders, models, pre_tokenizers
-    from transformers import LlamaConfig, LlamaForCausalLM, PreTrainedTokenizerFast
-
-    folder = tmp_path_factory.mktemp("base") / "tiny-llama"
-    torch.manual_seed(0)
-    config = LlamaConfig(
-        vocab_size=260,
-        hidden_size=128,
-        intermediate_size=256,
-        num_hidden_layers=2,
-        num_attention_heads=4,
-        num_key_value_heads=2,
-        initializer_range=0.1,
-        tie_word_embeddings=True,
-        bos_token_id=0,
-        eos_token_id=1,
-    )
-    LlamaForCausalLM(config).to(torch.bfloat16).save_pretrained(folder)
-    alphabet = sorted(pre_tokenizers.ByteLevel.alphabet())
-    vocabulary = {token: number for number, token in enumerate(["<start>", "<end>", *alphabet])}
-    tokenizer = Tokenizer(models.BPE(vocab=vocabulary, merges=[]))
-    tokenizer.pre_tokenizer = pre_tokenizers.ByteLevel(add_prefix_space=False)
-    tokenizer.decoder = decoders.ByteLevel()
-    special = {"bos_token": "<start>", "eos_token": "<end>"}
-    PreTrainedTokenizerFast(tokenizer_object=tokenizer, **special).save_pretrained(folder)
-    return folder
+    pytest.importorskip("torch")
+    return write_base(tmp_path_factory.mktemp("base") / "tiny-llama")
 
 
 @pytest.fixture(scope="session")
 def calibration(tmp_path_factory: pytest.TempPathFactory) -> Calibration:
     """Eight sequences of 64 tokens from a text of a hundred short passages."""
-    path = tmp_path_factory.mktemp("calibration") / "text.jsonl"
-    lines = (
-        json.dumps({"text": f"Passage {number} says that {number} times {number} is {number**2}."}) + "\n"
-        for number in range(100)
-    )
-    path.write_text("".join(lines), encoding="utf-8")
-    return Calibration(digest=digest_of_file(path), samples=8, sequence_length=64, dataset="passages", path=str(path))
+    return write_calibration(tmp_path_factory.mktemp("calibration") / "text.jsonl")
 
 
 @pytest.fixture(scope="session")

@@ -173,13 +173,14 @@ def test_progress_names_layers(
     update = attempt.update
 
     def update_and_look(**changes: Any) -> None:
-        phases[changes["phase"]] = None
+        if "phase" in changes:
+            phases[changes["phase"]] = None
         update(**changes)
 
     monkeypatch.setattr(attempt, "update", update_and_look)
     quantize(make_work("gptq-w4a16-g64", tmp_path / "checkpoint"), attempt)
-    expected = ["loading", "calibrating", "calibrating layer 1 of 2", "calibrating layer 2 of 2", "saving", "done"]
-    assert list(phases) == expected
+    calibrating = [f"calibrating {what}" for what in ("what precedes layer 1", "layer 1 of 2", "layer 2 of 2")]
+    assert list(phases) == ["loading", "calibrating", *calibrating, "saving", "done"]
     assert attempt.record.facts["bytes_on_disk"] > 0
 
 
@@ -195,8 +196,9 @@ def test_a_failed_hessian_is_not_kept_quiet(make_work: MakeWork, attempt: Attemp
 def test_too_little_text_leaves_nothing_behind(
     make_work: MakeWork, attempt: Attempt, calibration: Calibration, tmp_path: Path
 ) -> None:
-    """A calibration text that is too short is a sentence, and no folder."""
+    """A calibration text that is too short is a sentence, and no folder but the claim, which is given back."""
     short = dataclasses.replace(calibration, samples=10_000)
     with pytest.raises(UserInputError, match=r"but 10000 samples of 64 need 640000"):
         quantize(make_work("gptq-w4a16-g64", tmp_path / "checkpoints" / "x", calibration=short), attempt)
-    assert list((tmp_path / "checkpoints").iterdir()) == []
+    assert list((tmp_path / "checkpoints").iterdir()) == [tmp_path / "checkpoints" / "x.claim"]
+    assert (tmp_path / "checkpoints" / "x.claim" / "1" / "released").exists()

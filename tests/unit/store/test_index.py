@@ -2,18 +2,23 @@
 
 from __future__ import annotations
 
+import io
 import itertools
 import math
 import random
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
+import h5py
 import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 from hpcq.errors import StorageFault, WorkFailed
 from hpcq.store import Claim, Response, load
+from hpcq.store.sealed import sealed
+from hpcq.store.segments import SEGMENT_FORMAT, SEGMENT_SCHEMA
 
 numbers = st.sampled_from([0.0, -0.0, math.nan, -math.inf, -1.5])
 answers = st.one_of(
@@ -99,6 +104,51 @@ def test_a_damaged_segment_is_set_aside_with_its_reason(
     [damaged] = index.set_aside
     assert damaged.file == f"u/{torn.name}"
     assert "cut short" in damaged.reason
+
+
+def _flipped(content: bytes) -> bytes:
+    at = len(content) // 2
+    return content[:at] + bytes([content[at] ^ 4]) + content[at + 1 :]
+
+
+def _foreign(_: bytes) -> bytes:
+    image = io.BytesIO()
+    with h5py.File(image, "w") as file:
+        file["data"] = [1, 2, 3]
+    return image.getvalue()
+
+
+def _later(_: bytes) -> bytes:
+    return sealed(lambda file: file.create_group("responses"), form=SEGMENT_FORMAT, schema=SEGMENT_SCHEMA + 1)
+
+
+@pytest.mark.parametrize(
+    ("damage", "reason"),
+    [
+        (lambda content: content[: len(content) // 2], "cut short"),
+        (lambda _: b"", "not an HDF5 file"),
+        (_flipped, "altered"),
+        (_foreign, "not written by hpcq"),
+        (_later, "schema 2, where this hpcq reads hpcq-segment, schema 1"),
+    ],
+    ids=["torn", "empty", "bit-flipped", "foreign", "later version"],
+)
+def test_the_requests_of_a_segment_that_is_set_aside_are_answered_anew(
+    damage: Callable[[bytes], bytes], reason: str, tmp_path: Path, write: Any, key: Any, addresses: dict[str, str]
+) -> None:
+    """Whatever became of it, it is named with its reason, its keys are unanswered, and a new answer is no conflict."""
+    write(tmp_path / "u", [(key(0), Response(-1.0, is_greedy=True))])
+    damaged = write(tmp_path / "u", [(key(1), Response(-1.0, is_greedy=True))])
+    damaged.write_bytes(damage(damaged.read_bytes()))
+
+    before = load([tmp_path / "u"], expect=addresses)
+    write(tmp_path / "u", [(key(1), Response(-1.0, is_greedy=True))], attempt=2)
+    after = load([tmp_path / "u"], expect=addresses)
+
+    assert (list(before.responses), list(after.responses)) == ([key(0)], [key(0), key(1)])
+    assert [item.file for item in before.set_aside] == [f"u/{damaged.name}"]
+    assert reason in before.set_aside[0].reason
+    assert (after.set_aside, after.conflicts, after.duplicates) == (before.set_aside, (), 0)
 
 
 def test_rows_of_another_evaluation_are_counted_and_left_out(

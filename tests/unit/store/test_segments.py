@@ -95,17 +95,14 @@ def test_a_name_tells_attempt_order_and_rows(tmp_path: Path, key: Any, addresses
 
 def test_a_segment_is_committed_when_its_time_has_come(tmp_path: Path, key: Any, addresses: dict[str, str]) -> None:
     """The interval runs from the last commit, and a batch is never cut in two."""
-    with SegmentWriter(
-        tmp_path, attempt=1, addresses=addresses, provenance={}, flush_interval_s=0.05, max_rows=3
-    ) as writer:
-        writer.add(key(0), Response(-1.0, is_greedy=False))
-        assert count_rows(tmp_path) == 0
-        time.sleep(0.06)
-        writer.add(key(1), Response(-1.0, is_greedy=False))
-        assert count_rows(tmp_path) == 2
-        writer.add_all([(key(doc_id), Response(-1.0, is_greedy=False)) for doc_id in range(2, 9)])
-        assert sorted(SegmentName.parse(path.name).rows for path in tmp_path.iterdir()) == [2, 7]  # type: ignore[union-attr]
-    assert count_rows(tmp_path) == 9
+    writer = SegmentWriter(tmp_path, attempt=1, addresses=addresses, provenance={}, flush_interval_s=2.0, max_rows=3)
+    writer.add(key(0), Response(-1.0, is_greedy=False))
+    assert count_rows(tmp_path) == 0
+    time.sleep(2.05)
+    writer.add(key(1), Response(-1.0, is_greedy=False))
+    assert count_rows(tmp_path) == 2
+    writer.add_all([(key(doc_id), Response(-1.0, is_greedy=False)) for doc_id in range(2, 9)])
+    assert sorted(SegmentName.parse(path.name).rows for path in tmp_path.iterdir()) == [2, 7]  # type: ignore[union-attr]
 
 
 def test_no_empty_segment_is_written(tmp_path: Path, addresses: dict[str, str]) -> None:

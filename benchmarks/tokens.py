@@ -1,0 +1,166 @@
+"""What sharing prefixes saves, counted without a model: tokens asked for, computed by lm-eval, computed by hpcq.
+
+Real items and the real model's tokenizer, as `hpcq stage manifests/quickstart.toml` brings them; other tasks only where
+they are staged. Two more layouts are made of ARC's questions: MMLU's (five examples for all, four lettered choices) and
+MMLU-Pro's (ten lettered choices). Runs itself in the environment that has lm-eval.
+"""
+
+from __future__ import annotations
+
+import importlib.util
+import json
+import os
+import string
+import subprocess
+import time
+from collections.abc import Iterator, Sequence
+from pathlib import Path
+from typing import Any
+
+from hpcq import environments
+from hpcq.cache import cache_folder
+from hpcq.evaluate.prefix.counts import Counts, count
+from hpcq.evaluate.prefix.pieces import Piece, cut, deal
+from hpcq.evaluate.prefix.schedule import schedule
+from hpcq.evaluate.prefix.tokens import asks_of, encode_pairs
+from hpcq.evaluate.prefix.tree import Ask, build
+from hpcq.evaluate.prefix.waves import Limits
+from hpcq.evaluate.requests import GENERATE, LOGLIKELIHOOD, Request
+from hpcq.store import RequestKey, digest_of_arguments
+from hpcq.units import Shard, Task
+
+MODEL = cache_folder() / "models" / "smollm2-135m-instruct"
+TASKS = {
+    "arc_challenge": 25,
+    "hellaswag": 10,
+    "winogrande": 5,
+    "truthfulqa_mc1": 0,
+    "gsm8k": 5,
+    "leaderboard_ifeval": 0,
+}
+MAX_LENGTH = 8192
+SHARDS = 8
+EXAMPLES = 5
+LIMITS = {"a pass costs 16 tokens": Limits(pass_tokens=16), "a pass costs 512": Limits(pass_tokens=512)}
+
+
+def questions_in_letters(choices: int, name: str) -> Iterator[Request]:
+    """ARC's questions behind the same five examples; what is scored is one letter. Choices beyond four are others'."""
+    items = [json.loads(line) for line in (cache_folder() / "data/arc_challenge/test.jsonl").open(encoding="utf-8")]
+    offered = [
+        [text for other in range(3) for text in items[(number + other) % len(items)]["choices"]["text"]][:choices]
+        for number in range(len(items))
+    ]
+    letters = string.ascii_uppercase
+
+    def lines(number: int) -> str:
+        choice_lines = [f"{letter}. {text}" for letter, text in zip(letters, offered[number], strict=False)]
+        return "\n".join([items[number]["question"], *choice_lines, "Answer:"])
+
+    answers = [letters[item["choices"]["label"].index(item["answerKey"])] for item in items[:EXAMPLES]]
+    block = "".join(f"{lines(number)} {answer}\n\n" for number, answer in enumerate(answers))
+    for number in range(EXAMPLES, len(items)):
+        for index in range(len(offered[number])):
+            arguments = (block + lines(number), f" {letters[index]}")
+            key = RequestKey(name, "1", number, index, 0, digest_of_arguments(LOGLIKELIHOOD, arguments))
+            yield Request(key=key, kind=LOGLIKELIHOOD, arguments=arguments)
+
+
+def asks(requests: Sequence[Request], tokenizer: Any) -> list[Ask]:
+    """The asks of `requests`; a prompt to generate from is read like a context with one token to score."""
+
+    def encode(texts: Sequence[str], *, plain: bool) -> list[list[int]]:
+        return tokenizer(list(texts), **({"add_special_tokens": False} if plain else {}))["input_ids"]
+
+    if requests[0].kind == GENERATE:
+        prompts = encode([request.arguments[0] for request in requests], plain=False)
+        return asks_of([(prompt, [0]) for prompt in prompts], MAX_LENGTH)
+    pairs = [request.arguments for request in requests]
+    return asks_of(encode_pairs(pairs, encode, tokenizer.bos_token_id), MAX_LENGTH)
+
+
+def distinct(asked: Sequence[Ask]) -> int:
+    """Tokens that must be computed at least: the distinct beginnings."""
+    tree = build(asked)
+    standing = [*tree.roots, *(child for node in tree.nodes for child in node.children)]
+    return sum(len(tree.tokens(node)) for node in standing)
+
+
+def balance(pieces: Sequence[Piece], computed: dict[RequestKey, int]) -> float:
+    """The slowest of eight shards over the mean, in computed tokens, when dealt by bytes of text."""
+    loads = [
+        sum(computed[piece.requests[0].key] for piece in deal(pieces, Shard(index=index, count=SHARDS)))
+        for index in range(SHARDS)
+    ]
+    return max(loads) * SHARDS / sum(loads)
+
+
+def measure(name: str, requests: Sequence[Request], tokenizer: Any) -> tuple[list[Piece], dict[RequestKey, int]]:
+    """Print the lines of one task; its pieces, and what each of them computes, by its first request."""
+    pieces = cut(requests)
+    asked = [asks(piece.requests, tokenizer) for piece in pieces]
+    least = distinct([one for part in asked for one in part])
+    in_pieces = sum(map(distinct, asked))
+    computed = {}
+    for words, limits in LIMITS.items():
+        began = time.process_time()
+        plans = [schedule(part, limits) for part in asked]
+        seconds = time.process_time() - began
+        counts = sum((count(part, plan) for part, plan in zip(asked, plans, strict=True)), start=Counts())
+        if not computed:
+            computed = {piece.requests[0].key: plan.tokens for piece, plan in zip(pieces, plans, strict=True)}
+            print(
+                f"{name:22}{counts.requests:9,}{counts.asked:12,}{counts.lm_eval:12,}{counts.computed:12,}"
+                f"{counts.ratio:8.2f}{counts.lm_eval / counts.computed:9.2f}{len(pieces):8}"
+                f"{in_pieces / least - 1:10.1%}{balance(pieces, computed):9.3f}"
+            )
+        print(
+            f"    {words}: {counts.computed:,} tokens in {counts.passes:,} passes, {counts.padded:,} with padding,"
+            f" planned in {seconds:.1f} s"
+        )
+    if requests[0].kind == GENERATE:
+        print(f"    its prompts have {least:,} distinct tokens in all")
+    return pieces, computed
+
+
+def main() -> None:
+    """Count every task's tokens, and how evenly eight shards share all of them."""
+    if importlib.util.find_spec("lm_eval") is None:
+        interpreter = environments.interpreter("transformers")
+        root = str(Path(__file__).resolve().parents[1])
+        quietly = {"TQDM_DISABLE": "1", "HF_DATASETS_DISABLE_PROGRESS_BARS": "1", "HF_HUB_OFFLINE": "1"}
+        variables = {**os.environ, **quietly, "PYTHONPATH": root}
+        raise SystemExit(subprocess.run([interpreter, __file__], env=variables, check=False).returncode)
+    if not MODEL.is_dir():
+        raise SystemExit(f"{MODEL} is not there: bring it with `hpcq stage manifests/quickstart.toml`.")
+    from transformers import AutoTokenizer
+
+    from hpcq.evaluate.tasks import build_tasks
+
+    tokenizer = AutoTokenizer.from_pretrained(MODEL)
+    data = cache_folder() / "data"
+    tasks = {}
+    for name, shots in TASKS.items():
+        folder = data / name.removeprefix("leaderboard_")
+        if not folder.is_dir():
+            print(f"{name} is left out: its items are not staged.")
+            continue
+        (built,) = build_tasks([Task(name=name, num_fewshot=shots or None, data_path=str(folder))])
+        tasks[f"{name}, {shots}-shot"] = built.requests()
+    for choices in (4, 10):
+        name = f"{choices} letters, {EXAMPLES}-shot"
+        tasks[name] = list(questions_in_letters(choices, name))
+    print(f"{'tokens':22}{'requests':>9}{'asked':>12}{'lm-eval HF':>12}{'computed':>12}", end="")
+    print(f"{'asked/':>8}{'lm-eval/':>9}{'pieces':>8}{'again':>10}{'slowest':>9}")
+    pieces: list[Piece] = []
+    computed: dict[RequestKey, int] = {}
+    for name, requests in tasks.items():
+        found, costs = measure(name, requests, tokenizer)
+        if requests[0].kind == LOGLIKELIHOOD:
+            pieces += found
+            computed |= costs
+    print(f"All log-likelihoods together, slowest of {SHARDS} shards over the mean: {balance(pieces, computed):.3f}")
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,59 @@
+"""The schedule: from asks to the passes that answer them, the cheapest way within an engine's limits.
+
+Knows the tree, its waves and what each costs; must not know texts, tasks or engines.
+
+    examples ─┬─ Question 1 ─┬─ Paris is        pass 1: examples                   kept: examples
+              │              └─ Rome is         pass 2: Question 1, Question 2     kept: these and examples
+              └─ Question 2                     pass 3: Paris is, Rome is          dropped: all
+
+The rows of a pass are padded to its longest, and a pass costs something by itself: both are counted in tokens. All is
+a function of the set of asks and the limits alone: whoever computes the same within the same gets the same bits.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+from hpcq.evaluate.prefix.passes import Pass
+from hpcq.evaluate.prefix.readings import make_pass, readers
+from hpcq.evaluate.prefix.tree import Ask, build, folded
+from hpcq.evaluate.prefix.waves import Limits, batches
+
+# Tokens that splitting a prefix off must save to be worth its rows and passes. How much that is depends on what else
+# the same passes compute, so each is tried. The last shares nothing but what is read on one path.
+_WORTHS = (1, 32, 256, math.inf)
+
+
+@dataclass(frozen=True, kw_only=True, eq=False, slots=True)
+class Schedule:
+    """Passes in order. unshared: rows that begin at the very beginning because the budget is too small."""
+
+    passes: tuple[Pass, ...]
+    unshared: int
+
+    @property
+    def tokens(self) -> int:
+        """Tokens computed, without padding."""
+        return sum(step.tokens for step in self.passes)
+
+    @property
+    def padded_tokens(self) -> int:
+        """Tokens computed by an engine that pads."""
+        return sum(step.padded_tokens for step in self.passes)
+
+
+def schedule(asks: Sequence[Ask], limits: Limits) -> Schedule:
+    """The cheapest schedule of `asks`, numbered by their places in it, within `limits`."""
+    whole = build(asks)
+    trees = [folded(whole, worth) for worth in _WORTHS]
+    tree, chosen = min(
+        ((tree, batches(tree, limits)) for tree in trees),
+        key=lambda way: sum(limits.pass_tokens + batch.padded_tokens for batch in way[1]),
+    )
+    reading = readers(tree)
+    return Schedule(
+        passes=tuple(make_pass(tree, batch, reading) for batch in chosen),
+        unshared=sum(not span.is_shared for batch in chosen for span in batch.spans),
+    )

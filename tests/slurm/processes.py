@@ -1,0 +1,44 @@
+"""The processes of a job on this host, as every virtual node's are: its batch shell, its srun, its step's daemon."""
+
+from __future__ import annotations
+
+import contextlib
+import re
+from collections.abc import Iterator
+from pathlib import Path
+
+from hpcq.launch import queue
+
+
+def batch_shell(job_id: str) -> int:
+    """The shell that runs the job's batch script."""
+    script = f"/job{int(number_of(job_id)):05d}/slurm_script"
+    return next(process for process, command in commands() if script in command and command.startswith("/bin/bash"))
+
+
+def srun_of(job_id: str) -> list[int]:
+    """What the shell waits for."""
+    shell = batch_shell(job_id)
+    return [process for process, command in commands() if command.startswith("srun ") and _parent(process) == shell]
+
+
+def step_daemon(job_id: str) -> int:
+    """The slurmstepd of the job's first step."""
+    name = f"slurmstepd: [{number_of(job_id)}.0]"
+    return next(process for process, command in commands() if command.startswith(name))
+
+
+def number_of(job_id: str) -> str:
+    """The job's own number, which daemons use; an element of an array has one, too."""
+    return re.findall(r"JobId=(\d+)", queue.call("scontrol", "show", "job", "--oneliner", job_id))[0]
+
+
+def commands() -> Iterator[tuple[int, str]]:
+    """Every process of this host and its command line."""
+    for entry in Path("/proc").glob("[0-9]*"):
+        with contextlib.suppress(OSError):
+            yield int(entry.name), (entry / "cmdline").read_bytes().replace(b"\0", b" ").decode(errors="replace")
+
+
+def _parent(process: int) -> int:
+    return int(Path(f"/proc/{process}/stat").read_text().rpartition(")")[2].split()[1])
