@@ -26,7 +26,7 @@ class Foreign(SyntheticBackend):
 
 def test_unknown_backend_is_one_sentence(make_work: Callable[..., EvaluateWork]) -> None:
     """A back end that nobody offers is refused with its name and those that there are."""
-    with pytest.raises(UserInputError, match=r"there is no back end 'nope' here; there is accelerate, synthetic\."):
+    with pytest.raises(UserInputError, match=r"there is no back end 'nope' here; there is accelerate, synthetic, vllm\."):
         make_backend(make_work(backend="nope"))
 
 
