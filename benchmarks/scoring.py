@@ -141,6 +141,7 @@ def backend() -> Any:
             checkpoint_path=model,
             segments_path="",
             device="cpu",
+            options=(("prefix_sharing", True),),
         )
     )
     made.load()

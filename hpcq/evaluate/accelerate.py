@@ -63,10 +63,10 @@ class AccelerateBackend:
         )
         if not is_wanted:
             self._why_not = "it is switched off"
-        else:
-            scorer = Scorer(self._lm, on_gpu=self._device == "cuda")
-            self._why_not = scorer.why_not
-            self._scorer = None if scorer.why_not else scorer
+            return
+        scorer = Scorer(self._lm, on_gpu=self._device == "cuda")
+        self._why_not = scorer.why_not
+        self._scorer = None if scorer.why_not else scorer
         if self._why_not:
             _LOG.warning("Every request is computed in full: prefixes are not shared, because %s.", self._why_not)
 

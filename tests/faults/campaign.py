@@ -40,6 +40,27 @@ def set_environment() -> None:
     os.environ.update(OFFLINE, PATH=path, PYTHONPATH=python_path)
 
 
+class Bag:
+    """Kinds of faults in an order that the seed decides; over time each is drawn as often as any other."""
+
+    def __init__(self, kinds: Sequence[Kind], chance: random.Random) -> None:
+        self._kinds = kinds
+        self._random = chance
+        self._drawn: list[Kind] = []
+
+    def draw(self) -> Kind:
+        """The next one."""
+        if len(self._drawn) <= len(self._kinds) // 2:
+            more = [kind for kind in self._kinds if kind not in self._drawn]
+            self._drawn += self._random.sample(more, len(more))
+        return self._drawn.pop(0)
+
+    def put_back(self, kind: Kind) -> None:
+        """Keep one for later that can befall nobody now."""
+        if kind not in self._drawn:
+            self._drawn.append(kind)
+
+
 @dataclass(kw_only=True)
 class Campaign:
     """A campaign of `faults` faults at most (None: as many as the time allows), for `seconds` at most.
@@ -56,7 +77,6 @@ class Campaign:
     patience_s: float = PATIENCE_S
     kinds: Sequence[str] = tuple(KINDS)
     tally: Tally = field(default_factory=Tally)
-    _bag: list[Kind] = field(default_factory=list)
     _references: dict[str, stage.Undisturbed] = field(default_factory=dict)
 
     def __post_init__(self) -> None:
@@ -64,6 +84,9 @@ class Campaign:
         self._log = Log(path=self.folder / "campaign.jsonl")
         self._can_mount = stage.may_mount(self.folder / "mount")
         self._began_s = time.monotonic()
+        kinds = [KINDS[name] for name in self.kinds]
+        self._bag = Bag(kinds, self._random)
+        self._unattended_bag = Bag([kind for kind in kinds if not kind.with_user], self._random)
 
     def run(self) -> Tally:
         """Play rounds until it is enough."""
@@ -109,6 +132,7 @@ class Campaign:
         plan = self._draw_plan(piece, folder, chance)
         self._log.tell("round", number=number, piece=piece.name, plan=plan)
         began_s = time.monotonic()
+        bag = self._unattended_bag if plan.is_unattended else self._bag
         with contextlib.ExitStack() as stack:
             scene = self._scene(piece, folder, chance, cluster, stack)
             verdict = Round(
@@ -117,8 +141,8 @@ class Campaign:
                 manifest=folder / "manifest.toml",
                 journal=folder / "journal",
                 reference=self._references[piece.name],
-                draw=self._draw_kind,
-                put_back=self._bag.append,
+                draw=bag.draw,
+                put_back=bag.put_back,
             ).play()
             if verdict.violations:
                 shutil.copytree(cluster.folder / "log", folder / "slurm")
@@ -146,7 +170,7 @@ class Campaign:
         text = f"shards = {shards}\nflush_interval_s = {stage.FLUSH_INTERVAL_S}\n"
         text += "" if piece.is_real else f"rehearsal = {{ request_seconds = {request_s} }}\n"
         (folder / "manifest.toml").write_text(piece.manifest + text)
-        is_unattended = chance.random() < 0.5
+        is_unattended = chance.random() < 0.5 and not all(KINDS[name].with_user for name in self.kinds)
         late = not is_unattended and chance.random() < 0.5 and set(LATE) <= set(self.kinds)
         most = chance.randint(4, 10) if piece.is_real else chance.randint(15, 60)
         return Plan(
@@ -184,12 +208,6 @@ class Campaign:
             small_disk=stack.enter_context(stage.small_disk(folder / "runs")) if wants_disk else None,
             clock=clocked[1] if clocked else None,
         )
-
-    def _draw_kind(self) -> Kind:
-        """Each kind comes as often as any other, in an order that the seed decides."""
-        if len(self._bag) < len(self.kinds):
-            self._bag += self._random.sample([KINDS[name] for name in self.kinds], len(self.kinds))
-        return self._bag.pop(0)
 
 
 def _pythons(piece: stage.Piece) -> dict[str, Path]:

@@ -19,8 +19,8 @@ from hpcq.attempts import read_attempts
 from hpcq.failures import Failure
 from hpcq.layout import RunLayout
 
-COMMIT_S = 1.0
-"""That a commit may take beyond the flush interval, on a slow disk, while the work goes on."""
+COMMIT_S = 1.5
+"""That a commit may take beyond the flush interval, on a slow and busy machine, while the work goes on."""
 OVERLAP_S = 2.0
 """Between reading what is known and the first answer: a process that starts so soon had no chance to know better."""
 

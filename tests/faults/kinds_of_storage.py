@@ -9,6 +9,7 @@ import contextlib
 import os
 import struct
 import time
+from collections.abc import Callable
 from pathlib import Path
 
 from hpcq.store.segments import read_segment
@@ -16,11 +17,6 @@ from tests.faults.scene import Scene
 
 DAY_S = 86_400
 _BLOCK = bytes(65_536)
-
-
-def key_text(variant: str, key: object) -> str:
-    """A request of a variant in the words of the rehearsal's journal."""
-    return f"{variant} {' '.join(map(str, key))}" if isinstance(key, tuple) else f"{variant} {key}"
 
 
 def fill_disk(scene: Scene) -> str | None:
@@ -45,40 +41,38 @@ def fill_disk(scene: Scene) -> str | None:
     return str(scene.small_disk)
 
 
-def _damage(scene: Scene, path: Path, content: bytes) -> str:
-    """Replace what `path` holds, as a sick disk would: under its name, without a trace."""
-    segment = read_segment(path)
-    variant = path.parent.name.split(".", 1)[1].rsplit(".", 1)[0]
-    scene.forgiven |= {key_text(variant, tuple(key)) for key, _ in segment.rows()}
-    path.write_bytes(content)
-    name = f"{path.parent.name}/{path.name}"
-    scene.damaged.add(name)
-    scene.call_user(f"{name} was damaged")
-    return name
-
-
-def _sound_segment(scene: Scene) -> Path | None:
-    found = [path for path in scene.segments() if f"{path.parent.name}/{path.name}" not in scene.damaged]
-    return scene.random.choice(found) if found else None
-
-
 def tear(scene: Scene) -> str | None:
     """A committed segment loses its end."""
-    path = _sound_segment(scene)
-    if path is None:
-        return None
-    content = path.read_bytes()
-    return _damage(scene, path, content[: scene.random.randrange(len(content))])
+    return _damage(scene, lambda path: os.truncate(path, scene.random.randrange(path.stat().st_size)))
 
 
 def flip(scene: Scene) -> str | None:
     """One bit of a committed segment is turned."""
-    path = _sound_segment(scene)
-    if path is None:
+    return _damage(scene, lambda path: _turn_a_bit(scene, path))
+
+
+def _turn_a_bit(scene: Scene, path: Path) -> None:
+    with path.open("r+b") as file:
+        place = scene.random.randrange(path.stat().st_size)
+        file.seek(place)
+        (before,) = file.read(1)
+        file.seek(place)
+        file.write(bytes([before ^ 1 << scene.random.randrange(8)]))
+
+
+def _damage(scene: Scene, spoil: Callable[[Path], None]) -> str | None:
+    """Spoil a sound segment in place, as a sick disk does: under its name, without a trace."""
+    sound = [path for path in scene.segments() if f"{path.parent.name}/{path.name}" not in scene.damaged]
+    if not sound:
         return None
-    content = bytearray(path.read_bytes())
-    content[scene.random.randrange(len(content))] ^= 1 << scene.random.randrange(8)
-    return _damage(scene, path, bytes(content))
+    path = scene.random.choice(sound)
+    variant = path.parent.name.split(".", 1)[1].rsplit(".", 1)[0]
+    scene.forgiven |= {f"{variant} {' '.join(map(str, key))}" for key, _ in read_segment(path).rows()}
+    spoil(path)
+    name = f"{path.parent.name}/{path.name}"
+    scene.damaged.add(name)
+    scene.call_user(f"{name} was damaged")
+    return name
 
 
 def jump(scene: Scene) -> str | None:

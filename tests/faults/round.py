@@ -80,6 +80,7 @@ class Round:
     put_back: Callable[[Kind], None]
     verdict: Verdict = field(default_factory=Verdict)
     _late: bool = False
+    _committed: set[Path] = field(default_factory=set)
 
     def play(self) -> Verdict:
         """Submit, disturb, wait and judge; leaves no job and no process behind."""
@@ -153,7 +154,7 @@ class Round:
     def _inflict_one(self) -> None:
         for _ in range(DRAWS):
             kind = self.draw()
-            if not (self.plan.is_unattended and kind.with_user) and self._inflict(kind):
+            if self._inflict(kind):
                 return
             self.put_back(kind)
 
@@ -201,9 +202,10 @@ class Round:
         """What changes whenever anything of the run moves."""
         layout = self.scene.layout
         jobs = [(job.element, job.state, job.restarts) for job in self.scene.jobs(*LIVE, "COMPLETED", "FAILED") or ()]
-        attempts = [(path.name, path.stat().st_size) for path in sorted(layout.attempts.glob("*.json"))]
-        journals = [path.stat().st_size for path in sorted(self.journal.iterdir())]
-        return repr((jobs, attempts, journals, len(self.scene.segments())))
+        attempts = [_stamp(path) for path in sorted(layout.attempts.glob("*.json"))]
+        journals = [_stamp(path) for path in sorted(self.journal.iterdir())]
+        self._committed.update(self.scene.segments())
+        return repr((jobs, attempts, journals, len(self._committed)))
 
     def _merge_and_see_the_damage(self) -> None:
         merged = self.scene.type("merge", self.scene.layout.name, "--json")
@@ -213,10 +215,12 @@ class Round:
 
     def _judge(self) -> None:
         scene, violations = self.scene, self.verdict.violations
+        violations += [f"committed, and gone: {path}" for path in sorted(self._committed - set(scene.segments()))]
         merged = scene.type("merge", scene.layout.name, "--json", calm=(0,))
-        if merged.code == 0:
-            violations += judging.merge_violations(merged.document, self.reference.expected, scene.damaged)
-            self.verdict.duplicate_rows = merged.document["duplicates"]
+        if merged.code:
+            return
+        violations += judging.merge_violations(merged.document, self.reference.expected, scene.damaged)
+        self.verdict.duplicate_rows = merged.document["duplicates"]
         data = judging.data_of(scene.layout.results)
         violations += [f"not as undisturbed: {name}" for name in judging.differences(data, self.reference.data)]
         violations += judging.taken_for_bugs(scene.layout)
@@ -276,3 +280,12 @@ class Round:
             self.scene.cluster.mend("down", "drain")
             return set(self.scene.cluster.node_states().values()) == {"idle"}
         return False
+
+
+def _stamp(path: Path) -> tuple[str, int, int]:
+    """What changes with a file; records are replaced while one looks."""
+    try:
+        found = path.stat()
+    except FileNotFoundError:
+        return path.name, 0, 0
+    return path.name, found.st_ino, found.st_size

@@ -22,7 +22,7 @@ from tests.faults.judging import data_of
 from tests.slurm.cluster import NODES
 
 RUN = "campaign"
-FLUSH_INTERVAL_S = 2.0
+FLUSH_INTERVAL_S = 3.0
 QUANTIZE_S = 3.0
 TIME_LIMIT_MIN = 3
 """The longest unit runs for half a minute; a job that a killed slurmctld takes for running ends by this alone."""
