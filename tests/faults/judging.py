@@ -12,9 +12,6 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-import h5py
-import numpy as np
-
 from hpcq.attempts import read_attempts
 from hpcq.failures import Failure
 from hpcq.layout import RunLayout
@@ -23,19 +20,6 @@ COMMIT_S = 1.5
 """That a commit may take beyond the flush interval, on a slow and busy machine, while the work goes on."""
 OVERLAP_S = 2.0
 """Between reading what is known and the first answer: a process that starts so soon had no chance to know better."""
-
-
-def data_of(results: Path) -> dict[str, bytes]:
-    """Every dataset of a results file, as bytes."""
-    found: dict[str, bytes] = {}
-
-    def take(name: str, item: h5py.Group | h5py.Dataset) -> None:
-        if isinstance(item, h5py.Dataset):
-            found[name] = np.asarray(item[...]).tobytes() if item.dtype.kind != "O" else repr(item[...]).encode()
-
-    with h5py.File(results, "r") as file:
-        file.visititems(take)
-    return found
 
 
 def differences(here: Mapping[str, bytes], there: Mapping[str, bytes]) -> list[str]:

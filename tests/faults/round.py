@@ -21,6 +21,7 @@ from tests.faults.kinds import Kind
 from tests.faults.kinds_of_users import kill_command
 from tests.faults.scene import LIVE, Scene, processes
 from tests.faults.stage import FLUSH_INTERVAL_S, Undisturbed
+from tests.results_data import data_of
 
 POLL_INTERVAL_S = 0.3
 HELPS_AT_MOST = 12
@@ -221,7 +222,7 @@ class Round:
             return
         violations += judging.merge_violations(merged.document, self.reference.expected, scene.damaged)
         self.verdict.duplicate_rows = merged.document["duplicates"]
-        data = judging.data_of(scene.layout.results)
+        data = data_of(scene.layout.results)
         violations += [f"not as undisturbed: {name}" for name in judging.differences(data, self.reference.data)]
         violations += judging.taken_for_bugs(scene.layout)
         if self.plan.request_s is not None:

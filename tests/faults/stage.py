@@ -18,7 +18,7 @@ from pathlib import Path
 from hpcq.evaluate.synthetic import JOURNAL_VARIABLE
 from hpcq.quantize.synthetic import PAUSE_VARIABLE
 from tests.command_line import Hpcq
-from tests.faults.judging import data_of
+from tests.results_data import data_of
 from tests.slurm.cluster import NODES
 
 RUN = "campaign"

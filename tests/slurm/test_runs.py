@@ -6,13 +6,12 @@ import json
 import time
 from pathlib import Path
 
-import h5py
-import numpy as np
 import pytest
 
 from hpcq.launch.queue import poll
 from hpcq.units import State
 from tests.command_line import REHEARSAL, Hpcq
+from tests.results_data import data_of
 from tests.slurm.cluster import VirtualCluster
 
 SMALL = """
@@ -58,19 +57,6 @@ def hpcq(cluster: VirtualCluster, core_python: Path, transformers_python: Path, 
     return Hpcq(python=core_python, folder=tmp_path)
 
 
-def columns(results: Path) -> dict[str, bytes]:
-    """Every dataset of a results file, as bytes."""
-    found: dict[str, bytes] = {}
-
-    def take(name: str, item: h5py.Group | h5py.Dataset) -> None:
-        if isinstance(item, h5py.Dataset):
-            found[name] = np.asarray(item[...]).tobytes() if item.dtype.kind != "O" else repr(item[...]).encode()
-
-    with h5py.File(results, "r") as file:
-        file.visititems(take)
-    return found
-
-
 @pytest.mark.timeout(600)
 def test_two_hundred_units_give_on_slurm_what_they_give_here(hpcq: Hpcq, cluster: VirtualCluster) -> None:
     """Evaluations wait for their quantization, the merge runs by itself, and the data are those of a local run."""
@@ -98,8 +84,8 @@ def test_two_hundred_units_give_on_slurm_what_they_give_here(hpcq: Hpcq, cluster
     local = Hpcq(python=hpcq.python, folder=hpcq.folder / "here")
     local.folder.mkdir()
     assert local("submit", manifest, "-O", "evaluate.shards=1").code == 0
-    here = columns(local.folder / "runs" / "many" / "results.h5")
-    assert columns(merged) == here
+    here = data_of(local.folder / "runs" / "many" / "results.h5")
+    assert data_of(merged) == here
     assert len(here) > 10
 
 

@@ -11,12 +11,11 @@ import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
 
-import h5py
-import numpy as np
 import pytest
 
 from hpcq.store import count_rows
 from tests.command_line import REHEARSAL, Hpcq
+from tests.results_data import data_of
 
 LONG = REHEARSAL.replace(', "synthetic-w4a16"', "").replace("limit = 5", "limit = 15").replace("shards = 2", "")
 SLOW = LONG + "batch_size = 1\nflush_interval_s = 0.2\nrehearsal = { request_seconds = 0.05 }\n"
@@ -81,19 +80,6 @@ def computed(folder: Path) -> list[str]:
     return [line.partition(" ")[2] for line in lines]
 
 
-def columns(results: Path) -> dict[str, bytes]:
-    """Every dataset of a results file, as bytes."""
-    found: dict[str, bytes] = {}
-
-    def take(name: str, item: h5py.Group | h5py.Dataset) -> None:
-        if isinstance(item, h5py.Dataset):
-            found[name] = np.asarray(item[...]).tobytes() if item.dtype.kind != "O" else repr(item[...]).encode()
-
-    with h5py.File(results, "r") as file:
-        file.visititems(take)
-    return found
-
-
 def shards_of(hpcq: Hpcq) -> set[str]:
     """The ends of the evaluations' ids that `status` shows."""
     units = hpcq("status", "rehearsal", "--json").document["units"]
@@ -133,7 +119,7 @@ def test_four_shards_then_seven_then_one_give_what_nobody_disturbed(hpcq: Hpcq, 
     undisturbed = Hpcq(python=hpcq.python, folder=hpcq.folder / "undisturbed")
     undisturbed.folder.mkdir()
     assert undisturbed("submit", undisturbed.write(LONG)).code == 0
-    here, there = (columns(one.folder / "runs" / "rehearsal" / "results.h5") for one in (hpcq, undisturbed))
+    here, there = (data_of(one.folder / "runs" / "rehearsal" / "results.h5") for one in (hpcq, undisturbed))
     assert here == there
     assert len(here) > 10
 
