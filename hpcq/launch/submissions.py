@@ -12,7 +12,7 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 
 from hpcq.attempts import now
-from hpcq.files import write_text
+from hpcq.files import listed, write_text
 from hpcq.launch.orders import ArrayOrder, Submission, UnitOrder
 from hpcq.launch.queue import Element, JobState
 from hpcq.launch.retries import Policy
@@ -90,7 +90,7 @@ def read_submissions(layout: RunLayout) -> list[Submission]:
     """Every submission of the run, oldest first. Fields of later versions are ignored."""
     known = set(Submission.__dataclass_fields__)
     found = []
-    for path in layout.submissions.glob("*.json"):
+    for path in _records(layout):
         content = json.loads(path.read_text(encoding="utf-8"))
         content["units"] = tuple(content["units"])
         found.append(Submission(**{key: value for key, value in content.items() if key in known}))
@@ -99,7 +99,7 @@ def read_submissions(layout: RunLayout) -> list[Submission]:
 
 def was_handed_over(layout: RunLayout) -> bool:
     """Whether anything of the run was ever submitted, or about to be."""
-    return any(layout.submissions.glob("*.json")) or any(layout.launcher_logs.glob(f"*/{_ORDER}"))
+    return bool(_records(layout)) or any((folder / _ORDER).exists() for folder in listed(layout.launcher_logs))
 
 
 def record_lost(layout: RunLayout, queue: Mapping[Element, JobState]) -> list[Submission]:
@@ -110,3 +110,7 @@ def record_lost(layout: RunLayout, queue: Mapping[Element, JobState]) -> list[Su
         if job_id not in recorded and folder.parent == layout.launcher_logs and (folder / _ORDER).is_file():
             found.append(record(layout, folder, job_id))
     return found
+
+
+def _records(layout: RunLayout) -> list[Path]:
+    return [path for path in listed(layout.submissions) if path.suffix == ".json"]

@@ -33,7 +33,7 @@ def main() -> int:
     )
     parser.add_argument("--kinds", nargs="+", choices=KINDS, default=list(KINDS), metavar="KIND", help="these only")
     parser.add_argument("--patience", type=float, default=PATIENCE_S, help="seconds without a move until a run hangs")
-    parser.add_argument("--folder", type=Path, help="where everything lies (default: a new one under /tmp)")
+    parser.add_argument("--folder", type=Path, help="where everything lies (default: a new temporary one)")
     arguments = parser.parse_args()
     # So that everything is stopped and removed on the way out, as with Ctrl-C.
     signal.signal(signal.SIGTERM, _leave)
@@ -43,7 +43,7 @@ def main() -> int:
     seed = arguments.seed if arguments.seed is not None else int.from_bytes(os.urandom(3))
     if arguments.folder is not None:
         arguments.folder.mkdir(parents=True, exist_ok=True)
-    folder = arguments.folder or Path(tempfile.mkdtemp(prefix="hpcq-faults-", dir="/tmp"))
+    folder = arguments.folder or Path(tempfile.mkdtemp(prefix="hpcq-faults-"))
     minutes = arguments.minutes or (_A_LONG_TIME_MIN if arguments.faults else 10.0)
     sys.stdout.write(f"seed {seed}, log {folder / 'campaign.jsonl'}\n")
     began_s = time.monotonic()
