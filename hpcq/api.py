@@ -118,10 +118,11 @@ def hand_over(
         stop_orphans(opened.layout)
         begin(opened)
         units = plan_document(opened.plan, (), {})["units"]
-        missing = _missing(
-            opened, take_picture(opened.layout, units, _views(jobs)), retry_failed=retry_failed, unattended=unattended
-        )
-        under_way = {unit_id: job.array for unit_id, job in jobs.items() if job.is_live}
+        seen = take_picture(opened.layout, units, _views(jobs))
+        missing = _missing(opened, seen, retry_failed=retry_failed, unattended=unattended)
+        # A job whose result is on disk is waited for by nobody: Slurm may have queued it again, and even hold it.
+        done = {unit.id for unit in seen.units if unit.state is State.DONE}
+        under_way = {unit_id: job.array for unit_id, job in jobs.items() if job.is_live and unit_id not in done}
         arrays = make_arrays(missing, opened.profile, under_way=under_way)
         orders = [
             order_of(opened.plan.run, array, opened.profile, opened.resolved.manifest.retries) for array in arrays

@@ -40,6 +40,32 @@ def test_a_unit_that_slurm_holds_because_it_could_not_start_it_is_released_by_re
         assert hpcq("merge", "rehearsal", "--json").document["missing"] == 0
 
 
+@pytest.mark.slurm
+def test_a_finished_quantization_that_slurm_queues_again_and_holds_is_waited_for_by_nobody(
+    core_python: Path, tmp_path: Path
+) -> None:
+    """What is on disk is done, whatever the queue says: `resume` does not make evaluations depend on its job."""
+    with VirtualCluster() as cluster, slurm_conf(cluster):
+        cluster.write_profile({"core": str(core_python)})
+        hpcq = Hpcq(python=core_python, folder=tmp_path)
+        manifest = hpcq.write(REHEARSAL)
+        slowly = ("-O", "evaluate.rehearsal.load_seconds=600")
+        assert hpcq("submit", manifest, "-O", f"cluster.profile={cluster.profile}", *slowly).code == 0
+        quantized = {}
+        deadline_s = time.monotonic() + TIMEOUT_S
+        while not quantized or {unit["state"] for unit in quantized.values()} != {"done"}:
+            assert time.monotonic() < deadline_s, quantized
+            units = hpcq("status", "rehearsal", "--json").document["units"]
+            quantized = {unit["job_id"]: unit for unit in units if unit["kind"] == "quantize"}
+        for job in quantized:
+            cluster.call("scontrol", "requeuehold", job)
+        assert hpcq("cancel", "rehearsal", "evaluate").code == 0
+        resumed = hpcq(
+            "resume", "rehearsal", "-O", "evaluate.rehearsal.load_seconds=0", "--wait", timeout_s=TIMEOUT_S
+        )
+        assert resumed.code == 0, resumed.err + resumed.out
+
+
 def wait_for_held(cluster: VirtualCluster) -> None:
     """Return when Slurm holds all that it tried to start."""
     deadline_s = time.monotonic() + TIMEOUT_S
