@@ -17,6 +17,7 @@ from collections.abc import Callable, Sequence
 from pathlib import Path
 
 import numpy as np
+from parts.bars import Bar, tell
 
 from hpcq.evaluate.requests import LOGLIKELIHOOD, Request
 from hpcq.evaluate.synthetic import SyntheticBackend
@@ -44,9 +45,16 @@ def rehearsed() -> Answer:
         dtype="float32",
         checkpoint_path="",
         segments_path="",
+        batch_size=BATCH,
         pace=(("request_seconds", 0.02),),
     )
-    return SyntheticBackend(work).answer
+    backend = SyntheticBackend(work)
+
+    def answer(batch: Sequence[Request]) -> list[Response]:
+        found = dict(backend.stream([batch], known=()))
+        return [found[request] for request in batch]
+
+    return answer
 
 
 def computed() -> Answer:
@@ -132,16 +140,14 @@ def compare(name: str, make: Callable[[], Answer], clock: Callable[[], float]) -
         f"{interval} {taken / plain:.4f} ({share:.2%} in commits)"
         for interval, (taken, share) in zip([*best][1:], others, strict=True)
     )
-    verdict = "within" if 1 + best["every 30 s"][1] <= BAR else "ABOVE"
-    print(
-        f"{name}: {batches * BATCH / plain:,.0f} requests/s; times the work without checkpoints: {told};"
-        f" {verdict} the bar of {BAR} at 30 s"
-    )
+    print(f"{name}: {batches * BATCH / plain:,.0f} requests/s; times the work without checkpoints: {told}")
+    share = best["every 30 s"][1]
+    tell([Bar(name=f"{name}, checkpoints every 30 s", measured=1 / (1 - share), bar=BAR, is_most=True, unit=" ×")])
 
 
 def main() -> None:
     """Both back ends at once: one of them sleeps."""
-    asleep = multiprocessing.Process(target=compare, args=("rehearsal, clock ", rehearsed, time.perf_counter))
+    asleep = multiprocessing.Process(target=compare, args=("rehearsal, clock", rehearsed, time.perf_counter))
     asleep.start()
     compare("computed, processor", computed, time.process_time)
     asleep.join()

@@ -5,49 +5,55 @@ after the other; the ratio of a task is the median of its groups'. Seconds are t
 machine changes least. lm-eval is given the batches that suit it best here: of 4 for short prompts, of 1 for long ones
 and for text.
 
-No package ships MMLU with its subjects, nor MMLU-Pro: their layouts hold ARC-Challenge's questions here, which are
-shorter. Where there are ten choices, they are a question's own and those of the questions after it.
+Where one block of examples stands before all questions of a task, as it does before hundreds of them, lm-eval answers
+every so many-th of the group's questions alone, and its seconds count so many times: it shares nothing between
+documents, so each costs it the same.
 """
 
 from __future__ import annotations
 
-import json
 import os
-import resource
 import statistics
 import subprocess
 import sys
 import time
 from collections.abc import Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
-from hpcq.catalog.packages import staged_items, staged_model
+from parts.bars import Bar, tell
+from parts.layouts import LETTERS, TEXTS, WORKED, Group, by_document, laid_out, real
+
+from hpcq.catalog.packages import staged_model
 from hpcq.environments import create
 from hpcq.evaluate.prefix.counts import Counts
-from hpcq.evaluate.requests import GENERATE, Request, requests_of
-from hpcq.units import EvaluateWork, Model, Scheme, Task, Variant
+from hpcq.evaluate.requests import GENERATE
+from hpcq.units import EvaluateWork, Model, Scheme, Variant
 
 MODEL_ID = "HuggingFaceTB/SmolLM2-135M-Instruct"
-LETTERS = "ABCDEFGHIJ"
 OURS, THEIRS = "hpcq", "lm-eval"
 MEMORY_OF = "--memory-of"
-
-Group = list[Request]
-Item = dict[str, Any]
+SMALL_KV_TOKENS = 2_048
+SURROUNDINGS = {
+    "OMP_NUM_THREADS": "1",
+    "HF_HUB_OFFLINE": "1",
+    "HF_DATASETS_DISABLE_PROGRESS_BARS": "1",
+    "TQDM_DISABLE": "1",
+}
 
 
 @dataclass(kw_only=True)
 class Case:
-    """A task. bar: what its ratio is to reach. groups: requests that are asked at once. batch_size: lm-eval's best.
+    """A task. bar: what its ratio is to reach; None: no more than told. groups: requests that are asked at once.
 
-    counts: tokens, after measuring.
+    every: which of a group's documents lm-eval answers. batch_size: lm-eval's best. counts: tokens, after measuring.
     """
 
     name: str
-    bar: float
+    bar: float | None
     groups: list[Group]
+    every: int = 1
     batch_size: int = 1
     seconds: dict[str, list[float]] = field(default_factory=lambda: {OURS: [], THEIRS: []})
     difference: float = 0.0
@@ -62,65 +68,28 @@ class Case:
         )
 
 
-def real(name: str, *, shots: int, documents: int, tokens: int | None = None) -> list[Group]:
-    """The requests of lm-eval's own task, a group a document."""
-    from hpcq.evaluate.tasks import build_tasks
-
-    task = Task(name=name, data_path=str(staged_items(name)), limit=documents, num_fewshot=shots, max_gen_toks=tokens)
-    [built] = build_tasks([task])
-    groups: dict[int, Group] = {}
-    for request in built.requests():
-        groups.setdefault(request.key.doc_id, []).append(request)
-    return list(groups.values())
-
-
-def laid_out(kind: str, *, choices: int, documents: int) -> list[Group]:
-    """One group of questions behind one block of five examples. kind: whether a letter is the answer, or the text."""
-    from lm_eval.api.instance import Instance
-
-    with (Path(str(staged_items("arc_challenge"))) / "test.jsonl").open(encoding="utf-8") as lines:
-        items: list[Item] = [json.loads(line) for line in lines]
-    questions = [_question(items, number, choices) for number in range(5 + documents)]
-    answers = [LETTERS[:choices] if kind == "letters" else texts for _, texts, _ in questions]
-    head = "The following are multiple choice questions (with answers) about science.\n\n"
-    block = head + "".join(f"{questions[number][0]} {answers[number][questions[number][2]]}\n\n" for number in range(5))
-    instances = [
-        Instance(
-            request_type="loglikelihood",
-            doc={},
-            arguments=(block + questions[number][0], f" {answer}"),
-            idx=index,
-            metadata=("laid_out", number, 1),
-        )
-        for number in range(5, 5 + documents)
-        for index, answer in enumerate(answers[number])
-    ]
-    return [list(requests_of(instances, "1"))]
-
-
-def _question(items: Sequence[Item], number: int, choices: int) -> tuple[str, list[str], int]:
-    """Its text with all choices, the choices, and the place of the right one."""
-    item = items[number]
-    texts = list(item["choices"]["text"])
-    following = number
-    while len(texts) < choices:
-        following += 1
-        texts += items[following]["choices"]["text"]
-    texts = texts[:choices]
-    listed = "".join(f"\n{letter}. {text}" for letter, text in zip(LETTERS, texts, strict=False))
-    return f"{item['question']}{listed}\nAnswer:", texts, item["choices"]["label"].index(item["answerKey"])
-
-
 def cases() -> list[Case]:
     """All that is measured: few documents each, so that the whole takes minutes."""
     winogrande = [request for group in real("winogrande", shots=5, documents=12) for request in group]
     return [
         Case(name="ARC-Challenge, 25 shots", bar=3.5, groups=real("arc_challenge", shots=25, documents=2)),
-        Case(name="HellaSwag, 10 shots", bar=3.5, groups=real("hellaswag", shots=10, documents=3)),
-        Case(name="WinoGrande, 5 shots", bar=1.0, groups=[winogrande], batch_size=4),
-        Case(name="MMLU's layout, 5 shots", bar=5.0, groups=laid_out("letters", choices=4, documents=20)),
-        Case(name="ten choices, letters, 5 shots", bar=5.0, groups=laid_out("letters", choices=10, documents=20)),
-        Case(name="ten choices, texts, 5 shots", bar=8.0, groups=laid_out("texts", choices=10, documents=2)),
+        Case(name="HellaSwag, 10 shots", bar=3.5, groups=real("hellaswag", shots=10, documents=2)),
+        Case(name="WinoGrande, 5 shots", bar=None, groups=[winogrande], batch_size=4),
+        Case(
+            name="MMLU's layout, 5 shots",
+            bar=5.0,
+            groups=[laid_out(LETTERS, choices=4, documents=100)],
+            every=8,
+        ),
+        *(
+            Case(
+                name=f"ten choices, {kind}, 5 shots",
+                bar=8.0,
+                groups=[laid_out(kind, choices=10, documents=documents)],
+                every=every,
+            )
+            for kind, documents, every in ((LETTERS, 100, 20), (WORKED, 100, 25), (TEXTS, 12, 12))
+        ),
         Case(name="GSM8K, 5 shots, 32 tokens", bar=0.98, groups=real("gsm8k", shots=5, documents=3, tokens=32)),
     ]
 
@@ -141,7 +110,6 @@ def backend() -> Any:
             checkpoint_path=model,
             segments_path="",
             device="cpu",
-            options=(("prefix_sharing", True),),
         )
     )
     made.load()
@@ -157,10 +125,10 @@ def theirs(made: Any, group: Group, batch_size: int) -> list[Any]:
 
 def ours(made: Any, group: Group) -> list[Any]:
     """What hpcq answers, in lm-eval's form."""
-    responses = made.answer(group)
+    found = dict(made.stream([group], known=()))
     if group[0].kind == GENERATE:
-        return [response.text for response in responses]
-    return [(response.loglikelihood, response.is_greedy) for response in responses]
+        return [found[request].text for request in group]
+    return [(found[request].loglikelihood, found[request].is_greedy) for request in group]
 
 
 def measure(made: Any, case: Case) -> None:
@@ -168,62 +136,98 @@ def measure(made: Any, case: Case) -> None:
     scorer = made._scorer  # noqa: SLF001
     scorer.counts = Counts()
     for group in case.groups:
+        sample = [request for part in by_document(group)[:: case.every] for request in part]
         began = time.process_time()
-        mine = ours(made, group)
+        mine = dict(zip(group, ours(made, group), strict=True))
         turned = time.process_time()
-        other = theirs(made, group, case.batch_size)
+        other = theirs(made, sample, case.batch_size)
+        ended = time.process_time()
         case.seconds[OURS].append(turned - began)
-        case.seconds[THEIRS].append(time.process_time() - turned)
+        case.seconds[THEIRS].append((ended - turned) * len(by_document(group)) / len(by_document(sample)))
         if group[0].kind == GENERATE:
-            case.is_equal &= mine == other
-        else:
-            case.difference = max(
-                case.difference, *(abs(one[0] - two[0]) for one, two in zip(mine, other, strict=True))
-            )
-            case.is_equal &= [one[1] for one in mine] == [two[1] for two in other]
+            case.is_equal &= [mine[request] for request in sample] == other
+            continue
+        for request, (loglikelihood, is_greedy) in zip(sample, other, strict=True):
+            case.difference = max(case.difference, abs(mine[request][0] - loglikelihood))
+            case.is_equal &= mine[request][1] == is_greedy
     case.counts = scorer.counts
 
 
-def peak_memory_bytes(name: str) -> int:
-    """Of a process that loads the model and answers one document of ARC-Challenge as `name` does."""
-    command = [sys.executable, __file__, MEMORY_OF, name]
+def peak_memory_bytes(name: str, kv_tokens: int = 0) -> int:
+    """Of a fresh process that answers as `name` does. kv_tokens: of hpcq's budget, if not the usual."""
+    command = [sys.executable, __file__, MEMORY_OF, name, str(kv_tokens)]
     return int(subprocess.run(command, stdout=subprocess.PIPE, text=True, check=True).stdout.split()[-1])
 
 
-def memory_of(name: str) -> None:
-    """Print the peak in this process."""
+def memory_of(name: str, kv_tokens: int) -> None:
+    """Print the peak in this process once the model is loaded: of a long document, and of questions that share much."""
     made = backend()
-    [group] = real("arc_challenge", shots=25, documents=1)
-    _ = ours(made, group) if name == OURS else theirs(made, group, 1)
-    print(resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024)
+    if kv_tokens:
+        scorer = made._scorer  # noqa: SLF001
+        scorer._limits = replace(scorer._limits, kv_tokens=kv_tokens)  # noqa: SLF001
+    [long] = real("arc_challenge", shots=25, documents=1)
+    shared = laid_out(TEXTS, choices=10, documents=12 if name == OURS else 1)
+    # Loading takes more for a moment than answering does: Linux forgets that peak (proc(5)).
+    Path("/proc/self/clear_refs").write_text("5", encoding="ascii")
+    for group in (long, shared):
+        _ = ours(made, group) if name == OURS else theirs(made, group, 1)
+    status = Path("/proc/self/status").read_text(encoding="ascii")
+    [kib] = [line.split()[1] for line in status.splitlines() if line.startswith("VmHWM")]
+    print(int(kib) * 1024)
 
 
-def main() -> None:
-    """Measure and print the table."""
+def memory_bars(made: Any) -> list[Bar]:
+    """Peaks of fresh processes: lm-eval's, and ours with the usual budget for KV and with a small one."""
+    scorer = made._scorer  # noqa: SLF001
+    token_bytes = scorer._engine.kv_bytes_per_token  # noqa: SLF001
+    least = peak_memory_bytes(THEIRS)
+    print(f"peak memory of {THEIRS}: {least / 2**30:.3f} GiB")
+    bars = []
+    for kv_tokens in (scorer._limits.kv_tokens, SMALL_KV_TOKENS):  # noqa: SLF001
+        peak, budget = peak_memory_bytes(OURS, kv_tokens), kv_tokens * token_bytes
+        print(f"peak memory of {OURS} with {kv_tokens} tokens of KV, {budget / 2**30:.2f} GiB: {peak / 2**30:.3f} GiB")
+        bars.append(
+            Bar(
+                name=f"peak memory beyond lm-eval's, for a budget of {budget / 2**30:.2f} GiB",
+                measured=(peak - least) / 2**30,
+                bar=round(budget / 2**30, 3),
+                is_most=True,
+                unit=" GiB",
+            )
+        )
+    return bars
+
+
+def main(names: Sequence[str]) -> None:
+    """Measure and print. names: beginnings of the cases to measure; all, and memory, if none is given."""
     made = backend()
     print(made.describe())
     print("tokens: asked for; computed by lm-eval, which shares choices of one token; computed by hpcq")
-    print(
-        f"{'task':30}{'asked':>8}{'lm-eval':>8}{'hpcq':>6}{'lm-eval s':>11}{'hpcq s':>8}{'ratio':>7}{'bar':>6}  equal"
-    )
+    print(f"{'task':32}{'asked':>8}{'lm-eval':>8}{'hpcq':>7}{'lm-eval s':>11}{'hpcq s':>8}{'ratio':>7}  equal")
+    bars = []
     for case in cases():
+        if names and not case.name.startswith(tuple(names)):
+            continue
         measure(made, case)
         counts = case.counts
-        tokens = f"{counts.asked:8}{counts.lm_eval:8}{counts.computed:6}" if counts.asked else f"{'':22}"
+        tokens = f"{counts.asked:8}{counts.lm_eval:8}{counts.computed:7}" if counts.asked else f"{'':23}"
         seconds = f"{sum(case.seconds[THEIRS]):11.1f}{sum(case.seconds[OURS]):8.1f}"
         agreement = f"{case.is_equal}, |Δ| {case.difference:.1e}"
-        print(f"{case.name:30}{tokens}{seconds}{case.ratio:7.2f}{case.bar:6.2f}  {agreement}", flush=True)
-    for name in (THEIRS, OURS):
-        print(f"peak memory of {name}, one document of ARC-Challenge: {peak_memory_bytes(name) / 2**30:.2f} GiB")
+        print(f"{case.name:32}{tokens}{seconds}{case.ratio:7.2f}  {agreement}", flush=True)
+        if case.bar is not None:
+            bars.append(Bar(name=f"transformers, {case.name}", measured=case.ratio, bar=case.bar, unit=" ×"))
+    if not names:
+        bars += memory_bars(made)
+    tell(bars)
 
 
 if __name__ == "__main__":
     python = create("transformers")
     if Path(sys.executable) != python:
         checkout = str(Path(__file__).resolve().parents[1])
-        surroundings = {**os.environ, "OMP_NUM_THREADS": "1", "PYTHONPATH": checkout}
+        surroundings = {**os.environ, **SURROUNDINGS, "PYTHONPATH": checkout}
         sys.exit(subprocess.run([str(python), __file__, *sys.argv[1:]], env=surroundings, check=False).returncode)
     if sys.argv[1:2] == [MEMORY_OF]:
-        memory_of(sys.argv[2])
+        memory_of(sys.argv[2], int(sys.argv[3]))
     else:
-        main()
+        main(sys.argv[1:])

@@ -1,21 +1,22 @@
 """What sharing prefixes saves, counted without a model: tokens asked for, computed by lm-eval, computed by hpcq.
 
 Real items and the real model's tokenizer, as `hpcq stage manifests/quickstart.toml` brings them; other tasks only where
-they are staged. Two more layouts are made of ARC's questions: MMLU's (five examples for all, four lettered choices) and
-MMLU-Pro's (ten lettered choices). Runs itself in the environment that has lm-eval.
+they are staged, and the layouts of MMLU and MMLU-Pro with ARC's questions (parts/layouts.py). Runs itself in the
+environment that has lm-eval.
 """
 
 from __future__ import annotations
 
 import importlib.util
-import json
 import os
-import string
 import subprocess
 import time
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
+
+from parts.bars import Bar, tell
+from parts.layouts import LETTERS, TEXTS, WORKED, laid_out
 
 from hpcq import environments
 from hpcq.cache import cache_folder
@@ -26,7 +27,7 @@ from hpcq.evaluate.prefix.tokens import asks_of, encode_pairs
 from hpcq.evaluate.prefix.tree import Ask, build
 from hpcq.evaluate.prefix.waves import Limits
 from hpcq.evaluate.requests import GENERATE, LOGLIKELIHOOD, Request
-from hpcq.store import RequestKey, digest_of_arguments
+from hpcq.store import RequestKey
 from hpcq.units import Shard, Task
 
 MODEL = cache_folder() / "models" / "smollm2-135m-instruct"
@@ -40,30 +41,10 @@ TASKS = {
 }
 MAX_LENGTH = 8192
 SHARDS = 8
-EXAMPLES = 5
+BALANCE_BAR = 1.05
+LAID_OUT = 300
+"""Questions of a layout, about as many as a subject of MMLU has."""
 LIMITS = {"a pass costs 16 tokens": Limits(pass_tokens=16), "a pass costs 512": Limits(pass_tokens=512)}
-
-
-def questions_in_letters(choices: int, name: str) -> Iterator[Request]:
-    """ARC's questions behind the same five examples; what is scored is one letter. Choices beyond four are others'."""
-    items = [json.loads(line) for line in (cache_folder() / "data/arc_challenge/test.jsonl").open(encoding="utf-8")]
-    offered = [
-        [text for other in range(3) for text in items[(number + other) % len(items)]["choices"]["text"]][:choices]
-        for number in range(len(items))
-    ]
-    letters = string.ascii_uppercase
-
-    def lines(number: int) -> str:
-        choice_lines = [f"{letter}. {text}" for letter, text in zip(letters, offered[number], strict=False)]
-        return "\n".join([items[number]["question"], *choice_lines, "Answer:"])
-
-    answers = [letters[item["choices"]["label"].index(item["answerKey"])] for item in items[:EXAMPLES]]
-    block = "".join(f"{lines(number)} {answer}\n\n" for number, answer in enumerate(answers))
-    for number in range(EXAMPLES, len(items)):
-        for index in range(len(offered[number])):
-            arguments = (block + lines(number), f" {letters[index]}")
-            key = RequestKey(name, "1", number, index, 0, digest_of_arguments(LOGLIKELIHOOD, arguments))
-            yield Request(key=key, kind=LOGLIKELIHOOD, arguments=arguments)
 
 
 def asks(requests: Sequence[Request], tokenizer: Any) -> list[Ask]:
@@ -147,9 +128,8 @@ def main() -> None:
             continue
         (built,) = build_tasks([Task(name=name, num_fewshot=shots or None, data_path=str(folder))])
         tasks[f"{name}, {shots}-shot"] = built.requests()
-    for choices in (4, 10):
-        name = f"{choices} letters, {EXAMPLES}-shot"
-        tasks[name] = list(questions_in_letters(choices, name))
+    for kind, choices in ((LETTERS, 4), (LETTERS, 10), (WORKED, 10), (TEXTS, 10)):
+        tasks[f"{choices} {kind}, 5-shot"] = laid_out(kind, choices=choices, documents=LAID_OUT)
     print(f"{'tokens':22}{'requests':>9}{'asked':>12}{'lm-eval HF':>12}{'computed':>12}", end="")
     print(f"{'asked/':>8}{'lm-eval/':>9}{'pieces':>8}{'again':>10}{'slowest':>9}")
     pieces: list[Piece] = []
@@ -159,7 +139,8 @@ def main() -> None:
         if requests[0].kind == LOGLIKELIHOOD:
             pieces += found
             computed |= costs
-    print(f"All log-likelihoods together, slowest of {SHARDS} shards over the mean: {balance(pieces, computed):.3f}")
+    name = f"slowest of {SHARDS} shards over the mean, computed tokens, all log-likelihoods together"
+    tell([Bar(name=name, measured=balance(pieces, computed), bar=BALANCE_BAR, is_most=True)])
 
 
 if __name__ == "__main__":

@@ -28,7 +28,7 @@ from hpcq.plan.document import plan_document
 from hpcq.plan.units import PlannedArray, PlannedUnit
 from hpcq.private import private
 from hpcq.runs import Opened, RunRecord, begin, open_manifest, open_run, read_run, refuse_another
-from hpcq.units import Kind, State
+from hpcq.units import EvaluateWork, Kind, State
 
 __all__ = [
     "Handed",
@@ -47,7 +47,7 @@ __all__ = [
     "status",
 ]
 
-RUNNABLE_BACKENDS = ("accelerate", "synthetic")
+USUAL_ENVIRONMENTS = ("core", "transformers")
 LOOK_INTERVAL_S = 1.0
 SHOWN_JOBS = 3
 
@@ -341,19 +341,35 @@ def _named_units(record: RunRecord, parts: Sequence[str]) -> set[str]:
 def _check_runnable(opened: Opened) -> None:
     """Refuse before anything is written: what cannot run, what is not there."""
     refused = [f"{refusal.reason} Try this: {refusal.cure}." for refusal in opened.plan.refused]
-    backend = opened.resolved.evaluate.backend
-    if backend not in RUNNABLE_BACKENDS:
-        refused.append(
-            f"evaluate.backend: '{backend}' can be planned and not run yet; use one of {', '.join(RUNNABLE_BACKENDS)}."
-        )
+    refused += dict.fromkeys(filter(None, map(_engine_fault, opened.plan.units)))
     if refused:
         raise UserInputError("\n".join(refused))
     absent = list(opened.resolved.missing)
     for name in sorted({unit.environment for unit in opened.plan.units}):
         settings = opened.profile.environments.get(name)
         if not (settings and settings.python) and not environments.exists(name):
-            absent.append(f"The environment '{name}' has not been made: type `make environments`.")
+            make = "make environments" if name in USUAL_ENVIRONMENTS else f"python3 -m hpcq.environments {name}"
+            absent.append(f"The environment '{name}' has not been made: type `{make}`.")
     if opened.on_slurm and not absent:
         check_cluster()
     if absent:
         raise EnvironmentFault("\n".join(absent))
+
+
+def _engine_fault(unit: PlannedUnit) -> str | None:
+    """Why vLLM's engine cannot do a unit where the plan puts it; None where it can, and for other work."""
+    work, shape = unit.work, unit.shape
+    if not isinstance(work, EvaluateWork) or work.backend != "vllm":
+        return None
+    if shape.nodes > 1:
+        return (
+            f"{work.variant.id}: takes {shape.nodes} nodes of class '{shape.gpu_class}', and hpcq runs vLLM on one node"
+            " alone yet. Try a scheme with fewer bits, or a class whose nodes have more GPU memory."
+        )
+    wanted = int(dict(work.engine).get("tensor_parallel_size", 1))
+    if shape.gpus and wanted > shape.gpus:
+        return (
+            f"{work.variant.id}: evaluate.engine.tensor_parallel_size asks for {wanted} GPUs, and the plan gives it"
+            f" {shape.gpus} of class '{shape.gpu_class}'. Leave it out."
+        )
+    return None

@@ -66,7 +66,7 @@ class AttemptRecord:
 class Attempt:
     """A live attempt: every `update`, from whichever thread, is on disk when it returns.
 
-    batch_share: how much of a planned batch is to be computed at once; less after an attempt ran out of memory.
+    batch_share: `EvaluateWork.batch_share` of this attempt.
     """
 
     batch_share: float = 1.0

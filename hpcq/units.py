@@ -195,7 +195,7 @@ class Task:
 
 @dataclass(frozen=True, kw_only=True)
 class Shard:
-    """A slice of a variant's batches: number `index` of `count`."""
+    """A slice of a variant's pieces (what is computed whole): number `index` of `count`."""
 
     index: int = 0
     count: int = 1
@@ -217,8 +217,10 @@ class EvaluateWork:
     """Answer `shard` of the requests that `tasks` make of `variant`.
 
     backend: accelerate, vllm, synthetic. dtype: what the back end computes in. `versions`: of the evaluating tools.
-    batch_size: requests in a batch, cut from the whole request list before sharding. flush_interval_s: seconds between
-    segments. device: auto, cpu or cuda. `options` are the back end's own settings that can change a result.
+    batch_size: requests that are computed together where they share no prefix. flush_interval_s: seconds between
+    segments. device: auto, cpu or cuda. `options` are the back end's own settings that can change a result, `engine`
+    those that change no more than its last bits. batch_share: how much of what is usual is to be computed at once; less
+    than one after an attempt that ran out of memory.
     """
 
     variant: Variant
@@ -235,6 +237,8 @@ class EvaluateWork:
     flush_interval_s: float = unaddressed(30.0)
     device: str = unaddressed("auto")
     pace: tuple[tuple[str, float], ...] = unaddressed(())
+    engine: tuple[tuple[str, str | int | float | bool], ...] = unaddressed(())
+    batch_share: float = unaddressed(1.0)
 
     kind: Literal[Kind.EVALUATE] = Kind.EVALUATE
 
@@ -251,6 +255,11 @@ class EvaluateWork:
     def is_rehearsal(self) -> bool:
         """The synthetic back end's responses are never scores."""
         return self.backend == "synthetic"
+
+    @property
+    def shares_prefixes(self) -> bool:
+        """Whether requests that begin alike are to be computed together."""
+        return not self.is_rehearsal and bool(dict(self.options).get("prefix_sharing", True))
 
     def _identified(self) -> Variant:
         model = self.variant.model

@@ -7,8 +7,25 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 from functools import lru_cache
+from typing import Any
 
 from hpcq.catalog.rows import catalog_rows
+
+
+@dataclass(frozen=True, kw_only=True)
+class TokenFacts:
+    """What the prompts of a benchmark are made of, in tokens, on average.
+
+    fixed: what stands before all else, the same for every item of a data set. example: one few-shot example.
+    are_examples_drawn: anew for each item; else its data set's first ones stand before every item. question: what an
+    item's requests share besides. choice: what follows in each of them, without its last token, which no model reads.
+    """
+
+    fixed: float = 0.0
+    example: float = 0.0
+    are_examples_drawn: bool = False
+    question: float
+    choice: float
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -18,7 +35,8 @@ class TaskFacts:
     folder: where its YAML lies, under lm_eval/tasks. metric, filter: the number that tables show. items: documents in
     the full set. num_fewshot: what its definition says. requests_per_item: on average. output: loglikelihood or
     generate_until. max_gen_toks: generated tokens at most, as its definition says (0: it generates nothing).
-    is_group: a group of several data sets. is_runnable: False for a benchmark that hpcq knows by name only.
+    is_group: a group of several data sets, `data_sets` of them. is_runnable: False for a benchmark that hpcq knows by
+    name only. tokens: None where nobody has counted them, and where it generates.
     """
 
     name: str
@@ -31,7 +49,9 @@ class TaskFacts:
     output: str
     max_gen_toks: int = 0
     is_group: bool = False
+    data_sets: int = 1
     is_runnable: bool = True
+    tokens: TokenFacts | None = None
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -64,7 +84,12 @@ def find_suite(name: str) -> Suite | None:
 
 @lru_cache
 def _tasks() -> dict[str, TaskFacts]:
-    return {name: TaskFacts(name=name, **row) for name, row in catalog_rows("tasks.toml")["tasks"].items()}
+    return {name: _task(name, row) for name, row in catalog_rows("tasks.toml")["tasks"].items()}
+
+
+def _task(name: str, row: dict[str, Any]) -> TaskFacts:
+    tokens = TokenFacts(**row["tokens"]) if "tokens" in row else None
+    return TaskFacts(name=name, **{**row, "tokens": tokens})
 
 
 @lru_cache

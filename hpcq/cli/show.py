@@ -6,7 +6,7 @@ from collections import Counter
 from collections.abc import Mapping
 from typing import TYPE_CHECKING, Any
 
-from hpcq.report.table import duration
+from hpcq.report.table import duration, sharing
 from hpcq.units import State
 
 if TYPE_CHECKING:
@@ -48,10 +48,20 @@ def plan_lines(planned: Planned, *, with_units: bool = False) -> list[str]:
         lines.append(f"checkpoints: about {document['totals']['checkpoint_bytes'] / GIB:.1f} GiB")
     for gpu_class, hours in document["totals"]["gpu_hours"].items():
         lines.append(f"GPU-hours on {gpu_class}: at most {hours:.0f} (by the time limits)")
+    lines += _token_lines(document["totals"]["tokens"])
     for refusal in document["refused"]:
         lines.append(f"refused: {refusal['reason']} Try this: {refusal['try']}.")
     lines += [f"missing: {sentence}" for sentence in planned.opened.resolved.missing]
     return lines
+
+
+def _token_lines(tokens: Mapping[str, Any] | None) -> list[str]:
+    """What the plan estimates; nothing where no log-likelihood is asked for."""
+    if not tokens or not (tokens["asked"] or tokens["without"]):
+        return []
+    told = sharing(tokens["asked"], tokens["computed"]) if tokens["asked"] else "not known"
+    without = f"; without {', '.join(tokens['without'])}" if tokens["without"] else ""
+    return [f"tokens of log-likelihoods, estimated: {told}{without}"]
 
 
 def _shape(row: Mapping[str, Any]) -> str:
@@ -92,6 +102,8 @@ def status_lines(status: RunStatus) -> list[str]:
     if progress.total:
         left = f", about {duration(progress.seconds_left)} left" if progress.seconds_left is not None else ""
         lines.append(f"requests: {progress.done} of {progress.total}{left}")
+    if status.asked_tokens and status.computed_tokens is not None:
+        lines.append(f"tokens: {sharing(status.asked_tokens, status.computed_tokens)}")
     units = status.units
     if len(units) > SHOWN_UNITS:
         units = tuple(unit for unit in units if unit.state in ("running", "failed", "cancelled"))[:SHOWN_UNITS]

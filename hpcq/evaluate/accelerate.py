@@ -10,7 +10,7 @@ from __future__ import annotations
 import hashlib
 import logging
 import platform
-from collections.abc import Iterator, Sequence
+from collections.abc import Container, Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -21,8 +21,9 @@ from lm_eval.models.huggingface import HFLM
 from hpcq.errors import EnvironmentFault, UserInputError, WorkFailed
 from hpcq.evaluate.prefix.counts import Counts
 from hpcq.evaluate.prefix_transformers.scorer import Scorer
+from hpcq.evaluate.prefix_transformers.support import tolerance
 from hpcq.evaluate.requests import GENERATE, LOGLIKELIHOOD, Request
-from hpcq.store import Response
+from hpcq.store import VARIES, RequestKey, Response
 from hpcq.units import EvaluateWork
 
 OPTIONS = ("add_bos_token", "max_length", "prefix_sharing")
@@ -42,6 +43,7 @@ class AccelerateBackend:
             )
         self._work = work
         self._device = _device(work.device)
+        self._batch_size = max(1, int(work.batch_size * work.batch_share))
         self._lm: Any = None
         self._scorer: Scorer | None = None
         self._why_not: str | None = None
@@ -52,7 +54,7 @@ class AccelerateBackend:
         A quantized checkpoint is computed as its scheme says, activations included.
         """
         options = dict(self._work.options)
-        is_wanted = options.pop("prefix_sharing", False)
+        is_wanted = options.pop("prefix_sharing", True)
         model = _model(self._work, self._device)
         self._lm = HFLM(
             pretrained=model,
@@ -64,32 +66,27 @@ class AccelerateBackend:
         if not is_wanted:
             self._why_not = "it is switched off"
             return
-        scorer = Scorer(self._lm, on_gpu=self._device == "cuda")
+        scorer = Scorer(self._lm, on_gpu=self._device == "cuda", batch_share=self._work.batch_share)
         self._why_not = scorer.why_not
         self._scorer = None if scorer.why_not else scorer
         if self._why_not:
             _LOG.warning("Every request is computed in full: prefixes are not shared, because %s.", self._why_not)
 
-    def stream(self, pieces: Sequence[Sequence[Request]]) -> Iterator[tuple[Request, Response]]:
-        """Every request of every piece with its response, as they are known.
-
-        A piece's requests are of one task, kind and generation arguments. Its responses are a function of it alone: the
-        same piece gives the same bits, whatever came before.
-        """
+    def stream(
+        self, pieces: Sequence[Sequence[Request]], known: Container[RequestKey]
+    ) -> Iterator[tuple[Request, Response]]:
+        """Every request whose key is not in `known`, with its response; the same bits, whatever is known."""
         for piece in pieces:
             if self._scorer is not None and piece[0].kind == LOGLIKELIHOOD:
-                for number, loglikelihood, is_greedy in self._scorer.score([one.arguments for one in piece]):
+                wanted = [number for number, request in enumerate(piece) if request.key not in known]
+                for number, loglikelihood, is_greedy in self._scorer.score([one.arguments for one in piece], wanted):
                     yield piece[number], Response(loglikelihood=loglikelihood, is_greedy=is_greedy)
                 continue
             longest_first = sorted(piece, key=lambda request: (-request.length, request.key))
-            for begin in range(0, len(piece), self._work.batch_size):
-                batch = longest_first[begin : begin + self._work.batch_size]
-                yield from zip(batch, self._plain(batch), strict=True)
-
-    def answer(self, batch: Sequence[Request]) -> list[Response]:
-        """One response a request, in order."""
-        found = dict(self.stream([batch]))
-        return [found[request] for request in batch]
+            for begin in range(0, len(piece), self._batch_size):
+                batch = longest_first[begin : begin + self._batch_size]
+                if any(request.key not in known for request in batch):
+                    yield from zip(batch, self._plain(batch), strict=True)
 
     def _plain(self, batch: Sequence[Request]) -> list[Response]:
         """Answer `batch` in one pass of the model (lm-eval drops from it what single-token choices share)."""
@@ -120,6 +117,8 @@ class AccelerateBackend:
             "threads": torch.get_num_threads(),
             "loaded_dtype": str(self._lm.model.dtype).removeprefix("torch."),
             "max_length": int(self._lm.max_length),
+            # The kernels that a GPU computes with are its class's; a CPU's are one library's.
+            VARIES: tolerance(self._lm.model) if on_gpu else 0.0,
             "prefix_sharing": self._why_not or "exact",
             "prefix_sharing_difference": self._scorer.difference if self._scorer is not None else 0.0,
         }

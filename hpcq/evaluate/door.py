@@ -6,13 +6,13 @@ Knows the vocabulary and the shape of a request. Must not import any model libra
 from __future__ import annotations
 
 import importlib
-from collections.abc import Sequence
+from collections.abc import Container, Iterator, Sequence
 from importlib.metadata import entry_points
 from typing import Protocol
 
 from hpcq.errors import UserInputError
 from hpcq.evaluate.requests import Request
-from hpcq.store import Response
+from hpcq.store import RequestKey, Response
 from hpcq.units import EvaluateWork
 
 ENTRY_POINTS = "hpcq.backends"
@@ -24,10 +24,20 @@ class Backend(Protocol):
     def load(self) -> None:
         """Bring the model to the device."""
 
-    def answer(self, batch: Sequence[Request]) -> list[Response]:
-        """One response a request, in order; all of a batch are of one task, kind and generation arguments.
+    def stream(
+        self, pieces: Sequence[Sequence[Request]], known: Container[RequestKey]
+    ) -> Iterator[tuple[Request, Response]]:
+        """Every request whose key is not in `known`, with its response, as it becomes known; others may come too.
 
-        A function of the batch alone: the same batch gives the same responses, bit by bit, whatever came before it.
+        The requests of a piece are of one task, kind and generation arguments. A response is a function of its piece
+        alone, bit by bit, whatever is known and whatever came before; a back end that cannot keep that says in
+        `describe`, as "varies", by how much a log-likelihood may differ.
+        """
+
+    def counts(self) -> dict[str, int]:
+        """asked_tokens: of all log-likelihood requests so far, each in full; computed_tokens: of them. Empty: unknown.
+
+        Asked from any thread.
         """
 
     def describe(self) -> dict[str, str | int | float]:

@@ -19,11 +19,25 @@ from hpcq.attempts import Attempt
 from hpcq.completion import read_completion
 from hpcq.evaluate.folders import unit_folders
 from hpcq.evaluate.questions import Questions, questions_of
-from hpcq.store import Index, MergeReport, Score, VariantResults, load, merge_report, results_hold, write_results
+from hpcq.store import (
+    Index,
+    MergeReport,
+    Score,
+    SegmentFacts,
+    VariantResults,
+    load,
+    merge_report,
+    results_hold,
+    write_results,
+)
 from hpcq.units import EvaluateWork, MergeWork, Task, address_of, canonical
 
 _METADATA = "hpcq.json"
 _WEIGHTS = ("*.safetensors", "*.bin")
+_TOKEN_COUNTS = ("asked_tokens", "computed_tokens")
+
+_AttemptName = tuple[str, str]
+"""Its unit, and when it began."""
 
 Provenance = Mapping[str, str | int | float | bool]
 
@@ -134,7 +148,9 @@ def _provenance_of_variant(work: EvaluateWork, index: Index) -> Provenance:
         "node": _distinct(told, "node"),
         "device": _distinct(told, "device"),
         "batch_size": _distinct(told, "batch_size"),
+        "prefix_sharing": _distinct(told, "prefix_sharing"),
         "evaluate_seconds": _evaluate_seconds(index),
+        **_token_counts(index),
         **_checkpoint_facts(Path(work.checkpoint_path)),
     }
 
@@ -145,17 +161,33 @@ def _json(value: object) -> str:
 
 def _distinct(told: Sequence[Provenance], name: str) -> str:
     """What the segments tell under `name`: one value usually, several where shards ran on several nodes."""
-    return ", ".join(sorted({str(provenance.get(name, "")) for provenance in told}))
+    return ", ".join(sorted({str(provenance[name]) for provenance in told if name in provenance}))
 
 
 def _evaluate_seconds(index: Index) -> float:
     """Time that attempts spent until their last segment, loading included; shards that ran at once are added up."""
-    ends: dict[tuple[str, str], str] = {}
+    ends: dict[_AttemptName, str] = {}
     for segment in index.segments:
-        attempt = (str(segment.provenance["unit"]), str(segment.provenance["attempt_start"]))
+        attempt = _attempt(segment)
         ends[attempt] = max(ends.get(attempt, ""), segment.created)
     spans = (datetime.fromisoformat(end) - datetime.fromisoformat(start) for (_, start), end in sorted(ends.items()))
     return round(sum(span.total_seconds() for span in spans), 3)
+
+
+def _token_counts(index: Index) -> dict[str, int]:
+    """Tokens that attempts had counted at their last segment, added up; nothing where no segment tells any."""
+    counts: dict[str, dict[_AttemptName, int]] = {}
+    for segment in index.segments:
+        for name in _TOKEN_COUNTS:
+            if name in segment.provenance:
+                of_attempts = counts.setdefault(name, {})
+                attempt = _attempt(segment)
+                of_attempts[attempt] = max(of_attempts.get(attempt, 0), int(segment.provenance[name]))
+    return {name: sum(of_attempts.values()) for name, of_attempts in counts.items()}
+
+
+def _attempt(segment: SegmentFacts) -> _AttemptName:
+    return str(segment.provenance["unit"]), str(segment.provenance["attempt_start"])
 
 
 def _checkpoint_facts(folder: Path) -> Provenance:

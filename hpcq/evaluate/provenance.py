@@ -54,6 +54,7 @@ def provenance_of(work: EvaluateWork, attempt: Attempt, described: Provenance) -
         "dtype": work.dtype,
         "seed": work.seed,
         "batch_size": work.batch_size,
+        "batch_share": attempt.batch_share,
         "shard": f"{work.shard.index}of{work.shard.count}",
         "python": sys.version.split()[0],
         **{f"version_{name}": version for name, version in work.versions},

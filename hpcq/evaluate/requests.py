@@ -1,6 +1,6 @@
 """Requests: what is asked of a back end, and the full list of them that a task makes.
 
-Knows lm-eval's Instances by their fields alone, and imports nothing of it. Must not know batches, shards or responses.
+Knows lm-eval's Instances by their fields alone, and imports nothing of it. Must not know pieces, shards or responses.
 
 Always the full list: lm-eval draws the few-shot examples of most tasks from one random generator that runs over the
 documents in order, so a prompt depends on all documents before it (lm-eval 0.4.13). A slice is taken afterwards.

@@ -10,13 +10,13 @@ from __future__ import annotations
 
 import os
 import time
-from collections.abc import Sequence
+from collections.abc import Container, Iterator, Sequence
 from pathlib import Path
 
 from hpcq import __version__
 from hpcq.errors import UserInputError
 from hpcq.evaluate.requests import GENERATE, LOGLIKELIHOOD_ROLLING, Request
-from hpcq.store import Response
+from hpcq.store import RequestKey, Response
 from hpcq.units import EvaluateWork
 
 JOURNAL_VARIABLE = "HPCQ_SYNTHETIC_JOURNAL"
@@ -32,6 +32,7 @@ class SyntheticBackend:
         self._pace = dict(work.pace)
         self._memory = b""
         self._variant = work.variant.id
+        self._batch_size = max(1, int(work.batch_size * work.batch_share))
         folder = os.environ.get(JOURNAL_VARIABLE)
         # Never closed: it is the process's own, and lines are written whole.
         self._journal = _journal_in(Path(folder)) if folder else None
@@ -43,8 +44,21 @@ class SyntheticBackend:
             raise UserInputError("This rehearsal was told to refuse its input.")
         self._memory = b"\x01" * int(self._pace.get("memory_gib", 0.0) * _GIB)
 
-    def answer(self, batch: Sequence[Request]) -> list[Response]:
-        """One made-up response a request."""
+    def stream(
+        self, pieces: Sequence[Sequence[Request]], known: Container[RequestKey]
+    ) -> Iterator[tuple[Request, Response]]:
+        """Made-up responses, a batch at a time."""
+        for piece in pieces:
+            for begin in range(0, len(piece), self._batch_size):
+                batch = piece[begin : begin + self._batch_size]
+                if any(request.key not in known for request in batch):
+                    yield from zip(batch, self._answer(batch), strict=True)
+
+    def counts(self) -> dict[str, int]:
+        """Nothing: there are no tokens."""
+        return {}
+
+    def _answer(self, batch: Sequence[Request]) -> list[Response]:
         most = self._pace.get("most_at_once", len(batch))
         if len(batch) > most:
             raise MemoryError(f"rehearsed: {len(batch)} requests at once, and there is memory for {most:g}")

@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import os
 import platform
-from collections.abc import Generator, Iterator, Sequence
+from collections.abc import Generator, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from itertools import count
 from typing import Any, TypeVar
@@ -21,6 +21,10 @@ Asked = tuple[Sequence[int], Any]
 Job = Generator[list[Asked], list[Any], Answer]
 """Yields what to ask, is sent vLLM's outputs in that order once all are there, may ask again, returns its answer."""
 
+# The CPU's kernels take blocks of multiples of 32 tokens; vLLM's default of 128 would compute up to 127 shared tokens
+# again. Its cache would take 92 % of the machine's memory, or refuse to start where that is not free (0.32).
+_ON_CPU = {"enforce_eager": True, "block_size": 32, "kv_cache_memory_bytes": 2 * 2**30}
+
 
 def has_gpu() -> bool:
     """Whether this build of vLLM computes on GPUs, and there are some."""
@@ -29,18 +33,20 @@ def has_gpu() -> bool:
     return not current_platform.is_cpu()
 
 
-def start(*, on_gpu: bool, **settings: Any) -> Any:
+def start(*, on_gpu: bool, batch_share: float, **settings: Any) -> Any:
     """vLLM's engine, with a prefix cache, and in this process where there is no GPU.
 
     A subprocess takes minutes to start there (85 s against 8 s), and has its threads bound to cores that a scheduler
     may have given to others.
+
+    batch_share: how much of what is usually computed at once. settings: vLLM's `EngineArgs`.
     """
     # To ask for GPUs may leave a process in a state that must not be forked.
     defaults = {"VLLM_NO_USAGE_STATS": "1", "VLLM_WORKER_MULTIPROC_METHOD": "spawn"}
     if not on_gpu:
         defaults |= {"VLLM_ENABLE_V1_MULTIPROCESSING": "0", "VLLM_CPU_OMP_THREADS_BIND": "nobind"}
         executor = "uni" if settings.get("tensor_parallel_size", 1) == 1 else "mp"
-        settings = {"enforce_eager": True, "distributed_executor_backend": executor, **settings}
+        settings = {**_ON_CPU, "distributed_executor_backend": executor, **settings}
     for name, value in defaults.items():
         os.environ.setdefault(name, value)
 
@@ -48,9 +54,20 @@ def start(*, on_gpu: bool, **settings: Any) -> Any:
     from vllm.usage.usage_lib import UsageContext
     from vllm.v1.engine.llm_engine import LLMEngine
 
+    if batch_share < 1:
+        settings |= _smaller(EngineArgs, UsageContext.LLM_CLASS, batch_share, settings)
     # Statistics are kept because they tell which requests were preempted.
     arguments = EngineArgs(enable_prefix_caching=True, disable_log_stats=False, **settings)
     return LLMEngine.from_engine_args(arguments, usage_context=UsageContext.LLM_CLASS)
+
+
+def _smaller(arguments: Any, usage: Any, share: float, settings: Mapping[str, Any]) -> dict[str, int]:
+    """A share of the prompts and of the tokens that are computed at once: a prompt and a block of tokens at least."""
+    defaults = arguments.get_batch_defaults(settings.get("tensor_parallel_size", 1))
+    names = ("max_num_batched_tokens", "max_num_seqs")
+    tokens, rows = (int(settings.get(name, usual[usage]) * share) for name, usual in zip(names, defaults, strict=True))
+    tokens = max(tokens, settings.get("block_size", 1))
+    return {"max_num_seqs": max(1, min(rows, tokens)), "max_num_batched_tokens": tokens}
 
 
 def sampling(prompt: Prompt) -> Any:
@@ -105,6 +122,7 @@ class _Lane:
     """Jobs of a kind. flying: their prompts in the engine; is_open: whether jobs may be left."""
 
     jobs: Iterator[Job[Any]]
+    is_scoring: bool
     flying: int = 0
     is_open: bool = True
 
@@ -122,7 +140,7 @@ class _Flight:
 class Flow:
     """Jobs through the engine, which always has more to do than it can hold, until none is left.
 
-    asked_tokens, cached_tokens: of all prompts so far.
+    prompt_tokens, cached_tokens: of all prompts of scoring so far, and how many of them came from the cache.
     """
 
     def __init__(self, engine: Any) -> None:
@@ -130,7 +148,7 @@ class Flow:
         self._rows = engine.vllm_config.scheduler_config.max_num_seqs
         self._numbers = count()
         self._under_way: dict[str, tuple[_Flight, int]] = {}
-        self.asked_tokens = 0
+        self.prompt_tokens = 0
         self.cached_tokens = 0
 
     def run(self, scoring: Iterator[Job[Answer]], generating: Iterator[Job[Answer]]) -> Iterator[Answer]:
@@ -139,7 +157,7 @@ class Flow:
         Scoring goes in the order of its jobs, so that what they share is still kept when it is wanted again. Generating
         goes beside it, where it costs little: a pass that reads prompts has room for a row that writes.
         """
-        score, generate = _Lane(jobs=scoring), _Lane(jobs=generating)
+        score, generate = _Lane(jobs=scoring, is_scoring=True), _Lane(jobs=generating, is_scoring=False)
         try:
             while True:
                 yield from self._board(score, 2 * self._rows)
@@ -179,8 +197,9 @@ class Flow:
         if not output.finished:
             return
         flight, index = self._under_way.pop(output.request_id)
-        self.asked_tokens += len(output.prompt_token_ids)
-        self.cached_tokens += output.num_cached_tokens or 0
+        if flight.lane.is_scoring:
+            self.prompt_tokens += len(output.prompt_token_ids)
+            self.cached_tokens += output.num_cached_tokens or 0
         flight.outputs[index] = output
         flight.missing -= 1
         flight.lane.flying -= 1

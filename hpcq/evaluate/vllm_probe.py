@@ -12,8 +12,7 @@ from hpcq.evaluate.vllm_engine import Flow
 from hpcq.evaluate.vllm_jobs import Scores, Sharing, scores_of
 from hpcq.evaluate.vllm_tokens import Pair
 
-# The largest difference of a log-likelihood that is rounding: of another order of additions in fp32, of other shapes of
-# matrix products where numbers have fewer bits. Memory that nobody wrote to, or another request's, differs by far more.
+# Memory that nobody wrote to, or another request's, makes a log-likelihood differ by far more.
 TOLERANCES = {"float32": 1e-4, "float16": 0.1, "bfloat16": 0.4}
 QUANTIZED_TOLERANCE = 0.4
 
@@ -22,6 +21,15 @@ TEXT = (
     "Question: Which part of a cell makes most of its energy?\nAnswer: the mitochondrion\n\n"
     "Question: What do plants take from the air to make sugar, and what do they give back?\nAnswer:"
 )
+
+
+def tolerance_of(dtype: str, *, is_quantized: bool) -> float:
+    """The largest difference of a log-likelihood that is rounding.
+
+    That is of another order of additions in fp32, of other shapes of matrix products where numbers have fewer bits.
+    """
+    tolerance = TOLERANCES.get(dtype, QUANTIZED_TOLERANCE)
+    return max(tolerance, QUANTIZED_TOLERANCE) if is_quantized else tolerance
 
 
 def shapes(tokens: Sequence[int], block: int, most: int) -> list[Pair]:

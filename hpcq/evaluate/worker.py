@@ -1,6 +1,6 @@
-"""The evaluation worker: answers one shard of a variant's requests and commits every batch to the store.
+"""The evaluation worker: answers one shard of a variant's requests and commits the responses to the store.
 
-Knows requests, batches, the door to back ends and the store. Must not know how it was launched, nor score anything.
+Knows requests, pieces, the door to back ends and the store. Must not know how it was launched, nor score anything.
 May be killed at any instant and run again: what a segment holds is not computed twice.
 """
 
@@ -9,13 +9,14 @@ from __future__ import annotations
 import resource
 import time
 from collections.abc import Sequence
+from dataclasses import replace
 from pathlib import Path
 
 from hpcq.attempts import Attempt
 from hpcq.completion import write_completion
-from hpcq.evaluate.batches import Batch, cut, share
-from hpcq.evaluate.door import Backend, make_backend
+from hpcq.evaluate.door import make_backend
 from hpcq.evaluate.folders import unit_folders
+from hpcq.evaluate.prefix.pieces import cut, share
 from hpcq.evaluate.provenance import provenance_of, verify_versions
 from hpcq.evaluate.questions import questions_of
 from hpcq.evaluate.requests import Request
@@ -37,10 +38,11 @@ def evaluate(work: EvaluateWork, attempt: Attempt) -> None:
     addresses = questions.addresses(work)
     known = _known(work, addresses)
     answered = answered_at_first(work, (request.key for request in questions.requests), known)
-    mine = share(cut(questions.requests, work.batch_size), work.shard, answered)
+    pieces = cut(questions.requests, rows=work.batch_size, shares_prefixes=work.shares_prefixes)
+    mine = [piece.requests for piece in share(pieces, work.shard, answered)]
     total = sum(map(len, mine))
-    missing = [batch for batch in mine if any(request.key not in known for request in batch)]
-    restored = sum(request.key in known for batch in mine for request in batch)
+    missing = [piece for piece in mine if any(request.key not in known for request in piece)]
+    restored = sum(request.key in known for piece in mine for request in piece)
     attempt.update(phase="loading", total=total, restored=restored)
     if missing:
         _answer(work, attempt, missing, known, addresses)
@@ -60,11 +62,11 @@ def _known(work: EvaluateWork, addresses: dict[str, str]) -> set[RequestKey]:
 def _answer(
     work: EvaluateWork,
     attempt: Attempt,
-    batches: Sequence[Batch],
+    pieces: Sequence[Sequence[Request]],
     known: set[RequestKey],
     addresses: dict[str, str],
 ) -> None:
-    backend = make_backend(work)
+    backend = make_backend(replace(work, batch_share=attempt.batch_share))
     began_s = time.monotonic()
     backend.load()
     loaded_s = time.monotonic()
@@ -75,31 +77,25 @@ def _answer(
         attempt=attempt.record.attempt,
         addresses=addresses,
         provenance=provenance_of(work, attempt, described),
+        counts=backend.counts,
         flush_interval_s=work.flush_interval_s,
     )
     attempt.on_notice(writer.flush)
+    answered = 0
     with writer:
-        for batch in batches:
-            for piece in _pieces(batch, attempt.batch_share):
-                if any(request.key not in known for request in piece):
-                    _answer_batch(backend, piece, known, writer)
+        for request, response in backend.stream(pieces, known):
+            if request.key not in known:
+                writer.add(request.key, response)
+                answered += 1
     seconds = time.monotonic() - loaded_s
-    answered = sum(map(len, batches))
     attempt.update(
-        facts={"answered": answered, "answer_seconds": round(seconds, 3), "requests_per_second": answered / seconds}
+        facts={
+            "answered": answered,
+            "answer_seconds": round(seconds, 3),
+            "requests_per_second": answered / seconds,
+            **backend.counts(),
+        }
     )
-
-
-def _pieces(batch: Batch, share: float) -> list[Sequence[Request]]:
-    """The batch whole, or in pieces where an attempt has run out of memory: with other neighbours, then."""
-    size = max(1, int(len(batch) * share))
-    return [batch[start : start + size] for start in range(0, len(batch), size)]
-
-
-def _answer_batch(backend: Backend, batch: Sequence[Request], known: set[RequestKey], writer: SegmentWriter) -> None:
-    """Compute a batch whole, so that each response has its usual neighbours, and add what was not known."""
-    rows = zip(batch, backend.answer(batch), strict=True)
-    writer.add_all((request.key, response) for request, response in rows if request.key not in known)
 
 
 def _peak_memory_bytes() -> int:

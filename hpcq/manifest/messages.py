@@ -77,7 +77,7 @@ def _problem(details: ErrorDetails, schema: type[BaseModel]) -> Problem:
             meaning = section.model_fields[str(key_path[-1])].description if section else ""
             return key_path, f"is missing. {meaning}"
         case "literal_error":
-            allowed = re.findall(r"'([^']*)'", context["expected"])
+            allowed = re.findall(r"'([^']*)'", context["expected"]) or re.findall(r"\d+", context["expected"])
             listed = f"must be one of {', '.join(allowed)}, not {shown(details['input'])}."
             return key_path, listed + did_you_mean(shown(details["input"]).strip("'"), allowed)
         case "tuple_type" if isinstance(details["input"], dict):

@@ -18,8 +18,9 @@ _COMPUTE_DTYPES = {"fp32": "float32", "fp16": "float16"}
 class EvaluateSettings:
     """How the variants are evaluated.
 
-    environment: the name of the Python environment. dtype: auto, float32, bfloat16 or float16. pace: request_seconds,
-    load_seconds and memory_gib of a rehearsal; empty for real back ends.
+    environment: the name of the Python environment. dtype: auto, float32, bfloat16 or float16. max_length: tokens of
+    prompt and answer (None: the model's own). engine: what is set of vLLM's engine; empty for other back ends. pace:
+    request_seconds, load_seconds and memory_gib of a rehearsal; empty for real back ends.
     """
 
     backend: str
@@ -30,6 +31,9 @@ class EvaluateSettings:
     flush_interval_s: float
     device: str
     seed: int
+    prefix_sharing: bool = True
+    max_length: int | None = None
+    engine: tuple[tuple[str, int | float | bool], ...] = ()
     pace: tuple[tuple[str, float], ...] = ()
 
     def dtype_for(self, scheme: Scheme) -> str:

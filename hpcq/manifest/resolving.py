@@ -26,7 +26,7 @@ from hpcq.manifest.lookups import (
 )
 from hpcq.manifest.profiles import Profile
 from hpcq.manifest.resolved import EvaluateSettings, QuantizeSettings, ReportSettings, Resolved
-from hpcq.manifest.schema import Manifest, RehearsalSection, TaskOptions
+from hpcq.manifest.schema import EvaluateSection, Manifest, RehearsalSection, TaskOptions
 from hpcq.manifest.source import KeyPath
 from hpcq.units import Calibration, Kind, Model, Scheme, Task
 
@@ -187,8 +187,17 @@ def _evaluate_settings(manifest: Manifest) -> EvaluateSettings:
         flush_interval_s=section.flush_interval_s,
         device=section.device,
         seed=section.seed,
+        prefix_sharing=section.prefix_sharing,
+        max_length=section.max_length,
+        engine=_engine(section),
         pace=tuple(rehearsal.model_dump().items()) if section.backend == "synthetic" else (),
     )
+
+
+def _engine(section: EvaluateSection) -> tuple[tuple[str, int | float | bool], ...]:
+    if section.backend != "vllm" or section.engine is None:
+        return ()
+    return tuple(section.engine.model_dump(exclude_none=True).items())
 
 
 def _environment_of(backend: str, profile: Profile) -> str:

@@ -14,6 +14,7 @@ from pydantic import AfterValidator, Discriminator, Field, PrivateAttr, Tag, Val
 from hpcq.catalog.published import study_names
 from hpcq.catalog.schemes import scheme_names, split_group_size
 from hpcq.catalog.tasks import find_suite, find_task, suite_names, task_names
+from hpcq.manifest.engine import EngineSection
 from hpcq.manifest.fields import (
     Count,
     CountOrNone,
@@ -229,22 +230,40 @@ class EvaluateSection(Section):
     dtype: Literal["auto", "float32", "bfloat16", "float16"] = Field(
         "auto", description="What is computed in; 'auto' is the unquantized weights' own type, else bfloat16."
     )
-    batch_size: Count = Field(8, description="Requests in a batch.")
+    batch_size: Count = Field(
+        8,
+        description="Texts generated together, and requests computed together where prefixes are not shared; vllm "
+        "decides by itself.",
+    )
+    prefix_sharing: bool = Field(True, description="Whether a beginning that requests share is computed once.")
+    max_length: Count | None = Field(
+        None, description="Tokens of a prompt and its answer, at most; by default what the model takes."
+    )
     shards: Annotated[int, Field(ge=1, le=10_000)] = Field(1, description="Jobs that share one variant's requests.")
     flush_interval_s: Positive = Field(
         30.0, description="Seconds for which a response may wait to be committed: what a kill may cost."
     )
     device: Literal["auto", "cpu", "cuda"] = Field("auto", description="Where it is computed.")
     environment: Text | None = Field(
-        None, description="Python environment; by default the back end's: transformers, vllm or core."
+        None,
+        description="Python environment; by default the back end's: transformers, vllm (vllm-cpu "
+        "where no class that evaluates has GPUs) or core.",
     )
     seed: Seed = Field(1234, description="Seed of everything that is drawn, few-shot examples included.")
+    engine: EngineSection | None = Field(None, description="How vLLM's engine is set up.")
     rehearsal: RehearsalSection | None = Field(None, description="The synthetic back end's pace.")
 
     @model_validator(mode="after")
     def _only_rehearsals_have_a_pace(self) -> Self:
         if self.rehearsal is not None and self.backend != "synthetic":
             raise refusal(f"has no meaning with backend '{self.backend}'; it paces 'synthetic' alone.", "rehearsal")
+        return self
+
+    @model_validator(mode="after")
+    def _vllm_alone_has_an_engine(self) -> Self:
+        # A rehearsal passes it over: any manifest can be rehearsed.
+        if self.engine is not None and self.backend == "accelerate":
+            raise refusal(f"has no meaning with backend '{self.backend}'; it sets up 'vllm' alone.", "engine")
         return self
 
 

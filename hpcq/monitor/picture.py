@@ -7,7 +7,7 @@ scheduler.
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import asdict, dataclass, replace
 from datetime import datetime
 from typing import Any
@@ -43,7 +43,8 @@ class UnitStatus:
     done, total: requests committed and requests in all (None: not counted yet, or not a matter of requests). seconds:
     spent in attempts that have ended. running_since, restored: when the attempt that runs began, and what the store
     held then. failure: the class of its last attempt's end (`hpcq.failures.Failure`). decision: what was made of it
-    (`hpcq.launch.retries.Action`).
+    (`hpcq.launch.retries.Action`). asked_tokens, computed_tokens: of log-likelihood requests, each in full, and what
+    was computed of them, in all attempts that have said so, which they do at their end (None: none has).
     """
 
     id: str
@@ -61,6 +62,8 @@ class UnitStatus:
     restored: int = 0
     failure: str | None = None
     decision: str | None = None
+    asked_tokens: int | None = None
+    computed_tokens: int | None = None
 
     @property
     def is_given_up(self) -> bool:
@@ -97,6 +100,16 @@ class RunStatus:
                 return state
         return State.DONE
 
+    @property
+    def asked_tokens(self) -> int | None:
+        """Of all units that are known to have asked for any."""
+        return _sum(unit.asked_tokens for unit in self.units)
+
+    @property
+    def computed_tokens(self) -> int | None:
+        """Of all units that are known to have computed any."""
+        return _sum(unit.computed_tokens for unit in self.units)
+
     def as_json(self) -> dict[str, Any]:
         """The document of `status --json`."""
         return {
@@ -104,6 +117,8 @@ class RunStatus:
             "run": self.run,
             "state": str(self.state),
             "counts": self.counts,
+            "asked_tokens": self.asked_tokens,
+            "computed_tokens": self.computed_tokens,
             "units": [asdict(unit) for unit in self.units],
         }
 
@@ -157,6 +172,8 @@ def _unit_status(
         restored=(last.restored or 0) if last else 0,
         failure=last.failure if last else None,
         decision=last.decision if last else None,
+        asked_tokens=_sum(attempt.facts.get("asked_tokens") for attempt in attempts),
+        computed_tokens=_sum(attempt.facts.get("computed_tokens") for attempt in attempts),
     )
 
 
@@ -211,3 +228,9 @@ def _seconds(attempts: list[AttemptRecord]) -> float | None:
         if item.end
     ]
     return round(sum(spans), 1) if spans else None
+
+
+def _sum(counts: Iterable[int | None]) -> int | None:
+    """Of what is known; None where nothing is."""
+    known = [count for count in counts if count is not None]
+    return sum(known) if known else None

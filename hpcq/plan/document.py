@@ -6,6 +6,7 @@ from collections import defaultdict
 from collections.abc import Mapping, Sequence
 from typing import Any
 
+from hpcq.plan.tokens import TokenEstimate, estimate
 from hpcq.plan.units import Plan, PlannedArray, PlannedUnit
 from hpcq.units import EvaluateWork, State
 
@@ -16,22 +17,31 @@ def plan_document(plan: Plan, arrays: Sequence[PlannedArray], states: Mapping[st
     """The plan as plain JSON types.
 
     `seconds` and `totals.wall_seconds` are null where nothing has been measured; `totals.gpu_hours` is what the time
-    limits allow at most.
+    limits allow at most. `tokens`, of the log-likelihood requests, are estimated, of the whole plan whatever is done;
+    `without` names the tasks that the estimate leaves out. They are null where nothing will be computed from tokens.
     """
     addresses: dict[str, str] = {}
+    by_variant: dict[str, TokenEstimate] = {}
+    estimates = [_estimate(unit, by_variant) for unit in plan.units]
+    known = [tokens for tokens in estimates if tokens is not None]
     return {
         "schema": SCHEMA,
         "run": plan.run,
         "address": plan.address,
         "units": [
-            {**_unit(unit, states.get(unit.id, State.WAITING)), "address": _address(unit, addresses)}
-            for unit in plan.units
+            {
+                **_unit(unit, states.get(unit.id, State.WAITING)),
+                "address": _address(unit, addresses),
+                "tokens": _tokens(tokens),
+            }
+            for unit, tokens in zip(plan.units, estimates, strict=True)
         ],
         "arrays": [_array(array) for array in arrays],
         "totals": {
             "gpu_hours": _gpu_hours_at_most(arrays),
             "wall_seconds": None,
             "checkpoint_bytes": plan.checkpoint_bytes,
+            "tokens": _tokens(sum(known, start=TokenEstimate()) if known else None),
         },
         "refused": [
             {"variant": refusal.variant, "reason": refusal.reason, "try": refusal.cure} for refusal in plan.refused
@@ -49,6 +59,22 @@ def _address(unit: PlannedUnit, known: dict[str, str]) -> str | None:
     if variant not in known:
         known[variant] = unit.work.address
     return known[variant]
+
+
+def _estimate(unit: PlannedUnit, known: dict[str, TokenEstimate]) -> TokenEstimate | None:
+    """Of the unit's tokens; the same for all of its variant's shards, so made once."""
+    if not isinstance(unit.work, EvaluateWork) or unit.work.is_rehearsal:
+        return None
+    variant = unit.work.variant.id
+    if variant not in known:
+        known[variant] = estimate(unit.work)
+    return known[variant]
+
+
+def _tokens(tokens: TokenEstimate | None) -> dict[str, Any] | None:
+    if tokens is None:
+        return None
+    return {"asked": round(tokens.asked), "computed": round(tokens.computed), "without": list(tokens.without)}
 
 
 def _unit(unit: PlannedUnit, state: State) -> dict[str, Any]:

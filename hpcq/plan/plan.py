@@ -106,7 +106,7 @@ def _units_of_variant(resolved: Resolved, variant: Variant, tasks: tuple[Task, .
         model=model_shape,
         across_nodes=resolved.evaluate.backend == "vllm",
     )
-    whole = _evaluate_work(resolved, variant, tasks, checkpoint)
+    whole = _evaluate_work(resolved, variant, tasks, checkpoint, shape)
     count = resolved.evaluate.shards
     for index in range(count):
         unit_id = f"{Kind.EVALUATE}.{variant.id}" + (f".{index}of{count}" if count > 1 else "")
@@ -123,8 +123,18 @@ def _units_of_variant(resolved: Resolved, variant: Variant, tasks: tuple[Task, .
         )
 
 
-def _evaluate_work(resolved: Resolved, variant: Variant, tasks: tuple[Task, ...], checkpoint: str) -> EvaluateWork:
+def _evaluate_work(
+    resolved: Resolved, variant: Variant, tasks: tuple[Task, ...], checkpoint: str, shape: Shape
+) -> EvaluateWork:
     settings = resolved.evaluate
+    options: dict[str, int | bool] = {}
+    if settings.max_length is not None:
+        options["max_length"] = settings.max_length
+    if not settings.prefix_sharing:
+        options["prefix_sharing"] = False
+    engine = dict(settings.engine)
+    if settings.backend == "vllm" and shape.tensor_parallel > 1:
+        engine.setdefault("tensor_parallel_size", shape.tensor_parallel)
     return EvaluateWork(
         variant=variant,
         tasks=tasks,
@@ -132,12 +142,14 @@ def _evaluate_work(resolved: Resolved, variant: Variant, tasks: tuple[Task, ...]
         dtype=settings.dtype_for(variant.scheme),
         versions=versions_of(BACKENDS[settings.backend], settings.environment, resolved),
         seed=settings.seed,
+        options=tuple(options.items()),
         checkpoint_path=checkpoint,
         segments_path="",
         batch_size=settings.batch_size,
         flush_interval_s=settings.flush_interval_s,
         device=settings.device,
         pace=settings.pace,
+        engine=tuple(engine.items()),
     )
 
 

@@ -18,8 +18,10 @@ class Row:
     """One number. baseline_value, delta: the unquantized variant of the same model, and the difference from it.
 
     is_main: the metric that tables show for this task. checkpoint_bytes: weights on disk. quantize_seconds,
-    evaluate_seconds: what the checkpoint and the responses took, shards added up. published_value, published_delta:
-    what a published study gives, in percent, and the difference.
+    evaluate_seconds: what the checkpoint and the responses took, shards added up. asked_tokens, computed_tokens: of the
+    variant's log-likelihood requests, each in full, and what was computed of them. prefix_sharing: 'exact', or why
+    prefixes were not shared. published_value, published_delta: what a published study gives, in percent, and the
+    difference.
     """
 
     run: str
@@ -40,6 +42,9 @@ class Row:
     checkpoint_bytes: int | None = None
     quantize_seconds: float | None = None
     evaluate_seconds: float | None = None
+    asked_tokens: int | None = None
+    computed_tokens: int | None = None
+    prefix_sharing: str | None = None
     published_value: float | None = None
     published_delta: float | None = None
     published_source: str | None = None
@@ -91,6 +96,9 @@ def _row(run: str, variant: VariantScores, score: Score) -> Row:
         checkpoint_bytes=int(facts["checkpoint_bytes"]) if "checkpoint_bytes" in facts else None,
         quantize_seconds=float(facts["quantize_seconds"]) if "quantize_seconds" in facts else None,
         evaluate_seconds=float(facts["evaluate_seconds"]),
+        asked_tokens=int(facts["asked_tokens"]) if "asked_tokens" in facts else None,
+        computed_tokens=int(facts["computed_tokens"]) if "computed_tokens" in facts else None,
+        prefix_sharing=str(facts.get("prefix_sharing") or "") or None,
     )
 
 

@@ -10,7 +10,7 @@ from hpcq.report.rows import Row
 MINUS = "\N{MINUS SIGN}"
 PLUS_MINUS = "\N{PLUS-MINUS SIGN}"
 MISSING = "\N{EN DASH}"
-COSTS = ("GB on disk", "quantize", "evaluate")
+COSTS = ("GB on disk", "quantize", "evaluate", "tokens computed")
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -62,6 +62,7 @@ def make_table(rows: Sequence[Row], *, title: str, notes: Sequence[str] = ()) ->
                 _gigabytes(first.checkpoint_bytes),
                 duration(first.quantize_seconds),
                 duration(first.evaluate_seconds),
+                _tokens(first),
             )
         )
     columns = (Column(name="variant"), *tasks, *(Column(name=cost) for cost in COSTS))
@@ -96,6 +97,29 @@ def signed(number: float) -> str:
 
 def _gigabytes(size: int | None) -> str:
     return MISSING if size is None else f"{size / 1e9:.3f}"
+
+
+def _tokens(row: Row) -> str:
+    if not row.asked_tokens or row.computed_tokens is None:
+        return MISSING
+    return f"{rounded(row.computed_tokens)} of {rounded(row.asked_tokens)}"
+
+
+def rounded(count: float) -> str:
+    """A large number as a person says it: '987', '310 k', '1.2 M'."""
+    for power, sign in ((9, "G"), (6, "M"), (3, "k")):
+        # What would be rounded up to the next sign's one is said with that sign.
+        if count >= 10**power - 10 ** (power - 3) / 2:
+            share = count / 10**power
+            return f"{share:.1f} {sign}" if round(share, 1) < 10 else f"{share:.0f} {sign}"  # noqa: PLR2004
+    return f"{count:.0f}"
+
+
+def sharing(asked: float, computed: float) -> str:
+    """What sharing prefixes saves: '1.2 M asked for, 310 k computed (3.9 times fewer)'."""
+    ratio = f"{asked / computed:.1f}" if computed else "1.0"
+    fewer = "" if ratio == "1.0" else f" ({ratio} times fewer)"
+    return f"{rounded(asked)} asked for, {rounded(computed)} computed{fewer}"
 
 
 def duration(seconds: float | None) -> str:

@@ -3,7 +3,7 @@
 Knows units, errors and files; must not know models, tasks' meaning, Slurm or scores' computation.
 """
 
-from hpcq.store.index import Claim, Conflict, Index, SegmentFacts, SetAside, load
+from hpcq.store.index import VARIES, Claim, Conflict, Index, SegmentFacts, SetAside, load
 from hpcq.store.records import RequestKey, Response, ResponseKind, digest_of_arguments
 from hpcq.store.results import (
     MergeReport,
@@ -22,6 +22,7 @@ from hpcq.store.segments import Segment, SegmentName, count_rows, read_segment, 
 from hpcq.store.writer import SegmentWriter
 
 __all__ = [
+    "VARIES",
     "Claim",
     "Conflict",
     "Index",

@@ -1,7 +1,9 @@
 """The index: every response of one evaluation that any segment holds, once, whatever the order of the files.
 
 Knows segments; must not know which requests a run expects, nor score anything. A response is never chosen: where
-segments disagree about a request, it is reported and left out.
+segments disagree about a request, it is reported and left out. One kind of difference is no disagreement: a back end
+whose answers depend on what it happens to compute beside them says so, and by how much, in its segments' provenance
+("varies"). Of answers of such a back end that differ by no more, that of the first file (by name) stands.
 """
 
 from __future__ import annotations
@@ -19,8 +21,11 @@ from numpy.typing import NDArray
 
 from hpcq.errors import SegmentDamaged, WorkFailed
 from hpcq.store.columns import Columns, Table, joined
-from hpcq.store.records import RequestKey, Response
+from hpcq.store.records import RequestKey, Response, ResponseKind
 from hpcq.store.segments import Provenance, Segment, read_segment, segment_paths
+
+VARIES = "varies"
+"""In a segment's provenance: by how much a log-likelihood may differ when it is computed again; its texts may, too."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -63,8 +68,9 @@ class Index:
     """One evaluation's responses.
 
     tables: columns by task, sorted by key, each key once. conflicts: keys that are in no table. duplicates: rows that
-    only repeat another. ignored: rows of other evaluations. set_aside: files that cannot be trusted. inputs: a digest
-    over everything that this index was made from, equal for equal files.
+    only repeat another, bit by bit; varied: that differ from it no more than their back end says that its answers do.
+    ignored: rows of other evaluations. set_aside: files that cannot be trusted. inputs: a digest over everything that
+    this index was made from, equal for equal files.
     """
 
     tables: tuple[Table, ...]
@@ -74,6 +80,7 @@ class Index:
     duplicates: int
     ignored: int
     inputs: str
+    varied: int = 0
 
     @cached_property
     def responses(self) -> dict[RequestKey, Response]:
@@ -99,12 +106,13 @@ def load(folders: Iterable[Path], *, expect: Mapping[str, str]) -> Index:
             read.append((file, read_segment(path)))
         except SegmentDamaged as error:
             set_aside.append(SetAside(file=file, reason=str(error)))
-    groups: dict[str, list[tuple[str, Table]]] = {}
+    groups: dict[str, list[_Part]] = {}
     facts = []
     for file, segment in read:
         wanted = [table for table in segment.tables if expect.get(table.task) == table.address]
         for table in wanted:
-            groups.setdefault(table.task, []).append((file, table))
+            varies = float(segment.provenance.get(VARIES, 0.0))
+            groups.setdefault(table.task, []).append(_Part(file=file, table=table, varies=varies))
         if wanted:
             facts.append(_facts(file, segment, sum(map(len, wanted))))
     settled = [_settle(groups[name]) for name in sorted(groups)]
@@ -116,7 +124,17 @@ def load(folders: Iterable[Path], *, expect: Mapping[str, str]) -> Index:
         duplicates=sum(one.duplicates for one in settled),
         ignored=sum(segment.name.rows for _, segment in read) - sum(fact.rows for fact in facts),
         inputs=_inputs(expect, facts, set_aside),
+        varied=sum(one.varied for one in settled),
     )
+
+
+@dataclass(frozen=True, kw_only=True, eq=False)
+class _Part:
+    """A task's rows in one file."""
+
+    file: str
+    table: Table
+    varies: float
 
 
 @dataclass(frozen=True, kw_only=True, eq=False)
@@ -124,38 +142,51 @@ class _Settled:
     table: Table
     conflicts: list[Conflict]
     duplicates: int
+    varied: int
 
 
-def _settle(parts: list[tuple[str, Table]]) -> _Settled:
+def _settle(parts: list[_Part]) -> _Settled:
     """Sort the rows of one task by key, drop those that repeat another, and take out the keys in conflict.
 
     Raises:
         WorkFailed: the rows, though of one address, are of different versions of the task.
     """
-    versions = {table.task_version: file for file, table in parts}
+    first = parts[0].table
+    versions = {part.table.task_version: part.file for part in parts}
     if len(versions) > 1:
         raise WorkFailed(
-            f"the task '{parts[0][1].task}' was answered in the versions {versions} under one address:"
+            f"the task '{first.task}' was answered in the versions {versions} under one address:"
             " its address must tell the version of lm-eval; delete the older of these segments."
         )
-    columns = joined([table.columns for _, table in parts])
-    origin = np.repeat(np.arange(len(parts)), [len(table) for _, table in parts])
+    columns = joined([part.table.columns for part in parts])
+    origin = np.repeat(np.arange(len(parts)), [len(part.table) for part in parts])
     order, starts = _grouped_by_key(columns)
     sizes = np.diff(np.append(starts, len(order)))
-    agreed, conflicts, duplicates = [starts[sizes == 1]], [], 0
+    agreed, conflicts, duplicates, varied = [starts[sizes == 1]], [], 0, 0
     contents = _contents(columns) if len(agreed[0]) < len(starts) else []
     for group in np.flatnonzero(sizes > 1).tolist():
         rows = order[starts[group] : starts[group] + sizes[group]].tolist()
         # The files come in the order of their names, and lexsort is stable: the first row is of the first file.
         claims = {contents[row]: row for row in reversed(rows)}
         duplicates += len(rows) - len(claims)
-        if len(claims) == 1:
+        if len(claims) == 1 or _vary_only(columns, claims.values(), min(parts[origin[row]].varies for row in rows)):
             agreed.append(starts[group : group + 1])
+            varied += len(claims) - 1
         else:
-            files = [(row, parts[origin[row]][0]) for row in sorted(claims.values())]
-            conflicts.append(_conflict(parts[0][1], columns, files))
+            files = [(row, parts[origin[row]].file) for row in sorted(claims.values())]
+            conflicts.append(_conflict(first, columns, files))
     kept = columns.take(order[np.sort(np.concatenate(agreed))])
-    return _Settled(table=replace(parts[0][1], columns=kept), conflicts=conflicts, duplicates=duplicates)
+    return _Settled(table=replace(first, columns=kept), conflicts=conflicts, duplicates=duplicates, varied=varied)
+
+
+def _vary_only(columns: Columns, rows: Iterable[int], tolerance: float) -> bool:
+    """Whether these answers to one request differ by nothing but what their back end says that they may differ by."""
+    chosen = columns.take(np.array([*rows]))
+    if tolerance <= 0 or len(np.unique(chosen.kind)) > 1:
+        return False
+    # What is generated has no log-likelihood (NaN). Written so that any other difference which is no number is one.
+    is_text = chosen.kind[0] == ResponseKind.GENERATE_UNTIL
+    return bool(is_text or np.ptp(chosen.loglikelihood) <= tolerance)
 
 
 def _grouped_by_key(columns: Columns) -> tuple[NDArray[np.int64], NDArray[np.int64]]:

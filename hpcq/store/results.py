@@ -61,7 +61,8 @@ class MissingRows:
 class MergeReport:
     """What a merge found: every expected request is found, missing or in conflict.
 
-    unexpected: responses, in the results, that nobody expected. ignored: rows of other evaluations.
+    unexpected: responses, in the results, that nobody expected. ignored: rows of other evaluations. duplicates, varied:
+    rows that repeat another (`hpcq.store.index.Index`).
     """
 
     expected: int
@@ -72,6 +73,7 @@ class MergeReport:
     set_aside: tuple[SetAside, ...]
     unexpected: int = 0
     ignored: int = 0
+    varied: int = 0
     missing_from: tuple[MissingRows, ...] = ()
 
     @property
@@ -87,6 +89,7 @@ class MergeReport:
             "found": self.found,
             "missing": self.missing,
             "duplicates": self.duplicates,
+            "varied": self.varied,
             "conflicts": len(self.conflicts),
             "set_aside": len(self.set_aside),
             "unexpected": self.unexpected,
@@ -135,7 +138,7 @@ class Results:
 
 def merge_report(parts: Iterable[tuple[str, Collection[RequestKey], Index]]) -> MergeReport:
     """Compare what is expected of each variant (its id, its requests' keys) with what its index holds."""
-    expected = found = unexpected = duplicates = ignored = 0
+    expected = found = unexpected = duplicates = varied = ignored = 0
     conflicts: list[Conflict] = []
     set_aside: set[SetAside] = set()
     missing: Counter[tuple[str, str]] = Counter()
@@ -148,6 +151,7 @@ def merge_report(parts: Iterable[tuple[str, Collection[RequestKey], Index]]) -> 
         unexpected += len(held - wanted)
         missing.update((variant, key.task) for key in wanted - held - disputed)
         duplicates += index.duplicates
+        varied += index.varied
         ignored += index.ignored
         conflicts += index.conflicts
         set_aside.update(index.set_aside)
@@ -156,6 +160,7 @@ def merge_report(parts: Iterable[tuple[str, Collection[RequestKey], Index]]) -> 
         found=found,
         missing=missing.total(),
         duplicates=duplicates,
+        varied=varied,
         conflicts=tuple(conflicts),
         set_aside=tuple(sorted(set_aside)),
         unexpected=unexpected,

@@ -11,7 +11,7 @@ import json
 import logging
 import re
 import time
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 from pathlib import Path
 from threading import Event, RLock
@@ -53,18 +53,20 @@ class SegmentWriter:
         attempt: the number of the attempt, for the order of names.
         addresses: task → content address of its responses, for every task that may come.
         provenance: who computed this and with what; kept in every segment.
+        counts: what to add to that at the moment of a commit, counted over the attempt so far; called by any thread.
         flush_interval_s: the seconds of work that a kill may cost.
         max_rows: rows in a segment, unless one `add_all` brings more or the file system refuses.
         patience_s: how long an outage of the file system may last.
     """
 
-    def __init__(
+    def __init__(  # noqa: PLR0913 (half of them have defaults)
         self,
         folder: Path,
         *,
         attempt: int,
         addresses: Mapping[str, str],
         provenance: Provenance,
+        counts: Callable[[], Mapping[str, int]] = dict,
         flush_interval_s: float = FLUSH_INTERVAL_S,
         max_rows: int = 4096,
         patience_s: float = PATIENCE_S,
@@ -73,7 +75,8 @@ class SegmentWriter:
         self._attempt = attempt
         self._addresses = dict(addresses)
         self._versions: dict[str, str] = {}
-        self._provenance = json.dumps(dict(provenance), sort_keys=True)
+        self._provenance = dict(provenance)
+        self._counts = counts
         self._flush_interval_s = flush_interval_s
         self._max_rows = max_rows
         self._patience_s = patience_s
@@ -198,7 +201,8 @@ class SegmentWriter:
             pause_s = min(2 * pause_s, LONGEST_PAUSE_S)
 
     def _commit(self, rows: Sequence[Row]) -> Path:
-        content = segment_bytes(rows, self._addresses, self._provenance)
+        provenance = json.dumps({**self._provenance, **self._counts()}, sort_keys=True)
+        content = segment_bytes(rows, self._addresses, provenance)
         token = digest_in(content)[:_TOKEN_CHARACTERS]
         path = self._folder / str(
             SegmentName(attempt=self._attempt, sequence=self._sequence, token=token, rows=len(rows))

@@ -60,9 +60,7 @@ def test_a_finished_quantization_that_slurm_queues_again_and_holds_is_waited_for
         for job in quantized:
             cluster.call("scontrol", "requeuehold", job)
         assert hpcq("cancel", "rehearsal", "evaluate").code == 0
-        resumed = hpcq(
-            "resume", "rehearsal", "-O", "evaluate.rehearsal.load_seconds=0", "--wait", timeout_s=TIMEOUT_S
-        )
+        resumed = hpcq("resume", "rehearsal", "-O", "evaluate.rehearsal.load_seconds=0", "--wait", timeout_s=TIMEOUT_S)
         assert resumed.code == 0, resumed.err + resumed.out
 
 

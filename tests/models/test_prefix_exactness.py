@@ -52,7 +52,7 @@ def work_of(**options: float) -> EvaluateWork:
         checkpoint_path=model,
         segments_path="",
         device="cpu",
-        options=tuple({"prefix_sharing": True, **options}.items()),
+        options=tuple(options.items()),
     )
 
 
@@ -87,6 +87,12 @@ def theirs(backend: AccelerateBackend, asked: Sequence[Request]) -> list[Any]:
     return getattr(lm, asked[0].kind)([request.instance for request in asked], disable_tqdm=True)
 
 
+def answers_of(backend: AccelerateBackend, asked: Sequence[Request]) -> list[Response]:
+    """What the back end answers to one piece, in the order of its requests."""
+    found = dict(backend.stream([asked], known=()))
+    return [found[request] for request in asked]
+
+
 def assert_equal(responses: Sequence[Response], expected: Sequence[tuple[float, bool]]) -> None:
     """Within the tolerance, and the same greedy flags."""
     for response, (value, is_greedy) in zip(responses, expected, strict=True):
@@ -106,7 +112,7 @@ def test_every_answer_is_lm_evals(
     backend: AccelerateBackend, expected: dict[tuple[str, str], tuple[float, bool]], corner: str
 ) -> None:
     """Log-likelihoods within 1e-4 and greedy flags are those of lm-eval's own back end, whatever the requests share."""
-    answers = backend.answer(requests(LOGLIKELIHOOD, PAIRS[corner]))
+    answers = answers_of(backend, requests(LOGLIKELIHOOD, PAIRS[corner]))
 
     assert_equal(answers, [expected[pair] for pair in PAIRS[corner]])
 
@@ -118,7 +124,7 @@ def test_all_corners_in_one_piece(
     pairs = [pair for pairs in PAIRS.values() for pair in pairs]
     before = backend.counts()
 
-    assert_equal(backend.answer(requests(LOGLIKELIHOOD, pairs)), [expected[pair] for pair in pairs])
+    assert_equal(answers_of(backend, requests(LOGLIKELIHOOD, pairs)), [expected[pair] for pair in pairs])
     after = backend.counts()
     computed = after["computed_tokens"] - before["computed_tokens"]
     assert 3 * computed < after["asked_tokens"] - before["asked_tokens"]
@@ -132,7 +138,7 @@ def test_lengths_and_first_tokens_are_lm_evals(options: dict[str, float]) -> Non
     asked = requests(LOGLIKELIHOOD, few)
 
     assert made.describe()["prefix_sharing"] == "exact"
-    assert_equal(made.answer(asked), theirs(made, asked))
+    assert_equal(answers_of(made, asked), theirs(made, asked))
 
 
 def test_windows_of_a_long_text_are_lm_evals() -> None:
@@ -140,7 +146,7 @@ def test_windows_of_a_long_text_are_lm_evals() -> None:
     made = loaded(max_length=48)
     asked = requests(LOGLIKELIHOOD_ROLLING, [(EXAMPLES * 2,), (EXAMPLES,)])
 
-    assert [response.loglikelihood for response in made.answer(asked)] == theirs(made, asked)
+    assert [response.loglikelihood for response in answers_of(made, asked)] == theirs(made, asked)
 
 
 def test_generated_text_is_lm_evals(backend: AccelerateBackend) -> None:
@@ -148,7 +154,7 @@ def test_generated_text_is_lm_evals(backend: AccelerateBackend) -> None:
     arguments = {"until": ["\n\n"], "max_gen_toks": 12, "do_sample": False}
     asked = requests(GENERATE, [(QUESTION, arguments), (f"{EXAMPLES}Question:", arguments)])
 
-    assert [response.text for response in backend.answer(asked)] == theirs(backend, asked)
+    assert [response.text for response in answers_of(backend, asked)] == theirs(backend, asked)
 
 
 @pytest.fixture(scope="module")
@@ -163,20 +169,34 @@ def test_a_piece_is_the_same_bits_always(backend: AccelerateBackend, hellaswag: 
     """Pieces answered in another order, or after a restart, or each alone, get the same bits."""
     documents = sorted({request.key.doc_id for request in hellaswag})
     pieces = [[request for request in hellaswag if request.key.doc_id == document] for document in documents]
-    first = dict(backend.stream(pieces))
+    first = dict(backend.stream(pieces, known=()))
 
-    backwards = dict(backend.stream([piece[::-1] for piece in pieces[::-1]]))
-    again = dict(loaded().stream(pieces[1:2]))
+    backwards = dict(backend.stream([piece[::-1] for piece in pieces[::-1]], known=()))
+    again = dict(loaded().stream(pieces[1:2], known=()))
 
     assert backwards == first
     assert again == {request: first[request] for request in pieces[1]}
+
+
+def test_an_interrupted_piece_goes_on_with_the_same_bits(backend: AccelerateBackend, hellaswag: list[Request]) -> None:
+    """Of a piece that was cut off, only what the missing answers need is computed again, and they are the same bits."""
+    before = backend.counts()["computed_tokens"]
+    whole = list(backend.stream([hellaswag], known=()))
+    cost = backend.counts()["computed_tokens"] - before
+    known = {request.key for request, _ in whole[: len(whole) * 4 // 5]}
+
+    rest = dict(backend.stream([hellaswag], known))
+
+    assert {request.key for request in rest}.isdisjoint(known)
+    assert rest == {request: response for request, response in whole if request.key not in known}
+    assert backend.counts()["computed_tokens"] - before - cost < cost
 
 
 def test_answers_come_as_they_are_known(backend: AccelerateBackend, hellaswag: list[Request]) -> None:
     """The first response comes before the piece is computed whole, so that it can be committed."""
     passes: list[int] = []
     hook = backend._lm.model.lm_head.register_forward_hook(lambda *_: passes.append(1))
-    stream = backend.stream([hellaswag])
+    stream = backend.stream([hellaswag], known=())
 
     next(stream)
     at_first = len(passes)
@@ -190,7 +210,7 @@ def test_answers_come_as_they_are_known(backend: AccelerateBackend, hellaswag: l
 def test_switched_off_it_is_lm_evals_own(hellaswag: list[Request]) -> None:
     """Without prefix sharing, answers are lm-eval's to the bit, and the back end says that it is switched off."""
     made = loaded(prefix_sharing=False)
-    answers = [(response.loglikelihood, response.is_greedy) for response in made.answer(hellaswag[:2])]
+    answers = [(response.loglikelihood, response.is_greedy) for response in answers_of(made, hellaswag[:2])]
 
     assert made.describe()["prefix_sharing"] == "it is switched off"
     assert answers == theirs(made, hellaswag[:2])

@@ -8,6 +8,7 @@ from __future__ import annotations
 import json
 import subprocess
 import sys
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
@@ -17,7 +18,7 @@ from hpcq.catalog.packages import staged_items, staged_model
 from hpcq.evaluate.requests import GENERATE, LOGLIKELIHOOD, LOGLIKELIHOOD_ROLLING, Request
 from hpcq.evaluate.vllm import VllmBackend
 from hpcq.stage import stage_items, stage_model
-from hpcq.store import RequestKey, digest_of_arguments
+from hpcq.store import RequestKey, Response, digest_of_arguments
 from hpcq.units import EvaluateWork, Model, Scheme, Task, Variant
 
 MODEL_ID = "HuggingFaceTB/SmolLM2-135M-Instruct"
@@ -66,6 +67,13 @@ def request(number: int, kind: str, arguments: tuple[Any, ...], task: str = "cor
     return Request(key=key, kind=kind, arguments=arguments)
 
 
+def answers(backend: VllmBackend, requests: Sequence[Request]) -> list[Response]:
+    """One response a request, in order, all asked together."""
+    found = dict(backend.stream([requests]))
+    assert len(found) == len(requests)
+    return [found[request] for request in requests]
+
+
 def make_work(folder: Path, **fields: Any) -> EvaluateWork:
     """The evaluation of a few documents of real tasks."""
     model = str(staged_model(MODEL_ID))
@@ -79,7 +87,8 @@ def make_work(folder: Path, **fields: Any) -> EvaluateWork:
         "tasks": tasks,
         "backend": "vllm",
         "dtype": "float32",
-        "options": (("max_length", MAX_LENGTH), ("kv_cache_memory_bytes", 2**28)),
+        "options": (("max_length", MAX_LENGTH),),
+        "engine": (("kv_cache_gib", 0.25),),
         "checkpoint_path": model,
         "segments_path": str(folder / "segments" / f"evaluate.{variant.id}"),
         "batch_size": 64,

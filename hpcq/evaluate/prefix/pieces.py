@@ -4,8 +4,7 @@ Knows requests' texts; must not know tokens, engines or files.
 
 Floating-point results depend on what a request is computed together with. So a piece is a function of its task's
 requests alone: no shard count, no interruption, no other task can change it, and whoever computes it gets the same
-bits. It is computed whole for the sake of a single missing response; what was known is not stored again. So an
-interruption costs the piece that it met, half of it on average, computed a second time.
+bits. Where some of its responses are known already, what the others need of it is computed in the very same way.
 
 Requests that share a beginning stand side by side in the sorted list, which is cut where neighbours share least:
 
@@ -27,7 +26,7 @@ from dataclasses import dataclass
 from itertools import accumulate, groupby, pairwise
 
 from hpcq.evaluate.prefix.tree import common_length
-from hpcq.evaluate.requests import GENERATE, Request
+from hpcq.evaluate.requests import GENERATE, LOGLIKELIHOOD, Request
 from hpcq.store import RequestKey
 from hpcq.units import Shard
 
@@ -36,7 +35,7 @@ from hpcq.units import Shard
 _SHARE_OF_REST = 1 / 16
 _LEAST_BYTES = 8_000
 MOST_BYTES = 256_000
-"""What an interruption may cost, about: some seconds of an 8B model on one H100."""
+"""So much is tokenized and scheduled at once: some seconds of an 8B model on one H100."""
 # What cutting may add to a task's cost; only the bound on a piece goes before it.
 _RECOMPUTED = 0.03
 # How far a piece may go beyond its size to end between documents rather than inside one.
@@ -56,17 +55,21 @@ class Piece:
     cost: int
 
 
-def cut(requests: Iterable[Request], *, generation_rows: int = 1, most_bytes: int = MOST_BYTES) -> list[Piece]:
+def cut(
+    requests: Iterable[Request], *, rows: int = 1, shares_prefixes: bool = True, most_bytes: int = MOST_BYTES
+) -> list[Piece]:
     """All requests in pieces, task by task.
 
-    generation_rows: prompts that are answered together, the longest first. most_bytes: cost of a piece above which it
-    is cut at any price; it may be a quarter larger, and the last document's requests.
+    rows: texts that are generated together, the longest prompts first. shares_prefixes: False where log-likelihoods are
+    computed like that too. most_bytes: cost of a piece above which it is cut at any price; it may be a quarter larger,
+    and the last document's requests.
     """
     ordered = sorted(requests, key=lambda request: (*_group(request), request.key))
     pieces: list[Piece] = []
     for (_, kind, _), group in groupby(ordered, key=_group):
         members = list(group)
-        pieces += _cut_generation(members, generation_rows) if kind == GENERATE else _cut_tree(members, most_bytes)
+        is_tree = shares_prefixes and kind == LOGLIKELIHOOD
+        pieces += _cut_tree(members, most_bytes) if is_tree else _cut_rows(members, rows)
     return pieces
 
 
@@ -98,13 +101,14 @@ def _group(request: Request) -> tuple[str, str, str]:
     return (request.key.task, request.kind, json.dumps(request.generation, sort_keys=True))
 
 
-def _cut_generation(requests: Sequence[Request], rows: int) -> list[Piece]:
+def _cut_rows(requests: Sequence[Request], rows: int) -> list[Piece]:
     longest_first = sorted(requests, key=lambda request: (-len(_text(request)), request.key))
     pieces = []
     for start in range(0, len(longest_first), rows):
         members = tuple(longest_first[start : start + rows])
         limit = members[0].generation.get("max_gen_toks", _USUAL_GENERATED_TOKENS)
-        longest = len(_text(members[0])) + limit * _BYTES_PER_GENERATED_TOKEN
+        generated = limit if members[0].kind == GENERATE else 0
+        longest = len(_text(members[0])) + generated * _BYTES_PER_GENERATED_TOKEN
         pieces.append(Piece(requests=members, cost=len(members) * (1 + longest)))
     return pieces
 

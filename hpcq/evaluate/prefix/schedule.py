@@ -13,8 +13,8 @@ a function of the set of asks and the limits alone: whoever computes the same wi
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
-from dataclasses import dataclass
+from collections.abc import Collection, Sequence
+from dataclasses import dataclass, replace
 
 from hpcq.evaluate.prefix.passes import Pass
 from hpcq.evaluate.prefix.readings import make_pass, readers
@@ -57,3 +57,34 @@ def schedule(asks: Sequence[Ask], limits: Limits) -> Schedule:
         passes=tuple(make_pass(tree, batch, reading) for batch in chosen),
         unshared=sum(not span.is_shared for batch in chosen for span in batch.spans),
     )
+
+
+def part(plan: Schedule, asks: Collection[int]) -> Schedule:
+    """What `asks` need of `plan`: the very same passes, so that the answers are the same bits, without the others."""
+    wanted = frozenset(asks)
+    kept: set[int] = set()
+    needed = []
+    for step in reversed(plan.passes):
+        if wanted.isdisjoint(step.readings.ask.tolist()) and kept.isdisjoint(row.keep for row in step.rows):
+            continue
+        needed.append(step)
+        kept.update(row.parent for row in step.rows if row.parent is not None)
+    return replace(plan, passes=_with_drops(plan, needed[::-1], wanted))
+
+
+def _with_drops(plan: Schedule, needed: Sequence[Pass], wanted: frozenset[int]) -> tuple[Pass, ...]:
+    """`needed` passes, each of which drops what `plan` drops before the next of them."""
+    left = {id(step) for step in needed}
+    live: set[int] = set()
+    found: list[Pass] = []
+    for step in plan.passes:
+        drops = set(step.drops)
+        if id(step) in left:
+            live.update(row.keep for row in step.rows if row.keep is not None)
+            found.append(replace(step, finished=tuple(ask for ask in step.finished if ask in wanted), drops=()))
+        elif not found:
+            continue
+        gone = live & drops
+        live -= gone
+        found[-1] = replace(found[-1], drops=(*found[-1].drops, *sorted(gone)))
+    return tuple(found)

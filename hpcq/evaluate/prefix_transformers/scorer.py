@@ -5,14 +5,14 @@ Knows HFLM's tokenizer, lengths and types, and its own scoring for comparison; m
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Collection, Iterator, Sequence
 from typing import Any
 
 import torch
 from lm_eval.models.utils import has_bos_prefix
 
 from hpcq.evaluate.prefix.counts import Counts, count
-from hpcq.evaluate.prefix.schedule import schedule
+from hpcq.evaluate.prefix.schedule import part, schedule
 from hpcq.evaluate.prefix.tokens import asks_of, encode_pairs
 from hpcq.evaluate.prefix.tree import Ask
 from hpcq.evaluate.prefix.waves import Limits
@@ -32,24 +32,27 @@ class Scorer:
     """Scores with the model and tokenizer of `lm`, an HFLM.
 
     why_not: the reason for which it cannot, None if it can. difference: between its log-likelihoods and HFLM's in the
-    trial. counts: of all that was scored.
+    trial. counts: of all that was scored. batch_share: how much of the usual is computed and kept at once.
     """
 
-    def __init__(self, lm: Any, *, on_gpu: bool) -> None:
+    def __init__(self, lm: Any, *, on_gpu: bool, batch_share: float = 1.0) -> None:
         self._lm = lm
         self.counts = Counts()
         self.difference = 0.0
         self.why_not = self._find_out(stacks_lanes=on_gpu)
         if self.why_not is None:
-            self._limits = _limits(self._engine.kv_bytes_per_token, on_gpu=on_gpu)
+            self._limits = _limits(self._engine.kv_bytes_per_token, on_gpu=on_gpu, share=batch_share)
 
-    def score(self, pairs: Sequence[tuple[str, str]]) -> Iterator[tuple[int, float, bool]]:
-        """Number, log-likelihood and greedy flag of each (context, continuation), as they are known."""
+    def score(self, pairs: Sequence[tuple[str, str]], wanted: Collection[int]) -> Iterator[tuple[int, float, bool]]:
+        """Number, log-likelihood and greedy flag of each `wanted` (context, continuation), as they are known.
+
+        They are computed as they would be together with all others.
+        """
         asks = self._asks(pairs)
-        plan = schedule(asks, self._limits)
+        plan = part(schedule(asks, self._limits), wanted)
         for answer in self._engine.score(plan):
             yield answer.ask, answer.loglikelihood, answer.is_greedy
-        self.counts += count(asks, plan)
+        self.counts += count([asks[number] for number in wanted], plan)
 
     def _find_out(self, *, stacks_lanes: bool) -> str | None:
         """Make the engine and try it; or tell why the model is not for it."""
@@ -100,7 +103,7 @@ class Scorer:
         return [float(value) for value, _ in answers]
 
 
-def _limits(kv_bytes_per_token: int, *, on_gpu: bool) -> Limits:
+def _limits(kv_bytes_per_token: int, *, on_gpu: bool, share: float) -> Limits:
     """What the machine's kind allows. A pass costs as much as `pass_tokens` more tokens would.
 
     On a CPU that was measured, with SmolLM2-135M in fp32. On a GPU a pass takes 25 ms at least, in which an 8B model
@@ -108,8 +111,13 @@ def _limits(kv_bytes_per_token: int, *, on_gpu: bool) -> Limits:
     """
     if not on_gpu:
         kv_tokens = min(_MOST_KV_TOKENS, _KV_BYTES_ON_CPU // kv_bytes_per_token)
-        return Limits(kv_tokens=kv_tokens, batch_tokens=1_024, pass_tokens=32)
+        return Limits(kv_tokens=int(kv_tokens * share), batch_tokens=int(1_024 * share), pass_tokens=32)
     devices = range(torch.cuda.device_count())
     total = sum(torch.cuda.get_device_properties(device).total_memory for device in devices)
     kv_tokens = min(_MOST_KV_TOKENS, int(total * _KV_SHARE_OF_GPUS) // kv_bytes_per_token)
-    return Limits(kv_tokens=kv_tokens, batch_tokens=8_192, batch_rows=256, pass_tokens=256)
+    return Limits(
+        kv_tokens=int(kv_tokens * share),
+        batch_tokens=int(8_192 * share),
+        batch_rows=max(1, int(256 * share)),
+        pass_tokens=256,
+    )

@@ -201,3 +201,19 @@ def test_rows_of_tasks_say_what_lm_evals_definitions_say(name: str) -> None:
     assert ("output_type: multiple_choice" in together) or facts.output == "generate_until"
     assert facts.max_gen_toks in (0, 256) or f"max_gen_toks: {facts.max_gen_toks}\n" in together
     assert facts.num_fewshot == 0 or f"num_fewshot: {facts.num_fewshot}\n" in together
+
+
+@pytest.mark.skipif(LM_EVAL_TASKS is None, reason="the environment 'transformers' is not made yet")
+@pytest.mark.parametrize("name", [name for name in task_names() if name != "mt-bench"])
+def test_rows_of_tasks_count_the_data_sets_and_say_how_examples_are_chosen(name: str) -> None:
+    """As many definitions name a data set as the row says, and examples are drawn unless they are the first ones."""
+    facts = find_task(name)
+    assert facts
+    assert LM_EVAL_TASKS
+    texts = {path.name: path.read_text() for path in sorted((LM_EVAL_TASKS / facts.folder).glob("*yaml"))}
+    leaf = r"^\"?task\"?: +\"?(leaderboard_|mmlu_)\w+\"?$"
+    leaves = [text for text in texts.values() if re.search(leaf, text, re.MULTILINE)]
+    assert facts.data_sets == (len(leaves) if facts.is_group else 1)
+    if facts.tokens and facts.tokens.example:
+        are_first = any("sampler: first_n" in text for text in texts.values())
+        assert facts.tokens.are_examples_drawn == (not are_first)

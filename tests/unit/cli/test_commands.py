@@ -189,11 +189,51 @@ def test_a_file_where_the_runs_should_be_is_the_manifests_fault(hpcq: Hpcq) -> N
     assert not (hpcq.folder / "checkpoints").exists()
 
 
-def test_a_back_end_that_can_only_be_planned_is_refused_by_submit(hpcq: Hpcq) -> None:
-    """vLLM plans and does not run yet: submit says so, exit code 2, nothing written."""
-    manifest = hpcq.write(REHEARSAL.replace('"synthetic"\n', '"vllm"\n').replace(', "synthetic-w4a16"', ""))
-    assert hpcq("plan", manifest).code == 0
-    done = hpcq("submit", manifest)
+TWO_NODES = """
+name = "two"
+scheduler = "local"
+[gpu_classes.small]
+gpu = "L4-24"
+gpus_per_node = 2
+nodes = 4
+cpus_per_node = 8
+memory_gib = 64
+"""
+
+
+@pytest.mark.parametrize(
+    ("model", "options", "sentence"),
+    [
+        (
+            "meta-llama/Llama-3.1-70B-Instruct",
+            [],
+            "takes 4 nodes of class 'small', and hpcq runs vLLM on one node alone yet. Try a scheme with fewer bits",
+        ),
+        (
+            "meta-llama/Llama-3.1-8B-Instruct",
+            ["-O", "evaluate.engine.tensor_parallel_size=4"],
+            "evaluate.engine.tensor_parallel_size asks for 4 GPUs, and the plan gives it 1 of class 'small'. Leave it",
+        ),
+    ],
+)
+def test_what_vllms_engine_cannot_do_yet_is_planned_and_refused_by_submit(
+    hpcq: Hpcq, model: str, options: list[str], sentence: str
+) -> None:
+    """vLLM over several nodes, or over more GPUs than a unit has, is refused with the cure, and nothing is written."""
+    hpcq.write(TWO_NODES, "two.toml")
+    text = REHEARSAL.replace("meta-llama/Llama-3.1-8B-Instruct", model).replace('"local"', '"two.toml"')
+    manifest = hpcq.write(text.replace('"synthetic"\n', '"vllm"\n').replace(', "synthetic-w4a16"', ""))
+    assert hpcq("plan", manifest, *options).code == 0
+    done = hpcq("submit", manifest, *options)
     assert done.code == 2
-    assert "evaluate.backend: 'vllm' can be planned and not run yet; use one of accelerate, synthetic." in done.err
+    assert sentence in done.err
     assert not (hpcq.folder / "runs").exists()
+
+
+def test_an_environment_that_is_not_made_is_asked_for_by_its_name(hpcq: Hpcq) -> None:
+    """vLLM on GPUs needs an environment that is made only when it is wanted: submit says how, exit code 3."""
+    hpcq.write(TWO_NODES, "two.toml")
+    text = REHEARSAL.replace('"synthetic"\n', '"vllm"\n').replace(', "synthetic-w4a16"', "")
+    done = hpcq("submit", hpcq.write(text.replace('"local"', '"two.toml"')), env={"HPCQ_CACHE": str(hpcq.folder)})
+    assert done.code == 3
+    assert "The environment 'vllm' has not been made: type `python3 -m hpcq.environments vllm`." in done.err

@@ -49,7 +49,10 @@ def test_rehearsal_is_a_function_of_the_request(make_work: Callable[..., Evaluat
     """Two synthetic back ends give the same responses, of the kind that was asked for."""
     requests = rehearsed_requests([Task(name="arc_challenge", limit=2), Task(name="gsm8k", limit=2)])
 
-    first, second = (make_backend(make_work()).answer(requests) for _ in range(2))
+    first, second = (
+        [response for _, response in make_backend(make_work()).stream([requests[:8], requests[8:]], known=())]
+        for _ in range(2)
+    )
 
     assert first == second
     assert [response.kind.name for response in first] == ["LOGLIKELIHOOD"] * 8 + ["GENERATE_UNTIL"] * 2
@@ -61,7 +64,7 @@ def test_rehearsal_keeps_its_pace(make_work: Callable[..., EvaluateWork]) -> Non
     backend = make_backend(make_work(pace=(("request_seconds", 0.01), ("load_seconds", 0.05), ("memory_gib", 0.01))))
     began_s = time.monotonic()
     backend.load()
-    backend.answer(rehearsed_requests([Task(name="gsm8k", limit=10)]))
+    list(backend.stream([rehearsed_requests([Task(name="gsm8k", limit=10)])], known=()))
 
     assert time.monotonic() - began_s >= 0.15
 

@@ -7,8 +7,9 @@ from pathlib import Path
 
 from hpcq.attempts import Attempt
 from hpcq.evaluate.merging import merge
+from hpcq.evaluate.questions import questions_of
 from hpcq.evaluate.worker import evaluate
-from hpcq.store import read_results, segment_paths
+from hpcq.store import Response, SegmentWriter, read_results, segment_paths
 from hpcq.units import EvaluateWork, MergeWork
 
 MakeWork = Callable[..., EvaluateWork]
@@ -81,4 +82,42 @@ def test_later_segments_are_merged(make_work: MakeWork, make_merge: MakeMerge, m
 
     report = read_results(Path(work.results_path)).merge
     assert report["set_aside"] == 1
-    assert report["missing"] == 3
+    assert report["missing"] == 1
+
+
+def test_tokens_of_attempts_are_added_up(make_work: MakeWork, make_merge: MakeMerge, make_attempt: MakeAttempt) -> None:
+    """Each attempt counts with its last segment's numbers, and why prefixes were not shared is told beside them."""
+    work = make_work()
+    questions = questions_of(work.tasks, is_rehearsal=True)
+    told = [(1, 100, 40, "exact"), (1, 300, 90, "exact"), (2, 50, 50, "it is switched off")]
+    for number, (attempt, asked, computed, sharing) in enumerate(told):
+        writer = SegmentWriter(
+            Path(work.segments_path),
+            attempt=attempt,
+            addresses=questions.addresses(work),
+            provenance={"unit": "evaluate.x", "attempt_start": f"2026-01-0{attempt}T00:00:00+00:00"}
+            | {"prefix_sharing": sharing},
+            counts=lambda asked=asked, computed=computed: {"asked_tokens": asked, "computed_tokens": computed},  # type: ignore[misc]
+        )
+        writer.add(questions.requests[number].key, Response(loglikelihood=-1.0, is_greedy=True))
+        writer.flush()
+    merge_work = make_merge(work)
+
+    merge(merge_work, make_attempt("merge.run"))
+
+    (variant,) = read_results(Path(merge_work.results_path)).variants
+    assert (variant.provenance["asked_tokens"], variant.provenance["computed_tokens"]) == (350, 140)
+    assert variant.provenance["prefix_sharing"] == "exact, it is switched off"
+
+
+def test_results_of_what_counts_no_tokens_tell_none(
+    make_work: MakeWork, make_merge: MakeMerge, make_attempt: MakeAttempt
+) -> None:
+    """A rehearsal's variants have no counts, rather than zeros."""
+    evaluate(make_work(), make_attempt("evaluate.x"))
+    work = make_merge(make_work())
+
+    merge(work, make_attempt("merge.run"))
+
+    (variant,) = read_results(Path(work.results_path)).variants
+    assert not {"asked_tokens", "computed_tokens"} & set(variant.provenance)

@@ -109,7 +109,7 @@ def test_other_shards_count_as_answered(make_work: MakeWork, make_attempt: MakeA
 
 
 def test_part_of_a_batch_is_completed(make_work: MakeWork, make_attempt: MakeAttempt) -> None:
-    """A batch of which a part is known is computed whole, and only what was not known is committed."""
+    """Of a piece of which a part is known, only what was not known is committed."""
     evaluate(make_work(batch_size=2), make_attempt("evaluate.x"))
     work = make_work(batch_size=7)
     segment_paths(Path(work.segments_path))[0].unlink()
@@ -117,8 +117,8 @@ def test_part_of_a_batch_is_completed(make_work: MakeWork, make_attempt: MakeAtt
 
     evaluate(work, attempt)
 
-    assert attempt.record.restored == 22
-    assert attempt.record.facts["answered"] == 7
+    assert attempt.record.restored == 23
+    assert attempt.record.facts["answered"] == 1
     assert (len(_index(work)), _index(work).duplicates) == (24, 0)
 
 

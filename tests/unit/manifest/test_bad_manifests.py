@@ -88,7 +88,7 @@ CASES: dict[str, tuple[str, list[str]]] = {
     "unknown key": (
         full(more="[evaluate]\nbatchsize = 4\n"),
         [
-            ":10: evaluate.batchsize: unknown key; allowed here are backend, batch_size, device, dtype, environment, flush_interval_s, rehearsal, seed, shards. Did you mean 'batch_size'?"
+            ":10: evaluate.batchsize: unknown key; allowed here are backend, batch_size, device, dtype, engine, environment, flush_interval_s, max_length, prefix_sharing, rehearsal, seed, shards. Did you mean 'batch_size'?"
         ],
     ),
     "unknown model key": (
@@ -100,7 +100,7 @@ CASES: dict[str, tuple[str, list[str]]] = {
     "unknown key far": (
         full(more="[evaluate]\nxyzzy = 4\n"),
         [
-            ":10: evaluate.xyzzy: unknown key; allowed here are backend, batch_size, device, dtype, environment, flush_interval_s, rehearsal, seed, shards."
+            ":10: evaluate.xyzzy: unknown key; allowed here are backend, batch_size, device, dtype, engine, environment, flush_interval_s, max_length, prefix_sharing, rehearsal, seed, shards."
         ],
     ),
     "name slash": (
@@ -433,6 +433,21 @@ CASES: dict[str, tuple[str, list[str]]] = {
     "rehearsal": (
         full(more="[evaluate.rehearsal]\nrequest_seconds = 0.1\n"),
         [":9: evaluate.rehearsal: has no meaning with backend 'accelerate'; it paces 'synthetic' alone."],
+    ),
+    "engine": (
+        full(more="[evaluate.engine]\nmax_num_seqs = 8\n"),
+        [":9: evaluate.engine: has no meaning with backend 'accelerate'; it sets up 'vllm' alone."],
+    ),
+    "engine bounds": (
+        full(more='[evaluate]\nbackend = "vllm"\n[evaluate.engine]\nblock_size = 24\ngpu_memory_utilization = 1.5\n'),
+        [
+            ":12: evaluate.engine.block_size: must be one of 16, 32, 64, 128, 256, not 24.",
+            ":13: evaluate.engine.gpu_memory_utilization: must be 1 or less, not 1.5.",
+        ],
+    ),
+    "engine contradiction": (
+        full(more='[evaluate]\nbackend = "vllm"\nengine = { max_num_seqs = 9, max_num_batched_tokens = 8 }\n'),
+        [":11: evaluate.engine.max_num_batched_tokens: must be max_num_seqs (9) or more, not 8."],
     ),
     "rehearsal negative": (
         full(more='[evaluate]\nbackend = "synthetic"\nrehearsal = { request_seconds = -0.1 }\n'),

@@ -69,6 +69,8 @@ def manifests(draw: st.DrawFn) -> dict[str, Any]:
             "flush_interval_s": draw(st.floats(0.1, 100)),
             "seed": draw(st.integers(0, 2**32 - 1)),
             "dtype": draw(st.sampled_from(["auto", "float32"])),
+            "prefix_sharing": draw(st.booleans()),
+            **draw(st.sampled_from([{}, {"backend": "vllm", "max_length": 2048, "engine": {"kv_cache_gib": 0.5}}])),
         },
     }
 

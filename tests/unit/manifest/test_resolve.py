@@ -189,6 +189,13 @@ def test_each_back_end_has_its_environment(
     assert (settings.environment, settings.pace) == (environment, pace)
 
 
+def test_an_engine_is_vllms_and_a_rehearsal_passes_it_over(load_text: LoadText, smallest: str) -> None:
+    """What a manifest sets of the engine reaches vLLM's settings alone, and does not stop a rehearsal."""
+    text = smallest + '[evaluate]\nbackend = "vllm"\nengine = { kv_cache_gib = 4, enforce_eager = true }\n'
+    assert resolve(load_text(text)).evaluate.engine == (("kv_cache_gib", 4.0), ("enforce_eager", True))
+    assert resolve(load_text(text, "evaluate.backend=synthetic")).evaluate.engine == ()
+
+
 def test_a_rehearsal_makes_up_every_quantization(load_text: LoadText) -> None:
     """With the synthetic back end nothing is missing, nothing is calibrated, and no real tool is called."""
     resolved = resolve(load_text(PACKAGED, "evaluate.backend=synthetic"))

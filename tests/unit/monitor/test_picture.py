@@ -102,6 +102,20 @@ def test_a_failure_says_why_and_is_given_up(layout: RunLayout) -> None:
     assert seen.is_stopped
 
 
+def test_tokens_of_all_attempts_are_added_up(layout: RunLayout) -> None:
+    """Those that ended told their own; one that was killed told none, which is no zero."""
+    (seen,) = take_picture(layout, [unit()], {}).units
+    assert (seen.asked_tokens, seen.computed_tokens) == (None, None)
+    for number, facts in enumerate([{"asked_tokens": 700, "computed_tokens": 200}, {}, {"asked_tokens": 30}], start=1):
+        record(layout, attempt=number, facts=facts)
+    picture = take_picture(layout, [unit(), unit("quantize", "nowhere")], {})
+    assert [(one.asked_tokens, one.computed_tokens) for one in picture.units] == [(730, 200), (None, None)]
+    document = picture.as_json()
+    assert (document["asked_tokens"], document["computed_tokens"]) == (730, 200)
+    assert document["units"][0]["asked_tokens"] == 730
+    assert document["units"][1]["asked_tokens"] is None
+
+
 def test_a_process_that_lives_on_this_host_is_running(layout: RunLayout) -> None:
     """Without a scheduler an attempt is running as long as its process is there."""
     record(layout)

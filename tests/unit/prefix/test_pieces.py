@@ -24,7 +24,7 @@ def _keys(pieces: list[Piece]) -> list[tuple[RequestKey, ...]]:
 @given(request_lists(), st.integers(1, 9), st.integers(1, 4), st.integers(100, 20_000))
 def test_shards_partition_pieces(requests: list[Request], count: int, rows: int, most_bytes: int) -> None:
     """Every request is in one piece, and every piece is whole in exactly one shard."""
-    pieces = cut(requests, generation_rows=rows, most_bytes=most_bytes)
+    pieces = cut(requests, rows=rows, most_bytes=most_bytes)
 
     dealt = [piece for index in range(count) for piece in deal(pieces, Shard(index=index, count=count))]
 
@@ -50,8 +50,8 @@ def test_pieces_do_not_depend_on_order_or_other_tasks(
 @settings(max_examples=40)
 @given(request_lists(), st.integers(1, 4))
 def test_a_piece_is_of_one_kind(requests: list[Request], rows: int) -> None:
-    """A piece's requests are of one task, kind and generation arguments; of generation, `generation_rows` at most."""
-    for piece in cut(requests, generation_rows=rows):
+    """A piece's requests are of one task, kind and generation arguments; of generation, `rows` at most."""
+    for piece in cut(requests, rows=rows):
         assert len({(one.key.task, one.kind, str(one.generation)) for one in piece.requests}) == 1
         assert piece.requests[0].kind != GENERATE or len(piece.requests) <= rows
 

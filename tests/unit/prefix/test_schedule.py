@@ -10,7 +10,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from hpcq.evaluate.prefix.counts import count
-from hpcq.evaluate.prefix.schedule import Schedule, schedule
+from hpcq.evaluate.prefix.schedule import Schedule, part, schedule
 from hpcq.evaluate.prefix.tree import Ask
 from hpcq.evaluate.prefix.waves import Limits
 from tests.unit.prefix.drawing import ask, asks, limits
@@ -90,6 +90,29 @@ def test_the_order_of_asks_changes_nothing(asked: list[Ask], budget: Limits, cha
         return [[(row.tokens.tolist(), row.start, row.keep is None) for row in step.rows] for step in plan.passes]
 
     assert rows(schedule(shuffled, budget)) == rows(schedule(asked, budget))
+
+
+@settings(max_examples=200)
+@given(asks(), limits, st.sets(st.integers(0, 30)))
+def test_a_part_is_the_same_passes_without_those_that_it_does_not_need(
+    asked: list[Ask], budget: Limits, drawn: set[int]
+) -> None:
+    """What some asks need of a schedule reads all of theirs, within limits, by passes of the whole; no pass is idle."""
+    wanted = {number for number in drawn if number < len(asked)}
+    whole = schedule(asked, budget)
+    chosen = part(whole, wanted)
+
+    read = _follow(chosen, budget)
+    rows = [step.rows for step in whole.passes]
+
+    assert {key: times for key, times in read.items() if key[0] in wanted} == {
+        key: times for key, times in _plainly(asked).items() if key[0] in wanted
+    }
+    assert sorted(number for step in chosen.passes for number in step.finished) == sorted(wanted)
+    assert all(step.rows in rows for step in chosen.passes)
+    assert bool(chosen.passes) == bool(wanted)
+    if len(wanted) == len(asked):
+        assert [step.rows for step in chosen.passes] == rows
 
 
 def _exam(questions: int, choices: int) -> list[Ask]:

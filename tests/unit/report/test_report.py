@@ -15,7 +15,7 @@ from hpcq.errors import UserInputError
 from hpcq.report.formats import WRITERS, Report
 from hpcq.report.published import beside_published, studies_named
 from hpcq.report.rows import Row, make_rows
-from hpcq.report.table import duration, make_table, signed
+from hpcq.report.table import duration, make_table, rounded, sharing, signed
 from hpcq.store import Results, Score, VariantScores
 
 
@@ -36,7 +36,15 @@ RESULTS = Results(
     merge={"missing": 0, "conflicts": 0},
     variants=(
         variant("a_4|bit", "llmcompressor", 0.25, checkpoint_bytes=90_000_000, quantize_seconds=3605.0),
-        variant("bf16", "none", 0.3, checkpoint_bytes=269_000_000),
+        variant(
+            "bf16",
+            "none",
+            0.3,
+            checkpoint_bytes=269_000_000,
+            asked_tokens=1_200_000,
+            computed_tokens=310_000,
+            prefix_sharing="exact",
+        ),
     ),
 )
 ROWS = make_rows(RESULTS, order=["some-model--bf16--1", "some-model--a_4|bit--1"])
@@ -63,13 +71,21 @@ def test_a_model_without_unquantized_variant_has_no_differences() -> None:
     assert {row.delta for row in rows} == {None}
 
 
-def test_the_table_shows_score_error_difference_size_and_time() -> None:
-    """A cell reads 'score ±error (difference)' in percent; sizes are GB; times are words."""
-    assert REPORT.table.headings == ("variant", "arc_challenge (n=40)", "GB on disk", "quantize", "evaluate")
+def test_the_table_shows_score_error_difference_and_costs() -> None:
+    """A cell reads 'score ±error (difference)' in percent; sizes are GB; times are words; tokens stand beside all."""
+    costs = ("GB on disk", "quantize", "evaluate", "tokens computed")
+    assert REPORT.table.headings == ("variant", "arc_challenge (n=40)", *costs)
     assert REPORT.table.lines == (
-        ("bf16", "30.0 ±5.0", "0.269", "–", "1 min 15 s"),
-        ("a_4|bit", "25.0 ±5.0 (−5.0)", "0.090", "1 h 00 min", "1 min 15 s"),
+        ("bf16", "30.0 ±5.0", "0.269", "–", "1 min 15 s", "310 k of 1.2 M"),
+        ("a_4|bit", "25.0 ±5.0 (−5.0)", "0.090", "1 h 00 min", "1 min 15 s", "–"),
     )
+
+
+def test_programs_get_the_tokens_and_how_they_were_shared() -> None:
+    """Each row carries its variant's counts, and nothing where none are known."""
+    read = list(csv.DictReader(io.StringIO(WRITERS["csv"](REPORT))))
+    told = [(row["asked_tokens"], row["computed_tokens"], row["prefix_sharing"]) for row in read]
+    assert told == [("1200000", "310000", "exact")] * 2 + [("", "", "")] * 2
 
 
 def test_every_format_has_every_main_score() -> None:
@@ -126,7 +142,7 @@ def test_text_fits_a_terminal_of_120_columns() -> None:
     assert lines[3].split() == ["n=1172"] * 5
     assert lines[7].split("  ")[0] == "smoothquant-w8a8"
     assert "20.0 ±25.0 (+15.0)" in lines[7]
-    assert lines[9].split() == ["variant", "GB", "on", "disk", "quantize", "evaluate"]
+    assert lines[9].split() == ["variant", "GB", "on", "disk", "quantize", "evaluate", "tokens", "computed"]
     assert lines[13].startswith("smoothquant-w8a8 ")
     assert [line[:4] for line in lines[15:]] == ["A no", "  no"]
     assert " ".join(line.strip() for line in lines[15:]) == note.strip()
@@ -139,6 +155,25 @@ def test_text_fits_a_terminal_of_120_columns() -> None:
 def test_durations_are_said_as_a_person_says_them(seconds: float | None, words: str) -> None:
     """Seconds under a minute, minutes under an hour, hours above; never '60 s'."""
     assert duration(seconds) == words
+
+
+@pytest.mark.parametrize(
+    ("count", "words"),
+    [
+        (0, "0"), (999, "999"), (1000, "1.0 k"), (9_949, "9.9 k"), (9_951, "10 k"), (999_499, "999 k"),
+        (999_500, "1.0 M"), (65_400_000, "65 M"), (2.5e9, "2.5 G"), (7.4e12, "7400 G"),
+    ],
+)  # fmt: skip
+def test_large_numbers_are_said_in_two_or_three_digits(count: float, words: str) -> None:
+    """Never '1000 k', nor '10.0 k'."""
+    assert rounded(count) == words
+
+
+def test_what_sharing_saves_is_said_where_it_saves_anything() -> None:
+    """The ratio stands where it is not one, also where nothing had to be computed."""
+    assert sharing(1_200_000, 310_000) == "1.2 M asked for, 310 k computed (3.9 times fewer)"
+    assert sharing(900, 900) == "900 asked for, 900 computed"
+    assert sharing(900, 0) == "900 asked for, 0 computed"
 
 
 @pytest.mark.parametrize(("number", "words"), [(0.04, "0.0"), (-0.04, "0.0"), (-1.26, "−1.3"), (2.0, "+2.0")])

@@ -35,9 +35,20 @@ def key() -> Callable[..., RequestKey]:
 def write() -> Callable[..., Path]:
     """Commit rows as one segment and return its path."""
 
-    def make(folder: Path, rows: Iterable[Row], *, addresses: dict[str, str] | None = None, attempt: int = 1) -> Path:
+    def make(
+        folder: Path,
+        rows: Iterable[Row],
+        *,
+        addresses: dict[str, str] | None = None,
+        attempt: int = 1,
+        **told: float,
+    ) -> Path:
         writer = SegmentWriter(
-            folder, attempt=attempt, addresses=addresses or ADDRESSES, provenance={"node": "n1"}, flush_interval_s=1e9
+            folder,
+            attempt=attempt,
+            addresses=addresses or ADDRESSES,
+            provenance={"node": "n1", **told},
+            flush_interval_s=1e9,
         )
         writer.add_all(rows)
         path = writer.flush()

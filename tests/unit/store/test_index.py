@@ -89,6 +89,38 @@ def test_a_conflict_names_both_responses_and_both_files(
     assert index.duplicates == 2
 
 
+@pytest.mark.parametrize(
+    ("answers", "varies", "varied"),
+    [
+        ([Response(-1.0, is_greedy=True), Response(-1.05, is_greedy=False)], (0.1, 0.1), 1),
+        ([Response(-1.0, is_greedy=True), Response(-1.05, is_greedy=True)], (0.1, 0.0), None),
+        ([Response(-1.0, is_greedy=True), Response(-1.15, is_greedy=True)], (0.1, 0.1), None),
+        ([Response(-1.0, is_greedy=True), Response(math.nan, is_greedy=True)], (0.1, 0.1), None),
+        ([Response(-math.inf, is_greedy=True), Response(-1.0, is_greedy=True)], (0.1, 0.1), None),
+        ([Response(text="Paris"), Response(text="Rome")], (0.1, 0.1), 1),
+        ([Response(text="Paris"), Response(text="Rome")], (0.0, 0.0), None),
+        ([Response(text="Paris"), Response(-1.0, is_greedy=True)], (0.1, 0.1), None),
+    ],
+)
+def test_answers_that_vary_as_their_back_end_says_are_no_conflict(
+    tmp_path: Path,
+    write: Any,
+    key: Any,
+    addresses: dict[str, str],
+    answers: list[Response],
+    varies: tuple[float, float],
+    varied: int | None,
+) -> None:
+    """Of two that differ by no more than both segments' back ends allow, the first file's stands; else it is said."""
+    for number, (answer, told) in enumerate(zip(answers, varies, strict=True)):
+        write(tmp_path / f"u.{number}of2", [(key(0), answer)], varies=told)
+
+    index = load([tmp_path / "u.0of2", tmp_path / "u.1of2"], expect=addresses)
+
+    assert (len(index.conflicts), index.varied) == ((1, 0) if varied is None else (0, varied))
+    assert index.responses == ({} if varied is None else {key(0): answers[0]})
+
+
 def test_a_damaged_segment_is_set_aside_with_its_reason(
     tmp_path: Path, write: Any, key: Any, addresses: dict[str, str]
 ) -> None:

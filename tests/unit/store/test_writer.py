@@ -60,6 +60,22 @@ def test_no_more_than_max_rows_wait(tmp_path: Path, key: Any, addresses: dict[st
             assert doc_id + 1 - count_rows(tmp_path) < 10
 
 
+def test_each_segment_tells_the_counts_of_its_moment(tmp_path: Path, key: Any, addresses: dict[str, str]) -> None:
+    """What is counted is asked for at each commit and stands beside what never changes; without counts nothing does."""
+    counts = {"asked_tokens": 10}
+    provenance = {"node": "n1"}
+    writer = SegmentWriter(tmp_path, attempt=1, addresses=addresses, provenance=provenance, counts=lambda: counts)
+    for doc_id in range(2):
+        writer.add(key(doc_id), ANSWER)
+        writer.flush()
+        counts["asked_tokens"] += 5
+    plain = SegmentWriter(tmp_path, attempt=2, addresses=addresses, provenance=provenance)
+    plain.add(key(2), ANSWER)
+    plain.flush()
+    told = [dict(segment.provenance) for segment in load([tmp_path], expect=addresses).segments]
+    assert told == [{**provenance, "asked_tokens": 10}, {**provenance, "asked_tokens": 15}, provenance]
+
+
 def test_threads_that_flush_at_any_time_lose_and_repeat_nothing(
     tmp_path: Path, key: Any, addresses: dict[str, str]
 ) -> None:
