@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from collections.abc import Mapping
+from dataclasses import dataclass, field
 from functools import lru_cache
 
-from hpcq.catalog.rows import catalog_rows
+from hpcq.catalog.rows import catalog_rows, with_tuples
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -13,13 +14,19 @@ class GPU:
     """One kind of GPU.
 
     memory_gib: what the driver reports, all of it. compute_capability: major and minor, as in (9, 0).
-    bandwidth_gb_per_s: of its memory, in 10^9 bytes a second.
+    bandwidth_gb_per_s: of its memory, in 10^9 bytes a second. dense_tflops: 10^12 operations a second by number format,
+    of those that it multiplies. link, link_gb_per_s: what joins the GPUs of a node, both ways together. source: the
+    document that says so.
     """
 
     name: str
     memory_gib: float
     compute_capability: tuple[int, int]
     bandwidth_gb_per_s: float
+    dense_tflops: Mapping[str, float] = field(hash=False)
+    link: str
+    link_gb_per_s: float
+    source: str
 
     @property
     def computes_fp8(self) -> bool:
@@ -39,7 +46,4 @@ def find_gpu(name: str) -> GPU | None:
 
 @lru_cache
 def _gpus() -> dict[str, GPU]:
-    return {
-        name: GPU(name=name, **{**row, "compute_capability": tuple(row["compute_capability"])})
-        for name, row in catalog_rows("gpus.toml").items()
-    }
+    return {name: GPU(name=name, **with_tuples(row)) for name, row in catalog_rows("gpus.toml").items()}

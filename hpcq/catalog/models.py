@@ -1,25 +1,45 @@
-"""Model shapes: from the catalog by id, or from a checkpoint's own config.json. Reads no weights.
+"""Model shapes: the sizes that memory and divisibility follow from, and the catalog's models by id. Reads no weights.
 
 The rows and their sources stand in models.toml.
 """
 
 from __future__ import annotations
 
-import json
-from dataclasses import dataclass
-from functools import lru_cache
-from pathlib import Path
-from typing import Any
+from dataclasses import dataclass, field
+from functools import cached_property, lru_cache
+from typing import Any, Literal
 
-from hpcq.catalog.rows import catalog_rows
+from hpcq.catalog.rows import catalog_rows, with_tuples
+
+Bias = Literal["attention.qkv", "attention.output", "mlp"]
+
+
+@dataclass(frozen=True, kw_only=True)
+class Linear:
+    """A linear layer of a block, y = W·x + b, by its name in a checkpoint's block.
+
+    cut: what tensor parallelism divides; where it divides the outputs, every GPU has all inputs.
+    """
+
+    name: str
+    inputs: int
+    outputs: int
+    cut: Literal["inputs", "outputs"] = "outputs"
+    has_bias: bool = False
+
+    @property
+    def parameters(self) -> int:
+        """Weights and biases."""
+        return self.inputs * self.outputs + (self.outputs if self.has_bias else 0)
 
 
 @dataclass(frozen=True, kw_only=True)
 class ModelShape:
-    """The sizes of a decoder with gated feed-forward layers (Llama's family): all that memory and divisibility need.
+    """The sizes of a decoder whose blocks are alike (Llama's family): all that memory and divisibility need.
 
     hidden, intermediate: widths. heads, kv_heads: of attention, each of head_dim. context: positions at most.
-    parameters: all weights, tied embeddings once.
+    parameters: all weights, tied embeddings once. gated_mlp: three matrices in a feed-forward layer, not two. biases:
+    which linear layers have one. architecture: as config.json names it; None: not said.
     """
 
     layers: int
@@ -32,13 +52,27 @@ class ModelShape:
     tied_embeddings: bool
     context: int
     parameters: int
+    gated_mlp: bool = True
+    biases: tuple[Bias, ...] = ()
+    architecture: str | None = field(default=None, compare=False)
+
+    @cached_property
+    def linears(self) -> tuple[Linear, ...]:
+        """The linear layers of one block: those that a scheme quantizes, never head or embeddings."""
+        return block_linears(
+            hidden=self.hidden,
+            intermediate=self.intermediate,
+            heads=self.heads,
+            kv_heads=self.kv_heads,
+            head_dim=self.head_dim,
+            gated_mlp=self.gated_mlp,
+            biases=self.biases,
+        )
 
     @property
     def linear_parameters(self) -> int:
-        """Weights of the linear layers inside the blocks: those that a scheme quantizes, never head or embeddings."""
-        return self.layers * _block_linear_parameters(
-            self.hidden, self.intermediate, self.heads, self.kv_heads, self.head_dim
-        )
+        """Weights of the linear layers inside the blocks, without biases."""
+        return self.layers * sum(linear.inputs * linear.outputs for linear in self.linears)
 
 
 def model_ids() -> tuple[str, ...]:
@@ -51,61 +85,42 @@ def find_shape(model_id: str) -> ModelShape | None:
     return {name.lower(): shape for name, shape in _shapes().items()}.get(model_id.lower())
 
 
-def shape_of_checkpoint(folder: Path) -> ModelShape | None:
-    """The shape that `folder`/config.json states; None: it is of another kind, or states too little."""
-    try:
-        config = json.loads((folder / "config.json").read_text(encoding="utf-8"))
-    except (OSError, ValueError):
-        return None
-    return shape_of_config(config) if isinstance(config, dict) else None
+def count_parameters(*, layers: int, hidden: int, vocabulary: int, tied_embeddings: bool, **block: Any) -> int:
+    """All weights of a Llama of these sizes: blocks with two norms each, a last norm, embeddings, head."""
+    linear = sum(linear.parameters for linear in block_linears(hidden=hidden, **block))
+    return layers * (linear + 2 * hidden) + hidden + vocabulary * hidden * (1 if tied_embeddings else 2)
 
 
-def shape_of_config(config: dict[str, Any]) -> ModelShape | None:
-    """The shape that a transformers configuration states; None: it states too little."""
-    try:
-        hidden, heads = int(config["hidden_size"]), int(config["num_attention_heads"])
-        sizes = {
-            "layers": int(config["num_hidden_layers"]),
-            "hidden": hidden,
-            "intermediate": int(config["intermediate_size"]),
-            "heads": heads,
-            "kv_heads": int(config.get("num_key_value_heads") or heads),
-            "head_dim": int(config.get("head_dim") or hidden // heads),
-            "vocabulary": int(config["vocab_size"]),
-        }
-        context = int(config["max_position_embeddings"])
-    except (KeyError, TypeError, ValueError, ZeroDivisionError):
-        return None
-    tied = bool(config.get("tie_word_embeddings", False))
-    parameters = count_parameters(tied_embeddings=tied, **sizes)
-    return ModelShape(tied_embeddings=tied, context=context, parameters=parameters, **sizes)
-
-
-def count_parameters(  # noqa: PLR0913 (a shape has so many sizes)
+def block_linears(
     *,
-    layers: int,
     hidden: int,
     intermediate: int,
     heads: int,
     kv_heads: int,
     head_dim: int,
-    vocabulary: int,
-    tied_embeddings: bool,
-) -> int:
-    """All weights of a Llama of these sizes: blocks with two norms each, a last norm, embeddings, head; no biases."""
-    block = _block_linear_parameters(hidden, intermediate, heads, kv_heads, head_dim) + 2 * hidden
-    return layers * block + hidden + vocabulary * hidden * (1 if tied_embeddings else 2)
-
-
-def _block_linear_parameters(hidden: int, intermediate: int, heads: int, kv_heads: int, head_dim: int) -> int:
-    attention = 2 * hidden * head_dim * (heads + kv_heads)
-    return attention + 3 * hidden * intermediate
+    gated_mlp: bool = True,
+    biases: tuple[Bias, ...] = (),
+) -> tuple[Linear, ...]:
+    """The linear layers of a block of these sizes, by their names in Llama's checkpoints."""
+    qkv, mlp = "attention.qkv" in biases, "mlp" in biases
+    gates = ("gate_proj", "up_proj") if gated_mlp else ("up_proj",)
+    query, key = heads * head_dim, kv_heads * head_dim
+    return (
+        Linear(name="self_attn.q_proj", inputs=hidden, outputs=query, has_bias=qkv),
+        Linear(name="self_attn.k_proj", inputs=hidden, outputs=key, has_bias=qkv),
+        Linear(name="self_attn.v_proj", inputs=hidden, outputs=key, has_bias=qkv),
+        Linear(
+            name="self_attn.o_proj", inputs=query, outputs=hidden, cut="inputs", has_bias="attention.output" in biases
+        ),
+        *(Linear(name=f"mlp.{gate}", inputs=hidden, outputs=intermediate, has_bias=mlp) for gate in gates),
+        Linear(name="mlp.down_proj", inputs=intermediate, outputs=hidden, cut="inputs", has_bias=mlp),
+    )
 
 
 @lru_cache
 def _shapes() -> dict[str, ModelShape]:
     shapes: dict[str, ModelShape] = {}
     for row in catalog_rows("models.toml")["models"]:
-        shape = ModelShape(**{key: value for key, value in row.items() if key != "ids"})
+        shape = ModelShape(**with_tuples({key: value for key, value in row.items() if key != "ids"}))
         shapes.update(dict.fromkeys(row["ids"], shape))
     return shapes

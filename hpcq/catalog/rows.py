@@ -13,3 +13,8 @@ def catalog_rows(file_name: str) -> dict[str, Any]:
     """The content of `hpcq/catalog/<file_name>`; callers do not change it."""
     text = resources.files("hpcq.catalog").joinpath(file_name).read_text(encoding="utf-8")
     return tomllib.loads(text)
+
+
+def with_tuples(row: dict[str, Any]) -> dict[str, Any]:
+    """A row whose lists are tuples, as a frozen record wants them."""
+    return {key: tuple(value) if isinstance(value, list) else value for key, value in row.items()}

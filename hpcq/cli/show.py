@@ -51,6 +51,7 @@ def plan_lines(planned: Planned, *, with_units: bool = False) -> list[str]:
     lines += _token_lines(document["totals"]["tokens"])
     for refusal in document["refused"]:
         lines.append(f"refused: {refusal['reason']} Try this: {refusal['try']}.")
+    lines += [f"note: {note}" for note in document["notes"]]
     lines += [f"missing: {sentence}" for sentence in planned.opened.resolved.missing]
     return lines
 

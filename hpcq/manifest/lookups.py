@@ -10,7 +10,8 @@ from dataclasses import replace
 from pathlib import Path
 
 from hpcq.catalog import packages
-from hpcq.catalog.models import ModelShape, find_shape, shape_of_checkpoint
+from hpcq.catalog.configs import CannotSize, read_shape, shape_of_checkpoint
+from hpcq.catalog.models import ModelShape, find_shape
 from hpcq.catalog.schemes import find_scheme, make_scheme
 from hpcq.catalog.tasks import find_suite, find_task
 from hpcq.manifest.disk import is_file, is_folder, is_there
@@ -58,6 +59,20 @@ def shape_of(entry: ModelEntry, manifest: Manifest) -> ModelShape | None:
     stated = shape_of_checkpoint(folder) if folder else None
     known = find_shape(name_of(entry))
     return stated or known if entry.path is not None else known or stated
+
+
+def why_unsized(entry: ModelEntry, manifest: Manifest) -> str | None:
+    """Why the model's shape is not known; None: it is."""
+    if shape_of(entry, manifest) is not None:
+        return None
+    folder = folder_of(entry, manifest)
+    if folder is None:
+        return "the catalog does not have it, and it is not on this file system"
+    try:
+        read_shape(folder)
+    except CannotSize as problem:
+        return str(problem)
+    return None
 
 
 def scheme_names_of(index: int, manifest: Manifest) -> list[tuple[KeyPath, str]]:

@@ -23,6 +23,7 @@ from hpcq.manifest.lookups import (
     scheme_names_of,
     shape_of,
     tasks_of,
+    why_unsized,
 )
 from hpcq.manifest.profiles import Profile
 from hpcq.manifest.resolved import EvaluateSettings, QuantizeSettings, ReportSettings, Resolved
@@ -72,6 +73,7 @@ class _Resolving:
             profile=profile_of(manifest),
             pairs=pairs,
             shapes={name_of(entry): shape_of(entry, manifest) for entry in manifest.models},
+            unsized={name_of(entry): why for entry in manifest.models if (why := why_unsized(entry, manifest))},
             calibration=calibration,
             tasks=tasks,
             evaluate=_evaluate_settings(manifest),

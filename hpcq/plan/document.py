@@ -4,8 +4,10 @@ from __future__ import annotations
 
 from collections import defaultdict
 from collections.abc import Mapping, Sequence
+from dataclasses import asdict
 from typing import Any
 
+from hpcq.plan.memory import gib
 from hpcq.plan.tokens import TokenEstimate, estimate
 from hpcq.plan.units import Plan, PlannedArray, PlannedUnit
 from hpcq.units import EvaluateWork, State
@@ -93,6 +95,8 @@ def _unit(unit: PlannedUnit, state: State) -> dict[str, Any]:
         "tensor_parallel": shape.tensor_parallel,
         "pipeline_parallel": shape.pipeline_parallel,
         "memory_gib_per_gpu": unit.memory_gib_per_gpu,
+        "memory_gib": {part: gib(count) for part, count in asdict(unit.need).items()} if unit.need else None,
+        "kernel": unit.kernel,
         "seconds": None,
         "depends_on": list(unit.depends_on),
         "environment": unit.environment,

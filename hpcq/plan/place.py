@@ -1,17 +1,31 @@
-"""Where a unit runs: the GPU class that offers the role and takes the fewest GPUs, in the order of the profile.
+"""Where a unit runs: the GPU class that offers the role, has the kernels and the memory, and takes the fewest GPUs.
 
 Tensor parallel inside a node, pipeline parallel across nodes (vLLM alone does that); accelerate spreads layers over one
-node.
+node. A class whose kernels compute something else than the scheme says comes after all that compute it.
 """
 
 from __future__ import annotations
 
-from hpcq.catalog.gpus import find_gpu
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
+
+from hpcq.catalog.gpus import GPU
+from hpcq.catalog.kernels import (
+    Kernel,
+    dotted,
+    find_kernel,
+    find_kernels,
+    has_architecture,
+    has_kernels,
+    title_of,
+)
 from hpcq.catalog.models import ModelShape
 from hpcq.manifest.profiles import GpuClass, Profile
-from hpcq.plan.memory import GIB, WEIGHTS_SHARE
+from hpcq.plan.fit import Demand, Need, Split, decompressed, indivisible, large, need_of
+from hpcq.plan.memory import GIB
+from hpcq.plan.quantization import GPU_SHARE, quantization_need
 from hpcq.plan.units import Shape
-from hpcq.units import Kind
+from hpcq.units import Calibration, Kind, Scheme
 
 
 class CannotPlace(Exception):
@@ -22,68 +36,204 @@ class CannotPlace(Exception):
         self.cure = cure
 
 
-def place(
-    kind: Kind, profile: Profile, *, weight_bytes: int | None, model: ModelShape | None, across_nodes: bool
-) -> Shape:
-    """The smallest shape that holds `weight_bytes` (None: unknown, so one GPU).
+@dataclass(frozen=True, kw_only=True)
+class Evaluation:
+    """What is to be placed. model None: its sizes are not known, so one GPU is taken and nothing is checked.
+
+    tensor: GPUs of a node that share each matrix; None: as many as are needed.
+    """
+
+    model: ModelShape | None
+    scheme: Scheme
+    backend: str
+    demand: Demand
+    tensor: int | None = None
+
+
+@dataclass(frozen=True, kw_only=True)
+class Placement:
+    """Where, and what with. need: of an evaluation; gpu_bytes: what the fullest GPU will hold, whatever it does there.
+
+    None: there is no GPU, or the model's sizes are not known.
+    """
+
+    shape: Shape
+    need: Need | None = None
+    kernel: Kernel | None = None
+    gpu_bytes: int | None = None
+
+
+@dataclass(frozen=True, kw_only=True)
+class Obstacle:
+    """Why a class cannot take it. usable: its share of what the fullest GPU, or the node, needs; 0: no memory helps."""
+
+    sentence: str
+    usable: float = 0.0
+
+
+def place_evaluation(profile: Profile, wanted: Evaluation) -> Placement:
+    """The best place for an evaluation.
 
     Raises:
-        CannotPlace: nothing in the profile has the role, or the memory.
+        CannotPlace: nothing in the profile has the role, the kernels or the memory. Its cure is empty.
     """
+    offered = _offered(Kind.EVALUATE, profile)
+    if wanted.model and not has_architecture(wanted.backend, wanted.model.architecture):
+        raise CannotPlace(f"{title_of(wanted.backend)} has no {wanted.model.architecture}", "")
+    return _best(offered, lambda name, offer: _evaluation_on(name, offer, wanted))
+
+
+def place_quantization(
+    profile: Profile, model: ModelShape | None, scheme: Scheme, calibration: Calibration | None
+) -> Placement:
+    """The best place for a quantization: one GPU, with as many more as its share of the host's memory takes.
+
+    Raises:
+        CannotPlace: nothing in the profile has the role, or the memory. Its cure is empty.
+    """
+    sized = None if scheme.tool == "synthetic" else model
+    offered = _offered(Kind.QUANTIZE, profile)
+    return _best(offered, lambda name, offer: _quantization_on(name, offer, sized, scheme, calibration))
+
+
+def place_merge(profile: Profile) -> Shape:
+    """The class that merges: it takes a core, and no GPU.
+
+    Raises:
+        CannotPlace: nothing in the profile has the role.
+    """
+    offered = _offered(Kind.MERGE, profile)
+    return Shape(gpu_class=min(offered, key=lambda item: item[1].gpus_per_node > 0)[0])
+
+
+def _offered(kind: Kind, profile: Profile) -> list[tuple[str, GpuClass]]:
     offered = [(name, offer) for name, offer in profile.gpu_classes.items() if kind.value in offer.roles]
     if not offered:
         raise CannotPlace(
             f"no GPU class of profile '{profile.name}' has the role '{kind.value}'",
             f"add '{kind.value}' to the roles of a class",
         )
-    shapes = [
-        shape
-        for name, offer in offered
-        if (shape := _smallest(name, offer, weight_bytes, model, across_nodes=across_nodes))
-    ]
-    if shapes:
-        return min(shapes, key=lambda shape: shape.gpus)
-    needed = (weight_bytes or 0) / GIB / WEIGHTS_SHARE
-    largest = max(offered, key=lambda item: _usable_gib(item[1], across_nodes=across_nodes))
-    raise CannotPlace(
-        f"needs about {needed:.0f} GiB of GPU memory; the largest offer is {largest[0]} with "
-        f"{_usable_gib(largest[1], across_nodes=across_nodes):.0f} GiB",
-        "try a scheme with fewer bits, or a class with more nodes",
+    return offered
+
+
+def _best(offered: list[tuple[str, GpuClass]], try_on: Callable[[str, GpuClass], Placement | Obstacle]) -> Placement:
+    tried = [try_on(name, offer) for name, offer in offered]
+    placements = [one for one in tried if isinstance(one, Placement)]
+    if placements:
+        return min(placements, key=lambda one: (one.kernel is not None and not one.kernel.faithful, one.shape.gpus))
+    obstacles = sorted((one for one in tried if isinstance(one, Obstacle)), key=lambda one: -one.usable)
+    raise CannotPlace("; ".join(one.sentence for one in obstacles), "")
+
+
+def _evaluation_on(name: str, offer: GpuClass, wanted: Evaluation) -> Placement | Obstacle:
+    gpu = offer.device
+    if gpu is None:
+        return _evaluation_on_cpus(name, offer, wanted)
+    kernel = find_kernel(wanted.backend, wanted.scheme, gpu.compute_capability)
+    if kernel is None and has_kernels(wanted.backend):
+        return Obstacle(sentence=_no_kernel(name, gpu, wanted))
+    if wanted.model is None:
+        gpus = min(wanted.tensor or 1, offer.gpus_per_node)
+        return Placement(shape=Shape(gpu_class=name, gpus_per_node=gpus, tensor_parallel=gpus), kernel=kernel)
+    usable = gpu.memory_gib * wanted.demand.share * GIB
+    nearest: Obstacle | None = None
+    told = f"it has no {wanted.tensor} GPUs in a node"
+    for shape, split in _shapes(name, offer, wanted.backend):
+        if wanted.tensor not in (None, split.tensor):
+            continue
+        problem = indivisible(wanted.model, wanted.scheme, split) if wanted.backend == "vllm" else None
+        if problem:
+            told = problem
+            continue
+        need = _need(wanted, split, gpu)
+        if need.total <= usable:
+            return Placement(shape=shape, need=need, kernel=kernel, gpu_bytes=need.total)
+        if nearest is None or usable / need.total > nearest.usable:
+            nearest = Obstacle(
+                sentence=f"needs {need.total / GIB:.1f} GiB a GPU {_spread(split, wanted.backend)} on {name}, which has"
+                f" {usable / GIB:.1f}",
+                usable=usable / need.total,
+            )
+    return nearest or Obstacle(sentence=f"cannot be split on {name}: {told}")
+
+
+def _spread(split: Split, backend: str) -> str:
+    return f"at {split}" if backend == "vllm" else f"with layers over {split.gpus}"
+
+
+def _need(wanted: Evaluation, split: Split, gpu: GPU) -> Need:
+    if wanted.model is None:
+        raise TypeError("a model of unknown sizes has no need that can be told")
+    return need_of(wanted.model, _loaded(wanted), split, wanted.demand, is_large_gpu=large(gpu.memory_gib, gpu.name))
+
+
+def _loaded(wanted: Evaluation) -> Scheme:
+    scheme = wanted.scheme
+    return decompressed(scheme) if wanted.backend == "accelerate" and scheme.is_quantized else scheme
+
+
+def _evaluation_on_cpus(name: str, offer: GpuClass, wanted: Evaluation) -> Placement | Obstacle:
+    """On a node's cores: its memory must hold the weights, and is asked for by nobody but the profile."""
+    placement = Placement(shape=Shape(gpu_class=name))
+    if wanted.model is None or not has_kernels(wanted.backend):
+        return placement
+    weights = need_of(wanted.model, _loaded(wanted), Split(), wanted.demand).weights
+    usable = (offer.memory_gib_per_unit or offer.memory_gib) * GIB
+    if weights <= usable:
+        return placement
+    return Obstacle(
+        sentence=f"needs {weights / GIB:.1f} GiB of a node's memory on {name}, which has {usable / GIB:.1f}",
+        usable=usable / weights,
     )
 
 
-def _usable_gib(offer: GpuClass, *, across_nodes: bool) -> float:
-    gpu = find_gpu(offer.gpu) if offer.gpu else None
-    per_node = offer.gpus_per_node * (gpu.memory_gib if gpu else 0.0)
-    return per_node * (offer.nodes if across_nodes else 1)
+def _no_kernel(name: str, gpu: GPU, wanted: Evaluation) -> str:
+    scheme = wanted.scheme
+    formats = f"{scheme.weights} weights with {scheme.activations} activations"
+    kernels = find_kernels(wanted.backend, scheme)
+    runs = f"it does so {', or '.join(kernel.where for kernel in kernels)}" if kernels else "no GPU helps"
+    title = title_of(wanted.backend)
+    return f"{title} does not compute {formats} on {name} ({dotted(gpu.compute_capability)}): {runs}"
 
 
-def _smallest(
-    name: str, offer: GpuClass, weight_bytes: int | None, model: ModelShape | None, *, across_nodes: bool
-) -> Shape | None:
-    if offer.gpus_per_node == 0:
-        return Shape(gpu_class=name)
-    gpu = find_gpu(offer.gpu) if offer.gpu else None
-    if weight_bytes is None or gpu is None:
-        return Shape(gpu_class=name, gpus_per_node=1)
-    needed_gpus = weight_bytes / (gpu.memory_gib * WEIGHTS_SHARE * GIB)
+def _shapes(name: str, offer: GpuClass, backend: str) -> Iterator[tuple[Shape, Split]]:
+    """Every shape that a class offers, from the smallest. Where matrices are not cut, layers are dealt to the GPUs."""
+    cuts = backend == "vllm"
     for gpus in range(1, offer.gpus_per_node + 1):
-        if gpus >= needed_gpus and _divides(gpus, model, across_nodes=across_nodes):
-            return Shape(gpu_class=name, gpus_per_node=gpus, tensor_parallel=gpus if across_nodes else 1)
-    if not across_nodes or not _divides(offer.gpus_per_node, model, across_nodes=True):
-        return None
+        split = Split(tensor=gpus) if cuts else Split(stages=gpus)
+        yield Shape(gpu_class=name, gpus_per_node=gpus, tensor_parallel=split.tensor), split
+    if not cuts:
+        return
     for nodes in range(2, offer.nodes + 1):
-        if nodes * offer.gpus_per_node >= needed_gpus:
-            return Shape(
-                gpu_class=name,
-                nodes=nodes,
-                gpus_per_node=offer.gpus_per_node,
-                tensor_parallel=offer.gpus_per_node,
-                pipeline_parallel=nodes,
+        # Whole nodes first; fewer GPUs of each only help where all of them do not divide the model.
+        for gpus in range(offer.gpus_per_node, 0, -1):
+            split = Split(tensor=gpus, stages=nodes)
+            yield (
+                Shape(gpu_class=name, nodes=nodes, gpus_per_node=gpus, tensor_parallel=gpus, pipeline_parallel=nodes),
+                split,
             )
-    return None
 
 
-def _divides(gpus: int, model: ModelShape | None, *, across_nodes: bool) -> bool:
-    """Tensor parallel needs the attention heads to divide (vLLM 0.32); layers spread over a node need nothing."""
-    return not across_nodes or model is None or model.heads % gpus == 0
+def _quantization_on(
+    name: str, offer: GpuClass, model: ModelShape | None, scheme: Scheme, calibration: Calibration | None
+) -> Placement | Obstacle:
+    gpu = offer.device
+    smallest = Placement(shape=Shape(gpu_class=name, gpus_per_node=1 if gpu else 0))
+    if model is None:
+        return smallest
+    need = quantization_need(model, scheme, calibration, on_gpu=gpu is not None)
+    if gpu and need.gpu > gpu.memory_gib * GPU_SHARE * GIB:
+        usable = gpu.memory_gib * GPU_SHARE
+        return Obstacle(
+            sentence=f"quantizing needs {need.gpu / GIB:.1f} GiB of one GPU on {name}, which has {usable:.1f}",
+            usable=usable * GIB / need.gpu,
+        )
+    for gpus in range(1 if gpu else 0, offer.gpus_per_node + 1):
+        share = offer.memory_gib * gpus / offer.gpus_per_node if gpus else offer.memory_gib
+        if need.host <= (offer.memory_gib_per_unit or share) * GIB:
+            return Placement(shape=Shape(gpu_class=name, gpus_per_node=gpus), gpu_bytes=need.gpu or None)
+    most = (offer.memory_gib_per_unit or offer.memory_gib) * GIB
+    return Obstacle(
+        sentence=f"quantizing needs {need.host / GIB:.1f} GiB of a node's memory on {name}, which has {most / GIB:.1f}",
+        usable=most / need.host,
+    )

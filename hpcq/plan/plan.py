@@ -6,10 +6,22 @@ import dataclasses
 from collections.abc import Iterator
 
 from hpcq import __version__
+from hpcq.catalog.kernels import title_of
+from hpcq.catalog.models import ModelShape
 from hpcq.catalog.tasks import find_task
 from hpcq.manifest import Resolved
-from hpcq.plan.memory import gib, weight_bytes
-from hpcq.plan.place import CannotPlace, place
+from hpcq.manifest.resolved import EvaluateSettings
+from hpcq.plan.alternatives import alternatives
+from hpcq.plan.fit import ORDINARY_LENGTH, Demand
+from hpcq.plan.memory import GIB, gib, weight_bytes
+from hpcq.plan.place import (
+    CannotPlace,
+    Evaluation,
+    Placement,
+    place_evaluation,
+    place_merge,
+    place_quantization,
+)
 from hpcq.plan.tools import BACKENDS, MERGE_ENVIRONMENT, QUANTIZERS, REHEARSAL_ENVIRONMENT, versions_of
 from hpcq.plan.units import Plan, PlannedUnit, Refusal, Shape
 from hpcq.units import EvaluateWork, Kind, MergeWork, Model, QuantizeWork, Scheme, Shard, Task, Variant, address_of
@@ -24,13 +36,18 @@ def make_plan(resolved: Resolved) -> Plan:
     units: list[PlannedUnit] = []
     evaluations: list[EvaluateWork] = []
     checkpoint_bytes = 0
+    notes: dict[str, None] = {}
     for model, scheme in resolved.pairs:
         variant = variant_of(resolved, model, scheme)
+        wanted = _evaluation(resolved, variant)
         try:
-            planned = list(_units_of_variant(resolved, variant, tasks))
+            placed = place_evaluation(resolved.profile, wanted)
+            planned = list(_units_of_variant(resolved, variant, tasks, placed))
         except CannotPlace as problem:
-            refused.append(Refusal(variant=variant.id, reason=f"{variant.id}: {problem}.", cure=problem.cure))
+            cure = problem.cure or alternatives(resolved.profile, wanted, variant.calibration)
+            refused.append(Refusal(variant=variant.id, reason=f"{variant.id}: {problem}.", cure=cure))
             continue
+        notes.update(dict.fromkeys(_notes(resolved, variant, placed)))
         units.extend(planned)
         evaluations.append(_whole(planned[-1]))
         shape = resolved.shapes.get(model.id)
@@ -44,7 +61,7 @@ def make_plan(resolved: Resolved) -> Plan:
         units=tuple(units),
         refused=tuple(refused),
         checkpoint_bytes=checkpoint_bytes,
-        notes=resolved.notes,
+        notes=(*resolved.notes, *notes),
         compare=resolved.report.compare,
     )
 
@@ -78,35 +95,78 @@ def _runnable_tasks(resolved: Resolved) -> tuple[tuple[Task, ...], list[Refusal]
     return tuple(runnable), refused
 
 
-def _units_of_variant(resolved: Resolved, variant: Variant, tasks: tuple[Task, ...]) -> Iterator[PlannedUnit]:
+def _evaluation(resolved: Resolved, variant: Variant) -> Evaluation:
+    """What the variant's evaluation asks of a place."""
+    settings, model = resolved.evaluate, resolved.shapes.get(variant.model.id)
+    engine = dict(settings.engine)
+    tensor = engine.get("tensor_parallel_size")
+    return Evaluation(
+        model=model,
+        scheme=variant.scheme,
+        backend=settings.backend,
+        demand=_demand(settings, model, is_float32=settings.dtype_for(variant.scheme) == "float32"),
+        tensor=None if tensor is None else int(tensor),
+    )
+
+
+def _demand(settings: EvaluateSettings, model: ModelShape | None, *, is_float32: bool) -> Demand:
+    """The KV cache that is needed to start: vLLM (0.32) refuses to unless one prompt as long as may come fits.
+
+    Others compute fewer prompts at once where memory is short, so a small batch of ordinary ones is reckoned with.
+    """
+    engine = dict(settings.engine)
+    bounds = (settings.max_length, model.context if model else None)
+    longest = min((bound for bound in bounds if bound), default=ORDINARY_LENGTH)
+    ordinary = min(longest, ORDINARY_LENGTH)
+    number = 4 if is_float32 else 2
+    demand = Demand(length=ordinary, compute_bytes=number, kv_bytes=number)
+    if settings.backend != "vllm":
+        sequences = min(settings.batch_size, demand.sequences)
+        return dataclasses.replace(demand, sequences=sequences, batched_tokens=ordinary)
+    if longest > demand.sequences * ordinary:
+        demand = dataclasses.replace(demand, sequences=1, length=longest)
+    tokens, cache = engine.get("max_num_batched_tokens"), engine.get("kv_cache_gib")
+    return dataclasses.replace(
+        demand,
+        batched_tokens=None if tokens is None else int(tokens),
+        kv_cache_bytes=None if cache is None else int(cache * GIB),
+        share=float(engine.get("gpu_memory_utilization", demand.share)),
+    )
+
+
+def _notes(resolved: Resolved, variant: Variant, placed: Placement) -> Iterator[str]:
+    """What a reader must know of how the variant is computed, or was planned."""
+    model, kernel = variant.model.id, placed.kernel
+    if kernel and kernel.note:
+        yield f"{variant.scheme.name} on {placed.shape.gpu_class} ({title_of(kernel.backend)}): {kernel.note}."
+    if placed.shape.gpus and model in resolved.unsized and not resolved.manifest.is_rehearsal:
+        yield f"{model}: one GPU is planned and no memory reckoned, because {resolved.unsized[model]}."
+
+
+def _units_of_variant(
+    resolved: Resolved, variant: Variant, tasks: tuple[Task, ...], placed: Placement
+) -> Iterator[PlannedUnit]:
     """The variant's quantization, if it has one, and its evaluation's shards.
 
     Raises:
-        CannotPlace: no class of the profile holds it.
+        CannotPlace: no class of the profile can quantize it.
     """
-    model_shape = resolved.shapes.get(variant.model.id)
-    size = weight_bytes(model_shape, variant.scheme) if model_shape else None
     needs: tuple[str, ...] = ()
     checkpoint = variant.model.path or variant.model.id
     if variant.scheme.is_quantized:
         checkpoint = str(resolved.layout.checkpoint(variant))
-        shape = place(Kind.QUANTIZE, resolved.profile, weight_bytes=None, model=model_shape, across_nodes=False)
+        model_shape = resolved.shapes.get(variant.model.id)
+        quantizing = place_quantization(resolved.profile, model_shape, variant.scheme, variant.calibration)
         quantization = PlannedUnit(
             id=f"{Kind.QUANTIZE}.{variant.id}",
             work=QuantizeWork(variant=variant, checkpoint_path=checkpoint, device=resolved.quantize.device),
             environment=resolved.quantize.environment,
-            shape=shape,
+            shape=quantizing.shape,
+            memory_gib_per_gpu=_gib(quantizing),
         )
         needs = (quantization.id,)
         yield quantization
-    shape = place(
-        Kind.EVALUATE,
-        resolved.profile,
-        weight_bytes=size,
-        model=model_shape,
-        across_nodes=resolved.evaluate.backend == "vllm",
-    )
-    whole = _evaluate_work(resolved, variant, tasks, checkpoint, shape)
+    whole = _evaluate_work(resolved, variant, tasks, checkpoint, placed.shape)
     count = resolved.evaluate.shards
     for index in range(count):
         unit_id = f"{Kind.EVALUATE}.{variant.id}" + (f".{index}of{count}" if count > 1 else "")
@@ -117,10 +177,16 @@ def _units_of_variant(resolved: Resolved, variant: Variant, tasks: tuple[Task, .
             id=unit_id,
             work=work,
             environment=resolved.evaluate.environment,
-            shape=shape,
-            memory_gib_per_gpu=gib(size / shape.gpus) if size and shape.gpus else None,
+            shape=placed.shape,
+            memory_gib_per_gpu=_gib(placed),
+            need=placed.need,
+            kernel=placed.kernel.kernel if placed.kernel else None,
             depends_on=needs,
         )
+
+
+def _gib(placed: Placement) -> float | None:
+    return None if placed.gpu_bytes is None else gib(placed.gpu_bytes)
 
 
 def _evaluate_work(
@@ -169,8 +235,7 @@ def _merge(resolved: Resolved, evaluations: list[EvaluateWork], units: list[Plan
     )
     rehearsal = evaluations[0].is_rehearsal
     try:
-        place_of_merge = place(Kind.MERGE, resolved.profile, weight_bytes=None, model=None, across_nodes=False)
-        shape = Shape(gpu_class=place_of_merge.gpu_class)
+        shape = place_merge(resolved.profile)
     except CannotPlace:
         shape = Shape(gpu_class=units[-1].shape.gpu_class)
     return PlannedUnit(

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
+from hpcq.plan.fit import Need
 from hpcq.units import EvaluateWork, Kind, MergeWork, QuantizeWork, Shard, Variant, Work
 
 
@@ -27,7 +28,8 @@ class Shape:
 class PlannedUnit:
     """One piece of work and where it runs.
 
-    memory_gib_per_gpu: estimated; None where there is no GPU or no known shape.
+    memory_gib_per_gpu: estimated; None where there is no GPU or no known shape. need: what it is made of, where it
+    evaluates. kernel: what it is computed with, where that is known.
     """
 
     id: str
@@ -35,6 +37,8 @@ class PlannedUnit:
     environment: str
     shape: Shape
     memory_gib_per_gpu: float | None = None
+    need: Need | None = None
+    kernel: str | None = None
     depends_on: tuple[str, ...] = ()
 
     @property

@@ -9,21 +9,12 @@ from pathlib import Path
 import pytest
 
 from hpcq import environments
+from hpcq.catalog.configs import shape_of_checkpoint, shape_of_config
 from hpcq.catalog.gpus import find_gpu, gpu_names
-from hpcq.catalog.models import (
-    ModelShape,
-    count_parameters,
-    find_shape,
-    model_ids,
-    shape_of_checkpoint,
-    shape_of_config,
-)
+from hpcq.catalog.models import ModelShape, count_parameters, find_shape, model_ids
 from hpcq.catalog.schemes import find_scheme, fitting_group_size, make_scheme, misfit, scheme_names
 from hpcq.catalog.tasks import find_suite, find_task, suite_names, task_names
 from hpcq.units import Scheme
-
-# Of these the sum of weights includes biases of the attention: 3 × 4096 in each of 32 layers (modeling_qwen.py).
-BIASES = {"Qwen/Qwen-7B-Chat": 393_216, "Qwen/Qwen-7B": 393_216}
 
 LM_EVAL_TASKS = next(
     environments.interpreter("transformers").parents[1].glob("lib/python3*/site-packages/lm_eval/tasks"), None
@@ -49,8 +40,8 @@ def test_the_stated_parameters_follow_from_the_sizes(name: str) -> None:
     """A mistyped size would show: the weights of these sizes add up to the number that the repository states."""
     sizes = asdict(shape(name))
     stated = sizes.pop("parameters")
-    sizes.pop("context")
-    assert count_parameters(**sizes) + BIASES.get(name, 0) == stated
+    del sizes["context"], sizes["architecture"]
+    assert count_parameters(**sizes) == stated
 
 
 def test_every_model_of_the_study_is_known() -> None:
@@ -112,8 +103,10 @@ def test_weights_in_the_blocks_are_less_than_all() -> None:
 
 def test_generations_with_fp8_are_told_apart() -> None:
     """Hopper and Ada multiply FP8, Ampere does not."""
-    computing = {name for name in gpu_names() if (gpu := find_gpu(name)) and gpu.computes_fp8}
-    assert computing == {"H100-80", "H200-141", "RTX6000Ada-48", "L40S-48", "L4-24"}
+    gpus = {name: gpu for name in gpu_names() if (gpu := find_gpu(name))}
+    computing = {name for name, gpu in gpus.items() if gpu.computes_fp8}
+    assert computing == {"B200-180", "H100-80", "H200-141", "RTX6000Ada-48", "L40S-48", "RTX4090-24", "L4-24"}
+    assert computing == {name for name, gpu in gpus.items() if "fp8_e4m3" in gpu.dense_tflops}
 
 
 def test_memory_is_never_more_than_the_name_says() -> None:

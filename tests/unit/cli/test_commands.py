@@ -195,7 +195,7 @@ scheduler = "local"
 [gpu_classes.small]
 gpu = "L4-24"
 gpus_per_node = 2
-nodes = 4
+nodes = 6
 cpus_per_node = 8
 memory_gib = 64
 """
@@ -207,12 +207,12 @@ memory_gib = 64
         (
             "meta-llama/Llama-3.1-70B-Instruct",
             [],
-            "takes 4 nodes of class 'small', and hpcq runs vLLM on one node alone yet. Try a scheme with fewer bits",
+            "takes 6 nodes of class 'small', and hpcq runs vLLM on one node alone yet. Try a scheme with fewer bits",
         ),
         (
             "meta-llama/Llama-3.1-8B-Instruct",
-            ["-O", "evaluate.engine.tensor_parallel_size=4"],
-            "evaluate.engine.tensor_parallel_size asks for 4 GPUs, and the plan gives it 1 of class 'small'. Leave it",
+            ["-O", "evaluate.engine.tensor_parallel_size=4", "-O", "evaluate.max_length=4096"],
+            "it has no 4 GPUs in a node. Try this: leave evaluate.engine.tensor_parallel_size out",
         ),
     ],
 )
@@ -234,6 +234,7 @@ def test_an_environment_that_is_not_made_is_asked_for_by_its_name(hpcq: Hpcq) ->
     """vLLM on GPUs needs an environment that is made only when it is wanted: submit says how, exit code 3."""
     hpcq.write(TWO_NODES, "two.toml")
     text = REHEARSAL.replace('"synthetic"\n', '"vllm"\n').replace(', "synthetic-w4a16"', "")
-    done = hpcq("submit", hpcq.write(text.replace('"local"', '"two.toml"')), env={"HPCQ_CACHE": str(hpcq.folder)})
+    manifest = hpcq.write(text.replace('"local"', '"two.toml"'))
+    done = hpcq("submit", manifest, "-O", "evaluate.max_length=4096", env={"HPCQ_CACHE": str(hpcq.folder)})
     assert done.code == 3
     assert "The environment 'vllm' has not been made: type `python3 -m hpcq.environments vllm`." in done.err

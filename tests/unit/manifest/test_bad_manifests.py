@@ -375,7 +375,7 @@ CASES: dict[str, tuple[str, list[str]]] = {
         full(more='[cluster]\nprofile = "broken.toml"\n'),
         [
             ":10: cluster.profile: broken.toml:2: scheduler: must be one of local, slurm, not 'pbs'.",
-            ":10: cluster.profile: broken.toml:4: gpu_classes.a.gpu: unknown GPU 'H100'; known are H100-80, H200-141, A100-80, A100-40, RTX6000Ada-48, A6000-48, L40S-48, L4-24, A10-24. Did you mean 'H100-80'?",
+            ":10: cluster.profile: broken.toml:4: gpu_classes.a.gpu: unknown GPU 'H100'; known are B200-180, H200-141, H100-80, A100-80, A100-40, RTX6000Ada-48, A6000-48, L40S-48, RTX4090-24, L4-24, A10-24, V100-32, V100-16. Did you mean 'H100-80'?",
         ],
     ),
     "profile type": (

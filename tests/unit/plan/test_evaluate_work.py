@@ -52,14 +52,14 @@ def work(*options: str) -> EvaluateWork:
 
 def test_the_engine_spreads_over_the_gpus_that_the_plan_gives() -> None:
     """The engine's tensor parallel size is the planned one unless the manifest has its own."""
-    assert work().engine == (("tensor_parallel_size", 2),)
-    assert dict(work("evaluate.engine.tensor_parallel_size=1").engine) == {"tensor_parallel_size": 1}
+    assert work().engine == (("tensor_parallel_size", 4),)
+    assert dict(work("evaluate.engine.tensor_parallel_size=8").engine) == {"tensor_parallel_size": 8}
 
 
 def test_settings_of_the_engine_change_no_address() -> None:
     """What is set of the engine reaches the worker, and the responses are the same ones."""
     tuned = work("evaluate.engine.max_num_seqs=8", "evaluate.engine.kv_cache_gib=2")
-    assert tuned.engine == (("max_num_seqs", 8), ("kv_cache_gib", 2.0), ("tensor_parallel_size", 2))
+    assert tuned.engine == (("max_num_seqs", 8), ("kv_cache_gib", 2.0), ("tensor_parallel_size", 4))
     assert tuned.address == work().address
 
 

@@ -11,10 +11,13 @@ from typing import Any
 import pytest
 
 from hpcq.attempts import Attempt
+from hpcq.catalog.configs import shape_of_checkpoint
 from hpcq.errors import UserInputError
 from hpcq.files import digest_of_file
+from hpcq.plan.memory import weight_bytes
 from hpcq.quantize.worker import quantize
 from hpcq.units import Calibration, QuantizeWork
+from tests.unit.quantize.conftest import SCHEMES
 
 torch = pytest.importorskip("torch")
 
@@ -66,6 +69,17 @@ def test_each_scheme_makes_a_whole_checkpoint(name: str, checkpoint_of: Checkpoi
     assert str(tensors(folder)[f"model.layers.0.mlp.down_proj.{weight}"].dtype) == f"torch.{kind}"
     answers = (logits(loaded(at)).flatten() for at in (folder, base_checkpoint))
     assert (0.8 if "w4" in name else 0.98) < torch.cosine_similarity(*answers, dim=0) < 0.99999
+
+
+@pytest.mark.parametrize("name", STORED)
+def test_a_checkpoint_weighs_what_the_planner_says(
+    name: str, checkpoint_of: CheckpointOf, base_checkpoint: Path
+) -> None:
+    """Weights, scales, zero points and all else: the bytes of every tensor are planned, to the byte."""
+    shape = shape_of_checkpoint(base_checkpoint)
+    assert shape
+    stored = sum(tensor.nbytes for tensor in tensors(checkpoint_of(name)).values())
+    assert weight_bytes(shape, SCHEMES[name]) == stored
 
 
 def test_all_else_is_saved_as_the_base_has_it(checkpoint_of: CheckpointOf, base_checkpoint: Path) -> None:

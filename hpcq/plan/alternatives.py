@@ -1,0 +1,101 @@
+"""What could run where a variant cannot: the nearest scheme, the nodes that are lacking, a shorter length, a back end.
+
+Knows how units are placed, and tries; what it names has been found to fit.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from dataclasses import replace
+
+from hpcq.catalog.kernels import has_kernels
+from hpcq.catalog.schemes import find_scheme, fitting_group_size
+from hpcq.manifest.profiles import Profile
+from hpcq.plan.fit import ORDINARY_LENGTH
+from hpcq.plan.memory import BITS
+from hpcq.plan.place import CannotPlace, Evaluation, place_evaluation, place_quantization
+from hpcq.units import Calibration, Kind, Scheme
+
+_SCHEMES = ("fp8", "gptq-w8a16", "gptq-w4a16")
+"""From the most bits to the fewest; of those that fit, the first of the nearest number of bits is named."""
+_MORE_NODES = 8
+_CALIBRATION = Calibration(digest=None, samples=128, sequence_length=2048)
+"""A manifest's own unless it says otherwise; reckoned with where the variant that cannot run needs none."""
+
+
+def alternatives(profile: Profile, wanted: Evaluation, calibration: Calibration | None) -> str:
+    """What to try, in words; each of them alone is enough."""
+    calibration = calibration or _CALIBRATION
+    found = [
+        *_settings(profile, wanted, calibration),
+        *_schemes(profile, wanted, calibration),
+        *_nodes(profile, wanted, calibration),
+    ]
+    found += _lengths(profile, wanted, calibration)
+    found = found or [*_backends(profile, wanted, calibration)]
+    return " or ".join(found) or "a GPU class with more memory, or with nodes that have more"
+
+
+def _fits(profile: Profile, wanted: Evaluation, calibration: Calibration, *, as_it_says: bool = False) -> bool:
+    """Whether it can be made and evaluated; as_it_says: by a kernel that computes no other scheme."""
+    try:
+        if wanted.scheme.is_quantized:
+            place_quantization(profile, wanted.model, wanted.scheme, calibration)
+        kernel = place_evaluation(profile, wanted).kernel
+    except CannotPlace:
+        return False
+    return kernel is None or kernel.faithful or not as_it_says
+
+
+def _settings(profile: Profile, wanted: Evaluation, calibration: Calibration) -> Iterator[str]:
+    if wanted.tensor is not None and _fits(profile, replace(wanted, tensor=None), calibration):
+        yield "leave evaluate.engine.tensor_parallel_size out"
+
+
+def _schemes(profile: Profile, wanted: Evaluation, calibration: Calibration) -> Iterator[str]:
+    if not has_kernels(wanted.backend):
+        return
+    bits = BITS[wanted.scheme.weights]
+    others = [scheme for name in _SCHEMES if name != wanted.scheme.name and (scheme := _fitting(name, wanted))]
+    for scheme in sorted(others, key=lambda scheme: abs(BITS[scheme.weights] - bits)):
+        if _fits(profile, replace(wanted, scheme=scheme), calibration, as_it_says=True):
+            yield scheme.name
+            return
+
+
+def _fitting(name: str, wanted: Evaluation) -> Scheme | None:
+    """The scheme with groups that divide the model's layers."""
+    scheme = find_scheme(name)
+    if scheme is None or wanted.model is None or scheme.group_size is None:
+        return scheme
+    size = fitting_group_size(scheme, wanted.model)
+    return scheme if size in (None, scheme.group_size) else find_scheme(f"{name}-g{size}")
+
+
+def _nodes(profile: Profile, wanted: Evaluation, calibration: Calibration) -> Iterator[str]:
+    """The fewest nodes more, of one class."""
+    roles = {name: offer for name, offer in profile.gpu_classes.items() if Kind.EVALUATE.value in offer.roles}
+    for more in range(1, _MORE_NODES + 1):
+        for name, offer in roles.items():
+            larger = offer.model_copy(update={"nodes": offer.nodes + more})
+            classes = {**profile.gpu_classes, name: larger}
+            if offer.gpus_per_node and _fits(profile.model_copy(update={"gpu_classes": classes}), wanted, calibration):
+                yield f"{more} more node{'s' if more > 1 else ''} of {name} (nodes = {larger.nodes})"
+                return
+
+
+def _lengths(profile: Profile, wanted: Evaluation, calibration: Calibration) -> Iterator[str]:
+    """Half the length, or a quarter, and so on, but no shorter than what benchmarks ask."""
+    length = wanted.demand.length // 2
+    while wanted.backend == "vllm" and length >= ORDINARY_LENGTH:
+        shorter = replace(wanted, demand=replace(wanted.demand, length=length))
+        if _fits(profile, shorter, calibration):
+            yield f"evaluate.max_length = {length}"
+            return
+        length //= 2
+
+
+def _backends(profile: Profile, wanted: Evaluation, calibration: Calibration) -> Iterator[str]:
+    other = replace(wanted, backend="accelerate", demand=replace(wanted.demand, length=ORDINARY_LENGTH, sequences=1))
+    if wanted.backend == "vllm" and _fits(profile, other, calibration):
+        yield "evaluate.backend = 'accelerate'"

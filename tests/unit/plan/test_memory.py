@@ -1,0 +1,67 @@
+"""What a checkpoint weighs: the planner's bytes are those of checkpoints that were made."""
+
+from __future__ import annotations
+
+import dataclasses
+
+import pytest
+
+from hpcq.catalog.models import Linear, ModelShape, find_shape
+from hpcq.catalog.schemes import find_scheme
+from hpcq.plan.memory import linear_bytes, weight_bytes
+from hpcq.units import Scheme
+
+# SmolLM2-135M-Instruct as `make quickstart` stages and quantizes it (llmcompressor 0.14.0.1, compressed-tensors
+# 0.19.0): bytes of all tensors in model.safetensors, and of the file, whose header names them.
+QUICKSTART = {
+    "bf16": (269_030_016, 269_060_552),
+    "fp8-dynamic": (163_172_736, 163_227_736),
+    "gptq-w4a16-g64": (113_098_656, 113_175_416),
+    "smoothquant-w8a8": (163_172_736, 163_226_688),
+}
+
+
+def shape(name: str = "HuggingFaceTB/SmolLM2-135M-Instruct") -> ModelShape:
+    """A shape of the catalog's."""
+    found = find_shape(name)
+    assert found
+    return found
+
+
+def scheme(name: str) -> Scheme:
+    """A scheme of the catalog's."""
+    found = find_scheme(name)
+    assert found
+    return found
+
+
+@pytest.mark.parametrize("name", QUICKSTART)
+def test_the_quickstarts_checkpoints_weigh_what_is_planned(name: str) -> None:
+    """Every tensor is accounted for, to the byte, and the file is a fraction of a hundredth larger."""
+    tensors, file = QUICKSTART[name]
+    planned = weight_bytes(shape(), scheme(name))
+    assert planned == tensors
+    assert planned == pytest.approx(file, rel=0.02)
+
+
+def test_zero_points_cost_what_they_are_packed_into() -> None:
+    """An asymmetric 4-bit layer has one more number of 4 bits a group, in words of 32 bits down the outputs."""
+    linear = Linear(name="x", inputs=256, outputs=40)
+    with_zeros, without = scheme("awq-w4a16"), dataclasses.replace(scheme("awq-w4a16"), symmetric=True)
+    assert linear_bytes(linear, without) == 40 * 256 // 2 + 40 * 2 * 2 + 16
+    assert linear_bytes(linear, with_zeros) - linear_bytes(linear, without) == 2 * 5 * 4
+
+
+def test_what_a_scheme_ignores_keeps_its_16_bits() -> None:
+    """By its name in one block, by a pattern in all; and a head that is not ignored is quantized like the rest."""
+    plain = weight_bytes(shape(), scheme("fp8-dynamic"))
+    down = 576 * 1536 * (2 - 1) - 576 * 2  # half of its weights are saved at the price of a scale an output
+    first = dataclasses.replace(scheme("fp8-dynamic"), ignore=("lm_head", "model.layers.0.mlp.down_proj"))
+    every = dataclasses.replace(first, ignore=("lm_head", r"re:.*down_proj$"))
+    assert weight_bytes(shape(), first) - plain == down
+    assert weight_bytes(shape(), every) - plain == 30 * down
+    untied = shape("meta-llama/Llama-3.1-8B")
+    head = untied.vocabulary * untied.hidden
+    with_head = dataclasses.replace(scheme("fp8-dynamic"), ignore=())
+    saved = weight_bytes(untied, scheme("fp8-dynamic")) - weight_bytes(untied, with_head)
+    assert saved == head - untied.vocabulary * 2
