@@ -78,8 +78,8 @@ def cases() -> list[Case]:
         Case(
             name="MMLU's layout, 5 shots",
             bar=5.0,
-            groups=[laid_out(LETTERS, choices=4, documents=100)],
-            every=8,
+            groups=[laid_out(LETTERS, choices=4, documents=60)],
+            every=6,
         ),
         *(
             Case(
@@ -88,7 +88,7 @@ def cases() -> list[Case]:
                 groups=[laid_out(kind, choices=10, documents=documents)],
                 every=every,
             )
-            for kind, documents, every in ((LETTERS, 100, 20), (WORKED, 100, 25), (TEXTS, 12, 12))
+            for kind, documents, every in ((LETTERS, 60, 15), (WORKED, 60, 15), (TEXTS, 40, 40))
         ),
         Case(name="GSM8K, 5 shots, 32 tokens", bar=0.98, groups=real("gsm8k", shots=5, documents=3, tokens=32)),
     ]
