@@ -14,7 +14,7 @@ from hpcq.errors import EnvironmentFault, UserInputError
 from hpcq.holding import hold
 from hpcq.launch.from_plan import order_of
 from hpcq.launch.interrupt import interrupt_holder, interrupt_units, stop_orphans
-from hpcq.launch.jobs import UnitJobView, live_arrays, unit_jobs_if_any
+from hpcq.launch.jobs import UnitJobView, live_arrays, unit_jobs_if_any, wait_until_ended
 from hpcq.launch.local import LocalLauncher, Machine
 from hpcq.launch.orders import Submission
 from hpcq.launch.queue import check_cluster
@@ -50,6 +50,7 @@ __all__ = [
 USUAL_ENVIRONMENTS = ("core", "transformers")
 LOOK_INTERVAL_S = 1.0
 SHOWN_JOBS = 3
+CANCEL_TIMEOUT_S = 120.0
 
 Watch = Callable[[RunStatus], None]
 
@@ -200,9 +201,11 @@ def logs(run: str, unit: str | None = None) -> list[Path]:
 def cancel(run: str, units: Sequence[str] = ()) -> list[str]:
     """Cancel the jobs of the run's units (all, or those named) that wait or run; ids of the units cancelled.
 
+    Returns when the jobs have ended, so that a `resume` typed next finds none of them under way.
+
     Raises:
         UserInputError: no such run or unit.
-        EnvironmentFault: the run is worked on from another host.
+        EnvironmentFault: the run is worked on from another host, or Slurm is still ending the jobs after two minutes.
     """
     record = read_run(run)
     named = _named_units(record, units)
@@ -217,6 +220,13 @@ def cancel(run: str, units: Sequence[str] = ()) -> list[str]:
             if job.state is State.PENDING:  # one that runs notes it itself
                 ended = EndedJob(job_id=job.job_id, launcher="slurm", node="", log=job.log)
                 cancelled(record.layout, unit_id, ended)
+        ending = wait_until_ended(record.layout, (jobs[unit_id] for unit_id in wanted), CANCEL_TIMEOUT_S)
+        if ending:
+            raise EnvironmentFault(
+                f"Cancelled {len(wanted)} units, and Slurm is still ending {len(ending)} of them"
+                f" ({', '.join(job.job_id for job in ending[:SHOWN_JOBS])}): `hpcq resume` before they have ended would"
+                " leave them out. See `hpcq status`."
+            )
         return sorted(wanted)
     seen = take_picture(record.layout, record.document["units"], {})
     if not units and interrupt_holder(record.layout):

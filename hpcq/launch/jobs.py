@@ -5,8 +5,9 @@ Joins the queue with the records of submissions. Knows neither plan nor store.
 
 from __future__ import annotations
 
+import time
 from collections import defaultdict
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, replace
 
 from hpcq.launch.orders import Submission
@@ -16,6 +17,7 @@ from hpcq.layout import RunLayout
 from hpcq.units import State
 
 _LAUNCH_FAILED = "launch failed requeued held"
+_LOOK_INTERVAL_S = 1.0
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -72,6 +74,24 @@ def unit_jobs(layout: RunLayout) -> dict[str, UnitJobView]:
 def unit_jobs_if_any(layout: RunLayout) -> dict[str, UnitJobView]:
     """As `unit_jobs`; where nothing was ever handed to Slurm, it is not asked."""
     return unit_jobs(layout) if was_handed_over(layout) else {}
+
+
+def wait_until_ended(layout: RunLayout, jobs: Iterable[UnitJobView], timeout_s: float) -> list[UnitJobView]:
+    """Wait, `timeout_s` at most, until Slurm has ended every one of `jobs`; those that have not ended by then.
+
+    scancel returns at once. Slurm then leaves a job KillWait (30 s by default) before it kills, and after that runs
+    the node's epilog, and until all is over it says that the job runs.
+
+    Raises:
+        EnvironmentFault: there is no Slurm, or it does not answer.
+    """
+    deadline_s = time.monotonic() + timeout_s
+    wanted = {job.job_id for job in jobs}
+    while True:
+        left = [job for job in unit_jobs(layout).values() if job.job_id in wanted and job.is_live]
+        if not left or time.monotonic() > deadline_s:
+            return left
+        time.sleep(_LOOK_INTERVAL_S)
 
 
 def live_arrays(jobs: Mapping[str, UnitJobView]) -> dict[str, tuple[str, ...]]:
