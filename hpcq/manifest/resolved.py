@@ -63,7 +63,8 @@ class Resolved:
     """A manifest in which every name has become what it names.
 
     pairs: every model with each of its schemes, unquantized first. shapes: by model id; None where nothing tells.
-    calibration: None where no scheme needs it. unsized: why a model's shape is not known, by its id. notes: caveats to
+    calibration: None where no scheme needs it. fallback: how to evaluate what `evaluate` cannot, where that may be.
+    unsized: why a model's shape is not known, by its id. notes: caveats to
     show beside the scores. missing: one sentence for each thing that is not on this file system yet; a plan can be made
     without it, a run cannot. locked_versions: by environment, the tools' versions that a lock file recorded; empty for
     a manifest that is none.
@@ -79,6 +80,7 @@ class Resolved:
     evaluate: EvaluateSettings
     quantize: QuantizeSettings
     report: ReportSettings
+    fallback: EvaluateSettings | None = None
     unsized: Mapping[str, str] = field(default_factory=dict)
     notes: tuple[str, ...] = ()
     missing: tuple[str, ...] = ()

@@ -76,7 +76,8 @@ class _Resolving:
             unsized={name_of(entry): why for entry in manifest.models if (why := why_unsized(entry, manifest))},
             calibration=calibration,
             tasks=tasks,
-            evaluate=_evaluate_settings(manifest),
+            evaluate=_evaluate_settings(manifest, manifest.evaluate.backend),
+            fallback=_fallback(manifest),
             quantize=_quantize_settings(manifest),
             report=ReportSettings(compare=manifest.report.compare),
             notes=tuple(_notes(manifest, tasks)),
@@ -177,12 +178,20 @@ def layout_of(manifest: Manifest) -> RunLayout:
     return RunLayout(name=manifest.run.name, **folders)
 
 
-def _evaluate_settings(manifest: Manifest) -> EvaluateSettings:
+def _fallback(manifest: Manifest) -> EvaluateSettings | None:
+    """transformers computes every architecture and number format of the catalog, if slowly."""
+    wanted = manifest.evaluate.backend == "vllm" and manifest.evaluate.fallback
+    return _evaluate_settings(manifest, "accelerate") if wanted else None
+
+
+def _evaluate_settings(manifest: Manifest, backend: str) -> EvaluateSettings:
+    """As the manifest says; its environment is that of the back end it names, and of no other."""
     section = manifest.evaluate
     rehearsal = section.rehearsal or RehearsalSection()
+    named = section.environment if backend == section.backend else None
     return EvaluateSettings(
-        backend=section.backend,
-        environment=section.environment or _environment_of(section.backend, profile_of(manifest)),
+        backend=backend,
+        environment=named or _environment_of(backend, profile_of(manifest)),
         dtype=section.dtype,
         batch_size=section.batch_size,
         shards=section.shards,
@@ -191,15 +200,13 @@ def _evaluate_settings(manifest: Manifest) -> EvaluateSettings:
         seed=section.seed,
         prefix_sharing=section.prefix_sharing,
         max_length=section.max_length,
-        engine=_engine(section),
-        pace=tuple(rehearsal.model_dump().items()) if section.backend == "synthetic" else (),
+        engine=_engine(section) if backend == "vllm" else (),
+        pace=tuple(rehearsal.model_dump().items()) if backend == "synthetic" else (),
     )
 
 
 def _engine(section: EvaluateSection) -> tuple[tuple[str, int | float | bool], ...]:
-    if section.backend != "vllm" or section.engine is None:
-        return ()
-    return tuple(section.engine.model_dump(exclude_none=True).items())
+    return tuple(section.engine.model_dump(exclude_none=True).items()) if section.engine else ()
 
 
 def _environment_of(backend: str, profile: Profile) -> str:

@@ -235,6 +235,9 @@ class EvaluateSection(Section):
         description="Texts generated together, and requests computed together where prefixes are not shared; vllm "
         "decides by itself.",
     )
+    fallback: bool = Field(
+        True, description="Whether accelerate answers what vllm cannot: an architecture, a number format, a GPU."
+    )
     prefix_sharing: bool = Field(True, description="Whether a beginning that requests share is computed once.")
     max_length: Count | None = Field(
         None, description="Tokens of a prompt and its answer, at most; by default what the model takes."

@@ -87,6 +87,7 @@ def _unit(unit: PlannedUnit, state: State) -> dict[str, Any]:
         "variant": variant.id if variant else None,
         "model": variant.model.id if variant else None,
         "scheme": variant.scheme.name if variant else None,
+        "backend": unit.work.backend if isinstance(unit.work, EvaluateWork) else None,
         "tasks": [task.name for task in unit.work.tasks] if isinstance(unit.work, EvaluateWork) else [],
         "shard": {"index": shard.index, "count": shard.count} if shard else None,
         "gpu_class": shape.gpu_class,

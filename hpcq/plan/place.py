@@ -29,11 +29,15 @@ from hpcq.units import Calibration, Kind, Scheme
 
 
 class CannotPlace(Exception):
-    """No class of the profile can hold the unit; the message has the numbers, `cure` the nearest thing that can."""
+    """No class of the profile can hold the unit; the message has the numbers, `cure` the nearest thing that can.
 
-    def __init__(self, reason: str, cure: str) -> None:
+    is_backend: the back end has no code for it on any class, whatever the memory.
+    """
+
+    def __init__(self, reason: str, cure: str, *, is_backend: bool = False) -> None:
         super().__init__(reason)
         self.cure = cure
+        self.is_backend = is_backend
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -65,10 +69,14 @@ class Placement:
 
 @dataclass(frozen=True, kw_only=True)
 class Obstacle:
-    """Why a class cannot take it. usable: its share of what the fullest GPU, or the node, needs; 0: no memory helps."""
+    """Why a class cannot take it. usable: its share of what the fullest GPU, or the node, needs; 0: no memory helps.
+
+    is_backend: the back end has no kernel for it there.
+    """
 
     sentence: str
     usable: float = 0.0
+    is_backend: bool = False
 
 
 def place_evaluation(profile: Profile, wanted: Evaluation) -> Placement:
@@ -79,7 +87,7 @@ def place_evaluation(profile: Profile, wanted: Evaluation) -> Placement:
     """
     offered = _offered(Kind.EVALUATE, profile)
     if wanted.model and not has_architecture(wanted.backend, wanted.model.architecture):
-        raise CannotPlace(f"{title_of(wanted.backend)} has no {wanted.model.architecture}", "")
+        raise CannotPlace(f"{title_of(wanted.backend)} has no {wanted.model.architecture}", "", is_backend=True)
     return _best(offered, lambda name, offer: _evaluation_on(name, offer, wanted))
 
 
@@ -122,7 +130,8 @@ def _best(offered: list[tuple[str, GpuClass]], try_on: Callable[[str, GpuClass],
     if placements:
         return min(placements, key=lambda one: (one.kernel is not None and not one.kernel.faithful, one.shape.gpus))
     obstacles = sorted((one for one in tried if isinstance(one, Obstacle)), key=lambda one: -one.usable)
-    raise CannotPlace("; ".join(one.sentence for one in obstacles), "")
+    sentence = "; ".join(one.sentence for one in obstacles)
+    raise CannotPlace(sentence, "", is_backend=all(one.is_backend for one in obstacles))
 
 
 def _evaluation_on(name: str, offer: GpuClass, wanted: Evaluation) -> Placement | Obstacle:
@@ -131,7 +140,8 @@ def _evaluation_on(name: str, offer: GpuClass, wanted: Evaluation) -> Placement 
         return _evaluation_on_cpus(name, offer, wanted)
     kernel = find_kernel(wanted.backend, wanted.scheme, gpu.compute_capability)
     if kernel is None and has_kernels(wanted.backend):
-        return Obstacle(sentence=_no_kernel(name, gpu, wanted))
+        place = f"{name} ({dotted(gpu.compute_capability)})"
+        return Obstacle(sentence=_no_kernel(place, wanted), is_backend=True)
     if wanted.model is None:
         gpus = min(wanted.tensor or 1, offer.gpus_per_node)
         return Placement(shape=Shape(gpu_class=name, gpus_per_node=gpus, tensor_parallel=gpus), kernel=kernel)
@@ -174,7 +184,10 @@ def _loaded(wanted: Evaluation) -> Scheme:
 
 def _evaluation_on_cpus(name: str, offer: GpuClass, wanted: Evaluation) -> Placement | Obstacle:
     """On a node's cores: its memory must hold the weights, and is asked for by nobody but the profile."""
-    placement = Placement(shape=Shape(gpu_class=name))
+    kernel = find_kernel(wanted.backend, wanted.scheme, None)
+    if kernel is None and has_kernels(wanted.backend):
+        return Obstacle(sentence=_no_kernel(f"the CPUs of {name}", wanted), is_backend=True)
+    placement = Placement(shape=Shape(gpu_class=name), kernel=kernel)
     if wanted.model is None or not has_kernels(wanted.backend):
         return placement
     weights = need_of(wanted.model, _loaded(wanted), Split(), wanted.demand).weights
@@ -187,13 +200,12 @@ def _evaluation_on_cpus(name: str, offer: GpuClass, wanted: Evaluation) -> Place
     )
 
 
-def _no_kernel(name: str, gpu: GPU, wanted: Evaluation) -> str:
+def _no_kernel(place: str, wanted: Evaluation) -> str:
     scheme = wanted.scheme
     formats = f"{scheme.weights} weights with {scheme.activations} activations"
     kernels = find_kernels(wanted.backend, scheme)
     runs = f"it does so {', or '.join(kernel.where for kernel in kernels)}" if kernels else "no GPU helps"
-    title = title_of(wanted.backend)
-    return f"{title} does not compute {formats} on {name} ({dotted(gpu.compute_capability)}): {runs}"
+    return f"{title_of(wanted.backend)} does not compute {formats} on {place}: {runs}"
 
 
 def _shapes(name: str, offer: GpuClass, backend: str) -> Iterator[tuple[Shape, Split]]:

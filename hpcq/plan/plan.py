@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 from collections.abc import Iterator
+from dataclasses import dataclass
 
 from hpcq import __version__
 from hpcq.catalog.kernels import title_of
@@ -39,15 +40,15 @@ def make_plan(resolved: Resolved) -> Plan:
     notes: dict[str, None] = {}
     for model, scheme in resolved.pairs:
         variant = variant_of(resolved, model, scheme)
-        wanted = _evaluation(resolved, variant)
         try:
-            placed = place_evaluation(resolved.profile, wanted)
-            planned = list(_units_of_variant(resolved, variant, tasks, placed))
+            chosen = _choose(resolved, variant)
+            planned = list(_units_of_variant(resolved, variant, tasks, chosen))
         except CannotPlace as problem:
+            wanted = _evaluation(resolved, resolved.evaluate, variant)
             cure = problem.cure or alternatives(resolved.profile, wanted, variant.calibration)
             refused.append(Refusal(variant=variant.id, reason=f"{variant.id}: {problem}.", cure=cure))
             continue
-        notes.update(dict.fromkeys(_notes(resolved, variant, placed)))
+        notes.update(dict.fromkeys(_notes(resolved, variant, chosen)))
         units.extend(planned)
         evaluations.append(_whole(planned[-1]))
         shape = resolved.shapes.get(model.id)
@@ -95,9 +96,41 @@ def _runnable_tasks(resolved: Resolved) -> tuple[tuple[Task, ...], list[Refusal]
     return tuple(runnable), refused
 
 
-def _evaluation(resolved: Resolved, variant: Variant) -> Evaluation:
+@dataclass(frozen=True, kw_only=True)
+class _Choice:
+    """How a variant is evaluated, and where. because: why not by the back end that the manifest names."""
+
+    settings: EvaluateSettings
+    placed: Placement
+    because: str | None = None
+
+
+def _choose(resolved: Resolved, variant: Variant) -> _Choice:
+    """The back end that the manifest names; where that has no code for the variant on any class, the other one.
+
+    Too little memory is no such reason: to compute it more slowly elsewhere would be a surprise.
+
+    Raises:
+        CannotPlace: neither can.
+    """
+    settings, other = resolved.evaluate, resolved.fallback
+    try:
+        return _Choice(
+            settings=settings, placed=place_evaluation(resolved.profile, _evaluation(resolved, settings, variant))
+        )
+    except CannotPlace as problem:
+        if other is None or not problem.is_backend:
+            raise
+        try:
+            placed = place_evaluation(resolved.profile, _evaluation(resolved, other, variant))
+        except CannotPlace as second:
+            raise CannotPlace(f"{problem}; {title_of(other.backend)} {second}", "") from problem
+        return _Choice(settings=other, placed=placed, because=str(problem))
+
+
+def _evaluation(resolved: Resolved, settings: EvaluateSettings, variant: Variant) -> Evaluation:
     """What the variant's evaluation asks of a place."""
-    settings, model = resolved.evaluate, resolved.shapes.get(variant.model.id)
+    model = resolved.shapes.get(variant.model.id)
     engine = dict(settings.engine)
     tensor = engine.get("tensor_parallel_size")
     return Evaluation(
@@ -134,9 +167,12 @@ def _demand(settings: EvaluateSettings, model: ModelShape | None, *, is_float32:
     )
 
 
-def _notes(resolved: Resolved, variant: Variant, placed: Placement) -> Iterator[str]:
+def _notes(resolved: Resolved, variant: Variant, chosen: _Choice) -> Iterator[str]:
     """What a reader must know of how the variant is computed, or was planned."""
-    model, kernel = variant.model.id, placed.kernel
+    placed, model = chosen.placed, variant.model.id
+    kernel = placed.kernel
+    if chosen.because:
+        yield f"{variant.id}: evaluated by {title_of(chosen.settings.backend)}, because {chosen.because}."
     if kernel and kernel.note:
         yield f"{variant.scheme.name} on {placed.shape.gpu_class} ({title_of(kernel.backend)}): {kernel.note}."
     if placed.shape.gpus and model in resolved.unsized and not resolved.manifest.is_rehearsal:
@@ -144,7 +180,7 @@ def _notes(resolved: Resolved, variant: Variant, placed: Placement) -> Iterator[
 
 
 def _units_of_variant(
-    resolved: Resolved, variant: Variant, tasks: tuple[Task, ...], placed: Placement
+    resolved: Resolved, variant: Variant, tasks: tuple[Task, ...], chosen: _Choice
 ) -> Iterator[PlannedUnit]:
     """The variant's quantization, if it has one, and its evaluation's shards.
 
@@ -166,8 +202,9 @@ def _units_of_variant(
         )
         needs = (quantization.id,)
         yield quantization
-    whole = _evaluate_work(resolved, variant, tasks, checkpoint, placed.shape)
-    count = resolved.evaluate.shards
+    settings, placed = chosen.settings, chosen.placed
+    whole = _evaluate_work(resolved, settings, variant, tasks, checkpoint, placed.shape)
+    count = settings.shards
     for index in range(count):
         unit_id = f"{Kind.EVALUATE}.{variant.id}" + (f".{index}of{count}" if count > 1 else "")
         work = dataclasses.replace(
@@ -176,7 +213,7 @@ def _units_of_variant(
         yield PlannedUnit(
             id=unit_id,
             work=work,
-            environment=resolved.evaluate.environment,
+            environment=settings.environment,
             shape=placed.shape,
             memory_gib_per_gpu=_gib(placed),
             need=placed.need,
@@ -190,9 +227,13 @@ def _gib(placed: Placement) -> float | None:
 
 
 def _evaluate_work(
-    resolved: Resolved, variant: Variant, tasks: tuple[Task, ...], checkpoint: str, shape: Shape
+    resolved: Resolved,
+    settings: EvaluateSettings,
+    variant: Variant,
+    tasks: tuple[Task, ...],
+    checkpoint: str,
+    shape: Shape,
 ) -> EvaluateWork:
-    settings = resolved.evaluate
     options: dict[str, int | bool] = {}
     if settings.max_length is not None:
         options["max_length"] = settings.max_length

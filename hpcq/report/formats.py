@@ -108,6 +108,7 @@ _LATEX = str.maketrans(
         "^": r"\textasciicircum{}",
         "\\": r"\textbackslash{}",
         "\N{PLUS-MINUS SIGN}": r"$\pm$",
+        "\N{DAGGER}": r"\dag{}",
         "\N{MINUS SIGN}": r"$-$",
         "\N{EN DASH}": "--",
     }

@@ -13,7 +13,7 @@ from hpcq.errors import RunIncomplete
 from hpcq.report.formats import WRITERS, Report
 from hpcq.report.published import beside_published, studies_named
 from hpcq.report.rows import Row, make_rows
-from hpcq.report.table import make_table
+from hpcq.report.table import ACROSS, make_table
 from hpcq.store import Results, read_results
 
 FEW_ITEMS = 1000
@@ -52,6 +52,12 @@ def make_report(runs: Sequence[MergedRun], *, output_format: str = "text", compa
     notes = [note if len(noted) == len(runs) else f"{', '.join(noted)}: {note}" for note, noted in runs_of_note.items()]
     if any(row.n < FEW_ITEMS for row in rows):
         notes.append("Few items (n): a difference below about twice the standard error says nothing about the scheme.")
+    across = sorted({f"{row.scheme} by {row.backend}" for row in rows if row.is_across_backends})
+    if across:
+        notes.append(
+            f"{ACROSS} {', '.join(across)}, and what it is compared with by another back end: kernels and roundings"
+            " differ, too."
+        )
     if studies:
         rows, told = beside_published(rows, studies)
         notes += told

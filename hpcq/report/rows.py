@@ -15,13 +15,14 @@ UNQUANTIZED = "none"
 
 @dataclass(frozen=True, kw_only=True)
 class Row:
-    """One number. baseline_value, delta: the unquantized variant of the same model, and the difference from it.
+    """One number.
 
-    is_main: the metric that tables show for this task. checkpoint_bytes: weights on disk. quantize_seconds,
-    evaluate_seconds: what the checkpoint and the responses took, shards added up. asked_tokens, computed_tokens: of the
-    variant's log-likelihood requests, each in full, and what was computed of them. prefix_sharing: 'exact', or why
-    prefixes were not shared. published_value, published_delta: what a published study gives, in percent, and the
-    difference.
+    baseline_value, delta: the unquantized variant of the same model, and the difference from it. baseline_backend: the
+    back end that computed that one. is_main: the metric that tables show for this task. checkpoint_bytes: weights on
+    disk. quantize_seconds, evaluate_seconds: what the checkpoint and the responses took, shards added up. asked_tokens,
+    computed_tokens: of the variant's log-likelihood requests, each in full, and what was computed of them.
+    prefix_sharing: 'exact', or why prefixes were not shared. published_value, published_delta: what a published study
+    gives, in percent, and the difference.
     """
 
     run: str
@@ -38,6 +39,7 @@ class Row:
     n: int
     is_main: bool
     baseline_value: float | None = None
+    baseline_backend: str | None = None
     delta: float | None = None
     checkpoint_bytes: int | None = None
     quantize_seconds: float | None = None
@@ -48,6 +50,11 @@ class Row:
     published_value: float | None = None
     published_delta: float | None = None
     published_source: str | None = None
+
+    @property
+    def is_across_backends(self) -> bool:
+        """Whether the difference from the baseline is one of back ends, too."""
+        return self.baseline_backend not in (None, self.backend)
 
     def as_json(self) -> dict[str, Any]:
         """Plain JSON types."""
@@ -113,5 +120,12 @@ def _with_baselines(rows: Sequence[Row]) -> list[Row]:
         if baseline is None or baseline is row:
             compared.append(row)
         else:
-            compared.append(dataclasses.replace(row, baseline_value=baseline.value, delta=row.value - baseline.value))
+            compared.append(
+                dataclasses.replace(
+                    row,
+                    baseline_value=baseline.value,
+                    baseline_backend=baseline.backend,
+                    delta=row.value - baseline.value,
+                )
+            )
     return compared

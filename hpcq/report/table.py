@@ -10,6 +10,8 @@ from hpcq.report.rows import Row
 MINUS = "\N{MINUS SIGN}"
 PLUS_MINUS = "\N{PLUS-MINUS SIGN}"
 MISSING = "\N{EN DASH}"
+ACROSS = "\N{DAGGER}"
+"""Beside a difference between scores of different back ends."""
 COSTS = ("GB on disk", "quantize", "evaluate", "tokens computed")
 
 
@@ -79,7 +81,7 @@ def _cell(row: Row, *, with_items: bool) -> str:
     if row.stderr is not None:
         cell += f" {PLUS_MINUS}{100 * row.stderr:.1f}"
     if row.delta is not None:
-        cell += f" ({signed(100 * row.delta)})"
+        cell += f" ({signed(100 * row.delta)}{ACROSS if row.is_across_backends else ''})"
     if row.published_value is not None:
         cell += f" [{row.published_value:.1f}]"
     if with_items:

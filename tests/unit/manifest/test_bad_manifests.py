@@ -88,7 +88,7 @@ CASES: dict[str, tuple[str, list[str]]] = {
     "unknown key": (
         full(more="[evaluate]\nbatchsize = 4\n"),
         [
-            ":10: evaluate.batchsize: unknown key; allowed here are backend, batch_size, device, dtype, engine, environment, flush_interval_s, max_length, prefix_sharing, rehearsal, seed, shards. Did you mean 'batch_size'?"
+            ":10: evaluate.batchsize: unknown key; allowed here are backend, batch_size, device, dtype, engine, environment, fallback, flush_interval_s, max_length, prefix_sharing, rehearsal, seed, shards. Did you mean 'batch_size'?"
         ],
     ),
     "unknown model key": (
@@ -100,7 +100,7 @@ CASES: dict[str, tuple[str, list[str]]] = {
     "unknown key far": (
         full(more="[evaluate]\nxyzzy = 4\n"),
         [
-            ":10: evaluate.xyzzy: unknown key; allowed here are backend, batch_size, device, dtype, engine, environment, flush_interval_s, max_length, prefix_sharing, rehearsal, seed, shards."
+            ":10: evaluate.xyzzy: unknown key; allowed here are backend, batch_size, device, dtype, engine, environment, fallback, flush_interval_s, max_length, prefix_sharing, rehearsal, seed, shards."
         ],
     ),
     "name slash": (

@@ -206,3 +206,18 @@ def test_an_unknown_study_is_refused_with_those_there_are() -> None:
     """`--compare nature` names what can be compared with."""
     with pytest.raises(UserInputError, match=r"--compare nature: no such study; the catalog has arxiv-2409.11055v6\."):
         studies_named("nature", place="--compare")
+
+
+def test_a_difference_across_back_ends_is_marked() -> None:
+    """Where the baseline was computed by another back end a dagger stands at the difference, and nowhere else."""
+    variants = (
+        variant("bf16", "none", 0.3, backend="vllm"),
+        variant("fp8", "llmcompressor", 0.25),
+        variant("int8", "llmcompressor", 0.25, backend="vllm"),
+    )
+    rows = make_rows(dataclasses.replace(RESULTS, variants=variants))
+    table = make_table(rows, title="Demo")
+    cells = {line[0]: line[1] for line in table.lines}
+    assert (cells["fp8"].count("†"), cells["int8"].count("†"), cells["bf16"].count("†")) == (1, 0, 0)
+    assert {row.baseline_backend for row in rows if row.scheme == "fp8"} == {"vllm"}
+    assert r"\dag{}" in WRITERS["latex"](Report(runs="demo", rows=rows, table=table))
