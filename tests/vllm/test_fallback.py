@@ -1,0 +1,54 @@
+"""A run of two back ends: vLLM's CPU build has no kernel for static FP8, so accelerate answers that variant."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+from hpcq.stage import stage_items
+from hpcq.store import read_results
+from tests.command_line import Hpcq
+from tests.tiny_llama import write_base, write_calibration
+
+MANIFEST = """
+[run]
+name = "both"
+[[models]]
+id = "tiny"
+path = "base"
+[schemes]
+use = ["bf16", "fp8"]
+[calibration]
+dataset = "text.jsonl"
+samples = 8
+sequence_length = 64
+[tasks]
+use = ["truthfulqa_mc1"]
+limit = 2
+data = "packages"
+[evaluate]
+backend = "vllm"
+[evaluate.engine]
+kv_cache_gib = 0.25
+max_num_seqs = 4
+"""
+
+
+def test_accelerate_answers_what_vllm_has_no_kernel_for(core_python: Path, tmp_path: Path) -> None:
+    """The plan says why, each variant's results say which back end made them, and the difference is marked."""
+    stage_items("truthfulqa_mc1", progress=lambda _: None)
+    write_base(tmp_path / "base")
+    write_calibration(tmp_path / "text.jsonl")
+    hpcq = Hpcq(python=core_python, folder=tmp_path)
+    manifest = hpcq.write(MANIFEST)
+    done = hpcq("submit", manifest, timeout_s=900)
+    assert done.code == 0, done.err + done.out
+    [note] = [note for note in hpcq("plan", manifest, "--json").document["notes"] if "evaluated by" in note]
+    assert "does not compute fp8_e4m3 weights with fp8_e4m3 activations on the CPUs of cpu" in note
+    variants = {
+        str(one.provenance["scheme"]): one for one in read_results(tmp_path / "runs" / "both" / "results.h5").variants
+    }
+    assert {name: one.provenance["backend"] for name, one in variants.items()} == {"bf16": "vllm", "fp8": "accelerate"}
+    assert all(one.scores for one in variants.values())
+    report = hpcq("report", "both")
+    assert "†" in report.out
+    assert note in " ".join(report.out.split())
