@@ -350,7 +350,13 @@ def _named_units(record: RunRecord, parts: Sequence[str]) -> set[str]:
 
 def _check_runnable(opened: Opened) -> None:
     """Refuse before anything is written: what cannot run, what is not there."""
-    refused = [f"{refusal.reason} Try this: {refusal.cure}." for refusal in opened.plan.refused]
+    # A benchmark that cannot run is left out, and the plan and the report say so; a variant is not.
+    is_left_out = any(isinstance(unit.work, EvaluateWork) and unit.work.tasks for unit in opened.plan.units)
+    refused = [
+        f"{refusal.reason} Try this: {refusal.cure}."
+        for refusal in opened.plan.refused
+        if refusal.variant is not None or not is_left_out
+    ]
     refused += dict.fromkeys(filter(None, map(_engine_fault, opened.plan.units)))
     if refused:
         raise UserInputError("\n".join(refused))

@@ -93,7 +93,8 @@ class _Resolving:
             names = [name for _, name in scheme_names_of(index, self.manifest)]
             schemes = [scheme for name in names if (scheme := find_scheme(name, defined))]
             if self.manifest.is_rehearsal:
-                schemes = [rehearsed(scheme) for scheme in schemes]
+                is_sized = _stands_for(self.manifest.evaluate) is not None
+                schemes = [rehearsed(scheme, is_sized=is_sized) for scheme in schemes]
             yield from ((model, scheme) for scheme in sorted(schemes, key=lambda scheme: scheme.is_quantized))
 
     def _model(self, index: int) -> Model:
@@ -192,14 +193,19 @@ def _evaluate_settings(manifest: Manifest) -> EvaluateSettings:
         prefix_sharing=section.prefix_sharing,
         max_length=section.max_length,
         engine=_engine(section),
-        pace=tuple(rehearsal.model_dump().items()) if section.backend == "synthetic" else (),
+        pace=tuple(rehearsal.model_dump(exclude={"stands_for"}).items()) if section.backend == "synthetic" else (),
+        stands_for=rehearsal.stands_for,
     )
 
 
 def _engine(section: EvaluateSection) -> tuple[tuple[str, int | float | bool], ...]:
-    if section.backend != "vllm" or section.engine is None:
+    if "vllm" not in (section.backend, _stands_for(section)) or section.engine is None:
         return ()
     return tuple(section.engine.model_dump(exclude_none=True).items())
+
+
+def _stands_for(section: EvaluateSection) -> str | None:
+    return section.rehearsal.stands_for if section.rehearsal else None
 
 
 def _environment_of(backend: str, profile: Profile) -> str:

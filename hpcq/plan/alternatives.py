@@ -19,6 +19,7 @@ from hpcq.units import Calibration, Kind, Scheme
 _SCHEMES = ("fp8", "gptq-w8a16", "gptq-w4a16")
 """From the most bits to the fewest; of those that fit, the first of the nearest number of bits is named."""
 _MORE_NODES = 8
+_FEWEST_SAMPLES = 32
 _CALIBRATION = Calibration(digest=None, samples=128, sequence_length=2048)
 """A manifest's own unless it says otherwise; reckoned with where the variant that cannot run needs none."""
 
@@ -28,6 +29,7 @@ def alternatives(profile: Profile, wanted: Evaluation, calibration: Calibration 
     calibration = calibration or _CALIBRATION
     found = [
         *_settings(profile, wanted, calibration),
+        *_samples(profile, wanted, calibration),
         *_schemes(profile, wanted, calibration),
         *_nodes(profile, wanted, calibration),
     ]
@@ -50,6 +52,16 @@ def _fits(profile: Profile, wanted: Evaluation, calibration: Calibration, *, as_
 def _settings(profile: Profile, wanted: Evaluation, calibration: Calibration) -> Iterator[str]:
     if wanted.tensor is not None and _fits(profile, replace(wanted, tensor=None), calibration):
         yield "leave evaluate.engine.tensor_parallel_size out"
+
+
+def _samples(profile: Profile, wanted: Evaluation, calibration: Calibration) -> Iterator[str]:
+    """Half the calibration sequences, or a quarter, and so on: what some methods keep of them must fit one GPU."""
+    samples = calibration.samples // 2
+    while wanted.scheme.needs_calibration and samples >= _FEWEST_SAMPLES:
+        if _fits(profile, wanted, replace(calibration, samples=samples)):
+            yield f"calibration.samples = {samples}"
+            return
+        samples //= 2
 
 
 def _schemes(profile: Profile, wanted: Evaluation, calibration: Calibration) -> Iterator[str]:

@@ -61,7 +61,7 @@ def make_plan(resolved: Resolved) -> Plan:
         units=tuple(units),
         refused=tuple(refused),
         checkpoint_bytes=checkpoint_bytes,
-        notes=(*resolved.notes, *notes),
+        notes=(*resolved.notes, *_left_out(refused), *notes),
         compare=resolved.report.compare,
     )
 
@@ -89,10 +89,15 @@ def _runnable_tasks(resolved: Resolved) -> tuple[tuple[Task, ...], list[Refusal]
                 Refusal(
                     variant=None,
                     reason=f"{task.name}: hpcq {__version__} knows this benchmark by name and cannot run it yet.",
-                    cure=f"leave it out: list the other tasks under tasks.use instead of the suite '{task.name}'",
+                    cure="other tasks; where the manifest names some, `submit` runs them and leaves this one out",
                 )
             )
     return tuple(runnable), refused
+
+
+def _left_out(refused: list[Refusal]) -> Iterator[str]:
+    """What a reader of the scores must know of benchmarks that are not among them."""
+    yield from (f"Not evaluated: {refusal.reason}" for refusal in refused if refusal.variant is None)
 
 
 def _evaluation(resolved: Resolved, variant: Variant) -> Evaluation:
@@ -103,7 +108,7 @@ def _evaluation(resolved: Resolved, variant: Variant) -> Evaluation:
     return Evaluation(
         model=model,
         scheme=variant.scheme,
-        backend=settings.backend,
+        backend=settings.placed_as,
         demand=_demand(settings, model, is_float32=settings.dtype_for(variant.scheme) == "float32"),
         tensor=None if tensor is None else int(tensor),
     )
@@ -120,7 +125,7 @@ def _demand(settings: EvaluateSettings, model: ModelShape | None, *, is_float32:
     ordinary = min(longest, ORDINARY_LENGTH)
     number = 4 if is_float32 else 2
     demand = Demand(length=ordinary, compute_bytes=number, kv_bytes=number)
-    if settings.backend != "vllm":
+    if settings.placed_as != "vllm":
         sequences = min(settings.batch_size, demand.sequences)
         return dataclasses.replace(demand, sequences=sequences, batched_tokens=ordinary)
     if longest > demand.sequences * ordinary:
@@ -198,7 +203,7 @@ def _evaluate_work(
         options["max_length"] = settings.max_length
     if not settings.prefix_sharing:
         options["prefix_sharing"] = False
-    engine = dict(settings.engine)
+    engine = dict(settings.engine) if settings.backend == "vllm" else {}
     if settings.backend == "vllm" and shape.tensor_parallel > 1:
         engine.setdefault("tensor_parallel_size", shape.tensor_parallel)
     return EvaluateWork(
