@@ -221,8 +221,8 @@ class RehearsalSection(Section):
     memory_gib: Seconds = Field(0.0, description="Memory that a unit takes, GiB.")
     stands_for: Literal["accelerate", "vllm"] | None = Field(
         None,
-        description="The back end that is rehearsed: units get the GPUs and nodes that it would need, and what it cannot "
-        "do is refused; by default any back end's, on one node, whatever the kernels.",
+        description="The back end that is rehearsed: units get the GPUs and nodes that it would need, and what it "
+        "cannot do is refused; by default none in particular, on one node, whatever the kernels.",
     )
 
 
