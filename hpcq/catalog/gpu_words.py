@@ -8,8 +8,8 @@ from __future__ import annotations
 import re
 from dataclasses import dataclass
 
-# The first row whose expression is in the name, in lower case and with hyphens, decides: GPUs by memory in GB, the likelier first.
-# GH200 and GB200 are neither H200, H100 nor B200; an A10G is no A10, and an L40 no L40S.
+# The first row whose expression is in the name, in lower case and with hyphens, decides: GPUs by memory in GB, the
+# likelier first. GH200 and GB200 are neither H200, H100 nor B200; an A10G is no A10, and an L40 no L40S.
 _ROWS: tuple[tuple[str, dict[str, str]], ...] = (
     (r"(?<!g)b200", {"180": "B200-180"}),
     (r"(?<!g)h200", {"141": "H200-141"}),
