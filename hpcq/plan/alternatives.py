@@ -11,7 +11,7 @@ from dataclasses import replace
 from hpcq.catalog.kernels import has_kernels
 from hpcq.catalog.schemes import find_scheme, fitting_group_size
 from hpcq.manifest.profiles import Profile
-from hpcq.plan.fit import ORDINARY_LENGTH
+from hpcq.plan.fit import ORDINARY_LENGTH, SHARE
 from hpcq.plan.memory import BITS
 from hpcq.plan.place import CannotPlace, Evaluation, place_evaluation, place_quantization
 from hpcq.units import Calibration, Kind, Scheme
@@ -52,6 +52,17 @@ def _fits(profile: Profile, wanted: Evaluation, calibration: Calibration, *, as_
 def _settings(profile: Profile, wanted: Evaluation, calibration: Calibration) -> Iterator[str]:
     if wanted.tensor is not None and _fits(profile, replace(wanted, tensor=None), calibration):
         yield "leave evaluate.engine.tensor_parallel_size out"
+    demand = wanted.demand
+    for key, own in (
+        ("kv_cache_gib", replace(demand, kv_cache_bytes=None)),
+        ("gpu_memory_utilization", replace(demand, share=SHARE)),
+    ):
+        if own != demand and _fits(profile, replace(wanted, demand=own), calibration):
+            yield f"leave evaluate.engine.{key} out"
+    for name, offer in profile.gpu_classes.items():
+        whole = profile.gpu_classes | {name: offer.model_copy(update={"memory_gib_per_unit": None})}
+        if offer.memory_gib_per_unit and _fits(profile.model_copy(update={"gpu_classes": whole}), wanted, calibration):
+            yield f"leave gpu_classes.{name}.memory_gib_per_unit out of the profile"
 
 
 def _samples(profile: Profile, wanted: Evaluation, calibration: Calibration) -> Iterator[str]:

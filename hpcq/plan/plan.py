@@ -199,8 +199,9 @@ def _evaluate_work(
 ) -> EvaluateWork:
     settings = resolved.evaluate
     options: dict[str, int | bool] = {}
-    if settings.max_length is not None:
-        options["max_length"] = settings.max_length
+    model = resolved.shapes.get(variant.model.id)
+    if settings.max_length is not None and not (model and settings.max_length > model.context):
+        options["max_length"] = settings.max_length  # beyond a model's own vLLM does not start with it
     if not settings.prefix_sharing:
         options["prefix_sharing"] = False
     engine = dict(settings.engine) if settings.backend == "vllm" else {}
