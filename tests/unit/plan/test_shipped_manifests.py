@@ -15,7 +15,7 @@ REHEARSED = ("evaluate.backend=synthetic", "evaluate.rehearsal.stands_for=vllm")
 
 @pytest.mark.parametrize("name", ["405b.toml", "paper.toml"])
 def test_a_rehearsal_takes_the_places_of_what_it_stands_for(name: str) -> None:
-    """Unit by unit the same class, nodes, GPUs and splits, and the same kernel; all in the environment of rehearsals."""
+    """Unit by unit the same class, nodes, GPUs, splits and kernel; all in the environment of rehearsals."""
     real, rehearsed = (api.plan(MANIFESTS / name, options).opened.plan for options in ((), REHEARSED))
     assert [(unit.shape, unit.kernel, unit.need) for unit in rehearsed.units] == [
         (unit.shape, unit.kernel, unit.need) for unit in real.units
