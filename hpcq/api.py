@@ -11,6 +11,7 @@ from typing import Any
 
 from hpcq import environments
 from hpcq.errors import EnvironmentFault, UserInputError
+from hpcq.files import make_folder, write_text
 from hpcq.holding import hold
 from hpcq.launch.from_plan import order_of
 from hpcq.launch.interrupt import interrupt_holder, interrupt_units, stop_orphans
@@ -28,7 +29,7 @@ from hpcq.plan.document import plan_document
 from hpcq.plan.units import PlannedArray, PlannedUnit
 from hpcq.private import private
 from hpcq.runs import Opened, RunRecord, begin, open_manifest, open_run, read_run, refuse_another
-from hpcq.units import EvaluateWork, Kind, State
+from hpcq.units import EvaluateWork, Kind, State, slug
 
 __all__ = [
     "Handed",
@@ -37,6 +38,8 @@ __all__ = [
     "cancel",
     "dry_run",
     "hand_over",
+    "init_manifest",
+    "init_profile",
     "logs",
     "merge",
     "open_manifest",
@@ -284,6 +287,40 @@ def stage(
     return stage_manifest(open_manifest(manifest, overrides).resolved, progress=progress)
 
 
+def init_manifest(path: Path | None = None, *, overwrite: bool = False) -> Path:
+    """Write a first manifest, to `manifest.toml` unless told otherwise; where it is.
+
+    Raises:
+        UserInputError: the file exists.
+    """
+    from hpcq.manifest.first_manifest import FIRST_MANIFEST
+
+    return _write_new(path or Path("manifest.toml"), FIRST_MANIFEST, overwrite=overwrite)
+
+
+def init_profile(path: Path | None = None, *, overwrite: bool = False) -> Path:
+    """Write a profile of the cluster that Slurm here belongs to, to `clusters/NAME.toml` unless told otherwise.
+
+    Raises:
+        UserInputError: the file exists.
+        EnvironmentFault: there is no Slurm, it does not answer, or it has no nodes that hpcq can use.
+    """
+    from hpcq.launch.first_profile import profile_text
+    from hpcq.launch.nodes import cluster_name, node_kinds
+
+    name = cluster_name()
+    target = path or Path("clusters") / f"{slug(name)}.toml"
+    return _write_new(target, profile_text(name, node_kinds()), overwrite=overwrite)
+
+
+def _write_new(path: Path, text: str, *, overwrite: bool) -> Path:
+    if path.exists() and not overwrite:
+        raise UserInputError(f"{path} exists: name another file, or add --overwrite.")
+    make_folder(path.parent)
+    write_text(path, text)
+    return path
+
+
 def _machine(profile: Profile) -> Machine:
     """What of this machine a run may use."""
     memory_bytes = os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES")
@@ -350,7 +387,13 @@ def _named_units(record: RunRecord, parts: Sequence[str]) -> set[str]:
 
 def _check_runnable(opened: Opened) -> None:
     """Refuse before anything is written: what cannot run, what is not there."""
-    refused = [f"{refusal.reason} Try this: {refusal.cure}." for refusal in opened.plan.refused]
+    # A benchmark that cannot run is left out, and the plan and the report say so; a variant is not.
+    is_left_out = any(isinstance(unit.work, EvaluateWork) and unit.work.tasks for unit in opened.plan.units)
+    refused = [
+        f"{refusal.reason} Try this: {refusal.cure}."
+        for refusal in opened.plan.refused
+        if refusal.variant is not None or not is_left_out
+    ]
     refused += dict.fromkeys(filter(None, map(_engine_fault, opened.plan.units)))
     if refused:
         raise UserInputError("\n".join(refused))

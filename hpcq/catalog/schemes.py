@@ -52,10 +52,15 @@ def find_scheme(name: str, defined: Mapping[str, Scheme] | None = None) -> Schem
     return replace(known[base], name=name, group_size=group_size)
 
 
-def rehearsed(scheme: Scheme) -> Scheme:
-    """What stands in for `scheme` in a rehearsal: as it is, but made up where it would be quantized."""
+def rehearsed(scheme: Scheme, *, is_sized: bool = False) -> Scheme:
+    """What stands in for `scheme` in a rehearsal: as it is, but made up where it would be quantized.
+
+    is_sized: it is placed where the real one would be, so it keeps its method.
+    """
     if not scheme.is_quantized:
         return scheme
+    if is_sized:
+        return replace(scheme, tool="synthetic")
     return replace(scheme, tool="synthetic", method="synthetic", needs_calibration=False)
 
 

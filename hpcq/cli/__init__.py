@@ -19,11 +19,11 @@ from hpcq.cli import entry
 from hpcq.errors import HpcqError, StorageFault
 from hpcq.files import describe_os_error
 
-VERBS = ("plan", "submit", "status", "logs", "resume", "cancel", "merge", "report", "stage")
+VERBS = ("plan", "submit", "status", "logs", "resume", "cancel", "merge", "report", "stage", "init")
 WRITERS = ("submit", "resume", "merge")
 """The verbs that write runs."""
-SHARERS = ("stage", "report")
-"""The verbs that write for others, too, as the user's umask says: what is staged, and a report's file."""
+SHARERS = ("stage", "report", "init")
+"""The verbs that write for others, too, as the user's umask says: what is staged, a report's file, a profile."""
 
 INTERRUPTED = 130
 PRIVATE_UMASK = 0o077

@@ -17,6 +17,7 @@ from hpcq.catalog.models import ModelShape, model_ids
 from hpcq.catalog.schemes import find_scheme, fitting_group_size, misfit, scheme_names, split_group_size
 from hpcq.catalog.tasks import find_task
 from hpcq.errors import ManifestError
+from hpcq.manifest import contradictions
 from hpcq.manifest.disk import forbidden_part, is_file, is_folder, is_there
 from hpcq.manifest.lookups import (
     calibration_file,
@@ -283,4 +284,7 @@ _CHECKS: tuple[tuple[tuple[str, ...], _Check], ...] = (
     (("tasks",), _tasks),
     (("tasks",), _data),
     (("cluster", "evaluate", "quantize"), _environments),
+    (("models", "tasks", "evaluate"), contradictions.lengths),
+    (("models", "schemes", "calibration"), contradictions.calibration),
+    (("cluster", "evaluate", "quantize"), contradictions.devices),
 )

@@ -191,15 +191,15 @@ class Profile(Section):
 def load_profile(name_or_path: str, relative_to: Path) -> Profile:
     """The profile 'local' or 'auto', or the one in the TOML file that `name_or_path` names.
 
-    A path is sought in `relative_to` (the manifest's folder), the working directory, and the checkout's manifests/ and
-    manifests/clusters/.
+    A path is sought in `relative_to` (the manifest's folder), the working directory, and the checkout's
+    manifests/clusters/ and manifests/.
 
     Raises:
         ManifestError: there is no such profile, or it is wrong; one sentence a problem.
     """
     if name_or_path == "auto" and shutil.which("sbatch"):
         raise ManifestError(
-            ["'auto' found Slurm's sbatch but no profile; write one as docs/cluster.md shows, and name its path."]
+            ["'auto' found Slurm's sbatch but no profile; `hpcq init --from-sinfo` writes one: name its path."]
         )
     if name_or_path in ("local", "auto"):
         return local_profile()
@@ -229,7 +229,7 @@ def _with_parallel_units(profile: Profile) -> Profile:
 
 def _find(name: str, relative_to: Path) -> Path:
     path = Path(name).expanduser()
-    places = (relative_to, Path(), _SHIPPED, _SHIPPED / "clusters")
+    places = (relative_to, Path(), _SHIPPED / "clusters", _SHIPPED)
     for place in places:
         if is_file(place / path):
             return place / path

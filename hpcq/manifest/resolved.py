@@ -20,7 +20,8 @@ class EvaluateSettings:
 
     environment: the name of the Python environment. dtype: auto, float32, bfloat16 or float16. max_length: tokens of
     prompt and answer (None: the model's own). engine: what is set of vLLM's engine; empty for other back ends. pace:
-    request_seconds, load_seconds and memory_gib of a rehearsal; empty for real back ends.
+    request_seconds, load_seconds and memory_gib of a rehearsal; empty for real back ends. stands_for: the back end that
+    a rehearsal is placed as; None: none in particular.
     """
 
     backend: str
@@ -35,6 +36,12 @@ class EvaluateSettings:
     max_length: int | None = None
     engine: tuple[tuple[str, int | float | bool], ...] = ()
     pace: tuple[tuple[str, float], ...] = ()
+    stands_for: str | None = None
+
+    @property
+    def placed_as(self) -> str:
+        """The back end whose needs a place must meet: in a rehearsal, the one that is rehearsed."""
+        return self.stands_for or self.backend
 
     def dtype_for(self, scheme: Scheme) -> str:
         """What to compute `scheme` in: 'auto' is the type of the unquantized weights, bfloat16 for quantized ones."""

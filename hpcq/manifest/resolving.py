@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator
+from dataclasses import replace
 from pathlib import Path
 
 from hpcq.catalog import packages
@@ -94,7 +95,8 @@ class _Resolving:
             names = [name for _, name in scheme_names_of(index, self.manifest)]
             schemes = [scheme for name in names if (scheme := find_scheme(name, defined))]
             if self.manifest.is_rehearsal:
-                schemes = [rehearsed(scheme) for scheme in schemes]
+                is_sized = _stands_for(self.manifest.evaluate) is not None
+                schemes = [rehearsed(scheme, is_sized=is_sized) for scheme in schemes]
             yield from ((model, scheme) for scheme in sorted(schemes, key=lambda scheme: scheme.is_quantized))
 
     def _model(self, index: int) -> Model:
@@ -180,8 +182,12 @@ def layout_of(manifest: Manifest) -> RunLayout:
 
 def _fallback(manifest: Manifest) -> EvaluateSettings | None:
     """transformers computes every architecture and number format of the catalog, if slowly."""
-    wanted = manifest.evaluate.backend == "vllm" and manifest.evaluate.fallback
-    return _evaluate_settings(manifest, "accelerate") if wanted else None
+    usual = _evaluate_settings(manifest, manifest.evaluate.backend)
+    if usual.placed_as != "vllm" or not manifest.evaluate.fallback:
+        return None
+    if usual.stands_for:
+        return replace(usual, stands_for="accelerate", engine=())
+    return _evaluate_settings(manifest, "accelerate")
 
 
 def _evaluate_settings(manifest: Manifest, backend: str) -> EvaluateSettings:
@@ -200,13 +206,18 @@ def _evaluate_settings(manifest: Manifest, backend: str) -> EvaluateSettings:
         seed=section.seed,
         prefix_sharing=section.prefix_sharing,
         max_length=section.max_length,
-        engine=_engine(section) if backend == "vllm" else (),
-        pace=tuple(rehearsal.model_dump().items()) if backend == "synthetic" else (),
+        engine=_engine(section) if "vllm" in (backend, rehearsal.stands_for) else (),
+        pace=tuple(rehearsal.model_dump(exclude={"stands_for"}).items()) if backend == "synthetic" else (),
+        stands_for=rehearsal.stands_for,
     )
 
 
 def _engine(section: EvaluateSection) -> tuple[tuple[str, int | float | bool], ...]:
     return tuple(section.engine.model_dump(exclude_none=True).items()) if section.engine else ()
+
+
+def _stands_for(section: EvaluateSection) -> str | None:
+    return section.rehearsal.stands_for if section.rehearsal else None
 
 
 def _environment_of(backend: str, profile: Profile) -> str:

@@ -219,6 +219,11 @@ class RehearsalSection(Section):
     request_seconds: Seconds = Field(0.0, description="Seconds for a request.")
     load_seconds: Seconds = Field(0.0, description="Seconds to load the model.")
     memory_gib: Seconds = Field(0.0, description="Memory that a unit takes, GiB.")
+    stands_for: Literal["accelerate", "vllm"] | None = Field(
+        None,
+        description="The back end that is rehearsed: units get the GPUs and nodes that it would need, and what it "
+        "cannot do is refused; by default none in particular, on one node, whatever the kernels.",
+    )
 
 
 class EvaluateSection(Section):

@@ -11,7 +11,7 @@ from dataclasses import replace
 from hpcq.catalog.kernels import has_kernels
 from hpcq.catalog.schemes import find_scheme, fitting_group_size
 from hpcq.manifest.profiles import Profile
-from hpcq.plan.fit import ORDINARY_LENGTH
+from hpcq.plan.fit import ORDINARY_LENGTH, SHARE
 from hpcq.plan.memory import BITS
 from hpcq.plan.place import CannotPlace, Evaluation, place_evaluation, place_quantization
 from hpcq.units import Calibration, Kind, Scheme
@@ -19,6 +19,7 @@ from hpcq.units import Calibration, Kind, Scheme
 _SCHEMES = ("fp8", "gptq-w8a16", "gptq-w4a16")
 """From the most bits to the fewest; of those that fit, the first of the nearest number of bits is named."""
 _MORE_NODES = 8
+_FEWEST_SAMPLES = 32
 _CALIBRATION = Calibration(digest=None, samples=128, sequence_length=2048)
 """A manifest's own unless it says otherwise; reckoned with where the variant that cannot run needs none."""
 
@@ -28,6 +29,7 @@ def alternatives(profile: Profile, wanted: Evaluation, calibration: Calibration 
     calibration = calibration or _CALIBRATION
     found = [
         *_settings(profile, wanted, calibration),
+        *_samples(profile, wanted, calibration),
         *_schemes(profile, wanted, calibration),
         *_nodes(profile, wanted, calibration),
     ]
@@ -50,6 +52,27 @@ def _fits(profile: Profile, wanted: Evaluation, calibration: Calibration, *, as_
 def _settings(profile: Profile, wanted: Evaluation, calibration: Calibration) -> Iterator[str]:
     if wanted.tensor is not None and _fits(profile, replace(wanted, tensor=None), calibration):
         yield "leave evaluate.engine.tensor_parallel_size out"
+    demand = wanted.demand
+    for key, own in (
+        ("kv_cache_gib", replace(demand, kv_cache_bytes=None)),
+        ("gpu_memory_utilization", replace(demand, share=SHARE)),
+    ):
+        if own != demand and _fits(profile, replace(wanted, demand=own), calibration):
+            yield f"leave evaluate.engine.{key} out"
+    for name, offer in profile.gpu_classes.items():
+        whole = profile.gpu_classes | {name: offer.model_copy(update={"memory_gib_per_unit": None})}
+        if offer.memory_gib_per_unit and _fits(profile.model_copy(update={"gpu_classes": whole}), wanted, calibration):
+            yield f"leave gpu_classes.{name}.memory_gib_per_unit out of the profile"
+
+
+def _samples(profile: Profile, wanted: Evaluation, calibration: Calibration) -> Iterator[str]:
+    """Half the calibration sequences, or a quarter, and so on: what some methods keep of them must fit one GPU."""
+    samples = calibration.samples // 2
+    while wanted.scheme.needs_calibration and samples >= _FEWEST_SAMPLES:
+        if _fits(profile, wanted, replace(calibration, samples=samples)):
+            yield f"calibration.samples = {samples}"
+            return
+        samples //= 2
 
 
 def _schemes(profile: Profile, wanted: Evaluation, calibration: Calibration) -> Iterator[str]:

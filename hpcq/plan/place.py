@@ -99,7 +99,7 @@ def place_quantization(
     Raises:
         CannotPlace: nothing in the profile has the role, or the memory. Its cure is empty.
     """
-    sized = None if scheme.tool == "synthetic" else model
+    sized = None if scheme.method == "synthetic" else model  # made up, and in place of nothing
     offered = _offered(Kind.QUANTIZE, profile)
     return _best(offered, lambda name, offer: _quantization_on(name, offer, sized, scheme, calibration))
 

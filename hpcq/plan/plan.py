@@ -62,7 +62,7 @@ def make_plan(resolved: Resolved) -> Plan:
         units=tuple(units),
         refused=tuple(refused),
         checkpoint_bytes=checkpoint_bytes,
-        notes=(*resolved.notes, *notes),
+        notes=(*resolved.notes, *_left_out(refused), *notes),
         compare=resolved.report.compare,
     )
 
@@ -90,10 +90,15 @@ def _runnable_tasks(resolved: Resolved) -> tuple[tuple[Task, ...], list[Refusal]
                 Refusal(
                     variant=None,
                     reason=f"{task.name}: hpcq {__version__} knows this benchmark by name and cannot run it yet.",
-                    cure=f"leave it out: list the other tasks under tasks.use instead of the suite '{task.name}'",
+                    cure="other tasks; where the manifest names some, `submit` runs them and leaves this one out",
                 )
             )
     return tuple(runnable), refused
+
+
+def _left_out(refused: list[Refusal]) -> Iterator[str]:
+    """What a reader of the scores must know of benchmarks that are not among them."""
+    yield from (f"Not evaluated: {refusal.reason}" for refusal in refused if refusal.variant is None)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -124,7 +129,7 @@ def _choose(resolved: Resolved, variant: Variant) -> _Choice:
         try:
             placed = place_evaluation(resolved.profile, _evaluation(resolved, other, variant))
         except CannotPlace as second:
-            raise CannotPlace(f"{problem}; {title_of(other.backend)} {second}", "") from problem
+            raise CannotPlace(f"{problem}; {title_of(other.placed_as)} {second}", "") from problem
         return _Choice(settings=other, placed=placed, because=str(problem))
 
 
@@ -136,7 +141,7 @@ def _evaluation(resolved: Resolved, settings: EvaluateSettings, variant: Variant
     return Evaluation(
         model=model,
         scheme=variant.scheme,
-        backend=settings.backend,
+        backend=settings.placed_as,
         demand=_demand(settings, model, is_float32=settings.dtype_for(variant.scheme) == "float32"),
         tensor=None if tensor is None else int(tensor),
     )
@@ -153,7 +158,7 @@ def _demand(settings: EvaluateSettings, model: ModelShape | None, *, is_float32:
     ordinary = min(longest, ORDINARY_LENGTH)
     number = 4 if is_float32 else 2
     demand = Demand(length=ordinary, compute_bytes=number, kv_bytes=number)
-    if settings.backend != "vllm":
+    if settings.placed_as != "vllm":
         sequences = min(settings.batch_size, demand.sequences)
         return dataclasses.replace(demand, sequences=sequences, batched_tokens=ordinary)
     if longest > demand.sequences * ordinary:
@@ -172,7 +177,7 @@ def _notes(resolved: Resolved, variant: Variant, chosen: _Choice) -> Iterator[st
     placed, model = chosen.placed, variant.model.id
     kernel = placed.kernel
     if chosen.because:
-        yield f"{variant.id}: evaluated by {title_of(chosen.settings.backend)}, because {chosen.because}."
+        yield f"{variant.id}: evaluated by {title_of(chosen.settings.placed_as)}, because {chosen.because}."
     if kernel and kernel.note:
         yield f"{variant.scheme.name} on {placed.shape.gpu_class} ({title_of(kernel.backend)}): {kernel.note}."
     if placed.shape.gpus and model in resolved.unsized and not resolved.manifest.is_rehearsal:
@@ -235,11 +240,12 @@ def _evaluate_work(
     shape: Shape,
 ) -> EvaluateWork:
     options: dict[str, int | bool] = {}
-    if settings.max_length is not None:
-        options["max_length"] = settings.max_length
+    model = resolved.shapes.get(variant.model.id)
+    if settings.max_length is not None and not (model and settings.max_length > model.context):
+        options["max_length"] = settings.max_length  # beyond a model's own vLLM does not start with it
     if not settings.prefix_sharing:
         options["prefix_sharing"] = False
-    engine = dict(settings.engine)
+    engine = dict(settings.engine) if settings.backend == "vllm" else {}
     if settings.backend == "vllm" and shape.tensor_parallel > 1:
         engine.setdefault("tensor_parallel_size", shape.tensor_parallel)
     return EvaluateWork(

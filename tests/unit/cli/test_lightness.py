@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+import json
+import os
+import shutil
 import subprocess
 import time
 from pathlib import Path
@@ -35,6 +38,25 @@ def test_no_heavy_library_is_imported(core_python: Path, transformers_python: Pa
     imported = done.stdout.rpartition("imported:")[2].split()
     assert "hpcq.cli" in imported
     assert not set(HEAVY) & set(imported)
+
+
+def test_a_plan_needs_neither_slurm_nor_gpu_nor_network(core_python: Path) -> None:
+    """With an empty PATH and, where the kernel lets us, without any network, the plan of 405B across nodes is whole."""
+    alone = ["unshare", "--map-root-user", "--net"]
+    tried = subprocess.run(["sh", "-c", "unshare --map-root-user --net true"], capture_output=True, check=False)
+    may_unshare = tried.returncode == 0
+    nowhere = "http://127.0.0.1:9"
+    done = subprocess.run(
+        [*(alone if may_unshare else []), core_python, "-m", "hpcq", "plan", "--json", "manifests/405b.toml"],
+        cwd=CHECKOUT,
+        env={"PATH": "/nonexistent", "HOME": os.environ["HOME"], "http_proxy": nowhere, "https_proxy": nowhere},
+        executable=shutil.which("unshare") if may_unshare else core_python,
+        capture_output=True,
+        text=True,
+        check=True,
+    )
+    units = json.loads(done.stdout)["units"]
+    assert max(unit["nodes"] * unit["gpus_per_node"] for unit in units) == 16
 
 
 def _fastest(command: list[str | Path], rounds: int) -> float:

@@ -40,7 +40,7 @@ def test_auto_is_local_without_slurm(monkeypatch: pytest.MonkeyPatch, tmp_path: 
     with pytest.raises(ManifestError) as refusal:
         load_profile("auto", Path())
     assert str(refusal.value) == (
-        "'auto' found Slurm's sbatch but no profile; write one as docs/cluster.md shows, and name its path."
+        "'auto' found Slurm's sbatch but no profile; `hpcq init --from-sinfo` writes one: name its path."
     )
 
 

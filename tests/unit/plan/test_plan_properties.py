@@ -1,0 +1,156 @@
+"""Whatever the cluster and the manifest: no plan exceeds what a node has, and a refusal has numbers and a cure."""
+
+from __future__ import annotations
+
+import re
+from typing import Any
+
+from hypothesis import HealthCheck, given, settings
+from hypothesis import strategies as st
+
+from hpcq.catalog.gpus import gpu_names
+from hpcq.catalog.models import model_ids
+from hpcq.errors import ManifestError
+from hpcq.launch.from_plan import order_of
+from hpcq.manifest import Manifest, resolve
+from hpcq.manifest.resolved import Resolved
+from hpcq.plan.arrays import make_arrays
+from hpcq.plan.plan import make_plan
+from hpcq.units import Kind
+
+GROUPED = ("gptq-w4a16", "awq-w4a16")
+SCHEMES = ("bf16", "fp8", "fp8-dynamic", "gptq-w8a16", "smoothquant-w8a8", *GROUPED)
+
+
+@st.composite
+def classes(draw: st.DrawFn) -> dict[str, Any]:
+    """A class of a profile; one in five has no GPUs."""
+    gpus = draw(st.sampled_from((0, 1, 2, 3, 4, 8, 8, 16)))
+    found: dict[str, Any] = {
+        "nodes": draw(st.integers(1, 4)),
+        "cpus_per_node": draw(st.integers(1, 128)),
+        "memory_gib": draw(st.sampled_from((100, 500, 1000, 2000, 2000))),
+        "throttle": draw(st.none() | st.integers(1, 8)),
+        "max_minutes": draw(st.none() | st.integers(30, 3000)),
+        "roles": draw(
+            st.sampled_from((("evaluate", "quantize", "merge"), ("evaluate", "merge"), ("quantize", "evaluate")))
+        ),
+    }
+    if gpus:
+        found |= {"gpu": draw(st.sampled_from(gpu_names())), "gpus_per_node": gpus}
+    if draw(st.booleans()):
+        found["cpus_per_unit"] = draw(st.integers(1, found["cpus_per_node"]))
+    if draw(st.integers(0, 7)) == 0:
+        found["memory_gib_per_unit"] = draw(st.sampled_from((1, 16, 32)))
+    return found
+
+
+@st.composite
+def runs(draw: st.DrawFn) -> Resolved:
+    """A sound manifest on a cluster; what is refused as it is read is another test's."""
+    drawn = draw(st.lists(classes(), min_size=1, max_size=4))
+    drawn[0]["roles"] = ("evaluate", "quantize", "merge")
+    backend = draw(st.sampled_from(("vllm", "accelerate", "synthetic")))
+    evaluate: dict[str, Any] = {"backend": backend, "shards": draw(st.integers(1, 3))}
+    if draw(st.booleans()):
+        evaluate["max_length"] = draw(st.sampled_from((1024, 2048)))
+    if backend == "synthetic":
+        evaluate["rehearsal"] = {"stands_for": draw(st.sampled_from((None, "vllm", "accelerate")))}
+    manifest = Manifest.model_validate(
+        {
+            "run": {"name": "any"},
+            "cluster": {
+                "profile": {
+                    "name": "any",
+                    "scheduler": "slurm",
+                    "slurm": {"time_limit_minutes": draw(st.integers(30, 3000))},
+                    "gpu_classes": {f"class{index}": one for index, one in enumerate(drawn)},
+                }
+            },
+            "models": [
+                {"id": name}
+                for name in draw(st.lists(st.sampled_from(model_ids()), min_size=1, max_size=3, unique=True))
+            ],
+            "schemes": {"use": draw(st.lists(st.sampled_from(SCHEMES), min_size=1, max_size=3, unique=True))},
+            "tasks": {"use": ["arc_challenge"]},
+            "evaluate": evaluate,
+        }
+    )
+    try:
+        return resolve(manifest)
+    except ManifestError:  # groups that do not divide, and the like
+        return resolve(manifest.model_copy(update={"schemes": manifest.schemes.model_copy(update={"use": ("bf16",)})}))
+
+
+MANY = settings(max_examples=150, suppress_health_check=[HealthCheck.too_slow])
+
+
+@given(resolved=runs())
+@MANY
+def test_no_plan_exceeds_what_a_cluster_has(resolved: Resolved) -> None:
+    """GPUs, their memory, cores, host memory, nodes and time limits of each array are its class's at most."""
+    plan = make_plan(resolved)
+    arrays = make_arrays(plan.units, resolved.profile)
+    assert sorted(unit.id for array in arrays for unit in array.units) == sorted(unit.id for unit in plan.units)
+    for array in arrays:
+        offer = resolved.profile.gpu_classes[array.shape.gpu_class]
+        order = order_of("any", array, resolved.profile)
+        assert 1 <= order.nodes <= offer.nodes
+        assert 0 <= order.gpus_per_node <= offer.gpus_per_node
+        assert 1 <= order.cpus_per_unit <= offer.cpus_per_node
+        assert (order.memory_gib or 0) <= offer.memory_gib
+        assert order.time_limit_minutes <= (offer.max_minutes or order.time_limit_minutes)
+        assert order.time_limit_minutes <= resolved.profile.slurm.time_limit_minutes
+        assert order.throttle == offer.throttle
+        assert array.shape.tensor_parallel <= max(1, array.shape.gpus_per_node)
+        assert array.shape.pipeline_parallel in (1, array.shape.nodes)
+        if array.kind in (Kind.EVALUATE, Kind.QUANTIZE):
+            assert array.kind.value in offer.roles
+        for unit in array.units:
+            if unit.memory_gib_per_gpu is not None and offer.device:
+                assert unit.memory_gib_per_gpu <= offer.device.memory_gib
+
+
+@given(resolved=runs())
+@MANY
+def test_what_is_refused_has_a_reason_and_a_cure_that_works(resolved: Resolved) -> None:
+    """The reason has numbers; a cure that names a scheme, nodes, a length or a back end, tried, can be planned."""
+    plan = make_plan(resolved)
+    planned = {unit.variant.id for unit in plan.units if unit.variant and unit.kind is Kind.EVALUATE}
+    for refusal in plan.refused:
+        assert refusal.variant not in planned
+        assert re.search(r"\d", refusal.reason.removeprefix(f"{refusal.variant}:"))
+        tried = _tried(resolved, refusal.cure)
+        if tried is None:
+            assert refusal.cure.startswith("a GPU class with more memory")
+            continue
+        again = make_plan(tried)
+        model = next(model for model, _ in resolved.pairs if refusal.variant and refusal.variant.startswith(model.slug))
+        assert any(unit.variant and unit.variant.model.slug == model.slug for unit in again.units), refusal
+        if tried.pairs == resolved.pairs:
+            assert refusal.variant in {unit.variant.id for unit in again.units if unit.variant}
+
+
+def _tried(resolved: Resolved, cure: str) -> Resolved | None:
+    """The run with the first of the cures; None: it names nothing that can be tried."""
+    manifest = resolved.manifest
+    first = cure.split(" or ", maxsplit=1)[0]
+    profile = resolved.profile
+    change: dict[str, Any] = {}
+    if nodes := re.fullmatch(r"\d+ more nodes? of (\S+) \(nodes = (\d+)\)", first):
+        offer = profile.gpu_classes[nodes[1]].model_copy(update={"nodes": int(nodes[2])})
+        larger = profile.model_copy(update={"gpu_classes": {**profile.gpu_classes, nodes[1]: offer}})
+        change = {"cluster": manifest.cluster.model_copy(update={"profile": larger})}
+    elif whole := re.fullmatch(r"leave gpu_classes\.(\S+)\.memory_gib_per_unit out of the profile", first):
+        offer = profile.gpu_classes[whole[1]].model_copy(update={"memory_gib_per_unit": None})
+        larger = profile.model_copy(update={"gpu_classes": {**profile.gpu_classes, whole[1]: offer}})
+        change = {"cluster": manifest.cluster.model_copy(update={"profile": larger})}
+    elif length := re.fullmatch(r"evaluate\.max_length = (\d+)", first):
+        change = {"evaluate": manifest.evaluate.model_copy(update={"max_length": int(length[1])})}
+    elif samples := re.fullmatch(r"calibration\.samples = (\d+)", first):
+        change = {"calibration": manifest.calibration.model_copy(update={"samples": int(samples[1])})}
+    elif first == "evaluate.backend = 'accelerate'":
+        change = {"evaluate": manifest.evaluate.model_copy(update={"backend": "accelerate", "rehearsal": None})}
+    elif re.fullmatch(r"[a-z0-9-]+", first):
+        change = {"schemes": manifest.schemes.model_copy(update={"use": (first,)})}
+    return resolve(manifest.model_copy(update=change)) if change else None
