@@ -15,7 +15,8 @@ Capability = tuple[int, int]
 class Kernel:
     """What a back end multiplies with.
 
-    at_least, below: compute capabilities that it runs on; below None: all from at_least on. faithful: False where what
+    at_least, below: compute capabilities that it runs on; below None: all from at_least on. multiplies: the format of
+    its multiplications (None: what is computed in). faithful: False where what
     is computed is not what the scheme says; `note` then says what it is.
     """
 
@@ -25,6 +26,7 @@ class Kernel:
     activations: tuple[str, ...]
     at_least: Capability
     below: Capability | None = None
+    multiplies: str | None = None
     faithful: bool = True
     note: str | None = None
     source: str

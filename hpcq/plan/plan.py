@@ -13,46 +13,51 @@ from hpcq.manifest import Resolved
 from hpcq.manifest.resolved import EvaluateSettings
 from hpcq.plan.alternatives import alternatives
 from hpcq.plan.fit import ORDINARY_LENGTH, Demand
+from hpcq.plan.measured import NOTHING_EARLIER, Earlier
 from hpcq.plan.memory import GIB, gib, weight_bytes
 from hpcq.plan.place import (
     CannotPlace,
     Evaluation,
     Placement,
-    place_evaluation,
     place_merge,
-    place_quantization,
 )
+from hpcq.plan.places import Place, choose_places
+from hpcq.plan.reckoning import Option, Reckoner, reckoning_sentences, results_bytes
 from hpcq.plan.tools import BACKENDS, MERGE_ENVIRONMENT, QUANTIZERS, REHEARSAL_ENVIRONMENT, versions_of
 from hpcq.plan.units import Plan, PlannedUnit, Refusal, Shape
 from hpcq.units import EvaluateWork, Kind, MergeWork, Model, QuantizeWork, Scheme, Shard, Task, Variant, address_of
 
 
-def make_plan(resolved: Resolved) -> Plan:
+def make_plan(resolved: Resolved, earlier: Earlier = NOTHING_EARLIER) -> Plan:
     """Every unit of the run, in the order quantize, evaluate, merge of each; what cannot run is refused, with the cure.
 
-    Nothing is read but the catalog and the environments' locks, and nothing is written.
+    earlier: what the run's folder tells of what was done already. Nothing is read but the catalog and the
+    environments' locks, and nothing is written.
     """
     tasks, refused = _runnable_tasks(resolved)
+    reckoner = Reckoner(resolved=resolved, tasks=tasks, earlier=earlier)
     units: list[PlannedUnit] = []
     evaluations: list[EvaluateWork] = []
     checkpoint_bytes = 0
     notes: dict[str, None] = {}
-    for model, scheme in resolved.pairs:
-        variant = variant_of(resolved, model, scheme)
-        wanted = _evaluation(resolved, variant)
-        try:
-            placed = place_evaluation(resolved.profile, wanted)
-            planned = list(_units_of_variant(resolved, variant, tasks, placed))
-        except CannotPlace as problem:
-            cure = problem.cure or alternatives(resolved.profile, wanted, variant.calibration)
-            refused.append(Refusal(variant=variant.id, reason=f"{variant.id}: {problem}.", cure=cure))
+    chosen: list[Option] = []
+    variants = [variant_of(resolved, model, scheme) for model, scheme in resolved.pairs]
+    places, unplaced = choose_places(reckoner, variants, [_evaluation(resolved, variant) for variant in variants])
+    for variant in variants:
+        problem = unplaced.get(variant.id)
+        if problem is None:
+            place = places[variant.id]
+            planned = list(_units_of_variant(resolved, variant, tasks, place))
+            chosen.append(place.evaluation)
+            notes.update(dict.fromkeys(_notes(resolved, variant, place.evaluation.placement)))
+            units.extend(planned)
+            evaluations.append(_whole(planned[-1]))
+            shape = resolved.shapes.get(variant.model.id)
+            if variant.scheme.is_quantized and shape:
+                checkpoint_bytes += weight_bytes(shape, variant.scheme)
             continue
-        notes.update(dict.fromkeys(_notes(resolved, variant, placed)))
-        units.extend(planned)
-        evaluations.append(_whole(planned[-1]))
-        shape = resolved.shapes.get(model.id)
-        if scheme.is_quantized and shape:
-            checkpoint_bytes += weight_bytes(shape, scheme)
+        cure = problem.cure or alternatives(resolved.profile, _evaluation(resolved, variant), variant.calibration)
+        refused.append(Refusal(variant=variant.id, reason=f"{variant.id}: {problem}.", cure=cure))
     if evaluations:
         units.append(_merge(resolved, evaluations, units))
     return Plan(
@@ -63,6 +68,8 @@ def make_plan(resolved: Resolved) -> Plan:
         checkpoint_bytes=checkpoint_bytes,
         notes=(*resolved.notes, *notes),
         compare=resolved.report.compare,
+        reckoning=tuple(reckoning_sentences(reckoner.workload, chosen)),
+        results_bytes=results_bytes(reckoner.workload, len(evaluations)),
     )
 
 
@@ -144,30 +151,28 @@ def _notes(resolved: Resolved, variant: Variant, placed: Placement) -> Iterator[
 
 
 def _units_of_variant(
-    resolved: Resolved, variant: Variant, tasks: tuple[Task, ...], placed: Placement
+    resolved: Resolved, variant: Variant, tasks: tuple[Task, ...], place: Place
 ) -> Iterator[PlannedUnit]:
-    """The variant's quantization, if it has one, and its evaluation's shards.
-
-    Raises:
-        CannotPlace: no class of the profile can quantize it.
-    """
+    """The variant's quantization, if it has one, and its evaluation's shards."""
     needs: tuple[str, ...] = ()
     checkpoint = variant.model.path or variant.model.id
-    if variant.scheme.is_quantized:
+    if place.quantization:
         checkpoint = str(resolved.layout.checkpoint(variant))
-        model_shape = resolved.shapes.get(variant.model.id)
-        quantizing = place_quantization(resolved.profile, model_shape, variant.scheme, variant.calibration)
+        quantizing = place.quantization.placement
         quantization = PlannedUnit(
             id=f"{Kind.QUANTIZE}.{variant.id}",
             work=QuantizeWork(variant=variant, checkpoint_path=checkpoint, device=resolved.quantize.device),
             environment=resolved.quantize.environment,
             shape=quantizing.shape,
             memory_gib_per_gpu=_gib(quantizing),
+            seconds=place.quantization.seconds(),
+            reckoned=place.quantization.parts(),
         )
         needs = (quantization.id,)
         yield quantization
+    placed, count = place.evaluation.placement, place.shards
     whole = _evaluate_work(resolved, variant, tasks, checkpoint, placed.shape)
-    count = resolved.evaluate.shards
+    seconds, reckoned = place.evaluation.seconds(count), place.evaluation.parts(count)
     for index in range(count):
         unit_id = f"{Kind.EVALUATE}.{variant.id}" + (f".{index}of{count}" if count > 1 else "")
         work = dataclasses.replace(
@@ -181,6 +186,8 @@ def _units_of_variant(
             memory_gib_per_gpu=_gib(placed),
             need=placed.need,
             kernel=placed.kernel.kernel if placed.kernel else None,
+            seconds=seconds,
+            reckoned=reckoned,
             depends_on=needs,
         )
 
