@@ -11,7 +11,6 @@ from typing import Any
 
 from hpcq.catalog.rows import catalog_rows
 
-
 _REHEARSED_DOCUMENTS = 100
 _REHEARSED_REQUESTS = 4
 

@@ -37,7 +37,9 @@ def plan_lines(planned: Planned, *, with_units: bool = False) -> list[str]:
     if with_units:
         lines += [
             "",
-            *columns([("unit", "state", "class", "shape", "takes"), *(_unit_cells(unit) for unit in document["units"])]),
+            *columns(
+                [("unit", "state", "class", "shape", "takes"), *(_unit_cells(unit) for unit in document["units"])]
+            ),
         ]
     if planned.arrays:
         heading = ("array", "units", "class", "shape", "environment", "limit", "after")

@@ -241,7 +241,10 @@ class EvaluateSection(Section):
     max_length: Count | None = Field(
         None, description="Tokens of a prompt and its answer, at most; by default what the model takes."
     )
-    shards: Literal["auto"] | Annotated[int, Field(ge=1, le=SHARDS_AT_MOST)] = Field(
+    shards: Annotated[
+        Annotated[Literal["auto"], Tag("text")] | Annotated[int, Field(ge=1, le=SHARDS_AT_MOST), Tag("number")],
+        Discriminator(lambda value: "text" if isinstance(value, str) else "number"),
+    ] = Field(
         "auto",
         description="Jobs that share one variant's requests; 'auto': as many as the class's time limit takes, or the "
         "objective 'finish' gains by. A run keeps the number that it began with.",

@@ -32,7 +32,7 @@ def cheapest(options: Sequence[Option]) -> Option:
 
 
 def soonest(options: Mapping[str, Sequence[Option]], profile: Profile) -> dict[str, Option]:
-    """One for each key, balanced over classes: the longest first, each where it ends first behind what is there already.
+    """One for each key, balanced over classes: the longest first, each where it ends first behind those placed.
 
     A class works on as many units at once as its GPUs hold, so a unit fills its share of the class for its time.
     """
@@ -103,5 +103,3 @@ def _slots(nodes: int, gpus_per_node: int) -> int:
 
 def _seconds(option: Option) -> float:
     return option.cost.seconds() if option.cost else 0.0
-
-

@@ -99,7 +99,7 @@ def token_flops(model: ModelShape, length: float, *, with_logits: bool) -> float
 def gpu_flops(gpu: GPU, dtype: str, kernel: Kernel | None = None) -> float:
     """Dense operations a second in the format that the kernel multiplies in."""
     multiplies = kernel.multiplies if kernel else None
-    if multiplies in gpu.dense_tflops:
+    if multiplies is not None and multiplies in gpu.dense_tflops:
         return gpu.dense_tflops[multiplies] * _TERA
     half = gpu.dense_tflops.get("bf16", gpu.dense_tflops["fp16"]) * _TERA
     return half * (rates.FLOAT32_SHARE if dtype == "float32" else 1.0)

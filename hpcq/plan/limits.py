@@ -1,4 +1,4 @@
-"""Time limits and numbers of shards from estimates: what fits a class's limit with slack, and what is worth loading for.
+"""Time limits and numbers of shards from estimates: what fits a class's limit with slack, what is worth loading for.
 
 Knows profiles and costs; must not know models or GPUs.
 """

@@ -1,4 +1,4 @@
-"""What earlier attempts of a run took, against what was reckoned for them: the ratios that later plans are put right by.
+"""What earlier attempts of a run took, against what was reckoned for them: the ratios that later plans go by.
 
 Pure: whoever opens a run reads its attempts and its last plan, and gives both. Knows no rates and no models.
 """
@@ -42,6 +42,9 @@ class Ratio:
     load: float = 1.0
     work: float = 1.0
     attempts: int = 0
+
+
+AS_RECKONED = Ratio()
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -28,7 +28,7 @@ def choose_places(
     reckoner: Reckoner, variants: Sequence[Variant], wanted: Sequence[Evaluation]
 ) -> tuple[dict[str, Place], dict[str, CannotPlace]]:
     """By variant, its place or why it has none."""
-    profile, objective = reckoner.resolved.profile, reckoner.resolved.manifest.plan.objective
+    profile = reckoner.resolved.profile
     evaluations: dict[str, list[Option]] = {}
     quantizations: dict[str, list[Option]] = {}
     unplaced: dict[str, CannotPlace] = {}

@@ -15,7 +15,7 @@ from hpcq.manifest.profiles import GpuClass
 from hpcq.plan import rates
 from hpcq.plan.cost import Cost, Job, Machine, evaluation_cost
 from hpcq.plan.cost_quantization import quantization_cost
-from hpcq.plan.measured import Earlier, Ratio
+from hpcq.plan.measured import AS_RECKONED, Earlier, Ratio
 from hpcq.plan.place import Evaluation, Placement, evaluation_options, quantization_options
 from hpcq.plan.units import Reckoned, Shape
 from hpcq.plan.workload import Workload, workload_of
@@ -29,7 +29,7 @@ class Option:
     placement: Placement
     cost: Cost | None = None
     reckoned: Cost | None = None
-    ratio: Ratio = Ratio()
+    ratio: Ratio = AS_RECKONED
 
     def seconds(self, shards: int = 1) -> float | None:
         """Of one of so many shards; None: unknown."""
@@ -44,7 +44,7 @@ class Option:
 
     @property
     def gpu_seconds(self) -> float:
-        """That one job of all the work takes; a place without GPUs counts as one GPU, or it would always be cheapest."""
+        """That one job of all the work takes. A place without GPUs counts as one, or it would always be cheapest."""
         seconds = self.cost.seconds() if self.cost else 0.0
         return seconds * max(1, self.placement.shape.gpus)
 
@@ -112,9 +112,7 @@ class Reckoner:
             need=placement.need,
         )
         reckoned = evaluation_cost(job, self.workload, self._machine(placement.shape))
-        ratio = self.earlier.ratio(
-            placement.shape.gpu_class, wanted.backend, variant.model.id, variant.scheme.name
-        )
+        ratio = self.earlier.ratio(placement.shape.gpu_class, wanted.backend, variant.model.id, variant.scheme.name)
         cost = replace(
             reckoned,
             start=reckoned.start * ratio.load,

@@ -79,7 +79,7 @@ def _of_requests(facts: TaskFacts, tokens: TokenFacts, *, items: int, shots: int
 
 
 def items_of_task(task: Task) -> int:
-    """Documents: the original's, or the package's where those are used; a limit is one for each data set. 0: unknown."""
+    """Documents: the original's, or the package's where those are used; a limit is a data set's. 0: not known."""
     facts = find_task(task.name)
     if facts is None:
         return 0
