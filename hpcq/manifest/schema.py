@@ -243,7 +243,7 @@ class EvaluateSection(Section):
     )
     shards: Annotated[
         Annotated[Literal["auto"], Tag("text")] | Annotated[int, Field(ge=1, le=SHARDS_AT_MOST), Tag("number")],
-        Discriminator(lambda value: "text" if isinstance(value, str) else "number"),
+        Discriminator(lambda value: "text" if value == "auto" else "number"),
     ] = Field(
         "auto",
         description="Jobs that share one variant's requests; 'auto': as many as the class's time limit takes, or the "
