@@ -102,17 +102,14 @@ def test_weights_are_read_at_the_file_systems_rate() -> None:
 
 
 def test_one_choice_at_a_time_in_full_precision_takes_weeks() -> None:
-    """The study's 405B, 'over 30 days': both leaderboards by transformers, one H100 of eight at work, nothing shared."""
-    tasks = [
-        Task(name=name, num_fewshot=shots)
-        for suite in ("openllm-v1", "openllm-v2")
-        for name, shots in (found.tasks if (found := find_suite(suite)) else ())
-    ]
+    """The study's 405B, 'over 30 days': both leaderboards by transformers, nothing shared; within a factor of 5."""
+    suites = [suite for name in ("openllm-v1", "openllm-v2") if (suite := find_suite(name))]
+    tasks = [Task(name=name, num_fewshot=shots) for suite in suites for name, shots in suite.tasks]
     gpu = gpu_of("H100-80")
     shape = Shape(gpu_class="h100", gpus_per_node=8)
     load = workload_of(tasks, shares_prefixes=False)
     cost = evaluation_cost(job("405B", "bf16", gpu, Split(stages=8), "accelerate"), load, Machine(gpu=gpu, shape=shape))
-    assert 10 * DAY_S < cost.seconds() < 90 * DAY_S
+    assert 30 / 5 * DAY_S < cost.seconds() < 30 * 5 * DAY_S
     shared = cost_on("H100-80", "fp8", workload_of(tasks, shares_prefixes=True), "405B", tensor=8)
     assert shared.seconds() < DAY_S / 4
 
