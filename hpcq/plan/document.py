@@ -21,8 +21,8 @@ def plan_document(plan: Plan, arrays: Sequence[PlannedArray], states: Mapping[st
     `seconds` are estimated, null where nothing is known; `reckoned_seconds` are their parts before earlier attempts put
     them right. `totals.gpu_hours` are of the units in `arrays`, by the estimates (by the time limits, where one has
     none); `gpu_hours_at_most` is what the time limits allow. `tokens`, of the log-likelihood requests, are estimated,
-    of the whole plan whatever is done; `without` names the tasks that the estimate leaves out. They are null where nothing
-    will be computed from tokens.
+    of the whole plan whatever is done; `without` names the tasks that the estimate leaves out. They are null where
+    nothing will be computed from tokens.
     """
     addresses: dict[str, str] = {}
     by_variant: dict[str, TokenEstimate] = {}

@@ -16,7 +16,7 @@ PROFILE = """
 name = "one"
 scheduler = "local"
 [gpu_classes.small]
-gpu = "L4-24"
+gpu = "H100-80"
 gpus_per_node = 1
 cpus_per_node = 8
 memory_gib = 64
