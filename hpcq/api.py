@@ -25,7 +25,7 @@ from hpcq.layout import RunLayout
 from hpcq.manifest.profiles import Profile
 from hpcq.monitor.picture import LIVE, JobView, RunStatus, take_picture
 from hpcq.plan.arrays import make_arrays
-from hpcq.plan.document import plan_document
+from hpcq.plan.document import gpu_hours, plan_document
 from hpcq.plan.units import PlannedArray, PlannedUnit
 from hpcq.private import private
 from hpcq.runs import Opened, RunRecord, begin, open_manifest, open_run, read_run, refuse_another
@@ -37,6 +37,7 @@ __all__ = [
     "Planned",
     "cancel",
     "dry_run",
+    "gpu_hours_to_hand_over",
     "hand_over",
     "init_manifest",
     "init_profile",
@@ -88,6 +89,17 @@ def plan(manifest: Path, overrides: Sequence[str] = ()) -> Planned:
     arrays = make_arrays(_missing(opened, seen, retry_failed=True), opened.profile)
     states = {unit.id: unit.state for unit in seen.units}
     return Planned(opened=opened, status=seen, arrays=arrays, document=plan_document(opened.plan, arrays, states))
+
+
+def gpu_hours_to_hand_over(opened: Opened, *, retry_failed: bool = False) -> dict[str, float]:
+    """By class, what a submission would hand over now, estimated. Jobs that wait or run already do not count.
+
+    Raises:
+        EnvironmentFault: Slurm is asked, and does not answer.
+    """
+    jobs = unit_jobs_if_any(opened.layout)
+    seen = take_picture(opened.layout, plan_document(opened.plan, (), {})["units"], _views(jobs))
+    return gpu_hours(make_arrays(_missing(opened, seen, retry_failed=retry_failed), opened.profile))
 
 
 def dry_run(manifest: Path, overrides: Sequence[str] = ()) -> Planned:

@@ -12,6 +12,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from hpcq.attempts import read_attempts
 from hpcq.errors import EnvironmentFault, UserInputError
 from hpcq.files import write_text
 from hpcq.layout import RunLayout
@@ -19,6 +20,7 @@ from hpcq.manifest import Resolved, layout_of, load, lock_text, resolve
 from hpcq.manifest.profiles import Profile
 from hpcq.plan.arrays import make_arrays
 from hpcq.plan.document import plan_document
+from hpcq.plan.measured import NOTHING_EARLIER, Earlier, earlier_of
 from hpcq.plan.plan import make_plan
 from hpcq.plan.tools import versions_by_environment
 from hpcq.plan.units import Plan
@@ -69,7 +71,13 @@ def open_manifest(path: Path, overrides: Sequence[str] = ()) -> Opened:
         ManifestError: everything that is wrong with the manifest, at once.
     """
     resolved = resolve(load(path, overrides))
-    return Opened(resolved=resolved, plan=make_plan(resolved))
+    return Opened(resolved=resolved, plan=make_plan(resolved, _earlier(resolved.layout)))
+
+
+def _earlier(layout: RunLayout) -> Earlier:
+    """What the run's folder tells of earlier plans and attempts; nothing where there is none."""
+    document = _read_plan(layout)
+    return NOTHING_EARLIER if document is None else earlier_of(document, read_attempts(layout.attempts))
 
 
 def find_lock(name: str) -> Path:

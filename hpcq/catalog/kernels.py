@@ -17,8 +17,9 @@ class Kernel:
     """What a back end multiplies with.
 
     at_least, below: compute capabilities that it runs on; below None: all from at_least on; at_least None: CPUs.
-    dynamic: whether activations are scaled at run time, where that matters. faithful: False where what is computed is
-    not what the scheme says; `note` then says what it is.
+    dynamic: whether activations are scaled at run time, where that matters. multiplies: the format of its
+    multiplications (None: what is computed in). faithful: False where what is computed is not what the scheme says;
+    `note` then says what it is.
     """
 
     backend: str
@@ -28,6 +29,7 @@ class Kernel:
     at_least: Capability | None = None
     below: Capability | None = None
     dynamic: bool | None = None
+    multiplies: str | None = None
     faithful: bool = True
     note: str | None = None
     source: str

@@ -11,6 +11,9 @@ from typing import Any
 
 from hpcq.catalog.rows import catalog_rows
 
+_REHEARSED_DOCUMENTS = 100
+_REHEARSED_REQUESTS = 4
+
 
 @dataclass(frozen=True, kw_only=True)
 class TokenFacts:
@@ -29,6 +32,23 @@ class TokenFacts:
 
 
 @dataclass(frozen=True, kw_only=True)
+class GenerationFacts:
+    """What the prompts and answers of a benchmark that generates are made of, in tokens, on average.
+
+    fixed, example, question: as of `TokenFacts`. answer: the text that a model writes.
+    """
+
+    fixed: float = 0.0
+    example: float = 0.0
+    question: float
+    answer: float
+
+    def prompt(self, shots: int) -> float:
+        """Tokens of a prompt with so many few-shot examples."""
+        return self.fixed + shots * self.example + self.question
+
+
+@dataclass(frozen=True, kw_only=True)
 class TaskFacts:
     """What is known of a benchmark before lm-eval is imported.
 
@@ -36,7 +56,7 @@ class TaskFacts:
     the full set. num_fewshot: what its definition says. requests_per_item: on average. output: loglikelihood or
     generate_until. max_gen_toks: generated tokens at most, as its definition says (0: it generates nothing).
     is_group: a group of several data sets, `data_sets` of them. is_runnable: False for a benchmark that hpcq knows by
-    name only. tokens: None where nobody has counted them, and where it generates.
+    name only. tokens: None where nobody has counted them, and where it generates. generation: where it does.
     """
 
     name: str
@@ -52,6 +72,7 @@ class TaskFacts:
     data_sets: int = 1
     is_runnable: bool = True
     tokens: TokenFacts | None = None
+    generation: GenerationFacts | None = None
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -72,6 +93,14 @@ def find_task(name: str) -> TaskFacts | None:
     return _tasks().get(name)
 
 
+def rehearsed_size(name: str, limit: int | None) -> tuple[int, int]:
+    """Documents of a task in a rehearsal, and requests of each."""
+    facts = find_task(name)
+    if facts is None:
+        return limit or _REHEARSED_DOCUMENTS, _REHEARSED_REQUESTS
+    return min(limit or _REHEARSED_DOCUMENTS, facts.items), max(1, round(facts.requests_per_item))
+
+
 def suite_names() -> tuple[str, ...]:
     """Every suite that the catalog knows."""
     return tuple(_suites())
@@ -89,7 +118,8 @@ def _tasks() -> dict[str, TaskFacts]:
 
 def _task(name: str, row: dict[str, Any]) -> TaskFacts:
     tokens = TokenFacts(**row["tokens"]) if "tokens" in row else None
-    return TaskFacts(name=name, **{**row, "tokens": tokens})
+    generation = GenerationFacts(**row["generation"]) if "generation" in row else None
+    return TaskFacts(name=name, **{**row, "tokens": tokens, "generation": generation})
 
 
 @lru_cache

@@ -36,6 +36,13 @@ def add_json(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--json", action="store_true", help="print one JSON document on standard output, nothing else")
 
 
+def add_yes(parser: argparse.ArgumentParser) -> None:
+    """--yes."""
+    parser.add_argument(
+        "--yes", action="store_true", help="hand over without asking, whatever plan.confirm_above_gpu_hours says"
+    )
+
+
 def print_json(document: dict[str, Any]) -> None:
     """Print `document`, indented, keys in the order in which they were made."""
     print(json.dumps(document, indent=2))

@@ -37,23 +37,39 @@ def plan_lines(planned: Planned, *, with_units: bool = False) -> list[str]:
     if with_units:
         lines += [
             "",
-            *columns([("unit", "state", "class", "shape"), *(_unit_cells(unit) for unit in document["units"])]),
+            *columns(
+                [("unit", "state", "class", "shape", "takes"), *(_unit_cells(unit) for unit in document["units"])]
+            ),
         ]
     if planned.arrays:
         heading = ("array", "units", "class", "shape", "environment", "limit", "after")
         lines += ["", *columns([heading, *(_array_cells(array) for array in document["arrays"])])]
     already = status.counts.get("done", 0)
     lines += ["", f"done already: {already} of {len(status.units)} units"]
-    if document["totals"]["checkpoint_bytes"]:
-        lines.append(f"checkpoints: about {document['totals']['checkpoint_bytes'] / GIB:.1f} GiB")
-    for gpu_class, hours in document["totals"]["gpu_hours"].items():
-        lines.append(f"GPU-hours on {gpu_class}: at most {hours:.0f} (by the time limits)")
-    lines += _token_lines(document["totals"]["tokens"])
+    lines += total_lines(document)
     for refusal in document["refused"]:
         lines.append(f"refused: {refusal['reason']} Try this: {refusal['try']}.")
     lines += [f"note: {note}" for note in document["notes"]]
     lines += [f"missing: {sentence}" for sentence in planned.opened.resolved.missing]
     return lines
+
+
+def total_lines(document: Mapping[str, Any]) -> list[str]:
+    """What the plan takes: disk, GPU-hours by class, wall time, tokens, and what the figures rest on."""
+    totals, lines = document["totals"], []
+    if totals["checkpoint_bytes"]:
+        lines.append(f"checkpoints: about {totals['checkpoint_bytes'] / GIB:.1f} GiB")
+    if totals["results_bytes"]:
+        lines.append(f"responses and results: about {totals['results_bytes'] / GIB:.2f} GiB")
+    for gpu_class, hours in totals["gpu_hours"].items():
+        most = totals["gpu_hours_at_most"][gpu_class]
+        lines.append(f"GPU-hours on {gpu_class}: about {hours:.3g}, at most {most:.0f} (by the time limits)")
+    if totals["wall_seconds"] is not None:
+        lines.append(f"wall time: about {duration(totals['wall_seconds'])} on an empty cluster")
+    if totals["critical_path"]:
+        lines.append(f"critical path: {' -> '.join(totals['critical_path'])}")
+    lines += [f"estimates: {sentence}" for sentence in document["reckoning"]]
+    return lines + _token_lines(totals["tokens"])
 
 
 def _token_lines(tokens: Mapping[str, Any] | None) -> list[str]:
@@ -74,7 +90,8 @@ def _shape(row: Mapping[str, Any]) -> str:
 def _unit_cells(unit: Mapping[str, Any]) -> tuple[str, ...]:
     parallel = f" TP{unit['tensor_parallel']} PP{unit['pipeline_parallel']}" if unit["tensor_parallel"] > 1 else ""
     memory = f" {unit['memory_gib_per_gpu']:.1f} GiB each" if unit["memory_gib_per_gpu"] else ""
-    return (unit["id"], unit["state"], unit["gpu_class"], _shape(unit) + parallel + memory)
+    takes = "" if unit["seconds"] is None else duration(unit["seconds"])
+    return (unit["id"], unit["state"], unit["gpu_class"], _shape(unit) + parallel + memory, takes)
 
 
 def _array_cells(array: Mapping[str, Any]) -> tuple[str, ...]:

@@ -9,13 +9,14 @@ from __future__ import annotations
 import argparse
 from pathlib import Path
 
-from hpcq.cli.arguments import add_json, add_manifest
+from hpcq.cli.arguments import add_json, add_manifest, add_yes
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
-    """MANIFEST, -O, --dry-run, --wait, --json."""
+    """MANIFEST, -O, --dry-run, --wait, --yes, --json."""
     add_manifest(parser)
     add_json(parser)
+    add_yes(parser)
     parser.add_argument("--dry-run", action="store_true", help="check everything, print the plan, submit nothing")
     parser.add_argument("--wait", action="store_true", help="on Slurm: return when the run has ended")
 
@@ -24,6 +25,7 @@ def run(arguments: argparse.Namespace) -> int:
     """Submit and print what to type next, or the report."""
     from hpcq import api
     from hpcq.cli.arguments import print_json
+    from hpcq.cli.budget import confirm
     from hpcq.cli.finish import hand_over
     from hpcq.cli.show import plan_lines
 
@@ -35,4 +37,5 @@ def run(arguments: argparse.Namespace) -> int:
             print("\n".join([*plan_lines(planned), "", "Nothing was submitted: this was a dry run."]))
         return 0
     opened = api.open_manifest(Path(arguments.manifest), arguments.overrides)
+    confirm(opened, yes=arguments.yes)
     return hand_over(opened, wait=arguments.wait, as_json=arguments.json)

@@ -12,7 +12,7 @@ from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from typing import Any
 
-from hpcq.catalog.tasks import find_task
+from hpcq.catalog.tasks import find_task, rehearsed_size
 from hpcq.store import RequestKey, digest_of_arguments
 from hpcq.units import Task
 
@@ -21,8 +21,6 @@ LOGLIKELIHOOD = "loglikelihood"
 LOGLIKELIHOOD_ROLLING = "loglikelihood_rolling"
 
 REHEARSAL_VERSION = "rehearsal"
-_REHEARSED_DOCUMENTS = 100
-_REHEARSED_REQUESTS = 4
 
 
 @dataclass(frozen=True, kw_only=True, eq=False)
@@ -67,9 +65,8 @@ def rehearsed_requests(tasks: Sequence[Task]) -> list[Request]:
 def _rehearsed(task: Task) -> Iterator[Request]:
     facts = find_task(task.name)
     kind = facts.output if facts else LOGLIKELIHOOD
-    items = facts.items if facts else _REHEARSED_DOCUMENTS
-    requests = max(1, round(facts.requests_per_item)) if facts else _REHEARSED_REQUESTS
-    for document in range(min(task.limit or _REHEARSED_DOCUMENTS, items)):
+    documents, requests = rehearsed_size(task.name, task.limit)
+    for document in range(documents):
         for index in range(requests):
             text = f"{task.name} {document} {index}"
             arguments = (text, {"max_gen_toks": task.max_gen_toks or 0} if kind == GENERATE else "")

@@ -165,6 +165,17 @@ class EnvironmentSettings(Section):
     )
 
 
+class FilesystemSettings(Section):
+    """How fast checkpoints are read, for the planner's estimates."""
+
+    read_gb_per_s: Positive | None = Field(
+        None, description="10^9 bytes a second that one node reads; by default 0.37, a slow network file system's."
+    )
+    total_read_gb_per_s: Positive | None = Field(
+        None, description="10^9 bytes a second that all nodes of a unit read together, at most."
+    )
+
+
 class Profile(Section):
     """A cluster, or this machine."""
 
@@ -172,6 +183,7 @@ class Profile(Section):
     scheduler: Literal["local", "slurm"] = Field(description="Who runs the jobs: slurm, or local (this machine).")
     slurm: SlurmSettings = Field(SlurmSettings(), description="What every job is submitted with.")
     local: LocalSettings = Field(LocalSettings(), description="How much of this machine a run may use.")
+    filesystem: FilesystemSettings = Field(FilesystemSettings(), description="How fast checkpoints are read.")
     gpu_classes: dict[Text, GpuClass] = Field(description="The kinds of nodes, by names of your own.")
     environments: dict[Text, EnvironmentSettings] = Field(
         {}, description="How a node comes to a Python environment: core, transformers, vllm, or one of your own."

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass, field
+from typing import Literal
 
 from hpcq.catalog.models import ModelShape
 from hpcq.layout import RunLayout
@@ -28,7 +29,7 @@ class EvaluateSettings:
     environment: str
     dtype: str
     batch_size: int
-    shards: int
+    shards: int | Literal["auto"]
     flush_interval_s: float
     device: str
     seed: int

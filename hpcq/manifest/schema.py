@@ -35,6 +35,8 @@ from hpcq.manifest.suggestions import unknown_name
 DEFINED_SCHEMES = "defined_schemes"
 """Key of pydantic's context under which the reader of a manifest gives the names that `schemes.define` brings."""
 
+SHARDS_AT_MOST = 10_000
+
 _RUN_NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]*")
 _LONGEST_RUN_NAME = 100
 
@@ -247,7 +249,14 @@ class EvaluateSection(Section):
     max_length: Count | None = Field(
         None, description="Tokens of a prompt and its answer, at most; by default what the model takes."
     )
-    shards: Annotated[int, Field(ge=1, le=10_000)] = Field(1, description="Jobs that share one variant's requests.")
+    shards: Annotated[
+        Annotated[Literal["auto"], Tag("text")] | Annotated[int, Field(ge=1, le=SHARDS_AT_MOST), Tag("number")],
+        Discriminator(lambda value: "text" if value == "auto" else "number"),
+    ] = Field(
+        "auto",
+        description="Jobs that share one variant's requests; 'auto': as many as the class's time limit takes, or the "
+        "objective 'finish' gains by. A run keeps the number that it began with.",
+    )
     flush_interval_s: Positive = Field(
         30.0, description="Seconds for which a response may wait to be committed: what a kill may cost."
     )
@@ -282,6 +291,19 @@ class QuantizeSection(Section):
         None, description="Python environment; by default the tool's: transformers (core for rehearsals)."
     )
     device: Literal["auto", "cpu", "cuda"] = Field("auto", description="Where it is computed.")
+
+
+class PlanSection(Section):
+    """How places are chosen, and what is asked about beforehand."""
+
+    objective: Literal["gpu-hours", "finish"] = Field(
+        "gpu-hours",
+        description="What is chosen by, of all that fits: the fewest estimated GPU-hours, or the soonest end of the "
+        "whole run.",
+    )
+    confirm_above_gpu_hours: Positive | None = Field(
+        None, description="Estimated GPU-hours above which `submit` and `resume` ask before they hand over."
+    )
 
 
 class RetriesSection(Section):
@@ -326,6 +348,7 @@ class Manifest(Section):
     tasks: TasksSection = Field(TasksSection(), description="What they are evaluated on.")
     evaluate: EvaluateSection = Field(EvaluateSection(), description="How they are evaluated.")
     quantize: QuantizeSection = Field(QuantizeSection(), description="How they are quantized.")
+    plan: PlanSection = Field(PlanSection(), description="How places are chosen.")
     retries: RetriesSection = Field(RetriesSection(), description="What is tried again, and how often.")
     report: ReportSection = Field(ReportSection(), description="What the report shows.")
     locked: LockedSection | None = Field(None, description="What a lock records.")

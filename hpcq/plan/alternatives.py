@@ -24,8 +24,13 @@ _CALIBRATION = Calibration(digest=None, samples=128, sequence_length=2048)
 """A manifest's own unless it says otherwise; reckoned with where the variant that cannot run needs none."""
 
 
-def alternatives(profile: Profile, wanted: Evaluation, calibration: Calibration | None) -> str:
-    """What to try, in words; each of them alone is enough."""
+def alternatives(
+    profile: Profile, wanted: Evaluation, calibration: Calibration | None, slower: Evaluation | None = None
+) -> str:
+    """What to try, in words; each of them alone is enough, as far as memory and kernels go.
+
+    slower: the same asked of accelerate, which takes over where vLLM has no code, or could be named instead.
+    """
     calibration = calibration or _CALIBRATION
     found = [
         *_settings(profile, wanted, calibration),
@@ -34,7 +39,8 @@ def alternatives(profile: Profile, wanted: Evaluation, calibration: Calibration 
         *_nodes(profile, wanted, calibration),
     ]
     found += _lengths(profile, wanted, calibration)
-    found = found or [*_backends(profile, wanted, calibration)]
+    if not found and slower:
+        found = [*_backends(profile, slower, calibration)] or [*_batches(profile, slower, calibration)]
     return " or ".join(found) or "a GPU class with more memory, or with nodes that have more"
 
 
@@ -118,7 +124,17 @@ def _lengths(profile: Profile, wanted: Evaluation, calibration: Calibration) -> 
         length //= 2
 
 
-def _backends(profile: Profile, wanted: Evaluation, calibration: Calibration) -> Iterator[str]:
-    other = replace(wanted, backend="accelerate", demand=replace(wanted.demand, length=ORDINARY_LENGTH, sequences=1))
-    if wanted.backend == "vllm" and _fits(profile, other, calibration):
+def _backends(profile: Profile, slower: Evaluation, calibration: Calibration) -> Iterator[str]:
+    if _fits(profile, slower, calibration):
         yield "evaluate.backend = 'accelerate'"
+
+
+def _batches(profile: Profile, slower: Evaluation, calibration: Calibration) -> Iterator[str]:
+    """Half the requests at once, or a quarter, and so on."""
+    sequences = slower.demand.sequences // 2
+    while sequences:
+        fewer = replace(slower, demand=replace(slower.demand, sequences=sequences))
+        if _fits(profile, fewer, calibration):
+            yield f"evaluate.batch_size = {sequences}"
+            return
+        sequences //= 2

@@ -13,6 +13,7 @@ from collections import defaultdict
 from collections.abc import Iterable, Mapping, Sequence
 
 from hpcq.manifest.profiles import Profile
+from hpcq.plan.limits import asked_minutes, limit_minutes
 from hpcq.plan.units import PlannedArray, PlannedUnit, Shape
 from hpcq.units import Kind, address_of
 
@@ -112,7 +113,8 @@ def _array(
     """An array whose name says what it holds: kind, class, and a digest of its units, so that no two share a name."""
     first = units[0]
     offer = profile.gpu_classes[first.shape.gpu_class]
-    limits = [limit for limit in (offer.max_minutes, profile.slurm.time_limit_minutes) if limit]
+    most = limit_minutes(profile, first.shape.gpu_class)
+    limits = [asked_minutes(unit.seconds, most) for unit in units] if profile.scheduler == "slurm" else [most]
     digest = address_of([unit.id for unit in units])[:6]
     return PlannedArray(
         name=f"{first.kind}-{first.shape.gpu_class}-{digest}",
@@ -121,7 +123,7 @@ def _array(
         environment=first.environment,
         units=tuple(units),
         throttle=offer.throttle,
-        time_limit_minutes=min(limits),
+        time_limit_minutes=max(limits),
         depends_on=depends_on,
         dependency=dependency,
         element=element,

@@ -18,9 +18,11 @@ SCHEMA = 1
 def plan_document(plan: Plan, arrays: Sequence[PlannedArray], states: Mapping[str, State]) -> dict[str, Any]:
     """The plan as plain JSON types.
 
-    `seconds` and `totals.wall_seconds` are null where nothing has been measured; `totals.gpu_hours` is what the time
-    limits allow at most. `tokens`, of the log-likelihood requests, are estimated, of the whole plan whatever is done;
-    `without` names the tasks that the estimate leaves out. They are null where nothing will be computed from tokens.
+    `seconds` are estimated, null where nothing is known; `reckoned_seconds` are their parts before earlier attempts put
+    them right. `totals.gpu_hours` are of the units in `arrays`, by the estimates (by the time limits, where one has
+    none); `gpu_hours_at_most` is what the time limits allow. `tokens`, of the log-likelihood requests, are estimated,
+    of the whole plan whatever is done; `without` names the tasks that the estimate leaves out. They are null where
+    nothing will be computed from tokens.
     """
     addresses: dict[str, str] = {}
     by_variant: dict[str, TokenEstimate] = {}
@@ -40,9 +42,13 @@ def plan_document(plan: Plan, arrays: Sequence[PlannedArray], states: Mapping[st
         ],
         "arrays": [_array(array) for array in arrays],
         "totals": {
-            "gpu_hours": _gpu_hours_at_most(arrays),
+            "gpu_hours": gpu_hours(arrays),
+            "gpu_hours_at_most": _gpu_hours_at_most(arrays),
             "wall_seconds": None,
+            "critical_path": None,
             "checkpoint_bytes": plan.checkpoint_bytes,
+            "results_bytes": plan.results_bytes,
+            "judge_dollars": 0.0,
             "tokens": _tokens(sum(known, start=TokenEstimate()) if known else None),
         },
         "refused": [
@@ -50,6 +56,7 @@ def plan_document(plan: Plan, arrays: Sequence[PlannedArray], states: Mapping[st
         ],
         "notes": list(plan.notes),
         "compare": list(plan.compare),
+        "reckoning": list(plan.reckoning),
     }
 
 
@@ -98,7 +105,8 @@ def _unit(unit: PlannedUnit, state: State) -> dict[str, Any]:
         "memory_gib_per_gpu": unit.memory_gib_per_gpu,
         "memory_gib": {part: gib(count) for part, count in asdict(unit.need).items()} if unit.need else None,
         "kernel": unit.kernel,
-        "seconds": None,
+        "seconds": unit.seconds,
+        "reckoned_seconds": asdict(unit.reckoned) if unit.reckoned else None,
         "depends_on": list(unit.depends_on),
         "environment": unit.environment,
         "checkpoint": unit.checkpoint,
@@ -121,6 +129,17 @@ def _array(array: PlannedArray) -> dict[str, Any]:
         "dependency": array.dependency,
         "element": array.element,
     }
+
+
+def gpu_hours(arrays: Sequence[PlannedArray]) -> dict[str, float]:
+    """By class, what the units of `arrays` are estimated to take; the time limit, where one has no estimate."""
+    hours: dict[str, float] = defaultdict(float)
+    for array in arrays:
+        if array.shape.gpus:
+            limit_s = array.time_limit_minutes * 60
+            seconds = sum(limit_s if unit.seconds is None else unit.seconds for unit in array.units)
+            hours[array.shape.gpu_class] += seconds * array.shape.gpus / 3600
+    return dict(hours)
 
 
 def _gpu_hours_at_most(arrays: Sequence[PlannedArray]) -> dict[str, float]:

@@ -8,6 +8,7 @@ from __future__ import annotations
 import math
 import re
 from collections.abc import Iterable
+from functools import lru_cache
 
 from hpcq.catalog.models import Linear, ModelShape
 from hpcq.units import Scheme
@@ -22,6 +23,7 @@ _WORD_BITS = 32
 _HEAD = "lm_head"
 
 
+@lru_cache(maxsize=4096)
 def weight_bytes(shape: ModelShape, scheme: Scheme) -> int:
     """Bytes of a variant's checkpoint, but for its headers: they are the names of the tensors, once or twice a layer.
 
@@ -32,6 +34,8 @@ def weight_bytes(shape: ModelShape, scheme: Scheme) -> int:
     ends = embedding_bytes(shape, value) + shape.hidden * value
     if not shape.tied_embeddings:
         ends += head_bytes(shape, scheme)
+    if blocks_are_alike(scheme):
+        return ends + shape.layers * block_bytes(shape, scheme, 0)
     return ends + sum(block_bytes(shape, scheme, block) for block in range(shape.layers))
 
 

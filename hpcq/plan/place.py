@@ -1,4 +1,4 @@
-"""Where a unit runs: the GPU class that offers the role, has the kernels and the memory, and takes the fewest GPUs.
+"""Where a unit can run: the GPU classes that offer the role, have the kernels and the memory; and the fewest GPUs.
 
 Tensor parallel inside a node, pipeline parallel across nodes (vLLM alone does that); accelerate spreads layers over one
 node. A class whose kernels compute something else than the scheme says comes after all that compute it.
@@ -6,7 +6,7 @@ node. A class whose kernels compute something else than the scheme says comes af
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass
 
 from hpcq.catalog.gpus import GPU
@@ -85,10 +85,29 @@ def place_evaluation(profile: Profile, wanted: Evaluation) -> Placement:
     Raises:
         CannotPlace: nothing in the profile has the role, the kernels or the memory. Its cure is empty.
     """
+    return fewest(evaluation_options(profile, wanted))
+
+
+def evaluation_options(profile: Profile, wanted: Evaluation) -> list[Placement]:
+    """Every place of one node that can hold it, and of several nodes the fewest that can, class by class.
+
+    Raises:
+        CannotPlace: nothing in the profile has the role, the kernels or the memory. Its cure is empty.
+    """
     offered = _offered(Kind.EVALUATE, profile)
     if wanted.model and not has_architecture(wanted.backend, wanted.model.architecture):
         raise CannotPlace(f"{title_of(wanted.backend)} has no {wanted.model.architecture}", "", is_backend=True)
-    return _best(offered, lambda name, offer: _evaluation_on(name, offer, wanted))
+    return _options(offered, lambda name, offer: _evaluation_on(name, offer, wanted))
+
+
+def fewest(options: Iterable[Placement]) -> Placement:
+    """The one with the fewest GPUs, of those first that compute what the scheme says."""
+    return min(options, key=lambda one: (is_unfaithful(one), one.shape.gpus))
+
+
+def is_unfaithful(placement: Placement) -> bool:
+    """Whether what is computed there is not what the scheme says."""
+    return placement.kernel is not None and not placement.kernel.faithful
 
 
 def place_quantization(
@@ -99,9 +118,20 @@ def place_quantization(
     Raises:
         CannotPlace: nothing in the profile has the role, or the memory. Its cure is empty.
     """
+    return fewest(quantization_options(profile, model, scheme, calibration))
+
+
+def quantization_options(
+    profile: Profile, model: ModelShape | None, scheme: Scheme, calibration: Calibration | None
+) -> list[Placement]:
+    """The best place of each class for a quantization.
+
+    Raises:
+        CannotPlace: nothing in the profile has the role, or the memory. Its cure is empty.
+    """
     sized = None if scheme.method == "synthetic" else model  # made up, and in place of nothing
     offered = _offered(Kind.QUANTIZE, profile)
-    return _best(offered, lambda name, offer: _quantization_on(name, offer, sized, scheme, calibration))
+    return _options(offered, lambda name, offer: _quantization_on(name, offer, sized, scheme, calibration))
 
 
 def place_merge(profile: Profile) -> Shape:
@@ -124,17 +154,19 @@ def _offered(kind: Kind, profile: Profile) -> list[tuple[str, GpuClass]]:
     return offered
 
 
-def _best(offered: list[tuple[str, GpuClass]], try_on: Callable[[str, GpuClass], Placement | Obstacle]) -> Placement:
+def _options(
+    offered: list[tuple[str, GpuClass]], try_on: Callable[[str, GpuClass], list[Placement] | Obstacle]
+) -> list[Placement]:
     tried = [try_on(name, offer) for name, offer in offered]
-    placements = [one for one in tried if isinstance(one, Placement)]
+    placements = [placement for found in tried if not isinstance(found, Obstacle) for placement in found]
     if placements:
-        return min(placements, key=lambda one: (one.kernel is not None and not one.kernel.faithful, one.shape.gpus))
+        return placements
     obstacles = sorted((one for one in tried if isinstance(one, Obstacle)), key=lambda one: -one.usable)
     sentence = "; ".join(one.sentence for one in obstacles)
     raise CannotPlace(sentence, "", is_backend=all(one.is_backend for one in obstacles))
 
 
-def _evaluation_on(name: str, offer: GpuClass, wanted: Evaluation) -> Placement | Obstacle:
+def _evaluation_on(name: str, offer: GpuClass, wanted: Evaluation) -> list[Placement] | Obstacle:
     gpu = offer.device
     if gpu is None:
         return _evaluation_on_cpus(name, offer, wanted)
@@ -144,11 +176,14 @@ def _evaluation_on(name: str, offer: GpuClass, wanted: Evaluation) -> Placement 
         return Obstacle(sentence=_no_kernel(place, wanted), is_backend=True)
     if wanted.model is None:
         gpus = min(wanted.tensor or 1, offer.gpus_per_node)
-        return Placement(shape=Shape(gpu_class=name, gpus_per_node=gpus, tensor_parallel=gpus), kernel=kernel)
+        return [Placement(shape=Shape(gpu_class=name, gpus_per_node=gpus, tensor_parallel=gpus), kernel=kernel)]
     usable = gpu.memory_gib * wanted.demand.share * GIB
+    found: list[Placement] = []
     nearest: Obstacle | None = None
     told = f"it has no {wanted.tensor} GPUs in a node"
     for shape, split in _shapes(name, offer, wanted.backend):
+        if found and (shape.nodes > 1 or wanted.backend != "vllm"):
+            break  # more of them gain nothing: stages wait for each other
         if wanted.tensor not in (None, split.tensor):
             continue
         problem = indivisible(wanted.model, wanted.scheme, split) if wanted.backend == "vllm" else None
@@ -157,14 +192,14 @@ def _evaluation_on(name: str, offer: GpuClass, wanted: Evaluation) -> Placement 
             continue
         need = _need(wanted, split, gpu)
         if need.total <= usable:
-            return Placement(shape=shape, need=need, kernel=kernel, gpu_bytes=need.total)
-        if nearest is None or usable / need.total > nearest.usable:
+            found.append(Placement(shape=shape, need=need, kernel=kernel, gpu_bytes=need.total))
+        elif nearest is None or usable / need.total > nearest.usable:
             nearest = Obstacle(
                 sentence=f"needs {need.total / GIB:.1f} GiB a GPU {_spread(split, wanted.backend)} on {name}, which has"
                 f" {usable / GIB:.1f}",
                 usable=usable / need.total,
             )
-    return nearest or Obstacle(sentence=f"cannot be split on {name}: {told}")
+    return found or nearest or Obstacle(sentence=f"cannot be split on {name}: {told}")
 
 
 def _spread(split: Split, backend: str) -> str:
@@ -182,12 +217,12 @@ def _loaded(wanted: Evaluation) -> Scheme:
     return decompressed(scheme) if wanted.backend == "accelerate" and scheme.is_quantized else scheme
 
 
-def _evaluation_on_cpus(name: str, offer: GpuClass, wanted: Evaluation) -> Placement | Obstacle:
+def _evaluation_on_cpus(name: str, offer: GpuClass, wanted: Evaluation) -> list[Placement] | Obstacle:
     """On a node's cores: its memory must hold the weights, and is asked for by nobody but the profile."""
     kernel = find_kernel(wanted.backend, wanted.scheme, None)
     if kernel is None and has_kernels(wanted.backend):
         return Obstacle(sentence=_no_kernel(f"the CPUs of {name}", wanted), is_backend=True)
-    placement = Placement(shape=Shape(gpu_class=name), kernel=kernel)
+    placement = [Placement(shape=Shape(gpu_class=name), kernel=kernel)]
     if wanted.model is None or not has_kernels(wanted.backend):
         return placement
     weights = need_of(wanted.model, _loaded(wanted), Split(), wanted.demand).weights
@@ -228,11 +263,11 @@ def _shapes(name: str, offer: GpuClass, backend: str) -> Iterator[tuple[Shape, S
 
 def _quantization_on(
     name: str, offer: GpuClass, model: ModelShape | None, scheme: Scheme, calibration: Calibration | None
-) -> Placement | Obstacle:
+) -> list[Placement] | Obstacle:
     gpu = offer.device
     smallest = Placement(shape=Shape(gpu_class=name, gpus_per_node=1 if gpu else 0))
     if model is None:
-        return smallest
+        return [smallest]
     need = quantization_need(model, scheme, calibration, on_gpu=gpu is not None)
     if gpu and need.gpu > gpu.memory_gib * GPU_SHARE * GIB:
         usable = gpu.memory_gib * GPU_SHARE
@@ -243,7 +278,7 @@ def _quantization_on(
     for gpus in range(1 if gpu else 0, offer.gpus_per_node + 1):
         share = offer.memory_gib * gpus / offer.gpus_per_node if gpus else offer.memory_gib
         if need.host <= (offer.memory_gib_per_unit or share) * GIB:
-            return Placement(shape=Shape(gpu_class=name, gpus_per_node=gpus), gpu_bytes=need.gpu or None)
+            return [Placement(shape=Shape(gpu_class=name, gpus_per_node=gpus), gpu_bytes=need.gpu or None)]
     most = (offer.memory_gib_per_unit or offer.memory_gib) * GIB
     return Obstacle(
         sentence=f"quantizing needs {need.host / GIB:.1f} GiB of a node's memory on {name}, which has {most / GIB:.1f}",

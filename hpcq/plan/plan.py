@@ -2,60 +2,53 @@
 
 from __future__ import annotations
 
-import dataclasses
 from collections.abc import Iterator
-from dataclasses import dataclass
 
 from hpcq import __version__
 from hpcq.catalog.kernels import title_of
-from hpcq.catalog.models import ModelShape
 from hpcq.catalog.tasks import find_task
 from hpcq.manifest import Resolved
-from hpcq.manifest.resolved import EvaluateSettings
 from hpcq.plan.alternatives import alternatives
-from hpcq.plan.fit import ORDINARY_LENGTH, Demand
-from hpcq.plan.memory import GIB, gib, weight_bytes
-from hpcq.plan.place import (
-    CannotPlace,
-    Evaluation,
-    Placement,
-    place_evaluation,
-    place_merge,
-    place_quantization,
-)
-from hpcq.plan.tools import BACKENDS, MERGE_ENVIRONMENT, QUANTIZERS, REHEARSAL_ENVIRONMENT, versions_of
-from hpcq.plan.units import Plan, PlannedUnit, Refusal, Shape
-from hpcq.units import EvaluateWork, Kind, MergeWork, Model, QuantizeWork, Scheme, Shard, Task, Variant, address_of
+from hpcq.plan.making import merge_of, units_of_variant, whole_of
+from hpcq.plan.measured import NOTHING_EARLIER, Earlier
+from hpcq.plan.memory import weight_bytes
+from hpcq.plan.place import CannotPlace
+from hpcq.plan.places import Place, choose_places
+from hpcq.plan.reckoning import Reckoner, reckoning_sentences, results_bytes
+from hpcq.plan.tools import QUANTIZERS, versions_of
+from hpcq.plan.units import Plan, PlannedUnit, Refusal
+from hpcq.plan.wanted import evaluation_of, slower_evaluation_of
+from hpcq.units import EvaluateWork, Model, Scheme, Task, Variant, address_of
 
 
-def make_plan(resolved: Resolved) -> Plan:
+def make_plan(resolved: Resolved, earlier: Earlier = NOTHING_EARLIER) -> Plan:
     """Every unit of the run, in the order quantize, evaluate, merge of each; what cannot run is refused, with the cure.
 
-    Nothing is read but the catalog and the environments' locks, and nothing is written.
+    earlier: what the run's folder tells of what was done already. Nothing is read but the catalog and the
+    environments' locks, and nothing is written.
     """
     tasks, refused = _runnable_tasks(resolved)
+    reckoner = Reckoner(resolved=resolved, tasks=tasks, earlier=earlier)
     units: list[PlannedUnit] = []
     evaluations: list[EvaluateWork] = []
     checkpoint_bytes = 0
     notes: dict[str, None] = {}
-    for model, scheme in resolved.pairs:
-        variant = variant_of(resolved, model, scheme)
-        try:
-            chosen = _choose(resolved, variant)
-            planned = list(_units_of_variant(resolved, variant, tasks, chosen))
-        except CannotPlace as problem:
-            wanted = _evaluation(resolved, resolved.evaluate, variant)
-            cure = problem.cure or alternatives(resolved.profile, wanted, variant.calibration)
-            refused.append(Refusal(variant=variant.id, reason=f"{variant.id}: {problem}.", cure=cure))
+    variants = [variant_of(resolved, model, scheme) for model, scheme in resolved.pairs]
+    places, unplaced = choose_places(reckoner, variants)
+    for variant in variants:
+        if variant.id in unplaced:
+            refused.append(_refusal(resolved, variant, unplaced[variant.id]))
             continue
-        notes.update(dict.fromkeys(_notes(resolved, variant, chosen)))
+        place = places[variant.id]
+        planned = list(units_of_variant(resolved, variant, tasks, place))
+        notes.update(dict.fromkeys(_notes(resolved, variant, place)))
         units.extend(planned)
-        evaluations.append(_whole(planned[-1]))
-        shape = resolved.shapes.get(model.id)
-        if scheme.is_quantized and shape:
-            checkpoint_bytes += weight_bytes(shape, scheme)
+        evaluations.append(whole_of(planned[-1]))
+        shape = resolved.shapes.get(variant.model.id)
+        if variant.scheme.is_quantized and shape:
+            checkpoint_bytes += weight_bytes(shape, variant.scheme)
     if evaluations:
-        units.append(_merge(resolved, evaluations, units))
+        units.append(merge_of(resolved, evaluations, units))
     return Plan(
         run=resolved.name,
         address=address_of("run", sorted(work.address for work in evaluations)),
@@ -64,6 +57,8 @@ def make_plan(resolved: Resolved) -> Plan:
         checkpoint_bytes=checkpoint_bytes,
         notes=(*resolved.notes, *_left_out(refused), *notes),
         compare=resolved.report.compare,
+        reckoning=tuple(reckoning_sentences(reckoner.workload, [place.evaluation for place in places.values()])),
+        results_bytes=results_bytes(reckoner.workload, len(evaluations)),
     )
 
 
@@ -101,194 +96,19 @@ def _left_out(refused: list[Refusal]) -> Iterator[str]:
     yield from (f"Not evaluated: {refusal.reason}" for refusal in refused if refusal.variant is None)
 
 
-@dataclass(frozen=True, kw_only=True)
-class _Choice:
-    """How a variant is evaluated, and where. because: why not by the back end that the manifest names."""
-
-    settings: EvaluateSettings
-    placed: Placement
-    because: str | None = None
+def _refusal(resolved: Resolved, variant: Variant, problem: CannotPlace) -> Refusal:
+    wanted, slower = evaluation_of(resolved, resolved.evaluate, variant), slower_evaluation_of(resolved, variant)
+    cure = problem.cure or alternatives(resolved.profile, wanted, variant.calibration, slower)
+    return Refusal(variant=variant.id, reason=f"{variant.id}: {problem}.", cure=cure)
 
 
-def _choose(resolved: Resolved, variant: Variant) -> _Choice:
-    """The back end that the manifest names; where that has no code for the variant on any class, the other one.
-
-    Too little memory is no such reason: to compute it more slowly elsewhere would be a surprise.
-
-    Raises:
-        CannotPlace: neither can.
-    """
-    settings, other = resolved.evaluate, resolved.fallback
-    try:
-        return _Choice(
-            settings=settings, placed=place_evaluation(resolved.profile, _evaluation(resolved, settings, variant))
-        )
-    except CannotPlace as problem:
-        if other is None or not problem.is_backend:
-            raise
-        try:
-            placed = place_evaluation(resolved.profile, _evaluation(resolved, other, variant))
-        except CannotPlace as second:
-            raise CannotPlace(f"{problem}; {title_of(other.placed_as)} {second}", "") from problem
-        return _Choice(settings=other, placed=placed, because=str(problem))
-
-
-def _evaluation(resolved: Resolved, settings: EvaluateSettings, variant: Variant) -> Evaluation:
-    """What the variant's evaluation asks of a place."""
-    model = resolved.shapes.get(variant.model.id)
-    engine = dict(settings.engine)
-    tensor = engine.get("tensor_parallel_size")
-    return Evaluation(
-        model=model,
-        scheme=variant.scheme,
-        backend=settings.placed_as,
-        demand=_demand(settings, model, is_float32=settings.dtype_for(variant.scheme) == "float32"),
-        tensor=None if tensor is None else int(tensor),
-    )
-
-
-def _demand(settings: EvaluateSettings, model: ModelShape | None, *, is_float32: bool) -> Demand:
-    """The KV cache that is needed to start: vLLM (0.32) refuses to unless one prompt as long as may come fits.
-
-    Others compute fewer prompts at once where memory is short, so a small batch of ordinary ones is reckoned with.
-    """
-    engine = dict(settings.engine)
-    bounds = (settings.max_length, model.context if model else None)
-    longest = min((bound for bound in bounds if bound), default=ORDINARY_LENGTH)
-    ordinary = min(longest, ORDINARY_LENGTH)
-    number = 4 if is_float32 else 2
-    demand = Demand(length=ordinary, compute_bytes=number, kv_bytes=number)
-    if settings.placed_as != "vllm":
-        sequences = min(settings.batch_size, demand.sequences)
-        return dataclasses.replace(demand, sequences=sequences, batched_tokens=ordinary)
-    if longest > demand.sequences * ordinary:
-        demand = dataclasses.replace(demand, sequences=1, length=longest)
-    tokens, cache = engine.get("max_num_batched_tokens"), engine.get("kv_cache_gib")
-    return dataclasses.replace(
-        demand,
-        batched_tokens=None if tokens is None else int(tokens),
-        kv_cache_bytes=None if cache is None else int(cache * GIB),
-        share=float(engine.get("gpu_memory_utilization", demand.share)),
-    )
-
-
-def _notes(resolved: Resolved, variant: Variant, chosen: _Choice) -> Iterator[str]:
+def _notes(resolved: Resolved, variant: Variant, place: Place) -> Iterator[str]:
     """What a reader must know of how the variant is computed, or was planned."""
-    placed, model = chosen.placed, variant.model.id
+    placed, model = place.evaluation.placement, variant.model.id
     kernel = placed.kernel
-    if chosen.because:
-        yield f"{variant.id}: evaluated by {title_of(chosen.settings.placed_as)}, because {chosen.because}."
+    if place.because:
+        yield f"{variant.id}: evaluated by {title_of(place.settings.placed_as)}, because {place.because}."
     if kernel and kernel.note:
         yield f"{variant.scheme.name} on {placed.shape.gpu_class} ({title_of(kernel.backend)}): {kernel.note}."
     if placed.shape.gpus and model in resolved.unsized and not resolved.manifest.is_rehearsal:
         yield f"{model}: one GPU is planned and no memory reckoned, because {resolved.unsized[model]}."
-
-
-def _units_of_variant(
-    resolved: Resolved, variant: Variant, tasks: tuple[Task, ...], chosen: _Choice
-) -> Iterator[PlannedUnit]:
-    """The variant's quantization, if it has one, and its evaluation's shards.
-
-    Raises:
-        CannotPlace: no class of the profile can quantize it.
-    """
-    needs: tuple[str, ...] = ()
-    checkpoint = variant.model.path or variant.model.id
-    if variant.scheme.is_quantized:
-        checkpoint = str(resolved.layout.checkpoint(variant))
-        model_shape = resolved.shapes.get(variant.model.id)
-        quantizing = place_quantization(resolved.profile, model_shape, variant.scheme, variant.calibration)
-        quantization = PlannedUnit(
-            id=f"{Kind.QUANTIZE}.{variant.id}",
-            work=QuantizeWork(variant=variant, checkpoint_path=checkpoint, device=resolved.quantize.device),
-            environment=resolved.quantize.environment,
-            shape=quantizing.shape,
-            memory_gib_per_gpu=_gib(quantizing),
-        )
-        needs = (quantization.id,)
-        yield quantization
-    settings, placed = chosen.settings, chosen.placed
-    whole = _evaluate_work(resolved, settings, variant, tasks, checkpoint, placed.shape)
-    count = settings.shards
-    for index in range(count):
-        unit_id = f"{Kind.EVALUATE}.{variant.id}" + (f".{index}of{count}" if count > 1 else "")
-        work = dataclasses.replace(
-            whole, shard=Shard(index=index, count=count), segments_path=str(resolved.layout.unit_segments(unit_id))
-        )
-        yield PlannedUnit(
-            id=unit_id,
-            work=work,
-            environment=settings.environment,
-            shape=placed.shape,
-            memory_gib_per_gpu=_gib(placed),
-            need=placed.need,
-            kernel=placed.kernel.kernel if placed.kernel else None,
-            depends_on=needs,
-        )
-
-
-def _gib(placed: Placement) -> float | None:
-    return None if placed.gpu_bytes is None else gib(placed.gpu_bytes)
-
-
-def _evaluate_work(
-    resolved: Resolved,
-    settings: EvaluateSettings,
-    variant: Variant,
-    tasks: tuple[Task, ...],
-    checkpoint: str,
-    shape: Shape,
-) -> EvaluateWork:
-    options: dict[str, int | bool] = {}
-    model = resolved.shapes.get(variant.model.id)
-    if settings.max_length is not None and not (model and settings.max_length > model.context):
-        options["max_length"] = settings.max_length  # beyond a model's own vLLM does not start with it
-    if not settings.prefix_sharing:
-        options["prefix_sharing"] = False
-    engine = dict(settings.engine) if settings.backend == "vllm" else {}
-    if settings.backend == "vllm" and shape.tensor_parallel > 1:
-        engine.setdefault("tensor_parallel_size", shape.tensor_parallel)
-    return EvaluateWork(
-        variant=variant,
-        tasks=tasks,
-        backend=settings.backend,
-        dtype=settings.dtype_for(variant.scheme),
-        versions=versions_of(BACKENDS[settings.backend], settings.environment, resolved),
-        seed=settings.seed,
-        options=tuple(options.items()),
-        checkpoint_path=checkpoint,
-        segments_path="",
-        batch_size=settings.batch_size,
-        flush_interval_s=settings.flush_interval_s,
-        device=settings.device,
-        pace=settings.pace,
-        engine=tuple(engine.items()),
-    )
-
-
-def _whole(unit: PlannedUnit) -> EvaluateWork:
-    """The evaluation that `unit` is a shard of, as the merge wants it."""
-    if not isinstance(unit.work, EvaluateWork):
-        raise TypeError(f"{unit.id} evaluates nothing")
-    return dataclasses.replace(unit.work, shard=Shard(), segments_path="")
-
-
-def _merge(resolved: Resolved, evaluations: list[EvaluateWork], units: list[PlannedUnit]) -> PlannedUnit:
-    work = MergeWork(
-        run=resolved.name,
-        evaluations=tuple(evaluations),
-        segments_path=str(resolved.layout.segments),
-        results_path=str(resolved.layout.results),
-    )
-    rehearsal = evaluations[0].is_rehearsal
-    try:
-        shape = place_merge(resolved.profile)
-    except CannotPlace:
-        shape = Shape(gpu_class=units[-1].shape.gpu_class)
-    return PlannedUnit(
-        id=f"{Kind.MERGE}.{resolved.name}",
-        work=work,
-        environment=REHEARSAL_ENVIRONMENT if rehearsal else MERGE_ENVIRONMENT,
-        shape=shape,
-        depends_on=tuple(unit.id for unit in units if unit.kind is Kind.EVALUATE),
-    )

@@ -39,7 +39,7 @@ def estimate(work: EvaluateWork) -> TokenEstimate:
     Prompts and text of generation count in neither. Prompts are taken to fit into the model's length, and the model's
     tokenizer to make as many tokens as the one that the figures are of.
     """
-    whole = sum((_of_task(task) for task in work.tasks), start=TokenEstimate())
+    whole = sum((estimate_of_task(task) for task in work.tasks), start=TokenEstimate())
     return TokenEstimate(
         asked=whole.asked / work.shard.count,
         computed=(whole.computed if work.shares_prefixes else whole.asked) / work.shard.count,
@@ -47,14 +47,15 @@ def estimate(work: EvaluateWork) -> TokenEstimate:
     )
 
 
-def _of_task(task: Task) -> TokenEstimate:
+def estimate_of_task(task: Task) -> TokenEstimate:
+    """Of all requests of one task."""
     facts = find_task(task.name)
     if facts is not None and facts.output != LOGLIKELIHOOD:
         return TokenEstimate()
     if facts is None or facts.tokens is None:
         return TokenEstimate(without=(task.name,))
     shots = facts.num_fewshot if task.num_fewshot is None else task.num_fewshot
-    return _of_requests(facts, facts.tokens, items=_items(task, facts), shots=shots)
+    return _of_requests(facts, facts.tokens, items=items_of_task(task), shots=shots)
 
 
 def _of_requests(facts: TaskFacts, tokens: TokenFacts, *, items: int, shots: int) -> TokenEstimate:
@@ -77,8 +78,11 @@ def _of_requests(facts: TaskFacts, tokens: TokenFacts, *, items: int, shots: int
     )
 
 
-def _items(task: Task, facts: TaskFacts) -> int:
-    """Documents: the original's, or the package's where those are used; a limit is one for each data set."""
+def items_of_task(task: Task) -> int:
+    """Documents: the original's, or the package's where those are used; a limit is a data set's. 0: not known."""
+    facts = find_task(task.name)
+    if facts is None:
+        return 0
     packaged = find_items(task.name)
     is_packaged = packaged is not None and task.data_path == str(packaged.staged)
     available = packaged.splits[0][1] if packaged is not None and is_packaged else facts.items

@@ -25,11 +25,21 @@ class Shape:
 
 
 @dataclass(frozen=True, kw_only=True)
+class Reckoned:
+    """Seconds of a unit's parts. start: of processes. load: of the checkpoint. work: of all that is computed."""
+
+    start: float
+    load: float
+    work: float
+
+
+@dataclass(frozen=True, kw_only=True)
 class PlannedUnit:
     """One piece of work and where it runs.
 
     memory_gib_per_gpu: estimated; None where there is no GPU or no known shape. need: what it is made of, where it
-    evaluates. kernel: what it is computed with, where that is known.
+    evaluates. kernel: what it is computed with, where that is known. seconds: of the whole unit, loading included,
+    estimated; None: unknown. reckoned: what that is made of, before earlier attempts put it right.
     """
 
     id: str
@@ -39,6 +49,8 @@ class PlannedUnit:
     memory_gib_per_gpu: float | None = None
     need: Need | None = None
     kernel: str | None = None
+    seconds: float | None = None
+    reckoned: Reckoned | None = None
     depends_on: tuple[str, ...] = ()
 
     @property
@@ -76,7 +88,8 @@ class Plan:
     """Every unit of a run, done or not.
 
     `address` identifies what the run computes; `notes` are caveats for its readers; `compare` names the published
-    studies that its report shows beside the scores.
+    studies that its report shows beside the scores. `reckoning` says what the seconds rest on. results_bytes: of
+    the responses and the merged results, estimated.
     """
 
     run: str
@@ -86,6 +99,8 @@ class Plan:
     checkpoint_bytes: int = 0
     notes: tuple[str, ...] = ()
     compare: tuple[str, ...] = ()
+    reckoning: tuple[str, ...] = ()
+    results_bytes: int | None = None
 
 
 @dataclass(frozen=True, kw_only=True)

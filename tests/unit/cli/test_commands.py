@@ -222,6 +222,7 @@ def test_what_vllms_engine_cannot_do_yet_is_planned_and_refused_by_submit(
     """vLLM over several nodes, or over more GPUs than a unit has, is refused with the cure, and nothing is written."""
     hpcq.write(TWO_NODES, "two.toml")
     text = REHEARSAL.replace("meta-llama/Llama-3.1-8B-Instruct", model).replace('"local"', '"two.toml"')
+    text = text.replace("shards = 2", "")
     manifest = hpcq.write(text.replace('"synthetic"\n', '"vllm"\n').replace(', "synthetic-w4a16"', ""))
     assert hpcq("plan", manifest, *options).code == 0
     done = hpcq("submit", manifest, *options)

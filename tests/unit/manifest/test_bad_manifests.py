@@ -82,7 +82,7 @@ CASES: dict[str, tuple[str, list[str]]] = {
     "unknown table": (
         full(more="[clutser]\nprofile = 'local'\n"),
         [
-            ":9: clutser: unknown key; allowed here are calibration, cluster, evaluate, locked, models, paths, quantize, report, retries, run, schemes, tasks. Did you mean 'cluster'?"
+            ":9: clutser: unknown key; allowed here are calibration, cluster, evaluate, locked, models, paths, plan, quantize, report, retries, run, schemes, tasks. Did you mean 'cluster'?"
         ],
     ),
     "unknown key": (

@@ -18,6 +18,7 @@ LLAMA_405B = "meta-llama/Llama-3.1-405B-Instruct"
 VICUNA_7B = "lmsys/vicuna-7b-v1.3"
 VICUNA_33B = "lmsys/vicuna-33b-v1.3"
 SHORT = "max_length = 8192\n"
+ALONE = "fallback = false\n"
 TP = "[evaluate.engine]\ntensor_parallel_size = {}\n"
 MINE = '[[schemes.define]]\nname = "mine"\nbase = "{}"\n{}\n'
 
@@ -55,6 +56,31 @@ def model(name: str) -> str:
 
 
 WRONG = {
+    # Too long
+    "jobs that end before a model is loaded": Wrong(
+        model=model(LLAMA_405B),
+        schemes="fp8",
+        evaluate=SHORT,
+        head='scheduler = "slurm"\nslurm.time_limit_minutes = 20',
+        says=(
+            "loading takes about 20 min on gpu, whose jobs end after 20 min",
+            "a larger slurm.time_limit_minutes, 70",
+        ),
+    ),
+    "a class whose jobs end too early": Wrong(
+        model=model(LLAMA_405B),
+        schemes="fp8",
+        evaluate=SHORT,
+        classes=node("H100-80", more="max_minutes = 15"),
+        says=("whose jobs end after 15 min", "a larger gpu_classes.gpu.max_minutes"),
+    ),
+    "shards that load for longer than they answer": Wrong(
+        model=model(LLAMA_405B),
+        schemes="fp8",
+        tasks='use = ["arc_challenge"]',
+        evaluate="shards = 8\n" + SHORT,
+        says=("each of 8 shards would load for 18 min to answer for", "evaluate.shards = 1, or leave it out"),
+    ),
     # Too big
     "405b in bf16 on one node": Wrong(
         model=model(LLAMA_405B),
@@ -140,30 +166,38 @@ WRONG = {
     # Kernels and GPUs
     "fp8 on V100": Wrong(
         schemes="fp8",
+        evaluate=ALONE,
         classes=node("V100-32"),
         says=("does not compute fp8_e4m3 weights with fp8_e4m3 activations on gpu (7.0)", "8.9"),
     ),
-    "4 bits on V100": Wrong(schemes="gptq-w4a16", classes=node("V100-32"), says=("from compute capability 8.0",)),
-    "bf16 on V100": Wrong(classes=node("V100-32"), says=("does not compute bf16 weights", "8.0")),
+    "4 bits on V100": Wrong(
+        schemes="gptq-w4a16", evaluate=ALONE, classes=node("V100-32"), says=("from compute capability 8.0",)
+    ),
+    "bf16 on V100": Wrong(evaluate=ALONE, classes=node("V100-32"), says=("does not compute bf16 weights", "8.0")),
     "int8 on Blackwell": Wrong(
         schemes="smoothquant-w8a8",
+        evaluate=ALONE,
         classes=node("B200-180"),
         says=("int8 weights with int8 activations on gpu (10.0)", "to below 10.0", "Try this: fp8"),
     ),
     "4-bit weights with FP8 activations on A100": Wrong(
         schemes="mine",
+        evaluate=ALONE,
         classes=node("A100-80"),
         more=MINE.format("gptq-w4a16", 'activations = "fp8_e4m3"'),
         says=("from compute capability 9.0 to below 10.0", "Try this: gptq-w4a16"),
     ),
     "4-bit weights with INT8 activations": Wrong(
-        schemes="mine", more=MINE.format("gptq-w4a16", 'activations = "int8"'), says=("no GPU helps", "gptq-w4a16")
+        schemes="mine",
+        evaluate=ALONE,
+        more=MINE.format("gptq-w4a16", 'activations = "int8"'),
+        says=("no GPU helps", "gptq-w4a16"),
     ),
     "a rehearsal of what cannot be": Wrong(
         schemes="fp8",
         backend="synthetic",
         classes=node("V100-32"),
-        evaluate='rehearsal = { stands_for = "vllm" }',
+        evaluate=ALONE + 'rehearsal = { stands_for = "vllm" }',
         says=("vLLM 0.32 does not compute fp8_e4m3 weights",),
     ),
     "an unknown GPU": Wrong(classes=node("H100"), says=("unknown GPU 'H100'", "Did you mean 'H100-80'?")),
@@ -228,7 +262,9 @@ WRONG = {
         model=model("meta-llama/Llama-3.1-8B-Instuct"), says=("Did you mean 'meta-llama/Llama-3.1-8B-Instruct'?",)
     ),
     "a model without its code": Wrong(
-        model=model("Qwen/Qwen-7B-Chat"), says=("vLLM 0.32 has no QWenLMHeadModel", "evaluate.backend = 'accelerate'")
+        model=model("Qwen/Qwen-7B-Chat"),
+        evaluate=ALONE,
+        says=("vLLM 0.32 has no QWenLMHeadModel", "evaluate.backend = 'accelerate'"),
     ),
     "a folder that is no checkpoint": Wrong(model='path = "."', says=("'.' is no checkpoint: it has no config.json",)),
     "an unknown scheme": Wrong(

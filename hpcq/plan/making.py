@@ -1,0 +1,128 @@
+"""The units of a variant that has its place, and the merge: work, shards, paths, dependencies.
+
+Knows resolved manifests and places; decides nothing.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+from collections.abc import Iterator
+
+from hpcq.manifest import Resolved
+from hpcq.manifest.resolved import EvaluateSettings
+from hpcq.plan.memory import gib
+from hpcq.plan.place import CannotPlace, Placement, place_merge
+from hpcq.plan.places import Place
+from hpcq.plan.tools import BACKENDS, MERGE_ENVIRONMENT, REHEARSAL_ENVIRONMENT, versions_of
+from hpcq.plan.units import PlannedUnit, Shape
+from hpcq.units import EvaluateWork, Kind, MergeWork, QuantizeWork, Shard, Task, Variant
+
+
+def units_of_variant(
+    resolved: Resolved, variant: Variant, tasks: tuple[Task, ...], place: Place
+) -> Iterator[PlannedUnit]:
+    """The variant's quantization, if it has one, and its evaluation's shards."""
+    needs: tuple[str, ...] = ()
+    checkpoint = variant.model.path or variant.model.id
+    if place.quantization:
+        checkpoint = str(resolved.layout.checkpoint(variant))
+        quantizing = place.quantization.placement
+        quantization = PlannedUnit(
+            id=f"{Kind.QUANTIZE}.{variant.id}",
+            work=QuantizeWork(variant=variant, checkpoint_path=checkpoint, device=resolved.quantize.device),
+            environment=resolved.quantize.environment,
+            shape=quantizing.shape,
+            memory_gib_per_gpu=_gib(quantizing),
+            seconds=place.quantization.seconds(),
+            reckoned=place.quantization.parts(),
+        )
+        needs = (quantization.id,)
+        yield quantization
+    settings, placed, count = place.settings, place.evaluation.placement, place.shards
+    whole = _evaluate_work(resolved, settings, variant, tasks, checkpoint, placed.shape)
+    seconds, reckoned = place.evaluation.seconds(count), place.evaluation.parts(count)
+    for index in range(count):
+        unit_id = f"{Kind.EVALUATE}.{variant.id}" + (f".{index}of{count}" if count > 1 else "")
+        work = dataclasses.replace(
+            whole, shard=Shard(index=index, count=count), segments_path=str(resolved.layout.unit_segments(unit_id))
+        )
+        yield PlannedUnit(
+            id=unit_id,
+            work=work,
+            environment=settings.environment,
+            shape=placed.shape,
+            memory_gib_per_gpu=_gib(placed),
+            need=placed.need,
+            kernel=placed.kernel.kernel if placed.kernel else None,
+            seconds=seconds,
+            reckoned=reckoned,
+            depends_on=needs,
+        )
+
+
+def _gib(placed: Placement) -> float | None:
+    return None if placed.gpu_bytes is None else gib(placed.gpu_bytes)
+
+
+def _evaluate_work(
+    resolved: Resolved,
+    settings: EvaluateSettings,
+    variant: Variant,
+    tasks: tuple[Task, ...],
+    checkpoint: str,
+    shape: Shape,
+) -> EvaluateWork:
+    options: dict[str, int | bool] = {}
+    model = resolved.shapes.get(variant.model.id)
+    if settings.max_length is not None and not (model and settings.max_length > model.context):
+        options["max_length"] = settings.max_length  # beyond a model's own vLLM does not start with it
+    if not settings.prefix_sharing:
+        options["prefix_sharing"] = False
+    engine = dict(settings.engine) if settings.backend == "vllm" else {}
+    if settings.backend == "vllm" and shape.tensor_parallel > 1:
+        engine.setdefault("tensor_parallel_size", shape.tensor_parallel)
+    return EvaluateWork(
+        variant=variant,
+        tasks=tasks,
+        backend=settings.backend,
+        dtype=settings.dtype_for(variant.scheme),
+        versions=versions_of(BACKENDS[settings.backend], settings.environment, resolved),
+        seed=settings.seed,
+        options=tuple(options.items()),
+        checkpoint_path=checkpoint,
+        segments_path="",
+        batch_size=settings.batch_size,
+        flush_interval_s=settings.flush_interval_s,
+        device=settings.device,
+        pace=settings.pace,
+        engine=tuple(engine.items()),
+    )
+
+
+def whole_of(unit: PlannedUnit) -> EvaluateWork:
+    """The evaluation that `unit` is a shard of, as the merge wants it."""
+    if not isinstance(unit.work, EvaluateWork):
+        raise TypeError(f"{unit.id} evaluates nothing")
+    return dataclasses.replace(unit.work, shard=Shard(), segments_path="")
+
+
+def merge_of(resolved: Resolved, evaluations: list[EvaluateWork], units: list[PlannedUnit]) -> PlannedUnit:
+    """Of all responses of `evaluations`, behind whatever `units` evaluate."""
+    work = MergeWork(
+        run=resolved.name,
+        evaluations=tuple(evaluations),
+        segments_path=str(resolved.layout.segments),
+        results_path=str(resolved.layout.results),
+    )
+    rehearsal = evaluations[0].is_rehearsal
+    try:
+        shape = place_merge(resolved.profile)
+    except CannotPlace:
+        shape = Shape(gpu_class=units[-1].shape.gpu_class)
+    return PlannedUnit(
+        id=f"{Kind.MERGE}.{resolved.name}",
+        work=work,
+        environment=REHEARSAL_ENVIRONMENT if rehearsal else MERGE_ENVIRONMENT,
+        shape=shape,
+        depends_on=tuple(unit.id for unit in units if unit.kind is Kind.EVALUATE),
+    )

@@ -1,0 +1,88 @@
+"""The place of every variant: where it is made, where and in how many shards it is evaluated; or why nowhere.
+
+Knows options and how they are chosen; makes no units.
+"""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+
+from hpcq.manifest.resolved import EvaluateSettings
+from hpcq.plan.choose import cheapest, shards_of, soonest, within_limits
+from hpcq.plan.place import CannotPlace
+from hpcq.plan.reckoning import Option, Reckoner, Ways
+from hpcq.units import Variant
+
+
+@dataclass(frozen=True, kw_only=True)
+class Place:
+    """Of one variant, and the settings of its evaluation. because: why not by the back end that the manifest names.
+
+    quantization: None where it is a base checkpoint.
+    """
+
+    settings: EvaluateSettings
+    evaluation: Option
+    shards: int
+    because: str | None = None
+    quantization: Option | None = None
+
+
+def choose_places(reckoner: Reckoner, variants: Sequence[Variant]) -> tuple[dict[str, Place], dict[str, CannotPlace]]:
+    """By variant, its place or why it has none."""
+    profile = reckoner.resolved.profile
+    ways: dict[str, Ways] = {}
+    evaluations: dict[str, list[Option]] = {}
+    quantizations: dict[str, list[Option]] = {}
+    unplaced: dict[str, CannotPlace] = {}
+    for variant in variants:
+        try:
+            ways[variant.id] = reckoner.evaluations(variant)
+            fitting = within_limits(ways[variant.id].options, profile)
+            if variant.scheme.is_quantized:
+                quantizations[variant.id] = reckoner.quantizations(variant)
+            evaluations[variant.id] = fitting
+        except CannotPlace as problem:
+            unplaced[variant.id] = problem
+    chosen, making = _chosen(evaluations, reckoner), _chosen(quantizations, reckoner)
+    crowds = Counter(option.placement.shape.gpu_class for option in chosen.values())
+    places: dict[str, Place] = {}
+    for name, option in chosen.items():
+        try:
+            shards = _shards(name, option, reckoner, crowds[option.placement.shape.gpu_class])
+        except CannotPlace as problem:
+            unplaced[name] = problem
+            continue
+        places[name] = Place(
+            settings=ways[name].settings,
+            because=ways[name].because,
+            evaluation=option,
+            shards=shards,
+            quantization=making.get(name),
+        )
+    return places, unplaced
+
+
+def _chosen(options: Mapping[str, Sequence[Option]], reckoner: Reckoner) -> dict[str, Option]:
+    if reckoner.resolved.manifest.plan.objective == "finish":
+        return soonest(options, reckoner.resolved.profile)
+    return {name: cheapest(found) for name, found in options.items()}
+
+
+def _shards(name: str, option: Option, reckoner: Reckoner, crowd: int) -> int:
+    """The manifest's number, or the one that the run began with: other units would do the same work beside the first.
+
+    Raises:
+        CannotPlace: the manifest's number would load for longer than it answers.
+    """
+    settings = reckoner.resolved
+    stated = settings.evaluate.shards
+    if stated == "auto":
+        begun = reckoner.earlier.shards.get(name)
+        if begun is not None:
+            return begun
+    return shards_of(
+        option, None if stated == "auto" else stated, settings.manifest.plan.objective, settings.profile, crowd
+    )
