@@ -5,6 +5,9 @@ quantization holds up its own evaluations alone: `aftercorr`, by which element i
 another (one array a shard, its variants in the order of the quantizations), or `afterok` on one element (one array a
 variant, of all its shards). The one that makes fewer arrays is taken. For the first, quantizations whose evaluations
 differ in shape or number of shards go to different arrays.
+
+Slurm starts what was submitted first, so what ends last comes first: arrays, and units in an array, by the seconds from
+their start to the end of all that needs them. Units of unknown seconds keep their order, after the others.
 """
 
 from __future__ import annotations
@@ -13,6 +16,7 @@ from collections import defaultdict
 from collections.abc import Iterable, Mapping, Sequence
 
 from hpcq.manifest.profiles import Profile
+from hpcq.plan.chains import tails
 from hpcq.plan.units import PlannedArray, PlannedUnit, Shape
 from hpcq.units import Kind, address_of
 
@@ -27,11 +31,16 @@ def make_arrays(
     under_way: units that were handed over earlier and have not ended, and the array that each is an element of.
     """
     under_way = under_way or {}
+    seconds = {unit.id: unit.seconds or 0.0 for unit in units}
+    remaining = {unit_id: seconds[unit_id] + tail for unit_id, tail in tails(units, seconds).items()}
+    units = sorted(units, key=lambda unit: -remaining[unit.id])
     evaluations = [unit for unit in units if unit.kind is Kind.EVALUATE]
     quantize_arrays, aligned = _quantize_and_aligned(units, evaluations, profile)
     corresponding = {unit.id for array in aligned for unit in array.units}
     free = [unit for unit in evaluations if unit.id not in corresponding]
     arrays = [*quantize_arrays, *aligned, *_free_evaluations(free, profile, under_way)]
+    # Sorting keeps an array behind the one that it waits for: that has a unit with no less remaining.
+    arrays.sort(key=lambda array: -max(remaining[unit.id] for unit in array.units))
     for unit in units:
         if unit.kind is Kind.MERGE:
             earlier = {under_way[needed] for needed in unit.depends_on if needed in under_way}

@@ -29,7 +29,8 @@ class PlannedUnit:
     """One piece of work and where it runs.
 
     memory_gib_per_gpu: estimated; None where there is no GPU or no known shape. need: what it is made of, where it
-    evaluates. kernel: what it is computed with, where that is known.
+    evaluates. kernel: what it is computed with, where that is known. seconds: estimated, of the whole unit, loading
+    included; None: unknown.
     """
 
     id: str
@@ -39,6 +40,7 @@ class PlannedUnit:
     memory_gib_per_gpu: float | None = None
     need: Need | None = None
     kernel: str | None = None
+    seconds: float | None = None
     depends_on: tuple[str, ...] = ()
 
     @property

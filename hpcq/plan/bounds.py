@@ -1,0 +1,93 @@
+"""What no order of work and no scheduler can be faster than: a bound of a plan's wall time from below.
+
+Knows units, a profile and seconds; must not know arrays' order, nor how anything is scheduled.
+"""
+
+from __future__ import annotations
+
+from collections import defaultdict
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from math import floor
+
+from hpcq.manifest.profiles import Profile
+from hpcq.plan.chains import heads, tails
+from hpcq.plan.resources import node_of, nodes_of, taken_of
+from hpcq.plan.units import PlannedArray, PlannedUnit
+
+_STEPS = (0, 1, 2, 3, 4, 5, 6, 7)
+
+
+@dataclass(frozen=True, kw_only=True)
+class _Load:
+    """A unit's seconds, the seconds that must pass before it and after it, and its share of all nodes of its class."""
+
+    seconds: float
+    head: float
+    tail: float
+    share: float
+
+
+def lower_bound(arrays: Sequence[PlannedArray], profile: Profile, seconds: Mapping[str, float]) -> float:
+    """Seconds that `arrays` take at least where they are placed, whatever the order: the greatest of these.
+
+    - The longest chain of units that need each other: each begins when the one before it has ended.
+    - An array's seconds / its throttle: so many at once is what the profile allows.
+    - For each class, amount and k: head + sum of seconds · nodes · f(share of a node) / nodes + tail, over all units
+      before which at least `head` passes (or after which at least `tail` does). None of them is there before the
+      smallest of their heads, or after the end less the smallest of their tails, and in between no node is more than
+      full. f(x) = x makes it the work over what there is. f_k(x) = x where (k + 1)·x is whole, else
+      floor((k + 1)·x) / k, keeps shares that fit on a node together at 1 in sum (a dual feasible function: Fekete and
+      Schepers, Mathematical Programming 91, 2001), and counts what whole units must leave idle: with k = 1 a unit of
+      more than half a node counts as the whole node, for no second such one fits beside it.
+    """
+    units = [unit for array in arrays for unit in array.units]
+    before, after = heads(units, seconds), tails(units, seconds)
+    bound = max((before[unit.id] + seconds[unit.id] for unit in units), default=0.0)
+    for array in arrays:
+        if array.throttle:
+            bound = max(bound, sum(seconds[unit.id] for unit in array.units) / array.throttle)
+    by_class: dict[str, list[PlannedUnit]] = defaultdict(list)
+    for unit in units:
+        by_class[unit.shape.gpu_class].append(unit)
+    for members in by_class.values():
+        for shares in _shares(members, profile):
+            loads = [
+                _Load(seconds=seconds[unit.id], head=before[unit.id], tail=after[unit.id], share=share)
+                for unit, share in zip(members, shares, strict=True)
+            ]
+            bound = max(bound, _busy(loads))
+    return bound
+
+
+def _busy(loads: Iterable[_Load]) -> float:
+    """The greatest of head + work + tail over the units with at least a head, and over those with at least a tail."""
+    loads, bound = list(loads), 0.0
+    for is_head in (True, False):
+        work, least = 0.0, float("inf")
+        for load in sorted(loads, key=lambda one: one.head if is_head else one.tail, reverse=True):
+            work += load.seconds * load.share
+            least = min(least, load.tail if is_head else load.head)
+            bound = max(bound, work + least + (load.head if is_head else load.tail))
+    return bound
+
+
+def _shares(units: Sequence[PlannedUnit], profile: Profile) -> Iterator[list[float]]:
+    """Each unit's share of the class, by amount of a node and by f."""
+    gpu_class = units[0].shape.gpu_class
+    nodes, node = profile.gpu_classes[gpu_class].nodes, node_of(profile, gpu_class)
+    for amount, has in enumerate(node):
+        if not has:
+            continue
+        parts = {unit.shape: taken_of(profile, unit.shape)[amount] / has for unit in units}
+        for k in _STEPS:
+            of = {
+                shape: nodes_of(profile, shape) * (_dual_feasible(k, part) if k else part) / nodes
+                for shape, part in parts.items()
+            }
+            yield [of[unit.shape] for unit in units]
+
+
+def _dual_feasible(k: int, part: float) -> float:
+    scaled = (k + 1) * part
+    return part if abs(scaled - round(scaled)) < 1e-9 else floor(scaled) / k
