@@ -15,7 +15,8 @@ from hpcq.plan.chains import heads, tails
 from hpcq.plan.resources import node_of, nodes_of, taken_of
 from hpcq.plan.units import PlannedArray, PlannedUnit
 
-_STEPS = (0, 1, 2, 3, 4, 5, 6, 7)
+_STEPS = range(8)  # of k; nodes have 8 GPUs at most as a rule
+_ROUNDING = 1e-9
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -90,4 +91,4 @@ def _shares(units: Sequence[PlannedUnit], profile: Profile) -> Iterator[list[flo
 
 def _dual_feasible(k: int, part: float) -> float:
     scaled = (k + 1) * part
-    return part if abs(scaled - round(scaled)) < 1e-9 else floor(scaled) / k
+    return part if abs(scaled - round(scaled)) < _ROUNDING else floor(scaled) / k

@@ -125,6 +125,7 @@ class _Simulation:
         for queue in self._queues:
             array = queue.array
             needed = [place_of[name] for name in array.depends_on if name in place_of and array.dependency != "none"]
+            pairs: list[tuple[tuple[int, int | None], tuple[int, int | None]]]
             if array.dependency == "aftercorr" and needed:
                 pairs = [((one, index), (queue.place, index)) for one in needed for index in range(len(array.units))]
             else:
@@ -254,11 +255,11 @@ def _fitting(nodes: Sequence[_Node], want: _Want, reservation: _Reservation | No
     """The first nodes that have what is wanted and are not kept for another by then."""
     chosen: list[int] = []
     for index, node in enumerate(nodes):
+        is_kept = reservation and index in reservation.spare and now + want.limit_s > reservation.start
         if not _covers(node.free, want.taken):
             continue
-        if reservation and index in reservation.spare and now + want.limit_s > reservation.start:
-            if not _covers(reservation.spare[index], want.taken):
-                continue
+        if reservation and is_kept and not _covers(reservation.spare[index], want.taken):
+            continue
         chosen.append(index)
         if len(chosen) == want.nodes:
             return chosen
