@@ -7,18 +7,25 @@ variant, of all its shards). The one that makes fewer arrays is taken. For the f
 differ in shape or number of shards go to different arrays.
 
 Slurm starts what was submitted first, so what ends last comes first: arrays, and units in an array, by the seconds from
-their start to the end of all that needs them. Units of unknown seconds keep their order, after the others.
+their start to the end of all that needs them. Units of unknown seconds keep their order, after the others. An array's
+last unit comes before the next array's first, so long units and short ones go to different arrays, a few bands of them.
 """
 
 from __future__ import annotations
 
 from collections import defaultdict
 from collections.abc import Iterable, Mapping, Sequence
+from math import log
 
 from hpcq.manifest.profiles import Profile
 from hpcq.plan.chains import tails
 from hpcq.plan.units import PlannedArray, PlannedUnit, Shape
 from hpcq.units import Kind, address_of
+
+_BAND = 1.5
+"""Units of an array last so many times as long as each other at most."""
+_BANDS = 5
+"""All that is shorter than the longest by _BAND ** (_BANDS - 1) shares the last one: little is lost by its order."""
 
 _ShardPlace = tuple[Shape, str, int, int]
 
@@ -34,11 +41,12 @@ def make_arrays(
     seconds = {unit.id: unit.seconds or 0.0 for unit in units}
     remaining = {unit_id: seconds[unit_id] + tail for unit_id, tail in tails(units, seconds).items()}
     units = sorted(units, key=lambda unit: -remaining[unit.id])
+    bands = _bands(units, seconds)
     evaluations = [unit for unit in units if unit.kind is Kind.EVALUATE]
-    quantize_arrays, aligned = _quantize_and_aligned(units, evaluations, profile)
+    quantize_arrays, aligned = _quantize_and_aligned(units, evaluations, profile, bands)
     corresponding = {unit.id for array in aligned for unit in array.units}
     free = [unit for unit in evaluations if unit.id not in corresponding]
-    arrays = [*quantize_arrays, *aligned, *_free_evaluations(free, profile, under_way)]
+    arrays = [*quantize_arrays, *aligned, *_free_evaluations(free, profile, under_way, bands)]
     # Sorting keeps an array behind the one that it waits for: that has a unit with no less remaining.
     arrays.sort(key=lambda array: -max(remaining[unit.id] for unit in array.units))
     for unit in units:
@@ -48,19 +56,33 @@ def make_arrays(
     return tuple(arrays)
 
 
+def _bands(units: Sequence[PlannedUnit], seconds: Mapping[str, float]) -> dict[str, int]:
+    """Of each unit, from the longest on; of a quantization that of its evaluations, whose arrays follow its own."""
+    longest = max(seconds.values(), default=0.0)
+    bands: dict[str, int] = {}
+    for unit in units:
+        lasts = seconds[unit.id]
+        bands[unit.id] = min(_BANDS - 1, int(log(longest / lasts, _BAND))) if lasts else _BANDS
+    followers: dict[str, int] = {}
+    for unit in units:
+        for needed in unit.depends_on:
+            followers[needed] = min(followers.get(needed, _BANDS), bands[unit.id])
+    return {**bands, **followers}
+
+
 def _quantize_and_aligned(
-    units: Iterable[PlannedUnit], evaluations: Sequence[PlannedUnit], profile: Profile
+    units: Iterable[PlannedUnit], evaluations: Sequence[PlannedUnit], profile: Profile, bands: Mapping[str, int]
 ) -> tuple[list[PlannedArray], list[PlannedArray]]:
     shards_of: dict[str, dict[_ShardPlace, PlannedUnit]] = defaultdict(dict)
     for unit in evaluations:
         for needed in unit.depends_on:
             shards_of[needed][_shard_place(unit)] = unit
-    groups: dict[tuple[Shape, str, tuple[_ShardPlace, ...]], list[PlannedUnit]] = defaultdict(list)
+    groups: dict[tuple[Shape, str, tuple[_ShardPlace, ...], int], list[PlannedUnit]] = defaultdict(list)
     for unit in units:
         if unit.kind is Kind.QUANTIZE:
-            groups[unit.shape, unit.environment, tuple(sorted(shards_of[unit.id]))].append(unit)
+            groups[unit.shape, unit.environment, tuple(sorted(shards_of[unit.id])), bands[unit.id]].append(unit)
     quantize_arrays, aligned = [], []
-    for (_, _, places), members in groups.items():
+    for (_, _, places, _), members in groups.items():
         array = _array(members, profile)
         quantize_arrays.append(array)
         if len(places) <= len(members):
@@ -92,16 +114,16 @@ def _shard_place(unit: PlannedUnit) -> _ShardPlace:
 
 
 def _free_evaluations(
-    evaluations: Iterable[PlannedUnit], profile: Profile, under_way: Mapping[str, str]
+    evaluations: Iterable[PlannedUnit], profile: Profile, under_way: Mapping[str, str], bands: Mapping[str, int]
 ) -> list[PlannedArray]:
     """Evaluations whose checkpoint is there, or is being made by an array handed over earlier."""
-    groups: dict[tuple[Shape, str, tuple[str, ...]], list[PlannedUnit]] = defaultdict(list)
+    groups: dict[tuple[Shape, str, tuple[str, ...], int], list[PlannedUnit]] = defaultdict(list)
     for unit in evaluations:
         earlier = tuple(sorted({under_way[needed] for needed in unit.depends_on if needed in under_way}))
-        groups[unit.shape, unit.environment, earlier].append(unit)
+        groups[unit.shape, unit.environment, earlier, bands[unit.id]].append(unit)
     return [
         _array(members, profile, depends_on=earlier, dependency="afterany" if earlier else "none")
-        for (_, _, earlier), members in groups.items()
+        for (_, _, earlier, _), members in groups.items()
     ]
 
 

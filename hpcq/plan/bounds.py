@@ -16,6 +16,9 @@ from hpcq.plan.resources import node_of, nodes_of, taken_of
 from hpcq.plan.units import PlannedArray, PlannedUnit
 
 _STEPS = range(8)  # of k; nodes have 8 GPUs at most as a rule
+_HALF = 0.5
+_THRESHOLDS = 16  # of tails and heads that are tried
+_ROUNDS = 16  # behind which single units matter little
 _ROUNDING = 1e-9
 
 
@@ -34,13 +37,18 @@ def lower_bound(arrays: Sequence[PlannedArray], profile: Profile, seconds: Mappi
 
     - The longest chain of units that need each other: each begins when the one before it has ended.
     - An array's seconds / its throttle: so many at once is what the profile allows.
+    - For each class and size: at most m units of at least that size are there at once, so they form m tracks; of the
+      j·m + 1 longest one track has j + 1, which take at least the sum of the j + 1 shortest of these, after the smallest
+      head (what must pass before a unit) and before the smallest tail (what must pass after it).
     - For each class, amount and k: head + sum of seconds · nodes · f(share of a node) / nodes + tail, over all units
       before which at least `head` passes (or after which at least `tail` does). None of them is there before the
       smallest of their heads, or after the end less the smallest of their tails, and in between no node is more than
       full. f(x) = x makes it the work over what there is. f_k(x) = x where (k + 1)·x is whole, else
       floor((k + 1)·x) / k, keeps shares that fit on a node together at 1 in sum (a dual feasible function: Fekete and
       Schepers, Mathematical Programming 91, 2001), and counts what whole units must leave idle: with k = 1 a unit of
-      more than half a node counts as the whole node, for no second such one fits beside it.
+      more than half a node counts as the whole node, for no second such one fits beside it. Units that take more than
+      half of each of their nodes share none, so f_k holds of their nodes / all nodes, too: of five nodes, units of
+      three are never there twice.
     """
     units = [unit for array in arrays for unit in array.units]
     before, after = heads(units, seconds), tails(units, seconds)
@@ -58,6 +66,49 @@ def lower_bound(arrays: Sequence[PlannedArray], profile: Profile, seconds: Mappi
                 for unit, share in zip(members, shares, strict=True)
             ]
             bound = max(bound, _busy(loads))
+        bound = max([bound, *_tracks(members, profile, seconds, before, after)])
+    return bound
+
+
+def _tracks(
+    units: Sequence[PlannedUnit],
+    profile: Profile,
+    seconds: Mapping[str, float],
+    before: Mapping[str, float],
+    after: Mapping[str, float],
+) -> Iterator[float]:
+    """Bounds by pigeonholes, of units of at least a size, and of those of them with at least a tail or a head."""
+    gpu_class = units[0].shape.gpu_class
+    nodes, node = profile.gpu_classes[gpu_class].nodes, node_of(profile, gpu_class)
+    sizes = {(taken_of(profile, unit.shape), nodes_of(profile, unit.shape)) for unit in units}
+    for taken, wide in sizes:
+        on_a_node = min(int(has / part + _ROUNDING) for has, part in zip(node, taken, strict=True) if part)
+        tracks = max(1, nodes * on_a_node // wide)
+        large = [
+            unit.id
+            for unit in units
+            if nodes_of(profile, unit.shape) >= wide
+            and all(part >= least for part, least in zip(taken_of(profile, unit.shape), taken, strict=True))
+        ]
+        for known in (after, before):
+            values = sorted({known[unit] for unit in large})
+            for least in values[:: max(1, len(values) // _THRESHOLDS)]:
+                yield _pigeonholes([unit for unit in large if known[unit] >= least], tracks, seconds, before, after)
+
+
+def _pigeonholes(
+    units: Sequence[str],
+    tracks: int,
+    seconds: Mapping[str, float],
+    before: Mapping[str, float],
+    after: Mapping[str, float],
+) -> float:
+    longest = sorted(units, key=lambda unit: -seconds[unit])
+    around = min(before[unit] for unit in units) + min(after[unit] for unit in units)
+    bound = 0.0
+    for more in range(1, min(_ROUNDS, (len(longest) - 1) // tracks) + 1):
+        last = more * tracks + 1
+        bound = max(bound, around + sum(seconds[unit] for unit in longest[last - more - 1 : last]))
     return bound
 
 
@@ -87,6 +138,12 @@ def _shares(units: Sequence[PlannedUnit], profile: Profile) -> Iterator[list[flo
                 for shape, part in parts.items()
             }
             yield [of[unit.shape] for unit in units]
+            if k and nodes > 1:
+                whole = {
+                    shape: _dual_feasible(k, nodes_of(profile, shape) / nodes) if part > _HALF else 0.0
+                    for shape, part in parts.items()
+                }
+                yield [whole[unit.shape] for unit in units]
 
 
 def _dual_feasible(k: int, part: float) -> float:
