@@ -19,6 +19,7 @@ from math import log
 
 from hpcq.manifest.profiles import Profile
 from hpcq.plan.chains import tails
+from hpcq.plan.schedule import timeline
 from hpcq.plan.units import PlannedArray, PlannedUnit, Shape
 from hpcq.units import Kind, address_of
 
@@ -41,19 +42,54 @@ def make_arrays(
     seconds = {unit.id: unit.seconds or 0.0 for unit in units}
     remaining = {unit_id: seconds[unit_id] + tail for unit_id, tail in tails(units, seconds).items()}
     units = sorted(units, key=lambda unit: -remaining[unit.id])
-    bands = _bands(units, seconds)
+    ways = [
+        _in_order(
+            _gathered(units, profile, under_way, bands), units, profile, under_way, remaining, widest_first=widest
+        )
+        for bands in ({}, _bands(units, seconds))
+        for widest in (False, True)
+    ]
+    different = list(dict.fromkeys(tuple(array.name for array in arrays) for arrays in ways))
+    if len(different) == 1:
+        return ways[0]
+    return min(ways, key=lambda arrays: timeline(arrays, profile, seconds).wall_seconds)
+
+
+def _gathered(
+    units: Sequence[PlannedUnit], profile: Profile, under_way: Mapping[str, str], bands: Mapping[str, int]
+) -> list[PlannedArray]:
+    """All arrays but the merge's."""
     evaluations = [unit for unit in units if unit.kind is Kind.EVALUATE]
     quantize_arrays, aligned = _quantize_and_aligned(units, evaluations, profile, bands)
     corresponding = {unit.id for array in aligned for unit in array.units}
     free = [unit for unit in evaluations if unit.id not in corresponding]
-    arrays = [*quantize_arrays, *aligned, *_free_evaluations(free, profile, under_way, bands)]
-    # Sorting keeps an array behind the one that it waits for: that has a unit with no less remaining.
-    arrays.sort(key=lambda array: -max(remaining[unit.id] for unit in array.units))
+    return [*quantize_arrays, *aligned, *_free_evaluations(free, profile, under_way, bands)]
+
+
+def _in_order(
+    arrays: list[PlannedArray],
+    units: Sequence[PlannedUnit],
+    profile: Profile,
+    under_way: Mapping[str, str],
+    remaining: Mapping[str, float],
+    *,
+    widest_first: bool,
+) -> tuple[PlannedArray, ...]:
+    """`arrays` from what ends last on, or from the most nodes on, each behind the one that it waits for; the merge."""
+    rank = {
+        array.name: (array.shape.nodes if widest_first else 0, max(remaining[unit.id] for unit in array.units))
+        for array in arrays
+    }
+    for array in arrays:
+        for name in array.depends_on:
+            if name in rank:
+                rank[name] = max(rank[name], rank[array.name])
+    ordered = sorted(arrays, key=lambda array: (-rank[array.name][0], -rank[array.name][1]))
     for unit in units:
         if unit.kind is Kind.MERGE:
             earlier = {under_way[needed] for needed in unit.depends_on if needed in under_way}
-            arrays.append(_merge_array(unit, profile, [array.name for array in arrays], sorted(earlier)))
-    return tuple(arrays)
+            ordered.append(_merge_array(unit, profile, [array.name for array in ordered], sorted(earlier)))
+    return tuple(ordered)
 
 
 def _bands(units: Sequence[PlannedUnit], seconds: Mapping[str, float]) -> dict[str, int]:
@@ -77,10 +113,10 @@ def _quantize_and_aligned(
     for unit in evaluations:
         for needed in unit.depends_on:
             shards_of[needed][_shard_place(unit)] = unit
-    groups: dict[tuple[Shape, str, tuple[_ShardPlace, ...], int], list[PlannedUnit]] = defaultdict(list)
+    groups: dict[tuple[Shape, str, tuple[_ShardPlace, ...], int | None], list[PlannedUnit]] = defaultdict(list)
     for unit in units:
         if unit.kind is Kind.QUANTIZE:
-            groups[unit.shape, unit.environment, tuple(sorted(shards_of[unit.id])), bands[unit.id]].append(unit)
+            groups[unit.shape, unit.environment, tuple(sorted(shards_of[unit.id])), bands.get(unit.id)].append(unit)
     quantize_arrays, aligned = [], []
     for (_, _, places, _), members in groups.items():
         array = _array(members, profile)
@@ -117,10 +153,10 @@ def _free_evaluations(
     evaluations: Iterable[PlannedUnit], profile: Profile, under_way: Mapping[str, str], bands: Mapping[str, int]
 ) -> list[PlannedArray]:
     """Evaluations whose checkpoint is there, or is being made by an array handed over earlier."""
-    groups: dict[tuple[Shape, str, tuple[str, ...], int], list[PlannedUnit]] = defaultdict(list)
+    groups: dict[tuple[Shape, str, tuple[str, ...], int | None], list[PlannedUnit]] = defaultdict(list)
     for unit in evaluations:
         earlier = tuple(sorted({under_way[needed] for needed in unit.depends_on if needed in under_way}))
-        groups[unit.shape, unit.environment, earlier, bands[unit.id]].append(unit)
+        groups[unit.shape, unit.environment, earlier, bands.get(unit.id)].append(unit)
     return [
         _array(members, profile, depends_on=earlier, dependency="afterany" if earlier else "none")
         for (_, _, earlier, _), members in groups.items()

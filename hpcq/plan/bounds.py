@@ -36,10 +36,11 @@ def lower_bound(arrays: Sequence[PlannedArray], profile: Profile, seconds: Mappi
     """Seconds that `arrays` take at least where they are placed, whatever the order: the greatest of these.
 
     - The longest chain of units that need each other: each begins when the one before it has ended.
-    - An array's seconds / its throttle: so many at once is what the profile allows.
+    - Units of which no two can run at once, because one needs the other or a class has no room for both: their sum.
     - For each class and size: at most m units of at least that size are there at once, so they form m tracks; of the
-      j·m + 1 longest one track has j + 1, which take at least the sum of the j + 1 shortest of these, after the smallest
-      head (what must pass before a unit) and before the smallest tail (what must pass after it).
+      j·m + 1 longest one track has j + 1, which take at least the sum of the j + 1 shortest of these, after the
+      smallest head (what must pass before a unit) and before the smallest tail (what must pass after it).
+    - For each array with a throttle the same, with as many tracks; and head + sum of seconds / throttle + tail.
     - For each class, amount and k: head + sum of seconds · nodes · f(share of a node) / nodes + tail, over all units
       before which at least `head` passes (or after which at least `tail` does). None of them is there before the
       smallest of their heads, or after the end less the smallest of their tails, and in between no node is more than
@@ -55,7 +56,15 @@ def lower_bound(arrays: Sequence[PlannedArray], profile: Profile, seconds: Mappi
     bound = max((before[unit.id] + seconds[unit.id] for unit in units), default=0.0)
     for array in arrays:
         if array.throttle:
-            bound = max(bound, sum(seconds[unit.id] for unit in array.units) / array.throttle)
+            names = [unit.id for unit in array.units]
+            bound = max(bound, _pigeonholes(names, array.throttle, seconds, before, after))
+            bound = max(
+                bound,
+                _busy(
+                    _Load(seconds=seconds[name], head=before[name], tail=after[name], share=1 / array.throttle)
+                    for name in names
+                ),
+            )
     by_class: dict[str, list[PlannedUnit]] = defaultdict(list)
     for unit in units:
         by_class[unit.shape.gpu_class].append(unit)
@@ -67,7 +76,31 @@ def lower_bound(arrays: Sequence[PlannedArray], profile: Profile, seconds: Mappi
             ]
             bound = max(bound, _busy(loads))
         bound = max([bound, *_tracks(members, profile, seconds, before, after)])
-    return bound
+    return max(bound, _one_at_a_time(units, profile, seconds))
+
+
+def _one_at_a_time(units: Sequence[PlannedUnit], profile: Profile, seconds: Mapping[str, float]) -> float:
+    """The sum of units that exclude each other, gathered greedily from those that last long on many nodes."""
+    chosen: list[PlannedUnit] = []
+    for unit in sorted(units, key=lambda one: -seconds[one.id] * one.shape.nodes):
+        if all(_exclude(unit, other, profile) for other in chosen):
+            chosen.append(unit)
+    return sum(seconds[unit.id] for unit in chosen)
+
+
+def _exclude(one: PlannedUnit, other: PlannedUnit, profile: Profile) -> bool:
+    """Whether the two can never run at once."""
+    if one.id in other.depends_on or other.id in one.depends_on:
+        return True
+    if one.shape.gpu_class != other.shape.gpu_class:
+        return False
+    takes = zip(taken_of(profile, one.shape), taken_of(profile, other.shape), strict=True)
+    share_a_node = all(
+        first + second <= has + _ROUNDING
+        for (first, second), has in zip(takes, node_of(profile, one.shape.gpu_class), strict=True)
+    )
+    together = nodes_of(profile, one.shape) + nodes_of(profile, other.shape)
+    return not share_a_node and together > profile.gpu_classes[one.shape.gpu_class].nodes
 
 
 def _tracks(
