@@ -17,7 +17,7 @@ from collections import defaultdict
 from collections.abc import Iterable, Mapping, Sequence
 from math import log
 
-from hpcq.manifest.profiles import Profile
+from hpcq.manifest.profiles import GpuClass, Profile
 from hpcq.plan.chains import tails
 from hpcq.plan.schedule import timeline
 from hpcq.plan.units import PlannedArray, PlannedUnit, Shape
@@ -187,9 +187,22 @@ def _array(
         shape=first.shape,
         environment=first.environment,
         units=tuple(units),
-        throttle=offer.throttle,
+        throttle=_throttle(offer, first.shape),
         time_limit_minutes=min(limits),
         depends_on=depends_on,
         dependency=dependency,
         element=element,
     )
+
+
+def _throttle(offer: GpuClass, shape: Shape) -> int | None:
+    """The profile's; where a unit takes several nodes, no more than there is room for.
+
+    Slurm keeps nodes idle for an element that waits for room, not for one that its array's throttle holds back: of three
+    nodes, one would stand idle beside units of two.
+    """
+    if shape.nodes == 1:
+        return offer.throttle
+    on_a_node = max(1, offer.gpus_per_node // shape.gpus_per_node) if shape.gpus_per_node else 1
+    fit = max(1, offer.nodes * on_a_node // shape.nodes)
+    return min(fit, offer.throttle or fit)
