@@ -198,8 +198,8 @@ def _array(
 def _throttle(offer: GpuClass, shape: Shape) -> int | None:
     """The profile's; where a unit takes several nodes, no more than there is room for.
 
-    Slurm keeps nodes idle for an element that waits for room, not for one that its array's throttle holds back: of three
-    nodes, one would stand idle beside units of two.
+    Slurm keeps nodes idle for an element that waits for room, not for one that its array's throttle holds back: of
+    three nodes, one would stand idle beside units of two.
     """
     if shape.nodes == 1:
         return offer.throttle
