@@ -202,7 +202,7 @@ def test_a_unit_that_waits_for_nodes_is_not_overtaken_for_ever() -> None:
 
 
 def test_the_bound_counts_what_whole_units_must_leave_idle() -> None:
-    """Where units of five of eight GPUs, of three of five nodes, or five for four GPUs wait, no order could do better."""
+    """Units of five of eight GPUs, of three of five nodes, five for four GPUs: no order could do better."""
     for wishes, nodes in (
         ([Wish(evaluate=10, shards=6, gpus=5)], 2),
         ([Wish(evaluate=10, shards=4, nodes=3, gpus=8)], 5),
