@@ -13,11 +13,12 @@ from __future__ import annotations
 
 import heapq
 from collections import defaultdict
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 
 from hpcq.manifest.profiles import Profile
-from hpcq.plan.resources import Amounts, node_of, nodes_of, taken_of
+from hpcq.plan.nodes import Node, Reservation, Want, fitting, less, more, reserve
+from hpcq.plan.resources import node_of, nodes_of, taken_of
 from hpcq.plan.units import PlannedArray
 
 
@@ -59,43 +60,12 @@ class _Queue:
         return bool(self.eligible) and self.running < (self.array.throttle or len(self.array.units))
 
 
-@dataclass
-class _Node:
-    """free: amounts. ends: of the units on it, when their time limits end, and what they take."""
-
-    free: Amounts
-    ends: dict[str, tuple[float, Amounts]] = field(default_factory=dict)
-
-
-@dataclass(frozen=True, kw_only=True)
-class _Want:
-    """What an element asks for; elements of equal wants fit or do not fit together."""
-
-    nodes: int
-    taken: Amounts
-    limit_s: float
-
-
-@dataclass(frozen=True, kw_only=True)
-class _Reservation:
-    """For the first that waits: from when on, which nodes, and what each of them will have left beside it then."""
-
-    start: float
-    spare: dict[int, Amounts]
-
-    def keep(self, chosen: Iterable[int], taken: Amounts) -> None:
-        """A later unit that may last longer takes of what was spare."""
-        for index in chosen:
-            if index in self.spare:
-                self.spare[index] = _less(self.spare[index], taken)
-
-
 class _Simulation:
     def __init__(self, arrays: Sequence[PlannedArray], profile: Profile, seconds: Mapping[str, float]) -> None:
         self._seconds = seconds
         self._queues = [_Queue(place=place, array=array) for place, array in enumerate(arrays)]
         self._wants = [
-            _Want(
+            Want(
                 nodes=nodes_of(profile, array.shape),
                 taken=taken_of(profile, array.shape),
                 limit_s=array.time_limit_minutes * 60.0,
@@ -103,11 +73,11 @@ class _Simulation:
             for array in arrays
         ]
         self._nodes = {
-            name: [_Node(free=node_of(profile, name)) for _ in range(offer.nodes)]
+            name: [Node(free=node_of(profile, name)) for _ in range(offer.nodes)]
             for name, offer in profile.gpu_classes.items()
         }
         # Arrays that may start something, a heap of their places for each want.
-        self._lanes: dict[str, dict[_Want, list[int]]] = defaultdict(lambda: defaultdict(list))
+        self._lanes: dict[str, dict[Want, list[int]]] = defaultdict(lambda: defaultdict(list))
         self._on: dict[str, list[int]] = {}
         self._ends: list[tuple[float, int, int]] = []
         self._starts: dict[str, float] = {}
@@ -169,14 +139,14 @@ class _Simulation:
         """One pass of the scheduler over a class: each want until it fits no more, the earliest submitted first."""
         lanes, nodes = self._lanes[gpu_class], self._nodes[gpu_class]
         heads = [(lane[0], want) for want, lane in lanes.items() if lane]
-        reservation: _Reservation | None = None
+        reservation: Reservation | None = None
         while heads:
             first = min(range(len(heads)), key=lambda index: heads[index][0])
             place, want = heads.pop(first)
-            chosen = _fitting(nodes, want, reservation, now)
+            chosen = fitting(nodes, want, reservation, now)
             if chosen is None:
                 if reservation is None and heads:
-                    reservation = _reserve(nodes, want, now)
+                    reservation = reserve(nodes, want, now)
                 continue
             self._start(place, want, chosen, now)
             if reservation and now + want.limit_s > reservation.start:
@@ -187,14 +157,14 @@ class _Simulation:
             if lane:
                 heads.append((lane[0], want))
 
-    def _start(self, place: int, want: _Want, chosen: list[int], now: float) -> None:
+    def _start(self, place: int, want: Want, chosen: list[int], now: float) -> None:
         queue = self._queues[place]
         element = heapq.heappop(queue.eligible)
         queue.running += 1
         gpu_class, unit = queue.array.shape.gpu_class, queue.array.units[element].id
         for index in chosen:
             node = self._nodes[gpu_class][index]
-            node.free = _less(node.free, want.taken)
+            node.free = less(node.free, want.taken)
             node.ends[unit] = (now + want.limit_s, want.taken)
         self._on[unit], self._starts[unit] = chosen, now
         self._cause[unit] = self._why(place, element, gpu_class, now)
@@ -219,7 +189,7 @@ class _Simulation:
         for index in self._on.pop(unit):
             node = self._nodes[gpu_class][index]
             _, taken = node.ends.pop(unit)
-            node.free = _more(node.free, taken)
+            node.free = more(node.free, taken)
         self._freed[gpu_class] = (now, unit)
         was_open = queue.is_open
         queue.running -= 1
@@ -249,53 +219,3 @@ class _Simulation:
             seen.add(last)
             last = self._cause[last]
         return tuple(reversed(path))
-
-
-def _fitting(nodes: Sequence[_Node], want: _Want, reservation: _Reservation | None, now: float) -> list[int] | None:
-    """The first nodes that have what is wanted and are not kept for another by then."""
-    chosen: list[int] = []
-    for index, node in enumerate(nodes):
-        is_kept = reservation and index in reservation.spare and now + want.limit_s > reservation.start
-        if not _covers(node.free, want.taken):
-            continue
-        if reservation and is_kept and not _covers(reservation.spare[index], want.taken):
-            continue
-        chosen.append(index)
-        if len(chosen) == want.nodes:
-            return chosen
-    return None
-
-
-def _reserve(nodes: Sequence[_Node], want: _Want, now: float) -> _Reservation:
-    """The earliest nodes for what is wanted, if all that runs takes its whole time limit."""
-    ready: list[tuple[float, int]] = []
-    for index, node in enumerate(nodes):
-        free, when = node.free, now
-        for end, taken in sorted(node.ends.values()):
-            if _covers(free, want.taken):
-                break
-            free, when = _more(free, taken), end
-        ready.append((when, index))
-    kept = sorted(ready)[: want.nodes]
-    start = kept[-1][0]
-    spare = {}
-    for _, index in kept:
-        node = nodes[index]
-        free = node.free
-        for end, taken in node.ends.values():
-            if end <= start:
-                free = _more(free, taken)
-        spare[index] = _less(free, want.taken)
-    return _Reservation(start=start, spare=spare)
-
-
-def _covers(free: Amounts, taken: Amounts) -> bool:
-    return free[0] >= taken[0] and free[1] >= taken[1] and free[2] >= taken[2] - 1e-6
-
-
-def _less(free: Amounts, taken: Amounts) -> Amounts:
-    return (free[0] - taken[0], free[1] - taken[1], free[2] - taken[2])
-
-
-def _more(free: Amounts, taken: Amounts) -> Amounts:
-    return (free[0] + taken[0], free[1] + taken[1], free[2] + taken[2])
