@@ -11,6 +11,7 @@ from hpcq.manifest import load, resolve
 from hpcq.plan.arrays import make_arrays
 from hpcq.plan.document import plan_document
 from hpcq.plan.plan import make_plan
+from hpcq.plan.schedule import expected
 
 HEAD = """
 [run]
@@ -53,7 +54,8 @@ def seconds_to_plan(path: Path) -> tuple[int, float]:
     began = time.perf_counter()
     resolved = resolve(load(path))
     plan = make_plan(resolved)
-    document = plan_document(plan, make_arrays(plan.units, resolved.profile), {})
+    arrays = make_arrays(plan.units, resolved.profile)
+    document = plan_document(plan, arrays, {}, expected(arrays, resolved.profile))
     return len(document["units"]), time.perf_counter() - began
 
 

@@ -26,6 +26,7 @@ from hpcq.manifest.profiles import Profile
 from hpcq.monitor.picture import LIVE, JobView, RunStatus, take_picture
 from hpcq.plan.arrays import make_arrays
 from hpcq.plan.document import gpu_hours, plan_document
+from hpcq.plan.schedule import expected
 from hpcq.plan.units import PlannedArray, PlannedUnit
 from hpcq.private import private
 from hpcq.runs import Opened, RunRecord, begin, open_manifest, open_run, read_run, refuse_another
@@ -84,11 +85,11 @@ def plan(manifest: Path, overrides: Sequence[str] = ()) -> Planned:
         ManifestError: everything that is wrong with the manifest, at once.
     """
     opened = open_manifest(manifest, overrides)
-    document = plan_document(opened.plan, (), {})
-    seen = take_picture(opened.layout, document["units"], {})
+    seen = take_picture(opened.layout, plan_document(opened.plan, (), {})["units"], {})
     arrays = make_arrays(_missing(opened, seen, retry_failed=True), opened.profile)
     states = {unit.id: unit.state for unit in seen.units}
-    return Planned(opened=opened, status=seen, arrays=arrays, document=plan_document(opened.plan, arrays, states))
+    document = plan_document(opened.plan, arrays, states, expected(arrays, opened.profile))
+    return Planned(opened=opened, status=seen, arrays=arrays, document=document)
 
 
 def gpu_hours_to_hand_over(opened: Opened, *, retry_failed: bool = False) -> dict[str, float]:

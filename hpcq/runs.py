@@ -22,6 +22,7 @@ from hpcq.plan.arrays import make_arrays
 from hpcq.plan.document import plan_document
 from hpcq.plan.measured import NOTHING_EARLIER, Earlier, earlier_of
 from hpcq.plan.plan import make_plan
+from hpcq.plan.schedule import expected
 from hpcq.plan.tools import versions_by_environment
 from hpcq.plan.units import Plan
 
@@ -166,7 +167,8 @@ def begin(opened: Opened) -> None:
     layout = opened.layout
     write_text(layout.lock, _lock_text(opened))
     arrays = make_arrays(opened.plan.units, opened.profile)
-    write_text(layout.plan, json.dumps(plan_document(opened.plan, arrays, {}), indent=1) + "\n")
+    document = plan_document(opened.plan, arrays, {}, expected(arrays, opened.profile))
+    write_text(layout.plan, json.dumps(document, indent=1) + "\n")
 
 
 def _lock_text(opened: Opened) -> str:

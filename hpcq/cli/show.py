@@ -65,7 +65,7 @@ def total_lines(document: Mapping[str, Any]) -> list[str]:
         most = totals["gpu_hours_at_most"][gpu_class]
         lines.append(f"GPU-hours on {gpu_class}: about {hours:.3g}, at most {most:.0f} (by the time limits)")
     if totals["wall_seconds"] is not None:
-        lines.append(f"wall time: about {duration(totals['wall_seconds'])} on an empty cluster")
+        lines.append(f"wall time: about {duration(totals['wall_seconds'])}, if nothing else runs")
     if totals["critical_path"]:
         lines.append(f"critical path: {' -> '.join(totals['critical_path'])}")
     lines += [f"estimates: {sentence}" for sentence in document["reckoning"]]

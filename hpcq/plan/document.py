@@ -8,6 +8,7 @@ from dataclasses import asdict
 from typing import Any
 
 from hpcq.plan.memory import gib
+from hpcq.plan.schedule import Timeline
 from hpcq.plan.tokens import TokenEstimate, estimate
 from hpcq.plan.units import Plan, PlannedArray, PlannedUnit
 from hpcq.units import EvaluateWork, State
@@ -15,14 +16,17 @@ from hpcq.units import EvaluateWork, State
 SCHEMA = 1
 
 
-def plan_document(plan: Plan, arrays: Sequence[PlannedArray], states: Mapping[str, State]) -> dict[str, Any]:
+def plan_document(
+    plan: Plan, arrays: Sequence[PlannedArray], states: Mapping[str, State], timeline: Timeline | None = None
+) -> dict[str, Any]:
     """The plan as plain JSON types.
 
     `seconds` are estimated, null where nothing is known; `reckoned_seconds` are their parts before earlier attempts put
     them right. `totals.gpu_hours` are of the units in `arrays`, by the estimates (by the time limits, where one has
-    none); `gpu_hours_at_most` is what the time limits allow. `tokens`, of the log-likelihood requests, are estimated,
-    of the whole plan whatever is done; `without` names the tasks that the estimate leaves out. They are null where
-    nothing will be computed from tokens.
+    none); `gpu_hours_at_most` is what the time limits allow. `totals.wall_seconds` and `critical_path` (units, each
+    held up by the one before) are of `timeline`, as if nothing else ran. `tokens`, of the log-likelihood requests, are
+    estimated, of the whole plan whatever is done; `without` names the tasks that the estimate leaves out. They are null
+    where nothing will be computed from tokens.
     """
     addresses: dict[str, str] = {}
     by_variant: dict[str, TokenEstimate] = {}
@@ -44,8 +48,8 @@ def plan_document(plan: Plan, arrays: Sequence[PlannedArray], states: Mapping[st
         "totals": {
             "gpu_hours": gpu_hours(arrays),
             "gpu_hours_at_most": _gpu_hours_at_most(arrays),
-            "wall_seconds": None,
-            "critical_path": None,
+            "wall_seconds": timeline.wall_seconds if timeline else None,
+            "critical_path": list(timeline.critical_path) if timeline else None,
             "checkpoint_bytes": plan.checkpoint_bytes,
             "results_bytes": plan.results_bytes,
             "judge_dollars": 0.0,

@@ -106,7 +106,9 @@ def whole_of(unit: PlannedUnit) -> EvaluateWork:
     return dataclasses.replace(unit.work, shard=Shard(), segments_path="")
 
 
-def merge_of(resolved: Resolved, evaluations: list[EvaluateWork], units: list[PlannedUnit]) -> PlannedUnit:
+def merge_of(
+    resolved: Resolved, evaluations: list[EvaluateWork], units: list[PlannedUnit], seconds: float
+) -> PlannedUnit:
     """Of all responses of `evaluations`, behind whatever `units` evaluate."""
     work = MergeWork(
         run=resolved.name,
@@ -124,5 +126,6 @@ def merge_of(resolved: Resolved, evaluations: list[EvaluateWork], units: list[Pl
         work=work,
         environment=REHEARSAL_ENVIRONMENT if rehearsal else MERGE_ENVIRONMENT,
         shape=shape,
+        seconds=seconds,
         depends_on=tuple(unit.id for unit in units if unit.kind is Kind.EVALUATE),
     )

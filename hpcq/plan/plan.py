@@ -14,7 +14,7 @@ from hpcq.plan.measured import NOTHING_EARLIER, Earlier
 from hpcq.plan.memory import weight_bytes
 from hpcq.plan.place import CannotPlace
 from hpcq.plan.places import Place, choose_places
-from hpcq.plan.reckoning import Reckoner, reckoning_sentences, results_bytes
+from hpcq.plan.reckoning import Reckoner, merge_seconds, reckoning_sentences, results_bytes
 from hpcq.plan.tools import QUANTIZERS, versions_of
 from hpcq.plan.units import Plan, PlannedUnit, Refusal
 from hpcq.plan.wanted import evaluation_of, slower_evaluation_of
@@ -48,7 +48,7 @@ def make_plan(resolved: Resolved, earlier: Earlier = NOTHING_EARLIER) -> Plan:
         if variant.scheme.is_quantized and shape:
             checkpoint_bytes += weight_bytes(shape, variant.scheme)
     if evaluations:
-        units.append(merge_of(resolved, evaluations, units))
+        units.append(merge_of(resolved, evaluations, units, merge_seconds(reckoner.workload, len(evaluations))))
     return Plan(
         run=resolved.name,
         address=address_of("run", sorted(work.address for work in evaluations)),

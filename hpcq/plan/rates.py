@@ -70,6 +70,13 @@ SLACK_MINUTES: Final = 10
 LIMIT_STEP_MINUTES: Final = 5
 """Time limits are multiples of it."""
 
+MERGE_S: Final = 5.0
+"""Of a merge, beside its responses. An assumption."""
+
+MERGED_RESPONSE_S: Final = 35e-6
+"""Of each response. Reading one took 7 microseconds on a server's core (benchmarks/store.py); that checking, scoring
+and writing take four times as long is an assumption."""
+
 SMALLEST_RESPONSE_BYTES: Final = 400
 """Of a response on disk, in a segment or in results.h5, its request's key and provenance included. An assumption."""
 

@@ -183,6 +183,11 @@ def reckoning_sentences(workload: Workload, chosen: Sequence[Option]) -> Iterato
         yield f"no figures of {', '.join(workload.without)}: reckoned as the mean of the others"
 
 
+def merge_seconds(workload: Workload, variants: int) -> float:
+    """Of a merge of the responses of so many variants."""
+    return round(rates.MERGE_S + variants * workload.requests * rates.MERGED_RESPONSE_S, 1)
+
+
 def results_bytes(workload: Workload, variants: int) -> int:
     """Of the responses of so many variants, in segments and once more merged."""
     a_variant = workload.requests * rates.SMALLEST_RESPONSE_BYTES + workload.written * rates.TEXT_BYTES_PER_TOKEN

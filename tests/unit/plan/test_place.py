@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -62,7 +63,8 @@ def refusal(profile: Profile, evaluation: Evaluation) -> tuple[str, str]:
     """Why it cannot be placed, and what to try."""
     with pytest.raises(CannotPlace) as caught:
         place_evaluation(profile, evaluation)
-    return str(caught.value), alternatives(profile, evaluation, CALIBRATION)
+    slower = replace(evaluation, backend="accelerate", demand=Demand(sequences=1))
+    return str(caught.value), alternatives(profile, evaluation, CALIBRATION, slower)
 
 
 @pytest.mark.parametrize(
