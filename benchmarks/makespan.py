@@ -7,6 +7,7 @@ shows single cases.
 
 from __future__ import annotations
 
+import itertools
 import json
 import random
 import statistics
@@ -50,6 +51,7 @@ class Outcome:
 
     seed: int
     objective: str
+    shards: int | str
     units: int
     arrays: int
     wall: float
@@ -110,6 +112,7 @@ def outcome_of(seed: int, folder: Path) -> Outcome | None:
     return Outcome(
         seed=seed,
         objective=resolved.manifest.plan.objective,
+        shards=resolved.evaluate.shards,
         units=len(units),
         arrays=len(arrays),
         wall=timeline(arrays, resolved.profile, seconds).wall_seconds,
@@ -183,9 +186,9 @@ def main() -> None:
     print(f"{len(outcomes)} cases of {len(found)} (elsewhere nothing fits); {sum(one.units for one in outcomes)} units")
     print(f"makespan / lower bound: deciles {deciles}; worst {worst.ratio:.3f} with seed {worst.seed}")
     print(f"arrays a plan: median {statistics.median(one.arrays for one in outcomes):g}")
-    for objective in ("gpu-hours", "finish"):
-        alike = [one for one in outcomes if one.objective == objective]
-        print(f"objective {objective}: one job a model and task takes")
+    for objective, is_auto in itertools.product(("finish", "gpu-hours"), (True, False)):
+        alike = [one for one in outcomes if one.objective == objective and (one.shards == "auto") is is_auto]
+        print(f"{objective}, shards {'auto' if is_auto else 'stated'}: one job a model and task takes")
         _tell_times("makespan", [one.apart_wall / one.wall for one in alike])
         _tell_times("GPU-hours", [one.apart_gpu_hours / one.gpu_hours for one in alike])
     tell(

@@ -8,11 +8,9 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 
 from hpcq.manifest.profiles import Profile
-from hpcq.plan.limits import check_shards, fewest_shards, too_short, worthwhile_shards
+from hpcq.plan.limits import check_shards, fewest_shards, too_short
 from hpcq.plan.place import is_unfaithful
 from hpcq.plan.reckoning import Option
-
-Objective = str
 
 
 def cheapest(options: Sequence[Option]) -> Option:
@@ -75,26 +73,18 @@ def within_limits(options: Sequence[Option], profile: Profile) -> list[Option]:
     raise too_short(least.cost, profile, least.placement.shape.gpu_class)
 
 
-def shards_of(option: Option, stated: int | None, objective: Objective, profile: Profile, variants: int) -> int:
-    """How many jobs share the work. stated: by the manifest. variants: that share the class.
+def shards_of(option: Option, stated: int | None, profile: Profile) -> int:
+    """How many jobs share the work: the stated number (by the manifest), or as few as the class's time limit takes.
 
     Raises:
         CannotPlace: the stated number would load for longer than it answers.
     """
-    shape, cost = option.placement.shape, option.cost
-    if stated is not None:
-        if cost is not None:
-            check_shards(cost, stated)
-        return stated
-    if cost is None:
-        return 1
-    least = fewest_shards(cost, profile, shape.gpu_class) or 1
-    if objective != "finish" or profile.scheduler == "local":
-        return least
-    offer = profile.gpu_classes[shape.gpu_class]
-    places = offer.nodes // shape.nodes * (offer.gpus_per_node // shape.gpus_per_node if shape.gpus_per_node else 1)
-    spread = min(places, offer.throttle or places) // max(1, variants)
-    return max(least, min(spread, worthwhile_shards(cost)))
+    cost = option.cost
+    if stated is None:
+        return 1 if cost is None else fewest_shards(cost, profile, option.placement.shape.gpu_class) or 1
+    if cost is not None:
+        check_shards(cost, stated)
+    return stated
 
 
 def _slots(nodes: int, gpus_per_node: int) -> int:

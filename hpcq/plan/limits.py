@@ -13,8 +13,11 @@ from hpcq.plan import rates
 from hpcq.plan.cost import Cost
 from hpcq.plan.place import CannotPlace
 
-LOADING_SHARE = 0.25
-"""Of a unit's time, that loading may take where nothing forces more shards."""
+LOADING_SHARE = 0.5
+"""Of a unit's time, that starting and loading may take where nothing forces more shards."""
+
+ANSWERING_SHARE = 0.25
+"""Of starting and loading, that a limit must leave for answering at least."""
 
 LONG_LOADING_S = 300.0
 """From here on loading for less than its own time is refused."""
@@ -49,14 +52,14 @@ def fewest_shards(cost: Cost, profile: Profile, gpu_class: str) -> int | None:
     ample = (limit_s - rates.SLACK_MINUTES * 60) / rates.SLACK
     for allowed in (ample, limit_s * LEAST_SHARE):
         left = allowed - cost.fixed
-        if cost.work <= left or (left > 0 and left >= cost.fixed * LOADING_SHARE):
+        if cost.work <= left or (left > 0 and left >= cost.fixed * ANSWERING_SHARE):
             shards = max(1, math.ceil(cost.work / left)) if cost.work else 1
             return shards if shards <= SHARDS_AT_MOST else None
     return None
 
 
 def worthwhile_shards(cost: Cost) -> int:
-    """So many that starting and loading take no more than a quarter of each one's time."""
+    """So many that starting and loading take no more than half of each one's time."""
     if not cost.fixed:
         return SHARDS_AT_MOST
     return max(1, math.floor(cost.work / (cost.fixed * (1 / LOADING_SHARE - 1))))

@@ -6,7 +6,7 @@ Knows resolved manifests and places; decides nothing.
 from __future__ import annotations
 
 import dataclasses
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 
 from hpcq.manifest import Resolved
 from hpcq.manifest.resolved import EvaluateSettings
@@ -99,24 +99,16 @@ def _evaluate_work(
     )
 
 
-def whole_of(unit: PlannedUnit) -> EvaluateWork:
-    """The evaluation that `unit` is a shard of, as the merge wants it."""
-    if not isinstance(unit.work, EvaluateWork):
-        raise TypeError(f"{unit.id} evaluates nothing")
-    return dataclasses.replace(unit.work, shard=Shard(), segments_path="")
-
-
-def merge_of(
-    resolved: Resolved, evaluations: list[EvaluateWork], units: list[PlannedUnit], seconds: float
-) -> PlannedUnit:
-    """Of all responses of `evaluations`, behind whatever `units` evaluate."""
+def merge_of(resolved: Resolved, units: Sequence[PlannedUnit], seconds: float) -> PlannedUnit:
+    """Of all responses of `units`, behind whatever of them evaluates."""
+    evaluating = [unit for unit in units if unit.kind is Kind.EVALUATE]
+    evaluations = [_whole(unit.work) for unit in evaluating if isinstance(unit.work, EvaluateWork) and _is_first(unit)]
     work = MergeWork(
         run=resolved.name,
         evaluations=tuple(evaluations),
         segments_path=str(resolved.layout.segments),
         results_path=str(resolved.layout.results),
     )
-    rehearsal = evaluations[0].is_rehearsal
     try:
         shape = place_merge(resolved.profile)
     except CannotPlace:
@@ -124,8 +116,22 @@ def merge_of(
     return PlannedUnit(
         id=f"{Kind.MERGE}.{resolved.name}",
         work=work,
-        environment=REHEARSAL_ENVIRONMENT if rehearsal else MERGE_ENVIRONMENT,
+        environment=REHEARSAL_ENVIRONMENT if evaluations[0].is_rehearsal else MERGE_ENVIRONMENT,
         shape=shape,
         seconds=seconds,
-        depends_on=tuple(unit.id for unit in units if unit.kind is Kind.EVALUATE),
+        depends_on=tuple(unit.id for unit in evaluating),
     )
+
+
+def evaluations_of(units: Sequence[PlannedUnit]) -> tuple[EvaluateWork, ...]:
+    """What the merge among `units` merges, each whole."""
+    return next((unit.work.evaluations for unit in units if isinstance(unit.work, MergeWork)), ())
+
+
+def _is_first(unit: PlannedUnit) -> bool:
+    return unit.shard is not None and unit.shard.index == 0
+
+
+def _whole(work: EvaluateWork) -> EvaluateWork:
+    """The evaluation that `work` is a shard of, as the merge wants it."""
+    return dataclasses.replace(work, shard=Shard(), segments_path="")

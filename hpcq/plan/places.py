@@ -5,7 +5,6 @@ Knows options and how they are chosen; makes no units.
 
 from __future__ import annotations
 
-from collections import Counter
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
@@ -20,12 +19,13 @@ from hpcq.units import Variant
 class Place:
     """Of one variant, and the settings of its evaluation. because: why not by the back end that the manifest names.
 
-    quantization: None where it is a base checkpoint.
+    is_free: whether the number of shards is the planner's to choose. quantization: None where it is a base checkpoint.
     """
 
     settings: EvaluateSettings
     evaluation: Option
     shards: int
+    is_free: bool = False
     because: str | None = None
     quantization: Option | None = None
 
@@ -47,11 +47,11 @@ def choose_places(reckoner: Reckoner, variants: Sequence[Variant]) -> tuple[dict
         except CannotPlace as problem:
             unplaced[variant.id] = problem
     chosen, making = _chosen(evaluations, reckoner), _chosen(quantizations, reckoner)
-    crowds = Counter(option.placement.shape.gpu_class for option in chosen.values())
     places: dict[str, Place] = {}
     for name, option in chosen.items():
+        stated = _stated_shards(name, reckoner)
         try:
-            shards = _shards(name, option, reckoner, crowds[option.placement.shape.gpu_class])
+            shards = shards_of(option, stated, profile)
         except CannotPlace as problem:
             unplaced[name] = problem
             continue
@@ -60,6 +60,7 @@ def choose_places(reckoner: Reckoner, variants: Sequence[Variant]) -> tuple[dict
             because=ways[name].because,
             evaluation=option,
             shards=shards,
+            is_free=stated is None,
             quantization=making.get(name),
         )
     return places, unplaced
@@ -71,18 +72,7 @@ def _chosen(options: Mapping[str, Sequence[Option]], reckoner: Reckoner) -> dict
     return {name: cheapest(found) for name, found in options.items()}
 
 
-def _shards(name: str, option: Option, reckoner: Reckoner, crowd: int) -> int:
-    """The manifest's number, or the one that the run began with: other units would do the same work beside the first.
-
-    Raises:
-        CannotPlace: the manifest's number would load for longer than it answers.
-    """
-    settings = reckoner.resolved
-    stated = settings.evaluate.shards
-    if stated == "auto":
-        begun = reckoner.earlier.shards.get(name)
-        if begun is not None:
-            return begun
-    return shards_of(
-        option, None if stated == "auto" else stated, settings.manifest.plan.objective, settings.profile, crowd
-    )
+def _stated_shards(name: str, reckoner: Reckoner) -> int | None:
+    """The manifest's, or those that the run began with: other units would do the same work beside the first."""
+    stated = reckoner.resolved.evaluate.shards
+    return reckoner.earlier.shards.get(name) if stated == "auto" else stated

@@ -2,23 +2,26 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping, Sequence
 
 from hpcq import __version__
 from hpcq.catalog.kernels import title_of
 from hpcq.catalog.tasks import find_task
 from hpcq.manifest import Resolved
 from hpcq.plan.alternatives import alternatives
-from hpcq.plan.making import merge_of, units_of_variant, whole_of
+from hpcq.plan.arrays import make_arrays
+from hpcq.plan.making import evaluations_of, merge_of, units_of_variant
 from hpcq.plan.measured import NOTHING_EARLIER, Earlier
 from hpcq.plan.memory import weight_bytes
 from hpcq.plan.place import CannotPlace
 from hpcq.plan.places import Place, choose_places
 from hpcq.plan.reckoning import Reckoner, merge_seconds, reckoning_sentences, results_bytes
+from hpcq.plan.schedule import expected
+from hpcq.plan.spread import spread
 from hpcq.plan.tools import QUANTIZERS, versions_of
 from hpcq.plan.units import Plan, PlannedUnit, Refusal
 from hpcq.plan.wanted import evaluation_of, slower_evaluation_of
-from hpcq.units import EvaluateWork, Model, Scheme, Task, Variant, address_of
+from hpcq.units import Model, Scheme, Task, Variant, address_of
 
 
 def make_plan(resolved: Resolved, earlier: Earlier = NOTHING_EARLIER) -> Plan:
@@ -29,37 +32,48 @@ def make_plan(resolved: Resolved, earlier: Earlier = NOTHING_EARLIER) -> Plan:
     """
     tasks, refused = _runnable_tasks(resolved)
     reckoner = Reckoner(resolved=resolved, tasks=tasks, earlier=earlier)
-    units: list[PlannedUnit] = []
-    evaluations: list[EvaluateWork] = []
-    checkpoint_bytes = 0
-    notes: dict[str, None] = {}
-    variants = [variant_of(resolved, model, scheme) for model, scheme in resolved.pairs]
-    places, unplaced = choose_places(reckoner, variants)
-    for variant in variants:
-        if variant.id in unplaced:
-            refused.append(_refusal(resolved, variant, unplaced[variant.id]))
-            continue
-        place = places[variant.id]
-        planned = list(units_of_variant(resolved, variant, tasks, place))
-        notes.update(dict.fromkeys(_notes(resolved, variant, place)))
-        units.extend(planned)
-        evaluations.append(whole_of(planned[-1]))
-        shape = resolved.shapes.get(variant.model.id)
-        if variant.scheme.is_quantized and shape:
-            checkpoint_bytes += weight_bytes(shape, variant.scheme)
-    if evaluations:
-        units.append(merge_of(resolved, evaluations, units, merge_seconds(reckoner.workload, len(evaluations))))
+    variants = {variant.id: variant for variant in (variant_of(resolved, *pair) for pair in resolved.pairs)}
+    places, unplaced = choose_places(reckoner, tuple(variants.values()))
+    refused += [_refusal(resolved, variant, unplaced[name]) for name, variant in variants.items() if name in unplaced]
+    if resolved.manifest.plan.objective == "finish":
+        places = spread(places, resolved.profile, lambda tried: _wall_s(_units(reckoner, variants, tried), resolved))
+    units = _units(reckoner, variants, places)
+    notes = dict.fromkeys(note for name, place in places.items() for note in _notes(resolved, variants[name], place))
     return Plan(
         run=resolved.name,
-        address=address_of("run", sorted(work.address for work in evaluations)),
+        address=address_of("run", sorted(work.address for work in evaluations_of(units))),
         units=tuple(units),
         refused=tuple(refused),
-        checkpoint_bytes=checkpoint_bytes,
+        checkpoint_bytes=sum(_checkpoint_bytes(resolved, variants[name]) for name in places),
         notes=(*resolved.notes, *_left_out(refused), *notes),
         compare=resolved.report.compare,
         reckoning=tuple(reckoning_sentences(reckoner.workload, [place.evaluation for place in places.values()])),
-        results_bytes=results_bytes(reckoner.workload, len(evaluations)),
+        results_bytes=results_bytes(reckoner.workload, len(places)),
     )
+
+
+def _units(reckoner: Reckoner, variants: Mapping[str, Variant], places: Mapping[str, Place]) -> list[PlannedUnit]:
+    """Variant by variant, the quantization before the evaluations; at the end the merge."""
+    resolved = reckoner.resolved
+    units = [
+        unit
+        for name, place in places.items()
+        for unit in units_of_variant(resolved, variants[name], reckoner.tasks, place)
+    ]
+    if units:
+        units.append(merge_of(resolved, units, merge_seconds(reckoner.workload, len(places))))
+    return units
+
+
+def _wall_s(units: Sequence[PlannedUnit], resolved: Resolved) -> float | None:
+    line = expected(make_arrays(units, resolved.profile), resolved.profile)
+    return line.wall_seconds if line else None
+
+
+def _checkpoint_bytes(resolved: Resolved, variant: Variant) -> int:
+    """0 where it is the base checkpoint, or of unknown size."""
+    shape = resolved.shapes.get(variant.model.id)
+    return weight_bytes(shape, variant.scheme) if variant.scheme.is_quantized and shape else 0
 
 
 def variant_of(resolved: Resolved, model: Model, scheme: Scheme) -> Variant:

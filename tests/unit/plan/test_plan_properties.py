@@ -105,7 +105,8 @@ def test_no_plan_exceeds_what_a_cluster_has(resolved: Resolved) -> None:
         assert (order.memory_gib or 0) <= offer.memory_gib
         assert order.time_limit_minutes <= (offer.max_minutes or order.time_limit_minutes)
         assert order.time_limit_minutes <= resolved.profile.slurm.time_limit_minutes
-        assert order.throttle == offer.throttle
+        assert order.throttle == offer.throttle or (order.nodes > 1 and order.throttle and order.throttle >= 1)
+        assert (order.throttle or 1) <= (offer.throttle or order.throttle or 1)
         assert array.shape.tensor_parallel <= max(1, array.shape.gpus_per_node)
         assert array.shape.pipeline_parallel in (1, array.shape.nodes)
         if array.kind in (Kind.EVALUATE, Kind.QUANTIZE):
