@@ -49,7 +49,7 @@ def test_a_finished_quantization_that_slurm_queues_again_and_holds_is_waited_for
         cluster.write_profile({"core": str(core_python)})
         hpcq = Hpcq(python=core_python, folder=tmp_path)
         manifest = hpcq.write(REHEARSAL)
-        slowly = ("-O", "evaluate.rehearsal.load_seconds=600")
+        slowly = ("-O", "evaluate.rehearsal.load_seconds=299")
         assert hpcq("submit", manifest, "-O", f"cluster.profile={cluster.profile}", *slowly).code == 0
         quantized = {}
         deadline_s = time.monotonic() + TIMEOUT_S
