@@ -371,15 +371,11 @@ def _engine_fault(unit: PlannedUnit) -> str | None:
     work, shape = unit.work, unit.shape
     if not isinstance(work, EvaluateWork) or work.backend != "vllm":
         return None
-    if shape.nodes > 1:
-        return (
-            f"{work.variant.id}: takes {shape.nodes} nodes of class '{shape.gpu_class}', and hpcq runs vLLM on one node"
-            " alone yet. Try a scheme with fewer bits, or a class whose nodes have more GPU memory."
-        )
-    wanted = int(dict(work.engine).get("tensor_parallel_size", 1))
+    engine = dict(work.engine)
+    wanted = int(engine.get("tensor_parallel_size", 1)) * int(engine.get("pipeline_parallel_size", 1))
     if shape.gpus and wanted > shape.gpus:
         return (
-            f"{work.variant.id}: evaluate.engine.tensor_parallel_size asks for {wanted} GPUs, and the plan gives it"
-            f" {shape.gpus} of class '{shape.gpu_class}'. Leave it out."
+            f"{work.variant.id}: evaluate.engine's tensor and pipeline parallel sizes ask for {wanted} GPUs, and the"
+            f" plan gives it {shape.gpus} of class '{shape.gpu_class}'. Leave them out."
         )
     return None

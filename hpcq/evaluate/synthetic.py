@@ -44,6 +44,12 @@ class SyntheticBackend:
             raise UserInputError("This rehearsal was told to refuse its input.")
         self._memory = b"\x01" * int(self._pace.get("memory_gib", 0.0) * _GIB)
 
+    def join(self) -> None:
+        """Load as node 0 does, and wait."""
+        self.load()
+        while True:
+            time.sleep(1.0)
+
     def stream(
         self, pieces: Sequence[Sequence[Request]], known: Container[RequestKey]
     ) -> Iterator[tuple[Request, Response]]:

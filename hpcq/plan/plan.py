@@ -99,13 +99,14 @@ def _evaluation(resolved: Resolved, variant: Variant) -> Evaluation:
     """What the variant's evaluation asks of a place."""
     settings, model = resolved.evaluate, resolved.shapes.get(variant.model.id)
     engine = dict(settings.engine)
-    tensor = engine.get("tensor_parallel_size")
+    tensor, stages = engine.get("tensor_parallel_size"), engine.get("pipeline_parallel_size")
     return Evaluation(
         model=model,
         scheme=variant.scheme,
         backend=settings.backend,
         demand=_demand(settings, model, is_float32=settings.dtype_for(variant.scheme) == "float32"),
         tensor=None if tensor is None else int(tensor),
+        stages=None if stages is None else int(stages),
     )
 
 
@@ -201,6 +202,8 @@ def _evaluate_work(
     engine = dict(settings.engine)
     if settings.backend == "vllm" and shape.tensor_parallel > 1:
         engine.setdefault("tensor_parallel_size", shape.tensor_parallel)
+    if settings.backend == "vllm" and shape.pipeline_parallel > 1:
+        engine.setdefault("pipeline_parallel_size", shape.pipeline_parallel)
     return EvaluateWork(
         variant=variant,
         tasks=tasks,
