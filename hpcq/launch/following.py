@@ -19,7 +19,7 @@ from hpcq.launch.telling import leave, output_to, sentence
 from hpcq.peers import Place
 from hpcq.units import EvaluateWork, Work
 
-LAST_WORDS_S = 20.0
+LAST_WORDS_S = 10.0
 """Time for node 0 to write down why, before the scheduler ends it for this node's bad exit."""
 
 

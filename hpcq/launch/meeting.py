@@ -97,7 +97,8 @@ def free_port() -> int:
     """A port on which nobody listens, from below those that the kernel gives to outgoing connections by itself."""
     least = _EPHEMERAL.read_text(encoding="ascii").split()[0] if _EPHEMERAL.exists() else "32768"
     ports = range(max(1024, int(least) - _PORTS_BELOW_EPHEMERAL), int(least))
-    for port in random.sample(ports, len(ports)):
+    # Not the shared generator: tools seed it, and all units of a node would try the same ports.
+    for port in random.SystemRandom().sample(ports, len(ports)):
         with contextlib.suppress(OSError), socket.create_server(("", port)):
             return port
     raise EnvironmentFault(f"{socket.gethostname()}: no port from {ports[0]} to {ports[-1]} is free.")

@@ -30,7 +30,7 @@ from hpcq.launch.retries import next_rung
 from hpcq.layout import RunLayout
 from hpcq.units import Kind
 
-STRAGGLERS_S = 30
+STRAGGLERS_S = 20
 """After one task of a unit over several nodes has ended, srun ends the others: longer than last words take."""
 
 
