@@ -49,6 +49,7 @@ max_length = 1024
 [evaluate.engine]
 kv_cache_gib = 0.25
 """
+pytestmark = pytest.mark.slurm
 DONE_S, WITHIN_S = 600, 60
 
 
