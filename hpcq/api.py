@@ -351,7 +351,8 @@ def _named_units(record: RunRecord, parts: Sequence[str]) -> set[str]:
 def _check_runnable(opened: Opened) -> None:
     """Refuse before anything is written: what cannot run, what is not there."""
     refused = [f"{refusal.reason} Try this: {refusal.cure}." for refusal in opened.plan.refused]
-    refused += dict.fromkeys(filter(None, map(_engine_fault, opened.plan.units)))
+    faults = (_engine_fault(unit, on_slurm=opened.on_slurm) for unit in opened.plan.units)
+    refused += dict.fromkeys(filter(None, faults))
     if refused:
         raise UserInputError("\n".join(refused))
     absent = list(opened.resolved.missing)
@@ -366,11 +367,16 @@ def _check_runnable(opened: Opened) -> None:
         raise EnvironmentFault("\n".join(absent))
 
 
-def _engine_fault(unit: PlannedUnit) -> str | None:
+def _engine_fault(unit: PlannedUnit, *, on_slurm: bool) -> str | None:
     """Why vLLM's engine cannot do a unit where the plan puts it; None where it can, and for other work."""
     work, shape = unit.work, unit.shape
     if not isinstance(work, EvaluateWork) or work.backend != "vllm":
         return None
+    if shape.nodes > 1 and not on_slurm:
+        return (
+            f"{work.variant.id}: takes {shape.nodes} nodes of class '{shape.gpu_class}', and a profile with scheduler ="
+            " 'local' has this machine alone. Try one with scheduler = 'slurm', or a scheme with fewer bits."
+        )
     engine = dict(work.engine)
     wanted = int(engine.get("tensor_parallel_size", 1)) * int(engine.get("pipeline_parallel_size", 1))
     if shape.gpus and wanted > shape.gpus:

@@ -1,7 +1,8 @@
 """The rehearsal back end: responses derived from a request's digest, at a settable pace, without any model.
 
-Knows requests and `EvaluateWork.pace` (request_seconds, load_seconds, memory_gib, and what other nodes of the unit
-hold beyond it: memory_gib_of_others; most_at_once: requests of which one more is out of memory; refused: whether the input is bad). Its responses are never scores.
+Knows requests and `EvaluateWork.pace` (request_seconds, load_seconds, memory_gib; memory_gib_of_others: what the unit's
+other nodes hold beyond it; most_at_once: requests of which one more is out of memory; refused: whether the input is
+bad). Its responses are never scores.
 Where HPCQ_SYNTHETIC_JOURNAL names a folder, each process writes down there what it answers and when: a kill loses what
 was not committed, and only so can be told how much that was.
 """

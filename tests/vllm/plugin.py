@@ -2,19 +2,22 @@
 
 Its model runner makes the place for what another stage hands over in a warm-up that it leaves out on CPUs. Which ranks
 are on one node it reckons from the number of devices, and takes a CPU for one: HPCQ_TEST_DEVICES says how many there
-are. As long as there is the file that HPCQ_TEST_OUT_OF_MEMORY names, each pass fails on the node whose rank it holds.
+are. Where there is the file that HPCQ_TEST_TROUBLE names, the next pass ends the worker on the second node by what it
+says, SIGKILL or want of memory, and the file becomes one that ends with .done.
 """
 
 from __future__ import annotations
 
 import multiprocessing
 import os
+import signal
 from pathlib import Path
 from typing import Any
 
 NAME = "hpcq_test_plugin"
 DEVICES_VARIABLE = "HPCQ_TEST_DEVICES"
-FAILING_VARIABLE = "HPCQ_TEST_OUT_OF_MEMORY"
+TROUBLE_VARIABLE = "HPCQ_TEST_TROUBLE"
+KILLED, OUT_OF_MEMORY = "killed", "out of memory"
 
 
 def install(folder: Path) -> Path:
@@ -48,11 +51,19 @@ def mend() -> None:
             )
 
     def execute_model(self: Any, *arguments: Any, **settings: Any) -> Any:
-        failing = Path(os.environ.get(FAILING_VARIABLE, ""))
-        if failing.is_file() and failing.read_text() == os.environ["SLURM_PROCID"]:
-            import torch
-
-            raise torch.OutOfMemoryError("CUDA out of memory. Rehearsed.")
+        trouble = Path(os.environ.get(TROUBLE_VARIABLE, ""))
+        if os.environ["SLURM_PROCID"] == "1" and trouble.is_file():
+            _suffer(trouble)
         return execute(self, *arguments, **settings)
 
     CPUModelRunner.load_model, CPUModelRunner.execute_model = load_model, execute_model
+
+
+def _suffer(trouble: Path) -> None:
+    kind = trouble.read_text()
+    trouble.rename(trouble.with_suffix(".done")).touch()
+    if kind == KILLED:
+        os.kill(os.getpid(), signal.SIGKILL)
+    import torch
+
+    raise torch.OutOfMemoryError("CUDA out of memory. Rehearsed.")
