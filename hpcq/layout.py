@@ -57,7 +57,7 @@ class RunLayout:
 
     @property
     def meetings(self) -> Path:
-        """Where the nodes of a unit that spans several find each other; empty but while they do."""
+        """Where the nodes of a unit that spans several find each other: a folder for as long as each runs."""
         return self.folder / "meetings"
 
     @property

@@ -5,6 +5,7 @@ Knows lines and attempts. Must not know engines: what the nodes do together is t
 
 from __future__ import annotations
 
+import contextlib
 import hmac
 import secrets
 import shutil
@@ -48,11 +49,10 @@ class Company:
         self._is_over = False
 
     def __enter__(self) -> None:
-        try:
+        with contextlib.ExitStack() as undo:
+            undo.callback(self._dismiss)
             self._let_in()
-        except ProcessEnded:
-            self._dismiss()
-            raise
+            undo.pop_all()
         self._attempt.gather = self._gather
 
     def __exit__(self, _kind: object, error: BaseException | None, _trace: TracebackType | None) -> None:
@@ -66,7 +66,7 @@ class Company:
     def _let_in(self) -> None:
         seat = self._seat
         deadline_s = time.monotonic() + seat.deadline_s
-        self._attempt.update(phase=f"waiting for {len(seat.nodes) - 1} more nodes")
+        self._attempt.update(phase="waiting for the other nodes")
         with listen(self._address) as server:
             server.settimeout(POLL_INTERVAL_S)
             publish_head(seat, address=self._address, port=server.getsockname()[1], token=self._token)

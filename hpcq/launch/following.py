@@ -29,7 +29,6 @@ def follow(seat: Seat, work: Work, logs: Path, unit: str) -> None:
     Raises:
         ProcessEnded: node 0 cannot be reached.
     """
-    address = address_of(seat.node)
     line, welcome = reach_head(seat)
     log = logs / f"{unit}.{welcome['attempt']}-{seat.node.replace('.', '-')}.log"
     with output_to(log), _LastWords(line):
@@ -40,7 +39,7 @@ def follow(seat: Seat, work: Work, logs: Path, unit: str) -> None:
         if not isinstance(work, EvaluateWork):
             raise UserInputError(f"{unit}: {work.kind} is done on one node.")
         join = importlib.import_module("hpcq.evaluate.worker").join
-        place = Place(nodes=len(seat.nodes), rank=seat.rank, address=address, **told["start"])
+        place = Place(nodes=len(seat.nodes), rank=seat.rank, address=address_of(seat.node), **told["start"])
         join(work, place, told["batch_share"])
 
 

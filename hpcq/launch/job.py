@@ -22,7 +22,7 @@ from hpcq.failures import EXIT_CODES, SIGTERMED, Failure, exit_code_of, failure_
 from hpcq.launch.announced import Announced
 from hpcq.launch.company import Company
 from hpcq.launch.following import follow
-from hpcq.launch.meeting import Seat, own_seat, spans_nodes
+from hpcq.launch.meeting import Seat, own_seat
 from hpcq.launch.orders import ArrayOrder, UnitOrder
 from hpcq.launch.predecessors import SlurmJob, own_job, settle_predecessors
 from hpcq.launch.retries import LADDER, Action, Policy, next_rung
@@ -82,7 +82,7 @@ class UnitJob:
         if _is_slurm():
             ignore_announcements()
         with _ExitCode():
-            seat = own_seat(self.layout, self.unit_id) if _is_slurm() and spans_nodes() else None
+            seat = own_seat(self.layout, self.unit_id) if _spans_nodes() else None
             if seat is not None and seat.rank > 0:
                 follow(seat, self.work, self.layout.job_logs, self.unit_id)
             else:
@@ -148,7 +148,7 @@ class _ExitCode:
         if isinstance(error, Exception):
             sys.stderr.write(f"hpcq: {sentence(error)}\n")
             code = exit_code_of(failure_of(error))
-            if spans_nodes():
+            if _spans_nodes():
                 leave(code)  # what waits for a node that is gone must not hold this one
             raise SystemExit(code) from error
 
@@ -209,6 +209,11 @@ def _door(kind: Kind) -> Callable[[Work, Attempt], None]:
 def _is_slurm() -> bool:
     """A local run inside somebody's allocation sees SLURM_JOB_ID too; submitit says which launcher is meant."""
     return os.environ.get("SUBMITIT_EXECUTOR") == "slurm"
+
+
+def _spans_nodes() -> bool:
+    """Whether this process is one of several that Slurm started for a unit, each on a node."""
+    return _is_slurm() and int(os.environ.get("SLURM_NTASKS", "1")) > 1
 
 
 def _own_job() -> SlurmJob | None:

@@ -55,11 +55,6 @@ class Seat:
         return self.folder / f"node-{node}.json"
 
 
-def spans_nodes() -> bool:
-    """Whether this process is one of several that Slurm started for a unit, each on a node."""
-    return int(os.environ.get("SLURM_NTASKS", "1")) > 1
-
-
 def own_seat(layout: RunLayout, unit: str) -> Seat:
     """The seat of a process that Slurm started.
 
@@ -94,7 +89,10 @@ def address_of(node: str) -> str:
 
 
 def free_port() -> int:
-    """A port on which nobody listens, from below those that the kernel gives to outgoing connections by itself."""
+    """A port on which nobody listens, for another process to listen on soon.
+
+    From below those that the kernel gives to connections by itself, one of which might get it before.
+    """
     least = _EPHEMERAL.read_text(encoding="ascii").split()[0] if _EPHEMERAL.exists() else "32768"
     ports = range(max(1024, int(least) - _PORTS_BELOW_EPHEMERAL), int(least))
     # Not the shared generator: tools seed it, and all units of a node would try the same ports.
@@ -105,10 +103,14 @@ def free_port() -> int:
 
 
 def listen(address: str) -> socket.socket:
-    """A server at a free port of `address`."""
+    """A server at a free port of `address`.
+
+    Raises:
+        EnvironmentFault: it is not this node's.
+    """
     family = socket.AF_INET6 if ":" in address else socket.AF_INET
     try:
-        return socket.create_server((address, free_port()), family=family)
+        return socket.create_server((address, 0), family=family)
     except OSError as error:
         raise EnvironmentFault(
             f"{address}: is no address of {socket.gethostname()}, as Slurm says it is ({error.strerror}). Correct"

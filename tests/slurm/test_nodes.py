@@ -124,7 +124,7 @@ def test_a_node_that_never_begins_is_named_and_avoided(layout: RunLayout, tmp_pa
 def test_a_unit_that_is_cancelled_while_its_nodes_meet_leaves_nothing(layout: RunLayout, tmp_path: Path) -> None:
     """scancel before all are there ends those that are."""
     job = submit(wide(layout, seconds=0, python=held_back(tmp_path, "a6000-1")), layout)
-    the_attempt(layout, "waiting for 2 more nodes")
+    the_attempt(layout, "waiting for the other nodes")
     queue.call("scancel", job)
     wait_until_nothing_is_left(job)
     assert attempts_of(layout, UNIT)[0].outcome == "interrupted"

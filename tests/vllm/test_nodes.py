@@ -249,6 +249,6 @@ def test_a_node_that_runs_out_of_memory_makes_the_unit_smaller_within_a_minute(t
 
 
 def test_what_is_cancelled_while_it_starts_leaves_nothing(trials: Trials) -> None:
-    """The last attempt has stopped; that no process was left has been waited for."""
+    """The last attempt was told to stop, and nothing follows; that no process was left has been waited for."""
     attempt = trials.attempts[3]
-    assert (attempt.outcome, attempt.decision, len(trials.attempts)) == ("interrupted", "stop", 4)
+    assert (attempt.outcome, attempt.decision, len(trials.attempts)) == ("interrupted", None, 4)
