@@ -11,11 +11,12 @@ from __future__ import annotations
 
 import logging
 from collections.abc import Container, Iterator, Sequence
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
 from hpcq.errors import EnvironmentFault, UserInputError
-from hpcq.evaluate import vllm_engine
+from hpcq.evaluate import vllm_start
 from hpcq.evaluate.requests import GENERATE, Request
 from hpcq.evaluate.vllm_death import RootCause
 from hpcq.evaluate.vllm_engine import Flow, Job
@@ -67,14 +68,14 @@ class VllmBackend:
 
     def load(self) -> None:
         """Start the engine, and find out whether prefixes can be shared exactly."""
-        work, on_gpu = self._work, vllm_engine.has_gpu()
+        work, on_gpu = self._work, vllm_start.has_gpu()
         if work.device == ("cpu" if on_gpu else "cuda"):
             there = "are GPUs" if on_gpu else "is no GPU"
             raise EnvironmentFault(
                 f"evaluate.device: {work.device!r} is asked for, and there {there} here."
                 " Use 'auto': vLLM computes on what it was built for."
             )
-        self._engine, self._encoder = self._start(on_gpu=on_gpu)
+        self._engine, self._encoder = self._start()
         self._flow = Flow(self._engine)
         dtype = str(self._engine.vllm_config.model_config.dtype).removeprefix("torch.")
         self._tolerance = tolerance_of(dtype, is_quantized=work.variant.scheme.is_quantized)
@@ -83,9 +84,8 @@ class VllmBackend:
 
     def join(self) -> None:
         """Compute what the engine on node 0 says, until a process of it here ends."""
-        on_gpu, work = vllm_engine.has_gpu(), self._work
-        with RootCause():
-            vllm_engine.join(on_gpu=on_gpu, batch_share=work.batch_share, place=work.place, **self._settings())
+        with self._starting():
+            vllm_start.join(**self._settings())
 
     def stream(
         self, pieces: Sequence[Sequence[Request]], known: Container[RequestKey] = ()
@@ -109,7 +109,7 @@ class VllmBackend:
             "prefix_sharing": self._sharing.why_not or "exact",
             "prefix_sharing_difference": self._difference,
             "varies": self._tolerance,
-            **vllm_engine.describe(self._engine),
+            **vllm_start.describe(self._engine),
         }
 
     def counts(self) -> dict[str, int]:
@@ -119,41 +119,44 @@ class VllmBackend:
             "computed_tokens": self._flow.prompt_tokens - self._flow.cached_tokens,
         }
 
-    def _start(self, *, on_gpu: bool) -> tuple[Any, Encoder]:
+    def _start(self) -> tuple[Any, Encoder]:
         from vllm.tokenizers import get_tokenizer
 
-        work = self._work
         add_bos = self._options.get("add_bos_token")
         bos = {} if add_bos is None else {"add_bos_token": bool(add_bos)}
+        with self._starting():
+            engine = vllm_start.start(**self._settings())
+            tokenizer = get_tokenizer(self._work.checkpoint_path, **self._source(), **bos)
+        length = int(engine.vllm_config.model_config.max_model_len)
+        return engine, Encoder(tokenizer, max_length=length, add_bos_token=bos.get("add_bos_token"))
+
+    @contextmanager
+    def _starting(self) -> Iterator[None]:
+        """What vLLM raises where it does not start, as a sentence with the checkpoint and the cure."""
+        path = self._work.checkpoint_path
         try:
             with RootCause():
-                engine = vllm_engine.start(
-                    on_gpu=on_gpu,
-                    batch_share=work.batch_share,
-                    place=work.place,
-                    **self._settings(),
-                )
-            tokenizer = get_tokenizer(work.checkpoint_path, **self._source(), **bos)
+                yield
         except OSError as error:
             first = (str(error).splitlines() or [""])[0].rstrip(".")
-            raise EnvironmentFault(f"{work.checkpoint_path}: vLLM cannot load it ({first}).") from error
+            raise EnvironmentFault(f"{path}: vLLM cannot load it ({first}).") from error
         except ValueError as error:
             # What vLLM raises of a model that it does not know, and of settings that do not fit it or this machine.
             said = " ".join(str(error).split()).partition(" [type=")[0][:_REASON_CHARACTERS]
             raise UserInputError(
-                f"{work.checkpoint_path}: vLLM does not start with it as evaluate.max_length and evaluate.engine say;"
+                f"{path}: vLLM does not start with it as evaluate.max_length and evaluate.engine say;"
                 f" its reason: {said}"
             ) from error
-        length = int(engine.vllm_config.model_config.max_model_len)
-        return engine, Encoder(tokenizer, max_length=length, add_bos_token=bos.get("add_bos_token"))
 
     def _settings(self) -> dict[str, Any]:
-        """vLLM's engine arguments, the same on every node."""
+        """What the engine is started with, on every node."""
         work = self._work
         settings: dict[str, Any] = dict(work.engine)
         if "kv_cache_gib" in settings:
             settings["kv_cache_memory_bytes"] = int(settings.pop("kv_cache_gib") * _GIB)
         return {
+            "batch_share": work.batch_share,
+            "place": work.place,
             "model": work.checkpoint_path,
             "dtype": work.dtype,
             "seed": work.seed,

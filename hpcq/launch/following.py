@@ -20,7 +20,7 @@ from hpcq.peers import Place
 from hpcq.units import EvaluateWork, Work
 
 LAST_WORDS_S = 10.0
-"""Time for node 0 to write down why, before the scheduler ends it for this node's bad exit."""
+"""Time for node 0 to write down why, and to dismiss this node."""
 
 
 def follow(seat: Seat, work: Work, logs: Path, unit: str) -> None:

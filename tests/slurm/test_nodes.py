@@ -16,8 +16,9 @@ from pathlib import Path
 import pytest
 
 from hpcq.attempts import AttemptRecord
+from hpcq.errors import EnvironmentFault
 from hpcq.launch import queue
-from hpcq.launch.meeting import DEADLINE_VARIABLE
+from hpcq.launch.meeting import DEADLINE_VARIABLE, address_of
 from hpcq.launch.orders import ArrayOrder
 from hpcq.launch.slurm import SlurmLauncher
 from hpcq.layout import RunLayout
@@ -128,6 +129,18 @@ def test_a_unit_that_is_cancelled_while_its_nodes_meet_leaves_nothing(layout: Ru
     queue.call("scancel", job)
     wait_until_nothing_is_left(job)
     assert attempts_of(layout, UNIT)[0].outcome == "interrupted"
+
+
+def test_an_address_that_cannot_be_found_is_the_clusters_fault(cluster: VirtualCluster) -> None:
+    """The sentence names the node and what Slurm says of it."""
+    assert cluster
+    address = address_of("a100-1")
+    queue.call("scontrol", "update", "NodeName=a100-1", "NodeAddr=there.invalid")
+    try:
+        with pytest.raises(EnvironmentFault, match=r"^a100-1: Slurm gives 'there\.invalid' as its address"):
+            address_of("a100-1")
+    finally:
+        queue.call("scontrol", "update", "NodeName=a100-1", f"NodeAddr={address}")
 
 
 def test_what_another_node_says_of_its_end_is_the_reason(layout: RunLayout) -> None:
