@@ -191,6 +191,7 @@ class _Outcome:
         Where the unit has been told to stop, it is no wonder that others end: that reason stands.
         """
         if self._attempt.record.outcome == "running":
+            self._attempt.notify()  # what is answered is committed
             self.failed(error)
             leave(exit_code_of(failure_of(error)))
 

@@ -50,7 +50,8 @@ def held_back(folder: Path, node: str) -> Path:
 
 def wide(layout: RunLayout, *, seconds: float, python: Path | None = None, deadline_s: int = 60) -> ArrayOrder:
     """A unit over three nodes that answers for so many seconds, and whose nodes wait for each other for so long."""
-    order = array(layout, UNIT, [unit(layout, UNIT, seconds=seconds, documents=8)], partition="all", nodes=3)
+    one = unit(layout, UNIT, seconds=seconds, documents=8, flush_interval_s=3600.0)
+    order = array(layout, UNIT, [one], partition="all", nodes=3)
     variables = ((DEADLINE_VARIABLE, str(deadline_s)),)
     environment = replace(order.environment, python=str(python or sys.executable), variables=variables)
     return replace(order, environment=environment)
@@ -94,10 +95,12 @@ def test_when_node_0_has_done_the_others_end(layout: RunLayout) -> None:
     assert list(layout.meetings.iterdir()) == []
 
 
-@pytest.mark.parametrize("rank", ["0", "2"])
-def test_a_node_whose_process_is_killed_ends_the_unit_which_is_done_again(layout: RunLayout, rank: str) -> None:
-    """The attempt ends as killed, with the node's name where it is another than the first; the next one is done."""
-    job = submit(wide(layout, seconds=6), layout)
+@pytest.mark.parametrize(("rank", "seconds"), [("0", 5), ("2", 15)])
+def test_a_node_whose_process_is_killed_ends_the_unit_which_goes_on(
+    layout: RunLayout, rank: str, seconds: float
+) -> None:
+    """The attempt ends as killed; the first node, where it is not the one, names it and commits what is answered."""
+    job = submit(wide(layout, seconds=seconds), layout)
     first = the_attempt(layout, "answering")
     process, told = next(one for one in of_job(job) if one[1]["SLURM_PROCID"] == rank)
     os.kill(first.pid if rank == "0" else process, signal.SIGKILL)
@@ -106,6 +109,7 @@ def test_a_node_whose_process_is_killed_ends_the_unit_which_is_done_again(layout
     assert first.failure == "killed"
     if rank != "0":
         assert first.reason == f"{told['SLURMD_NODENAME']}: its process ended without a word."
+        assert first.added > 0
     states = ended(layout)
     assert [state.state for state in states.values()] == [State.DONE]
     assert [one.outcome for one in attempts_of(layout, UNIT)] == ["failed", "done"]
