@@ -407,7 +407,8 @@ def _check_runnable(opened: Opened) -> None:
         for refusal in opened.plan.refused
         if refusal.variant is not None or not is_left_out
     ]
-    refused += dict.fromkeys(filter(None, map(_engine_fault, opened.plan.units)))
+    faults = (_engine_fault(unit, on_slurm=opened.on_slurm) for unit in opened.plan.units)
+    refused += dict.fromkeys(filter(None, faults))
     if refused:
         raise UserInputError("\n".join(refused))
     absent = list(opened.resolved.missing)
@@ -422,20 +423,21 @@ def _check_runnable(opened: Opened) -> None:
         raise EnvironmentFault("\n".join(absent))
 
 
-def _engine_fault(unit: PlannedUnit) -> str | None:
+def _engine_fault(unit: PlannedUnit, *, on_slurm: bool) -> str | None:
     """Why vLLM's engine cannot do a unit where the plan puts it; None where it can, and for other work."""
     work, shape = unit.work, unit.shape
     if not isinstance(work, EvaluateWork) or work.backend != "vllm":
         return None
-    if shape.nodes > 1:
+    if shape.nodes > 1 and not on_slurm:
         return (
-            f"{work.variant.id}: takes {shape.nodes} nodes of class '{shape.gpu_class}', and hpcq runs vLLM on one node"
-            " alone yet. Try a scheme with fewer bits, or a class whose nodes have more GPU memory."
+            f"{work.variant.id}: takes {shape.nodes} nodes of class '{shape.gpu_class}', and a profile with scheduler ="
+            " 'local' has this machine alone. Try one with scheduler = 'slurm', or a scheme with fewer bits."
         )
-    wanted = int(dict(work.engine).get("tensor_parallel_size", 1))
+    engine = dict(work.engine)
+    wanted = int(engine.get("tensor_parallel_size", 1)) * int(engine.get("pipeline_parallel_size", 1))
     if shape.gpus and wanted > shape.gpus:
         return (
-            f"{work.variant.id}: evaluate.engine.tensor_parallel_size asks for {wanted} GPUs, and the plan gives it"
-            f" {shape.gpus} of class '{shape.gpu_class}'. Leave it out."
+            f"{work.variant.id}: evaluate.engine's tensor and pipeline parallel sizes ask for {wanted} GPUs, and the"
+            f" plan gives it {shape.gpus} of class '{shape.gpu_class}'. Leave them out."
         )
     return None

@@ -16,6 +16,7 @@ from typing import Any
 
 from hpcq.errors import HpcqError
 from hpcq.files import listed, make_folder, storage_faults, write_text
+from hpcq.peers import Place
 
 
 def now() -> str:
@@ -33,9 +34,9 @@ class AttemptRecord:
     worker measured (seconds by phase, peak memory in bytes, versions, device), for the merge and the planner.
 
     restart: how often Slurm had started the job before. gpus: that the attempt held, on all of its nodes. rung: of the
-    ladder of smaller settings (`hpcq.launch.retries`). Once it has ended: failure (`hpcq.failures.Failure`), decision
-    (`hpcq.launch.retries.Action`: what becomes of the unit), added: responses, or blocks of a checkpoint, that this
-    attempt committed.
+    ladder of smaller settings (`hpcq.launch.retries`). Once it has ended: failure (`hpcq.failures.Failure`),
+    faulty_node (where that was, if not on `node`), decision (`hpcq.launch.retries.Action`: what becomes of the unit),
+    added: responses, or blocks of a checkpoint, that this attempt committed.
     """
 
     unit: str
@@ -57,6 +58,7 @@ class AttemptRecord:
     gpus: int = 0
     rung: int = 0
     failure: str | None = None
+    faulty_node: str = ""
     decision: str | None = None
     added: int = 0
     facts: dict[str, Any] = field(default_factory=dict)
@@ -66,7 +68,8 @@ class AttemptRecord:
 class Attempt:
     """A live attempt: every `update`, from whichever thread, is on disk when it returns.
 
-    batch_share: `EvaluateWork.batch_share` of this attempt.
+    batch_share: `EvaluateWork.batch_share` of this attempt. gather: called before an engine is started; has the other
+    nodes of the unit do the same, and tells where this one stands (None: there is no other).
     """
 
     batch_share: float = 1.0
@@ -74,6 +77,7 @@ class Attempt:
     def __init__(self, folder: Path, record: AttemptRecord) -> None:
         self.path = _path(folder, record.unit, record.attempt)
         self.record = record
+        self.gather: Callable[[], Place | None] = lambda: None
         self._lock = threading.RLock()
         self._on_notice: list[Callable[[], object]] = []
         self._commit()

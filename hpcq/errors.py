@@ -46,5 +46,17 @@ class SegmentDamaged(HpcqError):
     """A segment cannot be trusted: cut short, altered, foreign, or of a later version. The merge sets it aside."""
 
 
+class ProcessEnded(HpcqError):
+    """A process without which the unit cannot go on has ended: an engine's worker, or the unit's part on another node.
+
+    failure: the class of its end (`hpcq.failures.Failure`). node: where, in Slurm's words; '' where this process runs.
+    """
+
+    def __init__(self, message: str, *, failure: str, node: str = "") -> None:
+        self.failure = failure
+        self.node = node
+        super().__init__(message)
+
+
 class WorkFailed(HpcqError):
     """A worker could not do its unit for a reason that it can state in a sentence."""

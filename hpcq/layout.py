@@ -56,6 +56,11 @@ class RunLayout:
         return self.folder / "attempts"
 
     @property
+    def meetings(self) -> Path:
+        """Where the nodes of a unit that spans several find each other: a folder for as long as each runs."""
+        return self.folder / "meetings"
+
+    @property
     def submissions(self) -> Path:
         """One JSON file for every array handed to the scheduler."""
         return self.folder / "submissions"

@@ -18,6 +18,8 @@ from enum import StrEnum
 from functools import cached_property
 from typing import Any, Literal
 
+from hpcq.peers import Place
+
 ADDRESS_VERSION = 1
 DIGEST_CHARACTERS = 12
 SLUG_CHARACTERS = 80
@@ -220,7 +222,7 @@ class EvaluateWork:
     batch_size: requests that are computed together where they share no prefix. flush_interval_s: seconds between
     segments. device: auto, cpu or cuda. `options` are the back end's own settings that can change a result, `engine`
     those that change no more than its last bits. batch_share: how much of what is usual is to be computed at once; less
-    than one after an attempt that ran out of memory.
+    than one after an attempt that ran out of memory. place: of this process, where the unit spans several nodes.
     """
 
     variant: Variant
@@ -239,6 +241,7 @@ class EvaluateWork:
     pace: tuple[tuple[str, float], ...] = unaddressed(())
     engine: tuple[tuple[str, str | int | float | bool], ...] = unaddressed(())
     batch_share: float = unaddressed(1.0)
+    place: Place | None = unaddressed(None)
 
     kind: Literal[Kind.EVALUATE] = Kind.EVALUATE
 

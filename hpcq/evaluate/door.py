@@ -8,7 +8,7 @@ from __future__ import annotations
 import importlib
 from collections.abc import Container, Iterator, Sequence
 from importlib.metadata import entry_points
-from typing import Protocol
+from typing import Protocol, runtime_checkable
 
 from hpcq.errors import UserInputError
 from hpcq.evaluate.requests import Request
@@ -42,6 +42,14 @@ class Backend(Protocol):
 
     def describe(self) -> dict[str, str | int | float]:
         """What may have shaped the responses: versions, device, dtype, threads."""
+
+
+@runtime_checkable
+class Joining(Protocol):
+    """A back end that can compute on several nodes: `EvaluateWork.place` says on which of them it is."""
+
+    def join(self) -> None:
+        """On all nodes but the first: serve the one that was loaded there. Returns never, raises what ends it."""
 
 
 _BUILT_IN = {

@@ -1,7 +1,8 @@
 """The rehearsal back end: responses derived from a request's digest, at a settable pace, without any model.
 
-Knows requests and `EvaluateWork.pace` (request_seconds, load_seconds, memory_gib; most_at_once: requests of
-which one more is out of memory; refused: whether the input is bad). Its responses are never scores.
+Knows requests and `EvaluateWork.pace` (request_seconds, load_seconds, memory_gib; memory_gib_of_others: what the unit's
+other nodes hold beyond it; most_at_once: requests of which one more is out of memory; refused: whether the input is
+bad). Its responses are never scores.
 Where HPCQ_SYNTHETIC_JOURNAL names a folder, each process writes down there what it answers and when: a kill loses what
 was not committed, and only so can be told how much that was.
 """
@@ -43,6 +44,13 @@ class SyntheticBackend:
         if self._pace.get("refused"):
             raise UserInputError("This rehearsal was told to refuse its input.")
         self._memory = b"\x01" * int(self._pace.get("memory_gib", 0.0) * _GIB)
+
+    def join(self) -> None:
+        """Load as node 0 does, and wait."""
+        self.load()
+        self._memory = b"\x01" * int(self._pace.get("memory_gib_of_others", 0.0) * _GIB)
+        while True:
+            time.sleep(1.0)
 
     def stream(
         self, pieces: Sequence[Sequence[Request]], known: Container[RequestKey]

@@ -11,13 +11,14 @@ from __future__ import annotations
 
 import logging
 from collections.abc import Container, Iterator, Sequence
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
 from hpcq.errors import EnvironmentFault, UserInputError
-from hpcq.evaluate import vllm_engine
+from hpcq.evaluate import vllm_start
 from hpcq.evaluate.requests import GENERATE, Request
-from hpcq.evaluate.vllm_death import root_cause
+from hpcq.evaluate.vllm_death import RootCause
 from hpcq.evaluate.vllm_engine import Flow, Job
 from hpcq.evaluate.vllm_jobs import Answers, Sharing, generate_job, score_jobs
 from hpcq.evaluate.vllm_probe import TEXT, probe, shapes, tolerance_of
@@ -35,6 +36,7 @@ ENGINE = (
     "kv_cache_gib",
     "max_num_batched_tokens",
     "max_num_seqs",
+    "pipeline_parallel_size",
     "tensor_parallel_size",
 )
 """What `EvaluateWork.engine` may set: vLLM's engine arguments of these names, and its kv_cache_memory_bytes in GiB."""
@@ -45,7 +47,7 @@ _LOG = logging.getLogger(__name__)
 
 
 class VllmBackend:
-    """A checkpoint on the GPUs of this node, or on its CPU."""
+    """A checkpoint on the GPUs of this node and of those beside it, or on their CPUs."""
 
     def __init__(self, work: EvaluateWork) -> None:
         for field, pairs, known in (("options", work.options, OPTIONS), ("engine", work.engine, ENGINE)):
@@ -66,19 +68,24 @@ class VllmBackend:
 
     def load(self) -> None:
         """Start the engine, and find out whether prefixes can be shared exactly."""
-        work, on_gpu = self._work, vllm_engine.has_gpu()
+        work, on_gpu = self._work, vllm_start.has_gpu()
         if work.device == ("cpu" if on_gpu else "cuda"):
             there = "are GPUs" if on_gpu else "is no GPU"
             raise EnvironmentFault(
                 f"evaluate.device: {work.device!r} is asked for, and there {there} here."
                 " Use 'auto': vLLM computes on what it was built for."
             )
-        self._engine, self._encoder = self._start(on_gpu=on_gpu)
+        self._engine, self._encoder = self._start()
         self._flow = Flow(self._engine)
         dtype = str(self._engine.vllm_config.model_config.dtype).removeprefix("torch.")
         self._tolerance = tolerance_of(dtype, is_quantized=work.variant.scheme.is_quantized)
-        with root_cause():
+        with RootCause():
             self._sharing = self._find_sharing()
+
+    def join(self) -> None:
+        """Compute what the engine on node 0 says, until a process of it here ends."""
+        with self._starting():
+            vllm_start.join(**self._settings())
 
     def stream(
         self, pieces: Sequence[Sequence[Request]], known: Container[RequestKey] = ()
@@ -88,7 +95,7 @@ class VllmBackend:
         A piece's requests are of one task, kind and generation arguments. Pieces whose requests begin alike should
         stand side by side. The engine goes on from one to the next without a pause.
         """
-        with root_cause():
+        with RootCause():
             for answers in self._flow.run(self._scoring(pieces, known), self._generating(pieces, known)):
                 self._asked_tokens += answers.asked_tokens
                 yield from answers.rows
@@ -102,7 +109,7 @@ class VllmBackend:
             "prefix_sharing": self._sharing.why_not or "exact",
             "prefix_sharing_difference": self._difference,
             "varies": self._tolerance,
-            **vllm_engine.describe(self._engine),
+            **vllm_start.describe(self._engine),
         }
 
     def counts(self) -> dict[str, int]:
@@ -112,43 +119,59 @@ class VllmBackend:
             "computed_tokens": self._flow.prompt_tokens - self._flow.cached_tokens,
         }
 
-    def _start(self, *, on_gpu: bool) -> tuple[Any, Encoder]:
+    def _start(self) -> tuple[Any, Encoder]:
         from vllm.tokenizers import get_tokenizer
 
-        work = self._work
-        source: dict[str, Any] = {"trust_remote_code": work.variant.model.trust_remote_code}
-        if not Path(work.checkpoint_path).is_dir():
-            source["revision"] = work.variant.model.revision or "main"
-        settings: dict[str, Any] = dict(work.engine)
-        if "kv_cache_gib" in settings:
-            settings["kv_cache_memory_bytes"] = int(settings.pop("kv_cache_gib") * _GIB)
         add_bos = self._options.get("add_bos_token")
         bos = {} if add_bos is None else {"add_bos_token": bool(add_bos)}
+        with self._starting():
+            engine = vllm_start.start(**self._settings())
+            tokenizer = get_tokenizer(self._work.checkpoint_path, **self._source(), **bos)
+        length = int(engine.vllm_config.model_config.max_model_len)
+        return engine, Encoder(tokenizer, max_length=length, add_bos_token=bos.get("add_bos_token"))
+
+    @contextmanager
+    def _starting(self) -> Iterator[None]:
+        """What vLLM raises where it does not start, as a sentence with the checkpoint and the cure."""
+        path = self._work.checkpoint_path
         try:
-            with root_cause():
-                engine = vllm_engine.start(
-                    on_gpu=on_gpu,
-                    batch_share=work.batch_share,
-                    model=work.checkpoint_path,
-                    dtype=work.dtype,
-                    seed=work.seed,
-                    max_model_len=self._options.get("max_length"),
-                    **source,
-                    **settings,
-                )
-            tokenizer = get_tokenizer(work.checkpoint_path, **source, **bos)
+            with RootCause():
+                yield
         except OSError as error:
             first = (str(error).splitlines() or [""])[0].rstrip(".")
-            raise EnvironmentFault(f"{work.checkpoint_path}: vLLM cannot load it ({first}).") from error
+            raise EnvironmentFault(f"{path}: vLLM cannot load it ({first}).") from error
         except ValueError as error:
             # What vLLM raises of a model that it does not know, and of settings that do not fit it or this machine.
             said = " ".join(str(error).split()).partition(" [type=")[0][:_REASON_CHARACTERS]
             raise UserInputError(
-                f"{work.checkpoint_path}: vLLM does not start with it as evaluate.max_length and evaluate.engine say;"
+                f"{path}: vLLM does not start with it as evaluate.max_length and evaluate.engine say;"
                 f" its reason: {said}"
             ) from error
-        length = int(engine.vllm_config.model_config.max_model_len)
-        return engine, Encoder(tokenizer, max_length=length, add_bos_token=bos.get("add_bos_token"))
+
+    def _settings(self) -> dict[str, Any]:
+        """What the engine is started with, on every node."""
+        work = self._work
+        settings: dict[str, Any] = dict(work.engine)
+        if "kv_cache_gib" in settings:
+            settings["kv_cache_memory_bytes"] = int(settings.pop("kv_cache_gib") * _GIB)
+        return {
+            "batch_share": work.batch_share,
+            "place": work.place,
+            "model": work.checkpoint_path,
+            "dtype": work.dtype,
+            "seed": work.seed,
+            "max_model_len": self._options.get("max_length"),
+            **self._source(),
+            **settings,
+        }
+
+    def _source(self) -> dict[str, Any]:
+        """Which of a model's checkpoints, and whether its code may run."""
+        model = self._work.variant.model
+        source: dict[str, Any] = {"trust_remote_code": model.trust_remote_code}
+        if not Path(self._work.checkpoint_path).is_dir():
+            source["revision"] = model.revision or "main"
+        return source
 
     def _scoring(self, pieces: Sequence[Sequence[Request]], known: Container[RequestKey]) -> Iterator[Job[Answers]]:
         for piece in pieces:

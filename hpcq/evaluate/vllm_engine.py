@@ -1,13 +1,11 @@
-"""vLLM's engine (0.32): started for this machine, fed without a pause, and what its outputs tell of a prompt.
+"""vLLM's engine (0.32): fed without a pause, and what its outputs tell of a prompt.
 
 Knows vLLM. Must not know requests, texts or tasks.
 """
 
 from __future__ import annotations
 
-import os
-import platform
-from collections.abc import Generator, Iterator, Mapping, Sequence
+from collections.abc import Generator, Iterator, Sequence
 from dataclasses import dataclass
 from itertools import count
 from typing import Any, TypeVar
@@ -20,54 +18,6 @@ Answer = TypeVar("Answer")
 Asked = tuple[Sequence[int], Any]
 Job = Generator[list[Asked], list[Any], Answer]
 """Yields what to ask, is sent vLLM's outputs in that order once all are there, may ask again, returns its answer."""
-
-# The CPU's kernels take blocks of multiples of 32 tokens; vLLM's default of 128 would compute up to 127 shared tokens
-# again. Its cache would take 92 % of the machine's memory, or refuse to start where that is not free (0.32).
-_ON_CPU = {"enforce_eager": True, "block_size": 32, "kv_cache_memory_bytes": 2 * 2**30}
-
-
-def has_gpu() -> bool:
-    """Whether this build of vLLM computes on GPUs, and there are some."""
-    from vllm.platforms import current_platform
-
-    return not current_platform.is_cpu()
-
-
-def start(*, on_gpu: bool, batch_share: float, **settings: Any) -> Any:
-    """vLLM's engine, with a prefix cache, and in this process where there is no GPU.
-
-    A subprocess takes minutes to start there (85 s against 8 s), and has its threads bound to cores that a scheduler
-    may have given to others.
-
-    batch_share: how much of what is usually computed at once. settings: vLLM's `EngineArgs`.
-    """
-    # To ask for GPUs may leave a process in a state that must not be forked.
-    defaults = {"VLLM_NO_USAGE_STATS": "1", "VLLM_WORKER_MULTIPROC_METHOD": "spawn"}
-    if not on_gpu:
-        defaults |= {"VLLM_ENABLE_V1_MULTIPROCESSING": "0", "VLLM_CPU_OMP_THREADS_BIND": "nobind"}
-        executor = "uni" if settings.get("tensor_parallel_size", 1) == 1 else "mp"
-        settings = {**_ON_CPU, "distributed_executor_backend": executor, **settings}
-    for name, value in defaults.items():
-        os.environ.setdefault(name, value)
-
-    from vllm.engine.arg_utils import EngineArgs
-    from vllm.usage.usage_lib import UsageContext
-    from vllm.v1.engine.llm_engine import LLMEngine
-
-    if batch_share < 1:
-        settings |= _smaller(EngineArgs, UsageContext.LLM_CLASS, batch_share, settings)
-    # Statistics are kept because they tell which requests were preempted.
-    arguments = EngineArgs(enable_prefix_caching=True, disable_log_stats=False, **settings)
-    return LLMEngine.from_engine_args(arguments, usage_context=UsageContext.LLM_CLASS)
-
-
-def _smaller(arguments: Any, usage: Any, share: float, settings: Mapping[str, Any]) -> dict[str, int]:
-    """A share of the prompts and of the tokens that are computed at once: a prompt and a block of tokens at least."""
-    defaults = arguments.get_batch_defaults(settings.get("tensor_parallel_size", 1))
-    names = ("max_num_batched_tokens", "max_num_seqs")
-    tokens, rows = (int(settings.get(name, usual[usage]) * share) for name, usual in zip(names, defaults, strict=True))
-    tokens = max(tokens, settings.get("block_size", 1))
-    return {"max_num_seqs": max(1, min(rows, tokens)), "max_num_batched_tokens": tokens}
 
 
 def sampling(prompt: Prompt) -> Any:
@@ -205,25 +155,3 @@ class Flow:
         flight.lane.flying -= 1
         if not flight.missing:
             yield from self._go_on(flight.job, flight.lane, flight.outputs)
-
-
-def describe(engine: Any) -> dict[str, str | int | float]:
-    """The device, and how the engine was set up."""
-    import torch
-    from vllm.platforms import current_platform
-
-    config, on_gpu = engine.vllm_config, has_gpu()
-    return {
-        # Not asked of torch, which would take memory of the GPU for it.
-        "device": current_platform.get_device_name() if on_gpu else f"{platform.machine()} CPU",
-        "cuda": str(torch.version.cuda or ""),
-        "threads": torch.get_num_threads(),
-        "loaded_dtype": str(config.model_config.dtype).removeprefix("torch."),
-        "max_length": int(config.model_config.max_model_len),
-        "model_runner": 2 if config.use_v2_model_runner else 1,
-        "block_size": int(config.cache_config.block_size),
-        "kv_cache_tokens": int(config.cache_config.num_gpu_blocks or 0) * int(config.cache_config.block_size),
-        "max_num_seqs": int(config.scheduler_config.max_num_seqs),
-        "max_num_batched_tokens": int(config.scheduler_config.max_num_batched_tokens),
-        "tensor_parallel": int(config.parallel_config.tensor_parallel_size),
-    }

@@ -14,13 +14,15 @@ from pathlib import Path
 
 from hpcq.attempts import Attempt
 from hpcq.completion import write_completion
-from hpcq.evaluate.door import make_backend
+from hpcq.errors import UserInputError
+from hpcq.evaluate.door import Joining, make_backend
 from hpcq.evaluate.folders import unit_folders
 from hpcq.evaluate.prefix.pieces import cut, share
 from hpcq.evaluate.provenance import provenance_of, verify_versions
 from hpcq.evaluate.questions import questions_of
 from hpcq.evaluate.requests import Request
 from hpcq.evaluate.shares import answered_at_first
+from hpcq.peers import Place
 from hpcq.store import RequestKey, SegmentWriter, load
 from hpcq.units import EvaluateWork
 
@@ -50,6 +52,20 @@ def evaluate(work: EvaluateWork, attempt: Attempt) -> None:
     attempt.update(phase=None, facts={"peak_memory_bytes": _peak_memory_bytes()})
 
 
+def join(work: EvaluateWork, place: Place, batch_share: float) -> None:
+    """Lend this node to the back end on node 0, until somebody ends the process. The store is none of its business.
+
+    Raises:
+        HpcqError: the tools do not allow it, or a process of the back end here has ended.
+    """
+    if not work.is_rehearsal:
+        verify_versions(work.versions)
+    backend = make_backend(replace(work, batch_share=batch_share, place=place))
+    if not isinstance(backend, Joining):
+        raise UserInputError(f"evaluate.backend: {work.backend!r} computes on one node, and was given {place.nodes}.")
+    backend.join()
+
+
 def _known(work: EvaluateWork, addresses: dict[str, str]) -> set[RequestKey]:
     """What the run's segments answer already, whichever shard computed it.
 
@@ -66,7 +82,7 @@ def _answer(
     known: set[RequestKey],
     addresses: dict[str, str],
 ) -> None:
-    backend = make_backend(replace(work, batch_share=attempt.batch_share))
+    backend = make_backend(replace(work, batch_share=attempt.batch_share, place=attempt.gather()))
     began_s = time.monotonic()
     backend.load()
     loaded_s = time.monotonic()

@@ -12,19 +12,23 @@ import os
 import socket
 import sys
 import traceback
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 
 from hpcq.attempts import Attempt, AttemptRecord, new_attempt, now
-from hpcq.errors import HpcqError
-from hpcq.failures import EXIT_CODES, SIGTERMED, Failure, failure_of
+from hpcq.errors import ProcessEnded
+from hpcq.failures import EXIT_CODES, SIGTERMED, Failure, exit_code_of, failure_of
 from hpcq.launch.announced import Announced
+from hpcq.launch.company import Company
+from hpcq.launch.following import follow
+from hpcq.launch.meeting import Seat, own_seat
 from hpcq.launch.orders import ArrayOrder, UnitOrder
 from hpcq.launch.predecessors import SlurmJob, own_job, settle_predecessors
 from hpcq.launch.retries import LADDER, Action, Policy, next_rung
 from hpcq.launch.settling import added_by
 from hpcq.launch.signals import Notices, ignore_announcements
+from hpcq.launch.telling import leave, output_to, sentence
 from hpcq.layout import RunLayout
 from hpcq.processes import identity
 from hpcq.units import Kind, Work
@@ -34,7 +38,6 @@ _DOORS = {
     Kind.EVALUATE: ("hpcq.evaluate.worker", "evaluate"),
     Kind.MERGE: ("hpcq.evaluate.merging", "merge"),
 }
-_REASON_CHARACTERS = 500
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -76,16 +79,22 @@ class UnitJob:
 
     def __call__(self) -> None:
         """Run the unit. What a worker raises is recorded, and the process leaves with the exit code of its class."""
-        if _rank() > 0:
-            return
         if _is_slurm():
             ignore_announcements()
         with _ExitCode():
-            attempt = self._begin()
-            log = self.layout.job_logs / f"{self.unit_id}.{attempt.record.attempt}.log"
-            with _output_to(log), self._notices(attempt), _Outcome(attempt, self.layout):
-                sys.stdout.write(_heading(attempt.record))
-                _door(self.work.kind)(self.work, attempt)
+            seat = own_seat(self.layout, self.unit_id) if _spans_nodes() else None
+            if seat is not None and seat.rank > 0:
+                follow(seat, self.work, self.layout.job_logs, self.unit_id)
+            else:
+                self._run(seat)
+
+    def _run(self, seat: Seat | None) -> None:
+        attempt = self._begin()
+        log = self.layout.job_logs / f"{self.unit_id}.{attempt.record.attempt}.log"
+        outcome = _Outcome(attempt, self.layout)
+        with output_to(log), self._notices(attempt), outcome, _company(seat, attempt, outcome):
+            sys.stdout.write(_heading(attempt.record))
+            _door(self.work.kind)(self.work, attempt)
 
     def _begin(self) -> Attempt:
         layout, own = self.layout, _own_job()
@@ -137,8 +146,11 @@ class _ExitCode:
 
     def __exit__(self, _kind: object, error: BaseException | None, _trace: object) -> None:
         if isinstance(error, Exception):
-            sys.stderr.write(f"hpcq: {_sentence(error)}\n")
-            raise SystemExit(EXIT_CODES[failure_of(error)]) from error
+            sys.stderr.write(f"hpcq: {sentence(error)}\n")
+            code = exit_code_of(failure_of(error))
+            if _spans_nodes():
+                leave(code)  # what waits for a node that is gone must not hold this one
+            raise SystemExit(code) from error
 
 
 class _Outcome:
@@ -155,18 +167,38 @@ class _Outcome:
         if error is None:
             self._attempt.update(outcome="done", reason=None, failure=None, decision=None, end=now())
         elif isinstance(error, Exception):
-            traceback.print_exception(error)
-            self._attempt.update(
-                outcome="failed",
-                reason=_sentence(error),
-                error=type(error).__name__,
-                failure=str(failure_of(error)),
-                decision=None,
-                added=added_by(self._layout, self._attempt.record),
-                end=now(),
-            )
+            self.failed(error)
         else:
             self._attempt.update(outcome="interrupted", reason=_interruption(error), end=now())
+
+    def failed(self, error: Exception) -> None:
+        """Record that the unit ended by `error`."""
+        traceback.print_exception(error)
+        self._attempt.update(
+            outcome="failed",
+            reason=sentence(error),
+            error=type(error).__name__,
+            failure=str(failure_of(error)),
+            faulty_node=error.node if isinstance(error, ProcessEnded) else "",
+            decision=None,
+            added=added_by(self._layout, self._attempt.record),
+            end=now(),
+        )
+
+    def failed_elsewhere(self, error: Exception) -> None:
+        """The same from another thread, while this node's main thread may wait for a node that is gone; and leave.
+
+        Where the unit has been told to stop, it is no wonder that others end: that reason stands.
+        """
+        if self._attempt.record.outcome == "running":
+            self._attempt.notify()  # what is answered is committed
+            self.failed(error)
+            leave(exit_code_of(failure_of(error)))
+
+
+def _company(seat: Seat | None, attempt: Attempt, outcome: _Outcome) -> Company | contextlib.nullcontext[None]:
+    """The unit's other nodes, if it has any, for as long as the block lasts."""
+    return Company(seat, attempt, outcome.failed_elsewhere) if seat else contextlib.nullcontext()
 
 
 def _door(kind: Kind) -> Callable[[Work, Attempt], None]:
@@ -180,9 +212,9 @@ def _is_slurm() -> bool:
     return os.environ.get("SUBMITIT_EXECUTOR") == "slurm"
 
 
-def _rank() -> int:
-    """This task's number in its unit. A unit over several nodes starts a task on each; the first does the work."""
-    return int(os.environ.get("SLURM_PROCID", "0")) if _is_slurm() else 0
+def _spans_nodes() -> bool:
+    """Whether this process is one of several that Slurm started for a unit, each on a node."""
+    return _is_slurm() and int(os.environ.get("SLURM_NTASKS", "1")) > 1
 
 
 def _own_job() -> SlurmJob | None:
@@ -195,13 +227,6 @@ def _node() -> str:
     return (os.environ.get("SLURMD_NODENAME") if _is_slurm() else None) or socket.gethostname()
 
 
-def _sentence(error: Exception) -> str:
-    text = str(error).strip()
-    if isinstance(error, HpcqError):
-        return text
-    return f"{type(error).__name__}: {text.splitlines()[0] if text else 'no message'}"[:_REASON_CHARACTERS]
-
-
 def _heading(record: AttemptRecord) -> str:
     return f"{record.unit}: attempt {record.attempt}, job {record.job_id} on {record.node}, {record.start}\n"
 
@@ -212,26 +237,3 @@ def _interruption(interruption: BaseException) -> str:
     if isinstance(interruption, SystemExit) and interruption.code == SIGTERMED:
         return "told to stop by SIGTERM: preempted or cancelled"
     return "stopped before it was done"
-
-
-@contextlib.contextmanager
-def _output_to(log: Path) -> Iterator[None]:
-    """Send file descriptors 1 and 2 to `log`, so that what libraries and child processes print goes there as well."""
-    log.parent.mkdir(parents=True, exist_ok=True)
-    kept = os.dup(1), os.dup(2)
-    target = os.open(log, os.O_WRONLY | os.O_CREAT | os.O_APPEND, 0o600)
-    _redirect(target, target)
-    os.close(target)
-    try:
-        yield
-    finally:
-        _redirect(*kept)
-        for descriptor in kept:
-            os.close(descriptor)
-
-
-def _redirect(output: int, errors: int) -> None:
-    sys.stdout.flush()
-    sys.stderr.flush()
-    os.dup2(output, 1)
-    os.dup2(errors, 2)

@@ -99,6 +99,7 @@ _ACTIONS = {
     Failure.PREEMPTED: Action.AGAIN,
     Failure.TIMEOUT: Action.AGAIN,
     Failure.KILLED: Action.AGAIN,
+    Failure.TAKEN: Action.AGAIN,
     Failure.NODE_FAULT: Action.ELSEWHERE,
     Failure.OUT_OF_MEMORY: Action.SMALLER,
     Failure.FULL_DISK: Action.STOP,
@@ -169,8 +170,9 @@ def excluded_nodes(records: Iterable[AttemptRecord], policy: Policy, moment: dat
     faults: dict[str, datetime] = {}
     for record in records:
         ended = datetime.fromisoformat(record.end) if record.end else None
-        if record.failure == Failure.NODE_FAULT and record.node and ended and ended >= since:
-            faults[record.node] = max(ended, faults.get(record.node, ended))
+        node = record.faulty_node or record.node
+        if record.failure == Failure.NODE_FAULT and node and ended and ended >= since:
+            faults[node] = max(ended, faults.get(node, ended))
     latest = sorted(faults, key=lambda node: faults[node], reverse=True)
     return tuple(sorted(latest[: max(0, policy.excluded_nodes_at_most)]))
 

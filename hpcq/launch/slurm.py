@@ -30,6 +30,9 @@ from hpcq.launch.retries import next_rung
 from hpcq.layout import RunLayout
 from hpcq.units import Kind
 
+STRAGGLERS_S = 20
+"""After one task of a unit over several nodes has ended, srun ends the others: longer than last words take."""
+
 
 @dataclass
 class SlurmLauncher:
@@ -156,7 +159,8 @@ def sbatch_options(order: ArrayOrder, *, parts: int = 1, dependency: str | None 
     throttle = max(1, order.throttle // parts) if order.throttle else len(order.units)
     srun_args = [f"--cpus-per-task={order.cpus_per_unit}"]  # not inherited from sbatch since Slurm 22.05
     if order.nodes > 1:
-        srun_args.append("--kill-on-bad-exit=1")
+        # A node that fails tells node 0 why before it leaves, and all leave by themselves when node 0 does.
+        srun_args += ["--kill-on-bad-exit=0", f"--wait={STRAGGLERS_S}"]
     more: dict[str, str | int | bool] = {**order.extra, "requeue": True, "kill-on-invalid-dep": "yes"}
     options = {
         "partition": order.partition,

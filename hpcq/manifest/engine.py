@@ -16,7 +16,12 @@ class EngineSection(Section):
     """How vLLM's engine is set up; what is not given here it chooses itself. Results depend on it by rounding alone."""
 
     tensor_parallel_size: Annotated[int, Field(ge=1, le=64)] | None = Field(
-        None, description="GPUs of a node that share each matrix; by default all that the plan gives a unit."
+        None,
+        description="GPUs that share each matrix, of one node or of several; by default all of a node that the plan "
+        "gives a unit.",
+    )
+    pipeline_parallel_size: Annotated[int, Field(ge=1, le=64)] | None = Field(
+        None, description="Groups of GPUs that share the layers; by default one a node."
     )
     max_num_seqs: Count | None = Field(None, description="Prompts and texts computed together, at most.")
     max_num_batched_tokens: Count | None = Field(None, description="Tokens computed in one pass, at most.")

@@ -58,6 +58,8 @@ def _fits(profile: Profile, wanted: Evaluation, calibration: Calibration, *, as_
 def _settings(profile: Profile, wanted: Evaluation, calibration: Calibration) -> Iterator[str]:
     if wanted.tensor is not None and _fits(profile, replace(wanted, tensor=None), calibration):
         yield "leave evaluate.engine.tensor_parallel_size out"
+    if wanted.stages is not None and _fits(profile, replace(wanted, stages=None), calibration):
+        yield "leave evaluate.engine.pipeline_parallel_size out"
     demand = wanted.demand
     for key, own in (
         ("kv_cache_gib", replace(demand, kv_cache_bytes=None)),

@@ -81,6 +81,8 @@ def _evaluate_work(
     engine = dict(settings.engine) if settings.backend == "vllm" else {}
     if settings.backend == "vllm" and shape.tensor_parallel > 1:
         engine.setdefault("tensor_parallel_size", shape.tensor_parallel)
+    if settings.backend == "vllm" and shape.pipeline_parallel > 1:
+        engine.setdefault("pipeline_parallel_size", shape.pipeline_parallel)
     return EvaluateWork(
         variant=variant,
         tasks=tasks,

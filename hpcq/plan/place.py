@@ -44,7 +44,7 @@ class CannotPlace(Exception):
 class Evaluation:
     """What is to be placed. model None: its sizes are not known, so one GPU is taken and nothing is checked.
 
-    tensor: GPUs of a node that share each matrix; None: as many as are needed.
+    tensor: GPUs that share each matrix; stages: groups of them that share the layers. None: as many as are needed.
     """
 
     model: ModelShape | None
@@ -52,6 +52,7 @@ class Evaluation:
     backend: str
     demand: Demand
     tensor: int | None = None
+    stages: int | None = None
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -176,15 +177,18 @@ def _evaluation_on(name: str, offer: GpuClass, wanted: Evaluation) -> list[Place
         return Obstacle(sentence=_no_kernel(place, wanted), is_backend=True)
     if wanted.model is None:
         gpus = min(wanted.tensor or 1, offer.gpus_per_node)
-        return [Placement(shape=Shape(gpu_class=name, gpus_per_node=gpus, tensor_parallel=gpus), kernel=kernel)]
+        most = Shape(gpu_class=name, gpus_per_node=gpus, tensor_parallel=gpus)
+        as_told = _shapes_as_told(name, offer, wanted.tensor or 1, wanted.stages or 1)
+        return [Placement(shape=next((shape for shape, _ in as_told), most), kernel=kernel)]
     usable = gpu.memory_gib * wanted.demand.share * GIB
     found: list[Placement] = []
     nearest: Obstacle | None = None
-    told = f"it has no {wanted.tensor} GPUs in a node"
-    for shape, split in _shapes(name, offer, wanted.backend):
+    place = "a node" if offer.nodes == 1 else f"{offer.nodes} nodes, evenly"
+    told = f"it has no {(wanted.tensor or 1) * (wanted.stages or 1)} GPUs in {place}"
+    for shape, split in _shapes(name, offer, wanted):
         if found and (shape.nodes > 1 or wanted.backend != "vllm"):
             break  # more of them gain nothing: stages wait for each other
-        if wanted.tensor not in (None, split.tensor):
+        if wanted.tensor not in (None, split.tensor) or wanted.stages not in (None, split.stages):
             continue
         problem = indivisible(wanted.model, wanted.scheme, split) if wanted.backend == "vllm" else None
         if problem:
@@ -243,9 +247,13 @@ def _no_kernel(place: str, wanted: Evaluation) -> str:
     return f"{title_of(wanted.backend)} does not compute {formats} on {place}: {runs}"
 
 
-def _shapes(name: str, offer: GpuClass, backend: str) -> Iterator[tuple[Shape, Split]]:
+def _shapes(name: str, offer: GpuClass, wanted: Evaluation) -> Iterator[tuple[Shape, Split]]:
     """Every shape that a class offers, from the smallest. Where matrices are not cut, layers are dealt to the GPUs."""
-    cuts = backend == "vllm"
+    cuts = wanted.backend == "vllm"
+    if cuts and (wanted.stages or (wanted.tensor or 1) > offer.gpus_per_node):
+        for tensor in [wanted.tensor] if wanted.tensor else range(1, offer.gpus_per_node + 1):
+            yield from _shapes_as_told(name, offer, tensor, wanted.stages or 1)
+        return
     for gpus in range(1, offer.gpus_per_node + 1):
         split = Split(tensor=gpus) if cuts else Split(stages=gpus)
         yield Shape(gpu_class=name, gpus_per_node=gpus, tensor_parallel=split.tensor), split
@@ -259,6 +267,22 @@ def _shapes(name: str, offer: GpuClass, backend: str) -> Iterator[tuple[Shape, S
                 Shape(gpu_class=name, nodes=nodes, gpus_per_node=gpus, tensor_parallel=gpus, pipeline_parallel=nodes),
                 split,
             )
+
+
+def _shapes_as_told(name: str, offer: GpuClass, tensor: int, stages: int) -> Iterator[tuple[Shape, Split]]:
+    """The smallest number of nodes that holds a split which was asked for: stages in a node, or matrices across nodes.
+
+    A group that shares matrices fills whole nodes, or shares a node with whole groups.
+    """
+    for nodes in range(1, offer.nodes + 1):
+        gpus, rest = divmod(tensor * stages, nodes)
+        if not rest and gpus <= offer.gpus_per_node and 0 in (gpus % tensor, tensor % gpus):
+            split = Split(tensor=tensor, stages=stages)
+            shape = Shape(
+                gpu_class=name, nodes=nodes, gpus_per_node=gpus, tensor_parallel=tensor, pipeline_parallel=stages
+            )
+            yield shape, split
+            return
 
 
 def _quantization_on(

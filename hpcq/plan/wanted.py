@@ -20,13 +20,14 @@ def evaluation_of(resolved: Resolved, settings: EvaluateSettings, variant: Varia
     """What the variant's evaluation by those settings asks of a place."""
     model = resolved.shapes.get(variant.model.id)
     engine = dict(settings.engine)
-    tensor = engine.get("tensor_parallel_size")
+    tensor, stages = engine.get("tensor_parallel_size"), engine.get("pipeline_parallel_size")
     return Evaluation(
         model=model,
         scheme=variant.scheme,
         backend=settings.placed_as,
         demand=_demand(settings, model, is_float32=settings.dtype_for(variant.scheme) == "float32"),
         tensor=None if tensor is None else int(tensor),
+        stages=None if stages is None else int(stages),
     )
 
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import os
 import re
 from collections.abc import Iterator
 from pathlib import Path
@@ -31,6 +32,17 @@ def step_daemon(job_id: str) -> int:
 def number_of(job_id: str) -> str:
     """The job's own number, which daemons use; an element of an array has one, too."""
     return re.findall(r"JobId=(\d+)", queue.call("scontrol", "show", "job", "--oneliner", job_id))[0]
+
+
+def of_job(job_id: str) -> list[tuple[int, dict[str, str]]]:
+    """Every process that the job's tasks have started, however far it has strayed, and its environment."""
+    conf, found = f"SLURM_CONF={os.environ['SLURM_CONF']}", []
+    for entry in Path("/proc").glob("[0-9]*"):
+        with contextlib.suppress(OSError):
+            variables = (entry / "environ").read_bytes().decode(errors="replace").split("\0")
+            if conf in variables and f"SLURM_JOB_ID={job_id}" in variables and (entry / "cmdline").read_bytes():
+                found.append((int(entry.name), dict(one.split("=", 1) for one in variables if "=" in one)))
+    return [one for one in found if "SLURM_PROCID" in one[1]]
 
 
 def commands() -> Iterator[tuple[int, str]]:

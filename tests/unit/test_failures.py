@@ -7,8 +7,8 @@ from collections.abc import Callable
 
 import pytest
 
-from hpcq.errors import EnvironmentFault, ManifestError, StorageFault, UserInputError, WorkFailed
-from hpcq.failures import EXIT_CODES, Failure, failure_of, failure_of_exit
+from hpcq.errors import EnvironmentFault, ManifestError, ProcessEnded, StorageFault, UserInputError, WorkFailed
+from hpcq.failures import EXIT_CODES, Failure, failure_of, failure_of_exit, is_echo
 
 
 class OutOfMemoryError(RuntimeError):
@@ -38,6 +38,8 @@ def caused(error: BaseException, cause: BaseException) -> BaseException:
         ),
         (RuntimeError("No CUDA GPUs are available: no CUDA-capable device is detected"), Failure.NODE_FAULT),
         (RuntimeError("Connection closed by peer [10.0.0.7]:1234"), Failure.NODE_FAULT),
+        (OSError(errno.EADDRINUSE, "Address already in use"), Failure.TAKEN),
+        (ProcessEnded("it ended", failure="killed", node="n1"), Failure.KILLED),
         (OSError(errno.ESTALE, "Stale file handle"), Failure.NODE_FAULT),
         (caused(StorageFault("no"), OSError(errno.ESTALE, "Stale file handle")), Failure.NODE_FAULT),
         (caused(StorageFault("no room"), OSError(errno.ENOSPC, "No space left")), Failure.FULL_DISK),
@@ -54,6 +56,27 @@ def caused(error: BaseException, cause: BaseException) -> BaseException:
 def test_an_exception_tells_its_class(error: BaseException, failure: Failure) -> None:
     """By its kind, its errno, its text, or those of what caused it."""
     assert failure_of(error) is failure
+
+
+@pytest.mark.parametrize(
+    "text",
+    [
+        "[gloo/transport/tcp/pair.cc:534] Connection closed by peer [10.0.0.7]:1234",
+        "ncclRemoteError: A call failed possibly due to a network error or a remote process exiting prematurely",
+    ],
+)
+def test_losing_another_process_is_an_echo_of_its_end(text: str) -> None:
+    """It says nothing of why that one left."""
+    assert is_echo(RuntimeError(text))
+
+
+@pytest.mark.parametrize(
+    "text",
+    ["DistNetworkError: The server socket has failed to listen, name: EADDRINUSE", "CUDA out of memory. Tried to"],
+)
+def test_what_ails_the_process_itself_is_no_echo(text: str) -> None:
+    """A port that is taken is a reason of its own, although the store tells it by the same error."""
+    assert not is_echo(RuntimeError(text))
 
 
 def failing_while_handling() -> None:

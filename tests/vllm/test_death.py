@@ -10,7 +10,7 @@ from pathlib import Path
 import pytest
 from vllm.v1.engine.exceptions import EngineDeadError
 
-from hpcq.evaluate.vllm_death import root_cause
+from hpcq.evaluate.vllm_death import RootCause
 from hpcq.failures import Failure, failure_of
 
 LOG = "(EngineCore pid=7) ERROR 11-23 07:45:22 [core.py:1510]"
@@ -41,7 +41,7 @@ def printed(text: str, folder: Path) -> Iterator[None]:
 def test_an_engine_that_ran_out_of_memory_makes_its_unit_smaller(tmp_path: Path) -> None:
     """What the engine's own process printed decides the class of the failure, and is its reason."""
     reason = r"died of torch\.OutOfMemoryError: CUDA out of memory\."
-    with pytest.raises(RuntimeError, match=reason) as raised, printed(OUT_OF_MEMORY, tmp_path), root_cause():
+    with pytest.raises(RuntimeError, match=reason) as raised, printed(OUT_OF_MEMORY, tmp_path), RootCause():
         raise EngineDeadError
     assert failure_of(raised.value) is Failure.OUT_OF_MEMORY
 
@@ -49,13 +49,13 @@ def test_an_engine_that_ran_out_of_memory_makes_its_unit_smaller(tmp_path: Path)
 def test_an_engine_that_does_not_start_says_what_does_not_fit(tmp_path: Path) -> None:
     """A setting that the engine's process refuses is told as if the engine had been started here."""
     reason = r"^To serve at least one request with 8192 tokens$"
-    with pytest.raises(ValueError, match=reason), printed(TOO_LONG, tmp_path), root_cause():
+    with pytest.raises(ValueError, match=reason), printed(TOO_LONG, tmp_path), RootCause():
         raise NOT_STARTED
 
 
 @pytest.mark.parametrize(("text", "error"), [("", NOT_STARTED), (OUT_OF_MEMORY, RuntimeError("something else"))])
 def test_what_is_not_explained_stays_as_it_was(tmp_path: Path, text: str, error: Exception) -> None:
     """Where nothing was printed, or the engine did not die, the exception goes on its way."""
-    with pytest.raises(RuntimeError) as raised, printed(text, tmp_path), root_cause():
+    with pytest.raises(RuntimeError) as raised, printed(text, tmp_path), RootCause():
         raise error
     assert raised.value is error

@@ -13,10 +13,11 @@ from vllm.usage.usage_lib import UsageContext
 from hpcq.errors import EnvironmentFault, UserInputError, WorkFailed
 from hpcq.evaluate.requests import GENERATE, LOGLIKELIHOOD
 from hpcq.evaluate.vllm import VllmBackend
-from hpcq.evaluate.vllm_engine import Flow, Job, _smaller, sampling, told_of_itself
+from hpcq.evaluate.vllm_engine import Flow, Job, sampling, told_of_itself
 from hpcq.evaluate.vllm_families import Prompt
 from hpcq.evaluate.vllm_jobs import Sharing, generate_job, scores_of
 from hpcq.evaluate.vllm_probe import TOLERANCES, probe
+from hpcq.evaluate.vllm_start import _smaller
 from tests.vllm.conftest import BLOCK, QUESTION, answers, make_work, request
 
 SHARED = Sharing(least=BLOCK)

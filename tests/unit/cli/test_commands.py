@@ -207,19 +207,19 @@ memory_gib = 64
         (
             "meta-llama/Llama-3.1-70B-Instruct",
             [],
-            "takes 6 nodes of class 'small', and hpcq runs vLLM on one node alone yet. Try a scheme with fewer bits",
+            "takes 6 nodes of class 'small', and a profile with scheduler = 'local' has this machine alone. Try one",
         ),
         (
             "meta-llama/Llama-3.1-8B-Instruct",
-            ["-O", "evaluate.engine.tensor_parallel_size=4", "-O", "evaluate.max_length=4096"],
-            "it has no 4 GPUs in a node. Try this: leave evaluate.engine.tensor_parallel_size out",
+            ["-O", "evaluate.engine.tensor_parallel_size=32", "-O", "evaluate.max_length=4096"],
+            "it has no 32 GPUs in 6 nodes, evenly. Try this: leave evaluate.engine.tensor_parallel_size out",
         ),
     ],
 )
-def test_what_vllms_engine_cannot_do_yet_is_planned_and_refused_by_submit(
+def test_what_vllms_engine_cannot_do_is_planned_and_refused_by_submit(
     hpcq: Hpcq, model: str, options: list[str], sentence: str
 ) -> None:
-    """vLLM over several nodes, or over more GPUs than a unit has, is refused with the cure, and nothing is written."""
+    """vLLM over nodes without Slurm, or over more GPUs than there are, is refused with the cure; nothing is written."""
     hpcq.write(TWO_NODES, "two.toml")
     text = REHEARSAL.replace("meta-llama/Llama-3.1-8B-Instruct", model).replace('"local"', '"two.toml"')
     text = text.replace("shards = 2", "")

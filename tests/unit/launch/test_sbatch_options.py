@@ -7,7 +7,7 @@ from pathlib import Path
 import pytest
 
 from hpcq.errors import UserInputError
-from hpcq.launch.slurm import sbatch_options, split
+from hpcq.launch.slurm import STRAGGLERS_S, sbatch_options, split
 from tests.slurm.rehearsal import array, layout_at, unit
 
 LAYOUT = layout_at(Path("/nowhere"))
@@ -26,6 +26,13 @@ def test_cores_are_told_to_srun_too() -> None:
     options = sbatch_options(array(LAYOUT, "a", UNITS, cpus_per_unit=7))
     assert options["cpus_per_task"] == 7
     assert "--cpus-per-task=7" in options["srun_args"]
+
+
+def test_a_node_may_say_why_it_ends_before_the_others_are_ended() -> None:
+    """Over several nodes srun does not end the others at once, and none of them outlives the first for long."""
+    arguments = sbatch_options(array(LAYOUT, "a", UNITS, nodes=2))["srun_args"]
+    assert "--kill-on-bad-exit=0" in arguments
+    assert f"--wait={STRAGGLERS_S}" in arguments
 
 
 def test_memory_is_rounded_up_to_whole_mebibytes() -> None:

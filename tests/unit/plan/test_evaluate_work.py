@@ -7,6 +7,7 @@ from pathlib import Path
 import pytest
 
 from hpcq.manifest import load, resolve
+from hpcq.plan.document import plan_document
 from hpcq.plan.plan import make_plan
 from hpcq.units import EvaluateWork
 
@@ -54,6 +55,23 @@ def test_the_engine_spreads_over_the_gpus_that_the_plan_gives() -> None:
     """The engine's tensor parallel size is the planned one unless the manifest has its own."""
     assert work().engine == (("tensor_parallel_size", 4),)
     assert dict(work("evaluate.engine.tensor_parallel_size=8").engine) == {"tensor_parallel_size": 8}
+
+
+def test_the_engine_spans_the_nodes_that_the_plan_gives() -> None:
+    """405B in BF16 takes two nodes of eight; the worker is told TP8 and PP2, and what the manifest says goes before."""
+    Path("c.toml").write_text(PROFILE.replace("gpus_per_node", "nodes = 2\ngpus_per_node"), encoding="utf-8")
+    options = ("models.0.id=meta-llama/Llama-3.1-405B-Instruct", "evaluate.max_length=4096")
+    plan = make_plan(resolve(load(Path("m.toml"), options)))
+    [unit] = [unit for unit in plan.units if isinstance(unit.work, EvaluateWork)]
+    assert (unit.shape.nodes, unit.shape.gpus_per_node) == (2, 8)
+    assert isinstance(unit.work, EvaluateWork)
+    assert unit.work.engine == (("tensor_parallel_size", 8), ("pipeline_parallel_size", 2))
+    shown = plan_document(plan, (), {})["units"][0]
+    assert (shown["nodes"], shown["tensor_parallel"], shown["pipeline_parallel"]) == (2, 8, 2)
+    stages = dict(
+        work(*options, "evaluate.engine.tensor_parallel_size=4", "evaluate.engine.pipeline_parallel_size=4").engine
+    )
+    assert stages == {"tensor_parallel_size": 4, "pipeline_parallel_size": 4}
 
 
 def test_settings_of_the_engine_change_no_address() -> None:

@@ -180,6 +180,37 @@ def test_a_stated_number_of_gpus_is_kept_to() -> None:
         place_evaluation(cluster("h100"), Evaluation(**{**vars(wanted(LLAMA_8B, "bf16")), "tensor": 8}))
 
 
+@pytest.mark.parametrize(
+    ("split", "shape"),
+    [
+        ({"tensor": 8}, Shape(gpu_class="h100", nodes=2, gpus_per_node=4, tensor_parallel=8)),
+        ({"stages": 2}, Shape(gpu_class="h100", gpus_per_node=2, pipeline_parallel=2)),
+        (
+            {"tensor": 2, "stages": 2},
+            Shape(gpu_class="h100", gpus_per_node=4, tensor_parallel=2, pipeline_parallel=2),
+        ),
+        (
+            {"tensor": 4, "stages": 2},
+            Shape(gpu_class="h100", nodes=2, gpus_per_node=4, tensor_parallel=4, pipeline_parallel=2),
+        ),
+    ],
+)
+def test_a_stated_split_takes_the_fewest_nodes_that_hold_it(split: dict[str, int], shape: Shape) -> None:
+    """Matrices are shared across nodes, and layers inside one, only where the manifest says so."""
+    evaluation = replace(wanted(LLAMA_8B, "bf16"), **split)
+    assert place_evaluation(cluster("h100", nodes=2), evaluation).shape == shape
+    unsized = replace(evaluation, model=None)
+    assert place_evaluation(cluster("h100", nodes=2), unsized).shape == shape
+
+
+def test_a_stated_split_that_no_nodes_hold_evenly_is_refused() -> None:
+    """Five stages are no whole number for each of two nodes; it is for each of five."""
+    evaluation = replace(wanted(LLAMA_8B, "bf16"), stages=5)
+    reason, cure = refusal(cluster("h100", nodes=2), evaluation)
+    assert reason == "cannot be split on h100: it has no 5 GPUs in 2 nodes, evenly"
+    assert cure == "leave evaluate.engine.pipeline_parallel_size out or 3 more nodes of h100 (nodes = 5)"
+
+
 def test_transformers_decompresses() -> None:
     """On accelerate a 4-bit checkpoint takes the GPUs of its base, spread by layers."""
     profile = cluster("a100")
