@@ -159,7 +159,7 @@ def _model(work: EvaluateWork, device: str) -> tuple[Any, float]:
             model = transformers.AutoModelForCausalLM.from_pretrained(
                 work.checkpoint_path,
                 dtype=getattr(torch, work.dtype),
-                device_map=None if layers.is_whole else dict(layers.devices),
+                device_map=_device_map(layers, device),
                 offload_folder=str(folder),
                 **_quantization(config),
                 **source,
@@ -169,10 +169,19 @@ def _model(work: EvaluateWork, device: str) -> tuple[Any, float]:
             raise EnvironmentFault(f"{work.checkpoint_path}: transformers cannot load it ({first}).") from error
         if layers.disk:
             bring_to_node(model, folder, layers.disk)
-    if device == "cuda" and layers.is_whole:
-        model = model.to(device)
     _refuse_unquantized_activations(work, config, model)
     return model, layers.offloaded_gib
+
+
+def _device_map(layers: Spread, device: str) -> dict[str, Any] | None:
+    """None: all of it on the CPU. A model is loaded where it stays.
+
+    compressed-tensors (0.19) remembers where weights were decompressed, and computes there: moving the model afterwards
+    leaves them on the CPU.
+    """
+    if not layers.is_whole:
+        return dict(layers.devices)
+    return {"": 0} if device == "cuda" else None
 
 
 def _layers(work: EvaluateWork, config: Any, device: str) -> Spread:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import gc
 import os
 from dataclasses import replace
 from pathlib import Path
@@ -88,7 +89,108 @@ def test_weights_on_disk_change_no_answer(tmp_path: Path, monkeypatch: pytest.Mo
     assert _nameless_files()
     assert all(name.endswith("(deleted)") for name in _nameless_files())
     del backend
-    import gc
-
     gc.collect()
     assert _nameless_files() == []
+
+
+def test_layers_brought_from_the_host_change_no_answer(tmp_path: Path) -> None:
+    """With accelerate's hooks on every block, as a device map sets them beside a GPU, no bit differs.
+
+    Between two forwards a block's weights are on `meta`.
+    """
+    base = write_base(tmp_path / "base", hidden_size=256)
+    work = _work(Offload(), base, (replace(_tasks()[0], num_fewshot=0),))
+    backend = AccelerateBackend(work)
+    backend.load()
+    expected = _answers(backend, work.tasks)
+    blocks = backend._lm.model.model.layers
+    for block in blocks:
+        cpu_offload(block, execution_device=torch.device("cpu"))
+
+    assert _answers(backend, work.tasks) == expected
+    assert all(parameter.is_meta for block in blocks for parameter in block.parameters())
+    assert backend.describe()["prefix_sharing"] == "exact"
+
+
+@pytest.mark.parametrize(
+    ("offload", "cure"),
+    [
+        (Offload(host_gib=0.2), "0.2 GiB of the host's memory have no room for them; try evaluate.offload = 'disk'"),
+        (Offload(to="cpu", host_gib=0.2), "try evaluate.offload = 'disk'"),
+        (Offload(to="disk", host_gib=0.05), "try a node with more memory"),
+    ],
+    ids=["none", "cpu", "disk"],
+)
+def test_what_does_not_fit_is_out_of_memory_and_names_the_key(offload: Offload, cure: str) -> None:
+    """Before a weight is read; with `disk`, where not even the embeddings fit."""
+    with pytest.raises(WorkFailed, match="its weights take 0.50 GiB") as caught:
+        AccelerateBackend(_work(offload)).load()
+    assert failure_of(caught.value) is Failure.OUT_OF_MEMORY
+    assert cure in str(caught.value)
+
+
+def test_a_disk_without_room_is_told_before_it_is_filled(monkeypatch: pytest.MonkeyPatch) -> None:
+    """The sentence names TMPDIR, and the attempt's class is a full disk. /sys has no room at all."""
+    usage = weights_on_disk.shutil.disk_usage("/sys")
+    assert usage.free == 0
+    monkeypatch.setattr(weights_on_disk.shutil, "disk_usage", lambda _: usage)
+    with pytest.raises(StorageFault, match="has 0.0 GiB left, and 0.3 GiB .* by TMPDIR") as caught:
+        AccelerateBackend(_work(Offload(to="disk", host_gib=0.2))).load()
+    assert failure_of(caught.value) is Failure.FULL_DISK
+
+
+def test_a_quantized_checkpoint_is_not_put_on_disk(tmp_path: Path) -> None:
+    """It is decompressed in memory: where that is too small, it is refused."""
+    base = write_base(tmp_path / "base")
+    variant = Variant(model=Model(id="tiny", path=str(base)), scheme=FP8)
+    made = tmp_path / "fp8"
+    record = AttemptRecord(unit="quantize", attempt=1, job_id="1", node="here", pid=1, start=now())
+    quantize(QuantizeWork(variant=variant, checkpoint_path=str(made)), Attempt(tmp_path / "attempts", record))
+    work = replace(_work(Offload(to="disk", host_gib=0.0005)), variant=variant, checkpoint_path=str(made))
+    with pytest.raises(WorkFailed, match="have no room for them"):
+        AccelerateBackend(work).load()
+
+
+def _spread(gpus: tuple[float, ...], host: float, offload: Offload) -> dict[str, list[str]]:
+    """Which parts of SmolLM2-135M in float32 (0.50 GiB) lie where, by device."""
+    with torch.device("meta"):
+        model = AutoModelForCausalLM.from_config(AutoConfig.from_pretrained(staged_model(MODEL_ID)), dtype=torch.float32)
+    memory = Memory(gpus=tuple(int(one * GIB) for one in gpus), host=int(host * GIB))
+    found: dict[str, list[str]] = {}
+    for name, device in spread(model, memory, offload, title="x").devices.items():
+        found.setdefault(str(device), []).append(name)
+    return found
+
+
+def test_without_offloading_layers_never_leave_the_gpus() -> None:
+    """Two GPUs get as even a share as can be; on two that are too small it is a sentence, whatever the host has."""
+    found = _spread((1, 1), 100, Offload())
+    assert set(found) == {"0", "1"}
+    assert {"model.embed_tokens", "lm_head"} <= set(found["0"])  # they share their weights
+    assert 17 <= len(found["1"]) <= 21
+    with pytest.raises(WorkFailed, match=r"2 GPUs of 0.2 GiB have no room .* evaluate.offload = 'cpu'"):
+        _spread((0.25, 0.25), 100, Offload())
+
+
+def test_with_offloading_gpus_are_filled_first_then_the_host_then_the_disk() -> None:
+    """Within what the plan gives each; what fits on the GPUs alone, where the plan gives nothing, stays there."""
+    planned = Offload(to="disk", gpu_gib=(0.3, 0.1), host_gib=0.05)
+    found = _spread((1, 1), 100, planned)
+    assert set(found) == {"0", "1", "cpu", "disk"}
+    sizes = {len(names) for names in found.values()}
+    assert sum(map(len, found.values())) == 30 + 4
+    assert min(sizes) >= 3
+    assert "model.layers.0" in found["0"]
+    assert "model.layers.29" in found["disk"]
+    assert set(_spread((1, 1), 100, Offload(to="cpu"))) == {"0", "1"}
+    assert set(_spread((0.3,), 100, Offload(to="cpu"))) == {"0", "cpu"}
+
+
+def test_parts_hold_every_weight_once(tmp_path: Path) -> None:
+    """Embeddings first, blocks whole, a tied head with the embeddings."""
+    model = AutoModelForCausalLM.from_pretrained(write_base(tmp_path / "base"))
+    parts = parts_of(model)
+    assert parts[0].names == ("model.embed_tokens", "lm_head")
+    assert sum(part.bytes for part in parts) == sum(
+        one.nbytes for one in (*model.parameters(), *model.buffers())
+    )
