@@ -27,6 +27,7 @@ def evaluation_of(resolved: Resolved, settings: EvaluateSettings, variant: Varia
         backend=settings.placed_as,
         demand=_demand(settings, model, is_float32=settings.dtype_for(variant.scheme) == "float32"),
         tensor=None if tensor is None else int(tensor),
+        offload=settings.offload if settings.placed_as == "accelerate" else "none",
     )
 
 
