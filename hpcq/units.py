@@ -216,8 +216,8 @@ class QuantizeWork:
 class Offload:
     """Where weights may lie that the GPUs have no room for.
 
-    to: none, cpu (the host's memory), or disk (that first, then the node's own disk). gpu_gib: of weights on each GPU in
-    turn, at most; empty: what there is, less what computing takes. host_gib: in the host's memory, likewise.
+    to: none, cpu (the host's memory), or disk (that first, then the node's own disk). gpu_gib: of weights on each GPU
+    in turn, at most; empty: what there is, less what computing takes. host_gib: in the host's memory, likewise.
     """
 
     to: Literal["none", "cpu", "disk"] = "none"

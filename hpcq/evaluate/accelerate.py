@@ -24,7 +24,7 @@ from hpcq.evaluate.prefix.counts import Counts
 from hpcq.evaluate.prefix_transformers.scorer import Scorer
 from hpcq.evaluate.prefix_transformers.support import tolerance
 from hpcq.evaluate.requests import GENERATE, LOGLIKELIHOOD, Request
-from hpcq.evaluate.spread_layers import CPU, DISK, Spread, memory_here, spread
+from hpcq.evaluate.spread_layers import DISK, Spread, memory_here, spread
 from hpcq.evaluate.weights_on_disk import bring_to_node, folder_on_node
 from hpcq.store import VARIES, RequestKey, Response
 from hpcq.units import EvaluateWork
@@ -192,7 +192,7 @@ def _layers(work: EvaluateWork, config: Any, device: str) -> Spread:
         )
     offload = work.offload
     if offload.to == DISK and getattr(config, "quantization_config", None):
-        offload = replace(offload, to=CPU)
+        offload = replace(offload, to="cpu")
     memory = memory_here(on_gpu=device == "cuda")
     return spread(sizes, memory, offload, title=work.variant.model.id)
 

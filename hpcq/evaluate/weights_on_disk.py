@@ -43,7 +43,7 @@ def bring_to_node(model: Any, folder: Path, wanted_bytes: int) -> None:
     free = shutil.disk_usage(folder).free
     if free < wanted_bytes:
         raise StorageFault(
-            f"{folder.parent} has {free / _GIB:.1f} GiB left, and {wanted_bytes / _GIB:.1f} GiB of weights are to be kept"
+            f"{folder.parent} has {free / _GIB:.1f} GiB left, and {wanted_bytes / _GIB:.1f} GiB of weights are to lie"
             " there: name a larger disk of the node by TMPDIR (environments.NAME.variables in the profile)."
         )
     descriptors: list[int] = []

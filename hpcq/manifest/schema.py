@@ -247,8 +247,8 @@ class EvaluateSection(Section):
     )
     offload: Literal["none", "cpu", "disk"] = Field(
         "none",
-        description="Where accelerate may keep weights that the GPUs have no room for: 'cpu' is the host's memory, 'disk' "
-        "that and then the node's own disk. Slow, and chosen only where no class holds them.",
+        description="Where accelerate may keep weights that the GPUs have no room for: 'cpu' is the host's memory, "
+        "'disk' that and then the node's own disk. Slow, and done only where no class holds them.",
     )
     prefix_sharing: bool = Field(True, description="Whether a beginning that requests share is computed once.")
     max_length: Count | None = Field(
@@ -288,15 +288,18 @@ class EvaluateSection(Section):
             raise refusal(f"has no meaning with backend '{self.backend}'; it sets up 'vllm' alone.", "engine")
         return self
 
-
     @model_validator(mode="after")
     def _accelerate_alone_offloads(self) -> Self:
         if self.offload == "none":
             return self
         if self.backend == "vllm" and not self.fallback:
-            raise refusal("has no meaning with backend 'vllm' and fallback = false: 'accelerate' alone does it.", "offload")
+            raise refusal(
+                "has no meaning with backend 'vllm' and fallback = false: 'accelerate' alone does it.", "offload"
+            )
         if self.offload == "cpu" and self.device == "cpu":
-            raise refusal("must be 'disk' or 'none' with device 'cpu': its weights are in the host's memory.", "offload")
+            raise refusal(
+                "must be 'disk' or 'none' with device 'cpu': its weights are in the host's memory.", "offload"
+            )
         return self
 
 

@@ -1,4 +1,4 @@
-"""What of a model's weights the GPUs of one node have no room for, and where that lies: in the host's memory, on a disk.
+"""What of a model's weights the GPUs of a node have no room for, and where it lies: in the host's memory, on a disk.
 
 Knows how the accelerate back end deals layers; must not know a cluster, nor which place is chosen.
 """
@@ -8,12 +8,15 @@ from __future__ import annotations
 import math
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
+from typing import Literal
 
 from hpcq.catalog.gpus import GPU
 from hpcq.catalog.models import ModelShape
-from hpcq.plan.fit import Demand, Need, Split, large, need_of
+from hpcq.plan.fit import Demand, Need, Split, large, loaded, need_of
 from hpcq.plan.memory import GIB, block_bytes, embedding_bytes, head_bytes, linear_bytes, value_bytes
 from hpcq.units import Scheme
+
+Where = Literal["cpu", "disk"]
 
 PROCESS_BYTES = 4 * GIB
 """Of the host's memory for a process and its libraries, and for what loading holds for a moment. An assumption."""
@@ -33,7 +36,7 @@ class Offloaded:
     what a job needs to ask for, for that. need: of the fullest GPU; None: there is none.
     """
 
-    to: str
+    to: Where
     host: int
     disk: int
     total: int
@@ -55,12 +58,13 @@ class Offloaded:
 
 
 def offloaded(
-    model: ModelShape, scheme: Scheme, demand: Demand, to: str, *, gpu: GPU | None, gpus: int, host_gib: float
+    model: ModelShape, scheme: Scheme, demand: Demand, to: Where, *, gpu: GPU | None, gpus: int, host_gib: float
 ) -> Offloaded | None:
     """How the weights lie on so many GPUs (0: on a node's cores); None: not even so they fit.
 
-    scheme: as the weights are held. to: cpu or disk. host_gib: that a job may have.
+    scheme: as the weights are held, decompressed. to: cpu or disk. host_gib: that a job may have.
     """
+    scheme = loaded(scheme, demand)
     largest = max(
         embedding_bytes(model, value_bytes(scheme)), *(linear_bytes(linear, scheme) for linear in model.linears)
     )

@@ -24,7 +24,7 @@ from hpcq.catalog.models import ModelShape
 from hpcq.manifest.profiles import GpuClass, Profile
 from hpcq.plan.fit import Demand, Need, Split, decompressed, indivisible, large, need_of
 from hpcq.plan.memory import GIB
-from hpcq.plan.offload import Offloaded, offloaded
+from hpcq.plan.offload import Offloaded, Where, offloaded
 from hpcq.plan.quantization import GPU_SHARE, quantization_need
 from hpcq.plan.units import Shape
 from hpcq.units import Calibration, Kind, Scheme
@@ -225,12 +225,12 @@ def _offloading_on(name: str, offer: GpuClass, wanted: Evaluation) -> Iterator[P
     if wanted.backend != "accelerate" or wanted.offload == "none" or model is None or kernel is None:
         return
     # A quantized checkpoint is decompressed in memory.
-    to = "cpu" if wanted.scheme.is_quantized else wanted.offload
+    to: Where = "disk" if wanted.offload == "disk" and not wanted.scheme.is_quantized else "cpu"
     host_gib = offer.memory_gib_per_unit or offer.memory_gib
     for gpus in range(1, offer.gpus_per_node + 1) if gpu else (0,):
         found = offloaded(model, _loaded(wanted), wanted.demand, to, gpu=gpu, gpus=gpus, host_gib=host_gib)
         if found:
-            shape = Shape(gpu_class=name, gpus_per_node=gpus, host_gib=math.ceil(found.host_asked_gib))
+            shape = Shape(gpu_class=name, gpus_per_node=gpus, host_gib=min(math.ceil(found.host_asked_gib), host_gib))
             total = found.need.total if found.need else None
             yield Placement(shape=shape, need=found.need, kernel=kernel, gpu_bytes=total, offloaded=found)
 

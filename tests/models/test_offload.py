@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import gc
-import os
 from dataclasses import replace
 from pathlib import Path
 
@@ -15,11 +14,11 @@ from transformers import AutoConfig, AutoModelForCausalLM
 from hpcq.attempts import Attempt, AttemptRecord, now
 from hpcq.catalog.packages import staged_items, staged_model
 from hpcq.errors import StorageFault, WorkFailed
-from hpcq.evaluate import weights_on_disk
 from hpcq.evaluate.accelerate import AccelerateBackend
 from hpcq.evaluate.questions import questions_of
 from hpcq.evaluate.requests import Request
 from hpcq.evaluate.spread_layers import Memory, parts_of, spread
+from hpcq.evaluate.weights_on_disk import bring_to_node
 from hpcq.failures import Failure, failure_of
 from hpcq.quantize.worker import quantize
 from hpcq.store import Response
@@ -66,8 +65,8 @@ def _answers(backend: AccelerateBackend, tasks: tuple[Task, ...]) -> dict[str, R
 
 def _nameless_files() -> list[str]:
     """Files without a name that this process holds open under the prefix of offloaded weights."""
-    links = [Path("/proc/self/fd", name) for name in os.listdir("/proc/self/fd")]
-    return [target for link in links if link.is_symlink() and "hpcq-offload-" in (target := os.readlink(link))]
+    links = list(Path("/proc/self/fd").iterdir())
+    return [target for link in links if link.is_symlink() and "hpcq-offload-" in (target := str(link.readlink()))]
 
 
 def test_weights_on_disk_change_no_answer(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -123,20 +122,20 @@ def test_layers_brought_from_the_host_change_no_answer(tmp_path: Path) -> None:
 )
 def test_what_does_not_fit_is_out_of_memory_and_names_the_key(offload: Offload, cure: str) -> None:
     """Before a weight is read; with `disk`, where not even the embeddings fit."""
-    with pytest.raises(WorkFailed, match="its weights take 0.50 GiB") as caught:
+    with pytest.raises(WorkFailed, match=r"its weights take 0\.50 GiB") as caught:
         AccelerateBackend(_work(offload)).load()
     assert failure_of(caught.value) is Failure.OUT_OF_MEMORY
     assert cure in str(caught.value)
 
 
-def test_a_disk_without_room_is_told_before_it_is_filled(monkeypatch: pytest.MonkeyPatch) -> None:
-    """The sentence names TMPDIR, and the attempt's class is a full disk. /sys has no room at all."""
-    usage = weights_on_disk.shutil.disk_usage("/sys")
-    assert usage.free == 0
-    monkeypatch.setattr(weights_on_disk.shutil, "disk_usage", lambda _: usage)
-    with pytest.raises(StorageFault, match="has 0.0 GiB left, and 0.3 GiB .* by TMPDIR") as caught:
-        AccelerateBackend(_work(Offload(to="disk", host_gib=0.2))).load()
+def test_a_disk_without_room_is_told_before_it_is_filled(tmp_path: Path) -> None:
+    """The sentence names TMPDIR, and the attempt's class is a full disk."""
+    with pytest.raises(
+        StorageFault, match=r"and 1073741824\.0 GiB of weights are to lie there: .* by TMPDIR"
+    ) as caught:
+        bring_to_node(torch.nn.Linear(1, 1), tmp_path, 2**60)
     assert failure_of(caught.value) is Failure.FULL_DISK
+    assert list(tmp_path.iterdir()) == []
 
 
 def test_a_quantized_checkpoint_is_not_put_on_disk(tmp_path: Path) -> None:
@@ -154,7 +153,9 @@ def test_a_quantized_checkpoint_is_not_put_on_disk(tmp_path: Path) -> None:
 def _spread(gpus: tuple[float, ...], host: float, offload: Offload) -> dict[str, list[str]]:
     """Which parts of SmolLM2-135M in float32 (0.50 GiB) lie where, by device."""
     with torch.device("meta"):
-        model = AutoModelForCausalLM.from_config(AutoConfig.from_pretrained(staged_model(MODEL_ID)), dtype=torch.float32)
+        model = AutoModelForCausalLM.from_config(
+            AutoConfig.from_pretrained(staged_model(MODEL_ID)), dtype=torch.float32
+        )
     memory = Memory(gpus=tuple(int(one * GIB) for one in gpus), host=int(host * GIB))
     found: dict[str, list[str]] = {}
     for name, device in spread(model, memory, offload, title="x").devices.items():
@@ -191,6 +192,4 @@ def test_parts_hold_every_weight_once(tmp_path: Path) -> None:
     model = AutoModelForCausalLM.from_pretrained(write_base(tmp_path / "base"))
     parts = parts_of(model)
     assert parts[0].names == ("model.embed_tokens", "lm_head")
-    assert sum(part.bytes for part in parts) == sum(
-        one.nbytes for one in (*model.parameters(), *model.buffers())
-    )
+    assert sum(part.bytes for part in parts) == sum(one.nbytes for one in (*model.parameters(), *model.buffers()))
