@@ -5,13 +5,16 @@ from __future__ import annotations
 import gc
 from dataclasses import replace
 from pathlib import Path
+from typing import Literal
 
 import pytest
 import torch
 from accelerate import cpu_offload
-from transformers import AutoConfig, AutoModelForCausalLM
+from transformers import AutoConfig, AutoModelForCausalLM, LlamaConfig
 
 from hpcq.attempts import Attempt, AttemptRecord, now
+from hpcq.catalog.gpus import find_gpu
+from hpcq.catalog.models import find_shape
 from hpcq.catalog.packages import staged_items, staged_model
 from hpcq.errors import StorageFault, WorkFailed
 from hpcq.evaluate.accelerate import AccelerateBackend
@@ -20,6 +23,8 @@ from hpcq.evaluate.requests import Request
 from hpcq.evaluate.spread_layers import Memory, parts_of, spread
 from hpcq.evaluate.weights_on_disk import bring_to_node
 from hpcq.failures import Failure, failure_of
+from hpcq.plan.fit import Demand
+from hpcq.plan.offload import offloaded
 from hpcq.quantize.worker import quantize
 from hpcq.store import Response
 from hpcq.units import EvaluateWork, Model, Offload, QuantizeWork, Scheme, Task, Variant
@@ -193,3 +198,34 @@ def test_parts_hold_every_weight_once(tmp_path: Path) -> None:
     parts = parts_of(model)
     assert parts[0].names == ("model.embed_tokens", "lm_head")
     assert sum(part.bytes for part in parts) == sum(one.nbytes for one in (*model.parameters(), *model.buffers()))
+
+
+@pytest.mark.parametrize("gpus", [1, 2])
+@pytest.mark.parametrize("to", ["cpu", "disk"])
+def test_the_worker_does_what_was_planned(gpus: int, to: Literal["cpu", "disk"]) -> None:
+    """Llama-3.1-70B on A100s of 40 GB: what the plan gives to each place, the worker fills, to within its buffers."""
+    shape, gpu = find_shape("meta-llama/Llama-3.1-70B-Instruct"), find_gpu("A100-40")
+    assert shape
+    demand = Demand(sequences=4)
+    planned = offloaded(shape, BASE, demand, to, gpu=gpu, gpus=gpus, host_gib=200 if to == "cpu" else 40)
+    assert planned
+    config = LlamaConfig(
+        vocab_size=shape.vocabulary,
+        hidden_size=shape.hidden,
+        intermediate_size=shape.intermediate,
+        num_hidden_layers=shape.layers,
+        num_attention_heads=shape.heads,
+        num_key_value_heads=shape.kv_heads,
+        tie_word_embeddings=shape.tied_embeddings,
+    )
+    with torch.device("meta"):
+        model = AutoModelForCausalLM.from_config(config, dtype=torch.bfloat16)
+    memory = Memory(gpus=(int(gpu.memory_gib * GIB),) * gpus, host=40 * GIB)
+    rooms = tuple(room / GIB for room in planned.gpu_rooms)
+    found = spread(
+        model, memory, Offload(to=to, gpu_gib=rooms, host_gib=planned.host_room / GIB), title="Llama-3.1-70B"
+    )
+    block = planned.total / shape.layers
+    assert found.host + found.disk == pytest.approx(planned.host + planned.disk, abs=1.1 * block)
+    assert (found.disk > 0) is (to == "disk")
+    assert sum(part.bytes for part in parts_of(model)) == pytest.approx(planned.total, rel=1e-5)
