@@ -47,13 +47,15 @@ class Offloaded:
 
     @property
     def sentence(self) -> str:
-        """Where the weights are, in words."""
-        places = [f"{self.host / GIB:.1f} GiB in the host's memory"] if self.host and self.gpu_rooms else []
-        places += [f"{self.disk / GIB:.1f} GiB on the node's disk"] if self.disk else []
-        target = "GPU" if self.gpu_rooms else "memory"
+        """Where the weights are and why, in words."""
+        places = (
+            [f"{self.host / GIB:.1f} GiB of its weights in the host's memory"] if self.host and self.gpu_rooms else []
+        )
+        if self.disk:
+            places.append(f"{self.disk / GIB:.1f} GiB {'' if places else 'of its weights '}on the node's disk")
         return (
-            f"of {self.total / GIB:.1f} GiB of weights {' and '.join(places)}, brought to the {target} for each pass,"
-            " which is slow"
+            f"{' and '.join(places)} are brought to the {'GPU' if self.gpu_rooms else 'memory'} for each pass, which is"
+            f" slow, because no class holds all {self.total / GIB:.1f} GiB"
         )
 
 

@@ -75,8 +75,8 @@ def test_70b_on_one_h100_keeps_the_rest_in_the_hosts_memory() -> None:
     assert work.offload.host_gib == pytest.approx(unit.offloaded.host / GIB, abs=4)
     assert host_gib(plan)[Kind.EVALUATE] == 500  # all of the node is its share: it has one GPU
     [note] = [note for note in plan.notes if "host's memory" in note]
-    assert " on h100: of 131.4 GiB of weights 7" in note
-    assert note.endswith(" GiB in the host's memory, brought to the GPU for each pass, which is slow.")
+    assert " on h100: 75.3 GiB of its weights in the host's memory are brought to the GPU for each pass" in note
+    assert note.endswith(", which is slow, because no class holds all 131.4 GiB.")
     document = plan_document(plan, (), {unit.id: "waiting" for unit in plan.units})["units"][0]
     assert document["offloaded_gib"] == {"host": pytest.approx(unit.offloaded.host / GIB, abs=0.01), "disk": 0.0}
 
@@ -118,7 +118,7 @@ def test_a_disk_takes_what_the_host_has_no_room_for() -> None:
     work = evaluation(plan)
     assert work.offload.to == "disk"
     [note] = [note for note in plan.notes if "disk" in note]
-    assert "GiB in the host's memory and " in note
+    assert "GiB of its weights in the host's memory and " in note
     cpus = node("cpu", None, memory_gib=64)
     assert "evaluate.offload" not in plan_on(cpus, LLAMA_70B, "none").refused[0].cure
     plan = plan_on(cpus, LLAMA_70B, "disk")
