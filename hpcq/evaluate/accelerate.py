@@ -7,11 +7,11 @@ Knows transformers and lm-eval. Must not know tasks, shards or files other than 
 
 from __future__ import annotations
 
+import contextlib
 import hashlib
 import logging
 import platform
 from collections.abc import Container, Iterator, Sequence
-from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -24,7 +24,7 @@ from hpcq.evaluate.prefix.counts import Counts
 from hpcq.evaluate.prefix_transformers.scorer import Scorer
 from hpcq.evaluate.prefix_transformers.support import tolerance
 from hpcq.evaluate.requests import GENERATE, LOGLIKELIHOOD, Request
-from hpcq.evaluate.spread_layers import DISK, Spread, memory_here, spread
+from hpcq.evaluate.spread_layers import Spread, memory_here, spread
 from hpcq.evaluate.weights_on_disk import bring_to_node, folder_on_node
 from hpcq.store import VARIES, RequestKey, Response
 from hpcq.units import EvaluateWork
@@ -152,23 +152,24 @@ def _model(work: EvaluateWork, device: str) -> tuple[Any, float]:
     source: dict[str, Any] = {"trust_remote_code": work.variant.model.trust_remote_code}
     if not is_folder:
         source["revision"] = work.variant.model.revision or "main"
-    with folder_on_node() as folder:
+    with contextlib.ExitStack() as stack:
         try:
             config = transformers.AutoConfig.from_pretrained(work.checkpoint_path, **source)
             layers = _layers(work, config, device)
+            folder = stack.enter_context(folder_on_node(layers.disk)) if layers.disk else None
             model = transformers.AutoModelForCausalLM.from_pretrained(
                 work.checkpoint_path,
                 dtype=getattr(torch, work.dtype),
                 device_map=_device_map(layers, device),
-                offload_folder=str(folder),
+                offload_folder=folder,
                 **_quantization(config),
                 **source,
             )
         except OSError as error:
             first = (str(error).splitlines() or [""])[0].rstrip(".")
             raise EnvironmentFault(f"{work.checkpoint_path}: transformers cannot load it ({first}).") from error
-        if layers.disk:
-            bring_to_node(model, folder, layers.disk)
+        if folder:
+            bring_to_node(model, folder)
     _refuse_unquantized_activations(work, config, model)
     return model, layers.offloaded_gib
 
@@ -190,11 +191,9 @@ def _layers(work: EvaluateWork, config: Any, device: str) -> Spread:
         sizes = transformers.AutoModelForCausalLM.from_config(
             config, dtype=getattr(torch, work.dtype), trust_remote_code=work.variant.model.trust_remote_code
         )
-    offload = work.offload
-    if offload.to == DISK and getattr(config, "quantization_config", None):
-        offload = replace(offload, to="cpu")
+    has_disk = not getattr(config, "quantization_config", None)
     memory = memory_here(on_gpu=device == "cuda")
-    return spread(sizes, memory, offload, title=work.variant.model.id)
+    return spread(sizes, memory, work.offload, title=work.variant.model.id, has_disk=has_disk)
 
 
 def _quantization(config: Any) -> dict[str, Any]:

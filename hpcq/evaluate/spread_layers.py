@@ -5,6 +5,7 @@ Knows modules, bytes and devices; reads no checkpoint, and must not know tasks o
 
 from __future__ import annotations
 
+import contextlib
 import os
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
@@ -75,8 +76,8 @@ def memory_here(*, on_gpu: bool) -> Memory:
     return Memory(gpus=tuple(torch.cuda.get_device_properties(one).total_memory for one in devices), host=host)
 
 
-def spread(model: torch.nn.Module, memory: Memory, offload: Offload, *, title: str) -> Spread:
-    """Deal the layers of `model` (on `meta`: its sizes are enough), in their order.
+def spread(model: Any, memory: Memory, offload: Offload, *, title: str, has_disk: bool = True) -> Spread:
+    """Deal the layers of `model` (on `meta`: its sizes are enough), in their order. has_disk: one may hold its weights.
 
     Without offloading the fullest GPU holds as little as can be. With it, GPUs are filled one by one, and the first
     keeps room for the largest tensor that is brought to it.
@@ -92,12 +93,13 @@ def spread(model: torch.nn.Module, memory: Memory, offload: Offload, *, title: s
         devices = _level(parts, [int(one * share) for one in memory.gpus])
     if devices is None and (offload.to != "none" or not memory.gpus):
         largest = max(parameter.nbytes for parameter in model.parameters())
-        rooms = _rooms(memory, offload, largest)
+        rooms = _rooms(memory, offload, largest, has_disk=has_disk)
         devices = _fill(parts, rooms)
         if devices is not None and devices[parts[0].names[0]] != rooms[0][0]:
             devices = None  # embeddings must be where texts begin
     if devices is None:
-        raise WorkFailed(_sentence(title, total, memory, offload)) from MemoryError(f"{total} bytes of weights")
+        sentence = _sentence(title, total, memory, offload, has_disk=has_disk)
+        raise WorkFailed(sentence) from MemoryError(f"{total} bytes of weights")
     held = {device: sum(part.bytes for part in parts if devices[part.names[0]] == device) for device in (CPU, DISK)}
     return Spread(devices=devices, host=held[CPU] if memory.gpus else 0, disk=held[DISK])
 
@@ -106,6 +108,7 @@ def parts_of(model: Any) -> list[Part]:
     """What cannot be divided, in the model's order but for embeddings, which come first. Blocks of a list are whole."""
     whole = set(getattr(model, "_no_split_modules", None) or ())
     owners: dict[int, int] = {}
+    first = 0
     names: list[list[str]] = []
     sizes: list[int] = []
     for name, tensors in _pieces(model, "", whole):
@@ -119,7 +122,8 @@ def parts_of(model: Any) -> list[Part]:
             if id(tensor) not in owners:
                 owners[id(tensor)] = number
                 sizes[number] += tensor.nbytes
-    first = owners[id(model.get_input_embeddings().weight)]
+    with contextlib.suppress(AttributeError, NotImplementedError):  # some models' own code does not tell
+        first = owners[id(model.get_input_embeddings().weight)]
     order = sorted(range(len(names)), key=lambda number: number != first)
     return [Part(names=tuple(names[number]), bytes=sizes[number]) for number in order]
 
@@ -143,15 +147,16 @@ def _joined(name: str, child: str) -> str:
     return f"{name}.{child}" if name else child
 
 
-def _rooms(memory: Memory, offload: Offload, largest: int) -> list[tuple[Device, float]]:
+def _rooms(memory: Memory, offload: Offload, largest: int, *, has_disk: bool) -> list[tuple[Device, float]]:
     """Bytes of weights that each device may hold, in the order in which they are filled."""
-    share = 1.0 if offload.to == "none" else _SHARE_OF_HOST
+    is_spilling = offload.to == DISK and has_disk
+    share = _SHARE_OF_HOST if memory.gpus or is_spilling else 1.0
     host = memory.host * share if offload.host_gib is None else offload.host_gib * _GIB
     usual = [one * _SHARE_OF_GPU for one in memory.gpus]
     gpus = [gib * _GIB for gib in offload.gpu_gib[: len(usual)]] or usual
     rooms: list[tuple[Device, float]] = [(number, room - largest * (number == 0)) for number, room in enumerate(gpus)]
     rooms.append((CPU, host))
-    return [*rooms, (DISK, float("inf"))] if offload.to == DISK else rooms
+    return [*rooms, (DISK, float("inf"))] if is_spilling else rooms
 
 
 def _fill(parts: Sequence[Part], rooms: Sequence[tuple[Device, float]]) -> dict[str, Device] | None:
@@ -181,15 +186,18 @@ def _level(parts: Sequence[Part], rooms: Sequence[int]) -> dict[str, Device] | N
     return _fill(parts, [(number, min(room, low)) for number, room in enumerate(rooms)])
 
 
-def _sentence(title: str, total: int, memory: Memory, offload: Offload) -> str:
-    largest = max(memory.gpus, default=0) / _GIB
-    places = f"{len(memory.gpus)} GPUs of {largest:.1f} GiB" if memory.gpus else ""
-    if offload.to != "none" or not memory.gpus:
+def _sentence(title: str, total: int, memory: Memory, offload: Offload, *, has_disk: bool) -> str:
+    count = len(memory.gpus)
+    places = [f"{count} GPU{'s' * (count > 1)} of {max(memory.gpus) / _GIB:.1f} GiB"] if count else []
+    if offload.to != "none" or not count:
         host = memory.host / _GIB if offload.host_gib is None else offload.host_gib
-        places += f"{' and ' if places else ''}{host:.1f} GiB of the host's memory"
-    cure = "a node with more memory"
-    if offload.to == "none":
-        cure = f"evaluate.offload = '{CPU if memory.gpus else DISK}', or {cure}"
-    elif offload.to == CPU:
-        cure = f"evaluate.offload = '{DISK}', or {cure}"
-    return f"{title}: its weights take {total / _GIB:.2f} GiB, and {places} have no room for them; try {cure}."
+        places.append(f"{host:.1f} GiB of the host's memory")
+    cures = ["a node with more memory"]
+    if offload.to == "none" and count:
+        cures.insert(0, f"evaluate.offload = '{CPU}'")
+    elif offload.to != DISK and has_disk:
+        cures.insert(0, f"evaluate.offload = '{DISK}'")
+    return (
+        f"{title}: its weights take {total / _GIB:.2f} GiB, for which {' and '.join(places)} have no room beside what"
+        f" computing takes; try {' or '.join(cures)}."
+    )

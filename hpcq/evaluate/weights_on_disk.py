@@ -25,27 +25,38 @@ _GIB = 2**30
 
 
 @contextlib.contextmanager
-def folder_on_node() -> Iterator[Path]:
-    """A folder on the disk that TMPDIR names, else /tmp, for as long as a model is loaded."""
-    with tempfile.TemporaryDirectory(prefix="hpcq-offload-", ignore_cleanup_errors=True) as folder:
+def folder_on_node(wanted_bytes: int) -> Iterator[Path]:
+    """A folder on the disk that TMPDIR names, else /tmp, with so much room, for as long as a model is loaded.
+
+    Raises:
+        StorageFault: that disk has no room, or cannot be written.
+    """
+    cure = "name a larger disk of the node by TMPDIR (environments.NAME.variables in the profile)"
+    try:
+        made = tempfile.TemporaryDirectory(prefix="hpcq-offload-", ignore_cleanup_errors=True)
+    except OSError as error:
+        raise StorageFault(
+            f"no folder for offloaded weights can be made ({error.strerror or error}): {cure}."
+        ) from error
+    with made as folder:
+        free = shutil.disk_usage(folder).free
+        if free < wanted_bytes:
+            raise StorageFault(
+                f"{Path(folder).parent} has {free / _GIB:.1f} GiB left, and {wanted_bytes / _GIB:.1f} GiB of weights are"
+                f" to lie there: {cure}."
+            )
         yield Path(folder)
 
 
-def bring_to_node(model: Any, folder: Path, wanted_bytes: int) -> None:
-    """Copy every weight that the hooks of `model` would read from a file: `wanted_bytes` in all, a file a block.
+def bring_to_node(model: Any, folder: Path) -> None:
+    """Copy every weight that the hooks of `model` would read from a file, a file a block.
 
     transformers points them to the checkpoint itself, which lies on a shared file system as a rule, and each pass reads
     them again. The files lose their names at once, and are reached by their descriptors until `model` is gone.
 
     Raises:
-        StorageFault: the disk has no room.
+        StorageFault: the disk filled up meanwhile.
     """
-    free = shutil.disk_usage(folder).free
-    if free < wanted_bytes:
-        raise StorageFault(
-            f"{folder.parent} has {free / _GIB:.1f} GiB left, and {wanted_bytes / _GIB:.1f} GiB of weights are to lie"
-            " there: name a larger disk of the node by TMPDIR (environments.NAME.variables in the profile)."
-        )
     descriptors: list[int] = []
     weakref.finalize(model, _close, descriptors)
     for loader in _loaders(model):

@@ -21,7 +21,7 @@ from hpcq.evaluate.accelerate import AccelerateBackend
 from hpcq.evaluate.questions import questions_of
 from hpcq.evaluate.requests import Request
 from hpcq.evaluate.spread_layers import Memory, parts_of, spread
-from hpcq.evaluate.weights_on_disk import bring_to_node
+from hpcq.evaluate.weights_on_disk import folder_on_node
 from hpcq.failures import Failure, failure_of
 from hpcq.plan.fit import Demand
 from hpcq.plan.offload import offloaded
@@ -119,8 +119,8 @@ def test_layers_brought_from_the_host_change_no_answer(tmp_path: Path) -> None:
 @pytest.mark.parametrize(
     ("offload", "cure"),
     [
-        (Offload(host_gib=0.2), "0.2 GiB of the host's memory have no room for them; try evaluate.offload = 'disk'"),
-        (Offload(to="cpu", host_gib=0.2), "try evaluate.offload = 'disk'"),
+        (Offload(host_gib=0.2), "for which 0.2 GiB of the host's memory have no room"),
+        (Offload(to="cpu", host_gib=0.2), "try evaluate.offload = 'disk' or a node with more memory."),
         (Offload(to="disk", host_gib=0.05), "try a node with more memory"),
     ],
     ids=["none", "cpu", "disk"],
@@ -133,12 +133,14 @@ def test_what_does_not_fit_is_out_of_memory_and_names_the_key(offload: Offload, 
     assert cure in str(caught.value)
 
 
-def test_a_disk_without_room_is_told_before_it_is_filled(tmp_path: Path) -> None:
+def test_a_disk_without_room_is_told_before_it_is_filled(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """The sentence names TMPDIR, and the attempt's class is a full disk."""
-    with pytest.raises(
-        StorageFault, match=r"and 1073741824\.0 GiB of weights are to lie there: .* by TMPDIR"
-    ) as caught:
-        bring_to_node(torch.nn.Linear(1, 1), tmp_path, 2**60)
+    monkeypatch.setattr("tempfile.tempdir", str(tmp_path))
+    with (
+        pytest.raises(StorageFault, match=r"and 1073741824\.0 GiB of weights are to lie there: .* by TMPDIR") as caught,
+        folder_on_node(2**60),
+    ):
+        pass
     assert failure_of(caught.value) is Failure.FULL_DISK
     assert list(tmp_path.iterdir()) == []
 
@@ -151,7 +153,7 @@ def test_a_quantized_checkpoint_is_not_put_on_disk(tmp_path: Path) -> None:
     record = AttemptRecord(unit="quantize", attempt=1, job_id="1", node="here", pid=1, start=now())
     quantize(QuantizeWork(variant=variant, checkpoint_path=str(made)), Attempt(tmp_path / "attempts", record))
     work = replace(_work(Offload(to="disk", host_gib=0.0005)), variant=variant, checkpoint_path=str(made))
-    with pytest.raises(WorkFailed, match="have no room for them"):
+    with pytest.raises(WorkFailed, match=r"have no room .* try a node with more memory\.$"):
         AccelerateBackend(work).load()
 
 
