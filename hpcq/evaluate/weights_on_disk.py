@@ -42,8 +42,8 @@ def folder_on_node(wanted_bytes: int) -> Iterator[Path]:
         free = shutil.disk_usage(folder).free
         if free < wanted_bytes:
             raise StorageFault(
-                f"{Path(folder).parent} has {free / _GIB:.1f} GiB left, and {wanted_bytes / _GIB:.1f} GiB of weights are"
-                f" to lie there: {cure}."
+                f"{Path(folder).parent} has {free / _GIB:.1f} GiB left, and {wanted_bytes / _GIB:.1f} GiB of weights"
+                f" are to lie there: {cure}."
             )
         yield Path(folder)
 

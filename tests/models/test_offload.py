@@ -5,12 +5,12 @@ from __future__ import annotations
 import gc
 from dataclasses import replace
 from pathlib import Path
-from typing import Literal
+from typing import Any, Literal
 
 import pytest
 import torch
-from accelerate import cpu_offload
-from transformers import AutoConfig, AutoModelForCausalLM, LlamaConfig
+from accelerate import dispatch_model
+from transformers import AutoConfig, AutoModelForCausalLM, CompressedTensorsConfig, LlamaConfig
 
 from hpcq.attempts import Attempt, AttemptRecord, now
 from hpcq.catalog.gpus import find_gpu
@@ -97,23 +97,59 @@ def test_weights_on_disk_change_no_answer(tmp_path: Path, monkeypatch: pytest.Mo
     assert _nameless_files() == []
 
 
-def test_layers_brought_from_the_host_change_no_answer(tmp_path: Path) -> None:
-    """With accelerate's hooks on every block, as a device map sets them beside a GPU, no bit differs.
+HERE = torch.device("cpu")
+"""To accelerate not the same as the word 'cpu', by which it would offload; so it stands for a GPU."""
 
-    Between two forwards a block's weights are on `meta`.
-    """
+
+def _offload_the_second_layer(model: Any) -> torch.nn.Module:
+    """As transformers does with a device map that has a GPU and the host's memory; tells the layer."""
+    devices = {"model.embed_tokens": HERE, "lm_head": HERE, "model.layers.0": HERE, "model.layers.1": "cpu"}
+    devices |= {"model.norm": "cpu", "model.rotary_emb": "cpu"}
+    dispatch_model(model, devices, main_device=HERE, skip_keys=model._skip_keys_device_placement)
+    layer: torch.nn.Module = model.model.layers[1]
+    assert all(parameter.is_meta for parameter in layer.parameters())
+    return layer
+
+
+def test_layers_brought_from_the_host_change_no_answer(tmp_path: Path) -> None:
+    """With accelerate's hooks, no bit differs; between two passes a layer's weights are on `meta`."""
     base = write_base(tmp_path / "base", hidden_size=256)
     work = _work(Offload(), base, (replace(_tasks()[0], num_fewshot=0),))
     backend = AccelerateBackend(work)
     backend.load()
     expected = _answers(backend, work.tasks)
-    blocks = backend._lm.model.model.layers
-    for block in blocks:
-        cpu_offload(block, execution_device=torch.device("cpu"))
+    layer = _offload_the_second_layer(backend._lm.model)
 
     assert _answers(backend, work.tasks) == expected
-    assert all(parameter.is_meta for block in blocks for parameter in block.parameters())
+    assert all(parameter.is_meta for parameter in layer.parameters())
     assert backend.describe()["prefix_sharing"] == "exact"
+
+
+def test_a_quantized_checkpoint_is_decompressed_where_it_is_offloaded_to(tmp_path: Path) -> None:
+    """compressed-tensors takes the hooks over, after them decompresses, and quantizes activations: no bit differs."""
+    made = _fp8(tmp_path).checkpoint_path
+    whole, parted = (
+        AutoModelForCausalLM.from_pretrained(
+            made, dtype=torch.bfloat16, quantization_config=CompressedTensorsConfig(dequantize=dequantize)
+        )
+        for dequantize in (True, False)
+    )
+    layer = _offload_the_second_layer(parted)
+    parted.hf_quantizer.compressor.decompress_model(model=parted)
+    tokens = torch.arange(64)[None]
+    with torch.inference_mode():
+        assert torch.equal(parted(tokens).logits, whole(tokens).logits)
+    assert type(layer.mlp.up_proj._parameters).__name__ == "CPUCache"  # type: ignore[union-attr]
+    assert layer.mlp.up_proj.weight.dtype == torch.bfloat16  # type: ignore[union-attr]
+
+
+def _fp8(folder: Path) -> EvaluateWork:
+    """The evaluation of a small model that is quantized to FP8, activations too."""
+    variant = Variant(model=Model(id="tiny", path=str(write_base(folder / "base"))), scheme=FP8)
+    made = str(folder / "fp8")
+    record = AttemptRecord(unit="quantize", attempt=1, job_id="1", node="here", pid=1, start=now())
+    quantize(QuantizeWork(variant=variant, checkpoint_path=made), Attempt(folder / "attempts", record))
+    return replace(_work(Offload()), variant=variant, checkpoint_path=made)
 
 
 @pytest.mark.parametrize(
@@ -147,12 +183,7 @@ def test_a_disk_without_room_is_told_before_it_is_filled(tmp_path: Path, monkeyp
 
 def test_a_quantized_checkpoint_is_not_put_on_disk(tmp_path: Path) -> None:
     """It is decompressed in memory: where that is too small, it is refused."""
-    base = write_base(tmp_path / "base")
-    variant = Variant(model=Model(id="tiny", path=str(base)), scheme=FP8)
-    made = tmp_path / "fp8"
-    record = AttemptRecord(unit="quantize", attempt=1, job_id="1", node="here", pid=1, start=now())
-    quantize(QuantizeWork(variant=variant, checkpoint_path=str(made)), Attempt(tmp_path / "attempts", record))
-    work = replace(_work(Offload(to="disk", host_gib=0.0005)), variant=variant, checkpoint_path=str(made))
+    work = replace(_fp8(tmp_path), offload=Offload(to="disk", host_gib=0.0005))
     with pytest.raises(WorkFailed, match=r"have no room .* try a node with more memory\.$"):
         AccelerateBackend(work).load()
 
