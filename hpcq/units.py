@@ -215,6 +215,19 @@ class QuantizeWork:
 
 
 @dataclass(frozen=True, kw_only=True)
+class Offload:
+    """Where weights may lie that the GPUs have no room for.
+
+    to: none, cpu (the host's memory), or disk (that first, then the node's own disk). gpu_gib: of weights on each GPU
+    in turn, at most; empty: what there is, less what computing takes. host_gib: in the host's memory, likewise.
+    """
+
+    to: Literal["none", "cpu", "disk"] = "none"
+    gpu_gib: tuple[float, ...] = ()
+    host_gib: float | None = None
+
+
+@dataclass(frozen=True, kw_only=True)
 class EvaluateWork:
     """Answer `shard` of the requests that `tasks` make of `variant`.
 
@@ -222,7 +235,8 @@ class EvaluateWork:
     batch_size: requests that are computed together where they share no prefix. flush_interval_s: seconds between
     segments. device: auto, cpu or cuda. `options` are the back end's own settings that can change a result, `engine`
     those that change no more than its last bits. batch_share: how much of what is usual is to be computed at once; less
-    than one after an attempt that ran out of memory. place: of this process, where the unit spans several nodes.
+    than one after an attempt that ran out of memory. offload: of accelerate's weights. place: of this process, where the
+    unit spans several nodes.
     """
 
     variant: Variant
@@ -242,6 +256,7 @@ class EvaluateWork:
     engine: tuple[tuple[str, str | int | float | bool], ...] = unaddressed(())
     batch_share: float = unaddressed(1.0)
     place: Place | None = unaddressed(None)
+    offload: Offload = unaddressed(Offload())
 
     kind: Literal[Kind.EVALUATE] = Kind.EVALUATE
 

@@ -7,6 +7,7 @@ Knows transformers and lm-eval. Must not know tasks, shards or files other than 
 
 from __future__ import annotations
 
+import contextlib
 import hashlib
 import logging
 import platform
@@ -23,6 +24,8 @@ from hpcq.evaluate.prefix.counts import Counts
 from hpcq.evaluate.prefix_transformers.scorer import Scorer
 from hpcq.evaluate.prefix_transformers.support import tolerance
 from hpcq.evaluate.requests import GENERATE, LOGLIKELIHOOD, Request
+from hpcq.evaluate.spread_layers import Spread, memory_here, spread
+from hpcq.evaluate.weights_on_disk import bring_to_node, folder_on_node
 from hpcq.store import VARIES, RequestKey, Response
 from hpcq.units import EvaluateWork
 
@@ -33,7 +36,7 @@ _LOG = logging.getLogger(__name__)
 
 
 class AccelerateBackend:
-    """A checkpoint on the CPU, on one GPU, or spread over all GPUs of the node."""
+    """A checkpoint on the CPU, on one GPU, or spread over all GPUs of the node and what else the work allows."""
 
     def __init__(self, work: EvaluateWork) -> None:
         unknown = [name for name, _ in work.options if name not in OPTIONS]
@@ -47,6 +50,7 @@ class AccelerateBackend:
         self._lm: Any = None
         self._scorer: Scorer | None = None
         self._why_not: str | None = None
+        self._offloaded_gib = 0.0
 
     def load(self) -> None:
         """Load model and tokenizer, and find out whether prefixes can be shared.
@@ -55,7 +59,7 @@ class AccelerateBackend:
         """
         options = dict(self._work.options)
         is_wanted = options.pop("prefix_sharing", True)
-        model = _model(self._work, self._device)
+        model, self._offloaded_gib = _model(self._work, self._device)
         self._lm = HFLM(
             pretrained=model,
             tokenizer=self._work.checkpoint_path,
@@ -66,7 +70,12 @@ class AccelerateBackend:
         if not is_wanted:
             self._why_not = "it is switched off"
             return
-        scorer = Scorer(self._lm, on_gpu=self._device == "cuda", batch_share=self._work.batch_share)
+        scorer = Scorer(
+            self._lm,
+            on_gpu=self._device == "cuda",
+            batch_share=self._work.batch_share,
+            is_offloaded=self._offloaded_gib > 0,
+        )
         self._why_not = scorer.why_not
         self._scorer = None if scorer.why_not else scorer
         if self._why_not:
@@ -117,6 +126,7 @@ class AccelerateBackend:
             "threads": torch.get_num_threads(),
             "loaded_dtype": str(self._lm.model.dtype).removeprefix("torch."),
             "max_length": int(self._lm.max_length),
+            "offloaded_gib": self._offloaded_gib,
             # The kernels that a GPU computes with are its class's; a CPU's are one library's.
             VARIES: tolerance(self._lm.model) if on_gpu else 0.0,
             "prefix_sharing": self._why_not or "exact",
@@ -131,27 +141,59 @@ def _device(wanted: str) -> str:
     return "cpu" if wanted == "cpu" or not available else "cuda"
 
 
-def _model(work: EvaluateWork, device: str) -> Any:
+def _model(work: EvaluateWork, device: str) -> tuple[Any, float]:
+    """The model where its layers are to lie, and how many GiB of its weights are elsewhere than on GPUs.
+
+    Raises:
+        EnvironmentFault: there is no checkpoint that transformers can load.
+        WorkFailed: it does not fit (an attempt out of memory), or would be computed as another scheme.
+    """
     is_folder = Path(work.checkpoint_path).is_dir()
     source: dict[str, Any] = {"trust_remote_code": work.variant.model.trust_remote_code}
     if not is_folder:
         source["revision"] = work.variant.model.revision or "main"
-    try:
-        config = transformers.AutoConfig.from_pretrained(work.checkpoint_path, **source)
-        model = transformers.AutoModelForCausalLM.from_pretrained(
-            work.checkpoint_path,
-            dtype=getattr(torch, work.dtype),
-            device_map="auto" if device == "cuda" and torch.cuda.device_count() > 1 else None,
-            **_quantization(config),
-            **source,
-        )
-    except OSError as error:
-        first = (str(error).splitlines() or [""])[0].rstrip(".")
-        raise EnvironmentFault(f"{work.checkpoint_path}: transformers cannot load it ({first}).") from error
-    if device == "cuda" and not hasattr(model, "hf_device_map"):
-        model = model.to(device)
+    with contextlib.ExitStack() as stack:
+        try:
+            config = transformers.AutoConfig.from_pretrained(work.checkpoint_path, **source)
+            layers = _layers(work, config, device)
+            folder = stack.enter_context(folder_on_node(layers.disk)) if layers.disk else None
+            model = transformers.AutoModelForCausalLM.from_pretrained(
+                work.checkpoint_path,
+                dtype=getattr(torch, work.dtype),
+                device_map=_device_map(layers, device),
+                offload_folder=folder,
+                **_quantization(config),
+                **source,
+            )
+        except OSError as error:
+            first = (str(error).splitlines() or [""])[0].rstrip(".")
+            raise EnvironmentFault(f"{work.checkpoint_path}: transformers cannot load it ({first}).") from error
+        if folder:
+            bring_to_node(model, folder)
     _refuse_unquantized_activations(work, config, model)
-    return model
+    return model, layers.offloaded_gib
+
+
+def _device_map(layers: Spread, device: str) -> dict[str, Any] | None:
+    """None: all of it on the CPU. A model is loaded where it stays.
+
+    compressed-tensors (0.19) remembers where weights were decompressed, and computes there: moving the model afterwards
+    leaves them on the CPU.
+    """
+    if not layers.is_whole:
+        return dict(layers.devices)
+    return {"": 0} if device == "cuda" else None
+
+
+def _layers(work: EvaluateWork, config: Any, device: str) -> Spread:
+    """Where the layers are to lie. A quantized checkpoint is decompressed in memory, and cannot lie on a disk."""
+    with torch.device("meta"):
+        sizes = transformers.AutoModelForCausalLM.from_config(
+            config, dtype=getattr(torch, work.dtype), trust_remote_code=work.variant.model.trust_remote_code
+        )
+    has_disk = not getattr(config, "quantization_config", None)
+    memory = memory_here(on_gpu=device == "cuda")
+    return spread(sizes, memory, work.offload, title=work.variant.model.id, has_disk=has_disk)
 
 
 def _quantization(config: Any) -> dict[str, Any]:

@@ -81,5 +81,5 @@ def _memory_gib(offer: GpuClass, shape: Shape) -> float | None:
     if offer.memory_gib_per_unit is not None:
         return offer.memory_gib_per_unit
     if not offer.gpus_per_node or not shape.gpus_per_node:
-        return None
-    return offer.memory_gib * shape.gpus_per_node / offer.gpus_per_node
+        return shape.host_gib or None
+    return max(offer.memory_gib * shape.gpus_per_node / offer.gpus_per_node, shape.host_gib)

@@ -22,7 +22,8 @@ class EvaluateSettings:
     environment: the name of the Python environment. dtype: auto, float32, bfloat16 or float16. max_length: tokens of
     prompt and answer (None: the model's own). engine: what is set of vLLM's engine; empty for other back ends. pace:
     request_seconds, load_seconds and memory_gib of a rehearsal; empty for real back ends. stands_for: the back end that
-    a rehearsal is placed as; None: none in particular.
+    a rehearsal is placed as; None: none in particular. offload: where accelerate may keep weights that GPUs have no
+    room for: none, cpu or disk.
     """
 
     backend: str
@@ -38,6 +39,7 @@ class EvaluateSettings:
     engine: tuple[tuple[str, int | float | bool], ...] = ()
     pace: tuple[tuple[str, float], ...] = ()
     stands_for: str | None = None
+    offload: Literal["none", "cpu", "disk"] = "none"
 
     @property
     def placed_as(self) -> str:

@@ -209,6 +209,7 @@ def _evaluate_settings(manifest: Manifest, backend: str) -> EvaluateSettings:
         engine=_engine(section) if "vllm" in (backend, rehearsal.stands_for) else (),
         pace=tuple(rehearsal.model_dump(exclude={"stands_for"}).items()) if backend == "synthetic" else (),
         stands_for=rehearsal.stands_for,
+        offload=section.offload,
     )
 
 

@@ -245,6 +245,11 @@ class EvaluateSection(Section):
     fallback: bool = Field(
         True, description="Whether accelerate answers what vllm cannot: an architecture, a number format, a GPU."
     )
+    offload: Literal["none", "cpu", "disk"] = Field(
+        "none",
+        description="Where accelerate may keep weights that the GPUs have no room for: 'cpu' is the host's memory, "
+        "'disk' that and then the node's own disk. Slow, and done only where no class holds them.",
+    )
     prefix_sharing: bool = Field(True, description="Whether a beginning that requests share is computed once.")
     max_length: Count | None = Field(
         None, description="Tokens of a prompt and its answer, at most; by default what the model takes."
@@ -281,6 +286,20 @@ class EvaluateSection(Section):
         # A rehearsal passes it over: any manifest can be rehearsed.
         if self.engine is not None and self.backend == "accelerate":
             raise refusal(f"has no meaning with backend '{self.backend}'; it sets up 'vllm' alone.", "engine")
+        return self
+
+    @model_validator(mode="after")
+    def _accelerate_alone_offloads(self) -> Self:
+        if self.offload == "none":
+            return self
+        if self.backend == "vllm" and not self.fallback:
+            raise refusal(
+                "has no meaning with backend 'vllm' and fallback = false: 'accelerate' alone does it.", "offload"
+            )
+        if self.offload == "cpu" and self.device == "cpu":
+            raise refusal(
+                "must be 'disk' or 'none' with device 'cpu': its weights are in the host's memory.", "offload"
+            )
         return self
 
 

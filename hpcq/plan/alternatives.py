@@ -41,6 +41,7 @@ def alternatives(
     found += _lengths(profile, wanted, calibration)
     if not found and slower:
         found = [*_backends(profile, slower, calibration)] or [*_batches(profile, slower, calibration)]
+        found = found or [*_offloads(profile, slower, calibration, is_named=wanted.backend == slower.backend)]
     return " or ".join(found) or "a GPU class with more memory, or with nodes that have more"
 
 
@@ -129,6 +130,14 @@ def _lengths(profile: Profile, wanted: Evaluation, calibration: Calibration) -> 
 def _backends(profile: Profile, slower: Evaluation, calibration: Calibration) -> Iterator[str]:
     if _fits(profile, slower, calibration):
         yield "evaluate.backend = 'accelerate'"
+
+
+def _offloads(profile: Profile, slower: Evaluation, calibration: Calibration, *, is_named: bool) -> Iterator[str]:
+    """One more place for weights than is allowed, beside the back end that can use it."""
+    allowed = {"none": "cpu", "cpu": "disk"}.get(slower.offload)
+    if allowed and _fits(profile, replace(slower, offload=allowed), calibration):
+        backend = "" if is_named else "evaluate.backend = 'accelerate' with "
+        yield f"{backend}evaluate.offload = '{allowed}'"
 
 
 def _batches(profile: Profile, slower: Evaluation, calibration: Calibration) -> Iterator[str]:

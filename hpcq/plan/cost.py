@@ -13,6 +13,7 @@ from hpcq.catalog.models import ModelShape
 from hpcq.plan import rates
 from hpcq.plan.fit import Demand, Need, stage_layers
 from hpcq.plan.memory import BITS, GIB, weight_bytes
+from hpcq.plan.offload import Offloaded
 from hpcq.plan.units import Shape
 from hpcq.plan.workload import Workload
 from hpcq.units import Scheme
@@ -61,7 +62,8 @@ class Machine:
 class Job:
     """What is to be evaluated, with what.
 
-    dtype: what is computed in. batch: texts written together at most. need: of memory (None: on a CPU).
+    dtype: what is computed in. batch: texts written together at most. need: of memory (None: on a CPU). offloaded:
+    weights that are brought to where they are multiplied for each pass.
     """
 
     model: ModelShape
@@ -72,12 +74,15 @@ class Job:
     demand: Demand
     kernel: Kernel | None = None
     need: Need | None = None
+    offloaded: Offloaded | None = None
 
 
 def evaluation_cost(job: Job, load: Workload, machine: Machine) -> Cost:
     """What answering `load` takes. Every node reads all files, side by side."""
     prompts = load.scored * _token_s(job, machine, load.scored_length, with_logits=True)
     prompts += load.prompts * _token_s(job, machine, load.written_length, with_logits=False)
+    passes = (load.scored + load.prompts) / rates.OFFLOADED_PASS_TOKENS["gpu" if machine.gpu else "cpu"]
+    prompts += passes * _brought_s(job, machine)
     return Cost(
         start=rates.START_S[job.backend],
         load=load_s(weight_bytes(job.model, job.scheme), machine),
@@ -128,6 +133,14 @@ def _token_s(job: Job, machine: Machine, length: float, *, with_logits: bool) ->
     )
 
 
+def _brought_s(job: Job, machine: Machine) -> float:
+    """Seconds for offloaded weights to reach where they are multiplied, once."""
+    if job.offloaded is None:
+        return 0.0
+    seconds = job.offloaded.disk / (rates.DISK_READ_GB_PER_S * _GIGA)
+    return seconds + (job.offloaded.host / (rates.HOST_LINK_GB_PER_S * _GIGA) if machine.gpu else 0.0)
+
+
 def _is_weight_only(job: Job) -> bool:
     quantized = job.scheme.is_quantized and job.backend == "vllm"
     return quantized and job.kernel is not None and job.kernel.multiplies is None
@@ -156,7 +169,7 @@ def _written_s(job: Job, load: Workload, machine: Machine) -> float:
     gpu, shape = machine.gpu, machine.shape
     if gpu is None:
         step = (weights + cache) / (rates.CPU_READ_GB_PER_S * _GIGA) + flops / cpu_flops(job.dtype, machine.cores)
-        return load.written / batch * step
+        return load.written / batch * (step + _brought_s(job, machine))
     share = rates.PREFILL_SHARE[job.backend] * gpu_flops(gpu, job.dtype, job.kernel)
     # Stages work side by side on parts of the batch, and each part reads its stage's weights again.
     weights_s = weights / shape.tensor_parallel / (gpu.bandwidth_gb_per_s * rates.READ_SHARE * _GIGA)
@@ -165,7 +178,7 @@ def _written_s(job: Job, load: Workload, machine: Machine) -> float:
     hop = next(seconds for link, seconds in rates.HOP_S.items() if gpu.link.startswith(link))
     talk_s = _all_reduces(job.model, shape) * (hop + batch / shape.pipeline_parallel * _all_reduce_s(job, gpu, shape))
     python_s = job.model.layers * rates.LAYER_S[job.backend]
-    step = max(weights_s, flops / at_once / share) + cache_s + talk_s + python_s
+    step = max(weights_s, flops / at_once / share) + cache_s + talk_s + python_s + _brought_s(job, machine)
     return load.written / batch * step
 
 

@@ -108,6 +108,9 @@ def _unit(unit: PlannedUnit, state: State) -> dict[str, Any]:
         "pipeline_parallel": shape.pipeline_parallel,
         "memory_gib_per_gpu": unit.memory_gib_per_gpu,
         "memory_gib": {part: gib(count) for part, count in asdict(unit.need).items()} if unit.need else None,
+        "offloaded_gib": {"host": gib(unit.offloaded.host), "disk": gib(unit.offloaded.disk)}
+        if unit.offloaded
+        else None,
         "kernel": unit.kernel,
         "seconds": unit.seconds,
         "reckoned_seconds": asdict(unit.reckoned) if unit.reckoned else None,

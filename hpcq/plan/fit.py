@@ -94,7 +94,7 @@ class Need:
 
 def need_of(shape: ModelShape, scheme: Scheme, split: Split, demand: Demand, *, is_large_gpu: bool = False) -> Need:
     """What the fullest GPU of `split` holds."""
-    stages = _stages(shape, _loaded(scheme, demand), split)
+    stages = _stages(shape, loaded(scheme, demand), split)
     activations = _activations(shape, split, demand, is_large_gpu=is_large_gpu)
     engine = ENGINE_BYTES + (COMMUNICATION_BYTES if split.gpus > 1 else 0)
     token = 2 * _kv_heads(shape, split.tensor) * shape.head_dim * demand.kv_bytes
@@ -147,7 +147,7 @@ def decompressed(scheme: Scheme) -> Scheme:
     return replace(scheme, tool="none", method="none", weights="bf16", activations="bf16", ignore=())
 
 
-def _loaded(scheme: Scheme, demand: Demand) -> Scheme:
+def loaded(scheme: Scheme, demand: Demand) -> Scheme:
     """What is not quantized takes what is computed in."""
     if scheme.is_quantized:
         return scheme

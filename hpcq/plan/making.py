@@ -15,7 +15,7 @@ from hpcq.plan.place import CannotPlace, Placement, place_merge
 from hpcq.plan.places import Place
 from hpcq.plan.tools import BACKENDS, MERGE_ENVIRONMENT, REHEARSAL_ENVIRONMENT, versions_of
 from hpcq.plan.units import PlannedUnit, Shape
-from hpcq.units import EvaluateWork, Kind, MergeWork, QuantizeWork, Shard, Task, Variant
+from hpcq.units import EvaluateWork, Kind, MergeWork, Offload, QuantizeWork, Shard, Task, Variant
 
 
 def units_of_variant(
@@ -39,7 +39,7 @@ def units_of_variant(
         needs = (quantization.id,)
         yield quantization
     settings, placed, count = place.settings, place.evaluation.placement, place.shards
-    whole = _evaluate_work(resolved, settings, variant, tasks, checkpoint, placed.shape)
+    whole = _evaluate_work(resolved, settings, variant, tasks, checkpoint, placed)
     seconds, reckoned = place.evaluation.seconds(count), place.evaluation.parts(count)
     for index in range(count):
         unit_id = f"{Kind.EVALUATE}.{variant.id}" + (f".{index}of{count}" if count > 1 else "")
@@ -56,6 +56,7 @@ def units_of_variant(
             kernel=placed.kernel.kernel if placed.kernel else None,
             seconds=seconds,
             reckoned=reckoned,
+            offloaded=placed.offloaded,
             depends_on=needs,
         )
 
@@ -70,7 +71,7 @@ def _evaluate_work(
     variant: Variant,
     tasks: tuple[Task, ...],
     checkpoint: str,
-    shape: Shape,
+    placed: Placement,
 ) -> EvaluateWork:
     options: dict[str, int | bool] = {}
     model = resolved.shapes.get(variant.model.id)
@@ -79,10 +80,10 @@ def _evaluate_work(
     if not settings.prefix_sharing:
         options["prefix_sharing"] = False
     engine = dict(settings.engine) if settings.backend == "vllm" else {}
-    if settings.backend == "vllm" and shape.tensor_parallel > 1:
-        engine.setdefault("tensor_parallel_size", shape.tensor_parallel)
-    if settings.backend == "vllm" and shape.pipeline_parallel > 1:
-        engine.setdefault("pipeline_parallel_size", shape.pipeline_parallel)
+    if settings.backend == "vllm" and placed.shape.tensor_parallel > 1:
+        engine.setdefault("tensor_parallel_size", placed.shape.tensor_parallel)
+    if settings.backend == "vllm" and placed.shape.pipeline_parallel > 1:
+        engine.setdefault("pipeline_parallel_size", placed.shape.pipeline_parallel)
     return EvaluateWork(
         variant=variant,
         tasks=tasks,
@@ -98,7 +99,18 @@ def _evaluate_work(
         device=settings.device,
         pace=settings.pace,
         engine=tuple(engine.items()),
+        offload=_offload(settings, placed, is_sized=model is not None),
     )
+
+
+def _offload(settings: EvaluateSettings, placed: Placement, *, is_sized: bool) -> Offload:
+    """Exactly what was planned; of a model whose sizes are not known, what the manifest allows."""
+    found = placed.offloaded
+    if settings.backend != "accelerate" or (is_sized and found is None):
+        return Offload()
+    if found is None:
+        return Offload(to=settings.offload)
+    return Offload(to=found.to, gpu_gib=tuple(map(gib, found.gpu_rooms)), host_gib=gib(found.host_room))
 
 
 def merge_of(resolved: Resolved, units: Sequence[PlannedUnit], seconds: float) -> PlannedUnit:

@@ -6,6 +6,7 @@ node. A class whose kernels compute something else than the scheme says comes af
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass
 
@@ -23,6 +24,7 @@ from hpcq.catalog.models import ModelShape
 from hpcq.manifest.profiles import GpuClass, Profile
 from hpcq.plan.fit import Demand, Need, Split, decompressed, indivisible, large, need_of
 from hpcq.plan.memory import GIB
+from hpcq.plan.offload import Offloaded, Where, offloaded
 from hpcq.plan.quantization import GPU_SHARE, quantization_need
 from hpcq.plan.units import Shape
 from hpcq.units import Calibration, Kind, Scheme
@@ -45,6 +47,7 @@ class Evaluation:
     """What is to be placed. model None: its sizes are not known, so one GPU is taken and nothing is checked.
 
     tensor: GPUs that share each matrix; stages: groups of them that share the layers. None: as many as are needed.
+    offload: where weights may lie that the GPUs have no room for: none, cpu or disk.
     """
 
     model: ModelShape | None
@@ -53,19 +56,21 @@ class Evaluation:
     demand: Demand
     tensor: int | None = None
     stages: int | None = None
+    offload: str = "none"
 
 
 @dataclass(frozen=True, kw_only=True)
 class Placement:
     """Where, and what with. need: of an evaluation; gpu_bytes: what the fullest GPU will hold, whatever it does there.
 
-    None: there is no GPU, or the model's sizes are not known.
+    None: there is no GPU, or the model's sizes are not known. offloaded: weights that the GPUs have no room for.
     """
 
     shape: Shape
     need: Need | None = None
     kernel: Kernel | None = None
     gpu_bytes: int | None = None
+    offloaded: Offloaded | None = None
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -92,13 +97,24 @@ def place_evaluation(profile: Profile, wanted: Evaluation) -> Placement:
 def evaluation_options(profile: Profile, wanted: Evaluation) -> list[Placement]:
     """Every place of one node that can hold it, and of several nodes the fewest that can, class by class.
 
+    Weights are offloaded where that is allowed, and no class holds them without; then it is where the least are.
+
     Raises:
         CannotPlace: nothing in the profile has the role, the kernels or the memory. Its cure is empty.
     """
     offered = _offered(Kind.EVALUATE, profile)
     if wanted.model and not has_architecture(wanted.backend, wanted.model.architecture):
         raise CannotPlace(f"{title_of(wanted.backend)} has no {wanted.model.architecture}", "", is_backend=True)
-    return _options(offered, lambda name, offer: _evaluation_on(name, offer, wanted))
+    try:
+        return _options(offered, lambda name, offer: _evaluation_on(name, offer, wanted))
+    except CannotPlace as problem:
+        options = [option for name, offer in offered for option in _offloading_on(name, offer, wanted)]
+        if not options and wanted.backend == "accelerate" and wanted.offload != "none" and not problem.is_backend:
+            raise CannotPlace(f"{problem}; also with evaluate.offload = '{wanted.offload}'", problem.cure) from None
+        if not options:
+            raise
+        least = min(map(_off_the_gpus, options))
+        return [option for option in options if _off_the_gpus(option) == least]
 
 
 def fewest(options: Iterable[Placement]) -> Placement:
@@ -178,14 +194,14 @@ def _evaluation_on(name: str, offer: GpuClass, wanted: Evaluation) -> list[Place
     if wanted.model is None:
         gpus = min(wanted.tensor or 1, offer.gpus_per_node)
         most = Shape(gpu_class=name, gpus_per_node=gpus, tensor_parallel=gpus)
-        as_told = _shapes_as_told(name, offer, wanted.tensor or 1, wanted.stages or 1)
+        as_told = shapes_as_told(name, offer, wanted.tensor or 1, wanted.stages or 1)
         return [Placement(shape=next((shape for shape, _ in as_told), most), kernel=kernel)]
     usable = gpu.memory_gib * wanted.demand.share * GIB
     found: list[Placement] = []
     nearest: Obstacle | None = None
     place = "a node" if offer.nodes == 1 else f"{offer.nodes} nodes, evenly"
     told = f"it has no {(wanted.tensor or 1) * (wanted.stages or 1)} GPUs in {place}"
-    for shape, split in _shapes(name, offer, wanted):
+    for shape, split in shapes(name, offer, wanted.backend, wanted.tensor, wanted.stages):
         if found and (shape.nodes > 1 or wanted.backend != "vllm"):
             break  # more of them gain nothing: stages wait for each other
         if wanted.tensor not in (None, split.tensor) or wanted.stages not in (None, split.stages):
@@ -204,6 +220,29 @@ def _evaluation_on(name: str, offer: GpuClass, wanted: Evaluation) -> list[Place
                 usable=usable / need.total,
             )
     return found or nearest or Obstacle(sentence=f"cannot be split on {name}: {told}")
+
+
+def _offloading_on(name: str, offer: GpuClass, wanted: Evaluation) -> Iterator[Placement]:
+    """Every place on one node of the class that holds it with what may be offloaded."""
+    gpu, model = offer.device, wanted.model
+    kernel = find_kernel(wanted.backend, wanted.scheme, gpu.compute_capability if gpu else None)
+    if wanted.backend != "accelerate" or wanted.offload == "none" or model is None or kernel is None:
+        return
+    # A quantized checkpoint is decompressed in memory.
+    to: Where = "disk" if wanted.offload == "disk" and not wanted.scheme.is_quantized else "cpu"
+    host_gib = offer.memory_gib_per_unit or offer.memory_gib
+    for gpus in range(1, offer.gpus_per_node + 1) if gpu else (0,):
+        found = offloaded(model, _loaded(wanted), wanted.demand, to, gpu=gpu, gpus=gpus, host_gib=host_gib)
+        if found:
+            shape = Shape(gpu_class=name, gpus_per_node=gpus, host_gib=min(math.ceil(found.host_asked_gib), host_gib))
+            total = found.need.total if found.need else None
+            yield Placement(shape=shape, need=found.need, kernel=kernel, gpu_bytes=total, offloaded=found)
+
+
+def _off_the_gpus(placement: Placement) -> tuple[int, int]:
+    """What a disk holds counts before what the host's memory does."""
+    found = placement.offloaded
+    return (found.disk, found.host) if found else (0, 0)
 
 
 def _spread(split: Split, backend: str) -> str:
@@ -245,44 +284,6 @@ def _no_kernel(place: str, wanted: Evaluation) -> str:
     kernels = find_kernels(wanted.backend, scheme)
     runs = f"it does so {', or '.join(kernel.where for kernel in kernels)}" if kernels else "no GPU helps"
     return f"{title_of(wanted.backend)} does not compute {formats} on {place}: {runs}"
-
-
-def _shapes(name: str, offer: GpuClass, wanted: Evaluation) -> Iterator[tuple[Shape, Split]]:
-    """Every shape that a class offers, from the smallest. Where matrices are not cut, layers are dealt to the GPUs."""
-    cuts = wanted.backend == "vllm"
-    if cuts and (wanted.stages or (wanted.tensor or 1) > offer.gpus_per_node):
-        for tensor in [wanted.tensor] if wanted.tensor else range(1, offer.gpus_per_node + 1):
-            yield from _shapes_as_told(name, offer, tensor, wanted.stages or 1)
-        return
-    for gpus in range(1, offer.gpus_per_node + 1):
-        split = Split(tensor=gpus) if cuts else Split(stages=gpus)
-        yield Shape(gpu_class=name, gpus_per_node=gpus, tensor_parallel=split.tensor), split
-    if not cuts:
-        return
-    for nodes in range(2, offer.nodes + 1):
-        # Whole nodes first; fewer GPUs of each only help where all of them do not divide the model.
-        for gpus in range(offer.gpus_per_node, 0, -1):
-            split = Split(tensor=gpus, stages=nodes)
-            yield (
-                Shape(gpu_class=name, nodes=nodes, gpus_per_node=gpus, tensor_parallel=gpus, pipeline_parallel=nodes),
-                split,
-            )
-
-
-def _shapes_as_told(name: str, offer: GpuClass, tensor: int, stages: int) -> Iterator[tuple[Shape, Split]]:
-    """The smallest number of nodes that holds a split which was asked for: stages in a node, or matrices across nodes.
-
-    A group that shares matrices fills whole nodes, or shares a node with whole groups.
-    """
-    for nodes in range(1, offer.nodes + 1):
-        gpus, rest = divmod(tensor * stages, nodes)
-        if not rest and gpus <= offer.gpus_per_node and 0 in (gpus % tensor, tensor % gpus):
-            split = Split(tensor=tensor, stages=stages)
-            shape = Shape(
-                gpu_class=name, nodes=nodes, gpus_per_node=gpus, tensor_parallel=tensor, pipeline_parallel=stages
-            )
-            yield shape, split
-            return
 
 
 def _quantization_on(

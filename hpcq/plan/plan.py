@@ -122,6 +122,8 @@ def _notes(resolved: Resolved, variant: Variant, place: Place) -> Iterator[str]:
     kernel = placed.kernel
     if place.because:
         yield f"{variant.id}: evaluated by {title_of(place.settings.placed_as)}, because {place.because}."
+    if placed.offloaded:
+        yield f"{variant.id} on {placed.shape.gpu_class}: {placed.offloaded.sentence}."
     if kernel and kernel.note:
         yield f"{variant.scheme.name} on {placed.shape.gpu_class} ({title_of(kernel.backend)}): {kernel.note}."
     if placed.shape.gpus and model in resolved.unsized and not resolved.manifest.is_rehearsal:

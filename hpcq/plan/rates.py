@@ -61,6 +61,13 @@ QUANTIZE_SHARE: Final = 0.3
 HOST_LINK_GB_PER_S: Final = 16.0
 """Of blocks on their way from the host's memory to the GPU and back. An assumption (PCIe 4 x16, half of it)."""
 
+DISK_READ_GB_PER_S: Final = 2.0
+"""Of weights from a node's own disk. An assumption (half of an NVMe disk's; less from SATA)."""
+
+OFFLOADED_PASS_TOKENS: Final = {"gpu": 4096, "cpu": 512}
+"""That one pass computes, for which all offloaded weights are brought. Assumptions: half of what a pass may have
+(hpcq/evaluate/prefix_transformers/scorer.py)."""
+
 SLACK: Final = 1.5
 """Times an estimate, in a time limit."""
 

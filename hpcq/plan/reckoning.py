@@ -137,6 +137,7 @@ class Reckoner:
             demand=wanted.demand,
             kernel=placement.kernel,
             need=placement.need,
+            offloaded=placement.offloaded,
         )
         reckoned = evaluation_cost(job, self.workload, self._machine(placement.shape))
         ratio = self.earlier.ratio(placement.shape.gpu_class, wanted.backend, variant.model.id, variant.scheme.name)

@@ -47,4 +47,5 @@ def _memory_gib(offer: GpuClass, shape: Shape) -> float:
     if offer.memory_gib_per_unit is not None:
         return offer.memory_gib_per_unit
     # By GPUs, so that memory never runs out before them; without GPUs Slurm's own default, which nobody knows here.
-    return offer.memory_gib * shape.gpus_per_node / offer.gpus_per_node if offer.gpus_per_node else 0.0
+    share = offer.memory_gib * shape.gpus_per_node / offer.gpus_per_node if offer.gpus_per_node else 0.0
+    return max(share, shape.host_gib)

@@ -5,18 +5,23 @@ from __future__ import annotations
 from dataclasses import dataclass
 
 from hpcq.plan.fit import Need
+from hpcq.plan.offload import Offloaded
 from hpcq.units import EvaluateWork, Kind, MergeWork, QuantizeWork, Shard, Variant, Work
 
 
 @dataclass(frozen=True, kw_only=True, order=True)
 class Shape:
-    """The piece of a cluster that one unit takes. gpus_per_node 0: CPUs alone."""
+    """The piece of a cluster that one unit takes. gpus_per_node 0: CPUs alone.
+
+    host_gib: of a node's memory that it needs, where that may be more than its share by GPUs; 0: the share is enough.
+    """
 
     gpu_class: str
     nodes: int = 1
     gpus_per_node: int = 0
     tensor_parallel: int = 1
     pipeline_parallel: int = 1
+    host_gib: float = 0.0
 
     @property
     def gpus(self) -> int:
@@ -39,7 +44,8 @@ class PlannedUnit:
 
     memory_gib_per_gpu: estimated; None where there is no GPU or no known shape. need: what it is made of, where it
     evaluates. kernel: what it is computed with, where that is known. seconds: of the whole unit, loading included,
-    estimated; None: unknown. reckoned: what that is made of, before earlier attempts put it right.
+    estimated; None: unknown. reckoned: what that is made of, before earlier attempts put it right. offloaded: weights
+    that the GPUs have no room for, if there are any.
     """
 
     id: str
@@ -51,6 +57,7 @@ class PlannedUnit:
     kernel: str | None = None
     seconds: float | None = None
     reckoned: Reckoned | None = None
+    offloaded: Offloaded | None = None
     depends_on: tuple[str, ...] = ()
 
     @property

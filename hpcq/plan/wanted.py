@@ -28,6 +28,7 @@ def evaluation_of(resolved: Resolved, settings: EvaluateSettings, variant: Varia
         demand=_demand(settings, model, is_float32=settings.dtype_for(variant.scheme) == "float32"),
         tensor=None if tensor is None else int(tensor),
         stages=None if stages is None else int(stages),
+        offload=settings.offload if settings.placed_as == "accelerate" else "none",
     )
 
 

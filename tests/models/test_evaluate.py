@@ -129,7 +129,7 @@ def test_activations_are_quantized_or_nothing_is_scored(tmp_path: Path) -> None:
     assert len(quantized) == 30 * 7
     assert all(module.quantization_scheme.input_activations.num_bits == 8 for module in quantized)
     with pytest.raises(WorkFailed, match="loads it without quantizing activations, which fp8-dynamic does"):
-        _refuse_unquantized_activations(work, AutoConfig.from_pretrained(work.checkpoint_path), _model(base, "cpu"))
+        _refuse_unquantized_activations(work, AutoConfig.from_pretrained(work.checkpoint_path), _model(base, "cpu")[0])
 
 
 def test_a_killed_worker_loses_nothing_that_it_committed(whole: Evaluated, tmp_path: Path) -> None:

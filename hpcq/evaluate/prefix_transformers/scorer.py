@@ -33,15 +33,18 @@ class Scorer:
 
     why_not: the reason for which it cannot, None if it can. difference: between its log-likelihoods and HFLM's in the
     trial. counts: of all that was scored. batch_share: how much of the usual is computed and kept at once.
+    is_offloaded: weights are brought to the first GPU for each pass, and what they compute is kept there.
     """
 
-    def __init__(self, lm: Any, *, on_gpu: bool, batch_share: float = 1.0) -> None:
+    def __init__(self, lm: Any, *, on_gpu: bool, batch_share: float = 1.0, is_offloaded: bool = False) -> None:
         self._lm = lm
         self.counts = Counts()
         self.difference = 0.0
         self.why_not = self._find_out(stacks_lanes=on_gpu)
         if self.why_not is None:
-            self._limits = _limits(self._engine.kv_bytes_per_token, on_gpu=on_gpu, share=batch_share)
+            self._limits = _limits(
+                self._engine.kv_bytes_per_token, on_gpu=on_gpu, share=batch_share, is_offloaded=is_offloaded
+            )
 
     def score(self, pairs: Sequence[tuple[str, str]], wanted: Collection[int]) -> Iterator[tuple[int, float, bool]]:
         """Number, log-likelihood and greedy flag of each `wanted` (context, continuation), as they are known.
@@ -103,21 +106,21 @@ class Scorer:
         return [float(value) for value, _ in answers]
 
 
-def _limits(kv_bytes_per_token: int, *, on_gpu: bool, share: float) -> Limits:
+def _limits(kv_bytes_per_token: int, *, on_gpu: bool, share: float, is_offloaded: bool) -> Limits:
     """What the machine's kind allows. A pass costs as much as `pass_tokens` more tokens would.
 
     On a CPU that was measured, with SmolLM2-135M in fp32. On a GPU a pass takes 25 ms at least, in which an 8B model
-    computes some hundred tokens.
+    computes some hundred tokens; with some ten GiB to bring there it takes seconds, and the GPU computes thousands.
     """
     if not on_gpu:
         kv_tokens = min(_MOST_KV_TOKENS, _KV_BYTES_ON_CPU // kv_bytes_per_token)
         return Limits(kv_tokens=int(kv_tokens * share), batch_tokens=int(1_024 * share), pass_tokens=32)
-    devices = range(torch.cuda.device_count())
+    devices = range(1 if is_offloaded else torch.cuda.device_count())
     total = sum(torch.cuda.get_device_properties(device).total_memory for device in devices)
     kv_tokens = min(_MOST_KV_TOKENS, int(total * _KV_SHARE_OF_GPUS) // kv_bytes_per_token)
     return Limits(
         kv_tokens=int(kv_tokens * share),
         batch_tokens=int(8_192 * share),
         batch_rows=max(1, int(256 * share)),
-        pass_tokens=256,
+        pass_tokens=4_096 if is_offloaded else 256,
     )

@@ -88,7 +88,7 @@ CASES: dict[str, tuple[str, list[str]]] = {
     "unknown key": (
         full(more="[evaluate]\nbatchsize = 4\n"),
         [
-            ":10: evaluate.batchsize: unknown key; allowed here are backend, batch_size, device, dtype, engine, environment, fallback, flush_interval_s, max_length, prefix_sharing, rehearsal, seed, shards. Did you mean 'batch_size'?"
+            ":10: evaluate.batchsize: unknown key; allowed here are backend, batch_size, device, dtype, engine, environment, fallback, flush_interval_s, max_length, offload, prefix_sharing, rehearsal, seed, shards. Did you mean 'batch_size'?"
         ],
     ),
     "unknown model key": (
@@ -100,7 +100,7 @@ CASES: dict[str, tuple[str, list[str]]] = {
     "unknown key far": (
         full(more="[evaluate]\nxyzzy = 4\n"),
         [
-            ":10: evaluate.xyzzy: unknown key; allowed here are backend, batch_size, device, dtype, engine, environment, fallback, flush_interval_s, max_length, prefix_sharing, rehearsal, seed, shards."
+            ":10: evaluate.xyzzy: unknown key; allowed here are backend, batch_size, device, dtype, engine, environment, fallback, flush_interval_s, max_length, offload, prefix_sharing, rehearsal, seed, shards."
         ],
     ),
     "name slash": (
@@ -389,6 +389,18 @@ CASES: dict[str, tuple[str, list[str]]] = {
     "dtype": (
         full(more='[evaluate]\ndtype = "fp16"\n'),
         [":10: evaluate.dtype: must be one of auto, float32, bfloat16, float16, not 'fp16'."],
+    ),
+    "offload to nowhere": (
+        full(more='[evaluate]\noffload = "ram"\n'),
+        [":10: evaluate.offload: must be one of none, cpu, disk, not 'ram'."],
+    ),
+    "offload without accelerate": (
+        full(more='[evaluate]\nbackend = "vllm"\nfallback = false\noffload = "cpu"\n'),
+        [":12: evaluate.offload: has no meaning with backend 'vllm' and fallback = false: 'accelerate' alone does it."],
+    ),
+    "offload to where weights are": (
+        full(more='[evaluate]\ndevice = "cpu"\noffload = "cpu"\n'),
+        [":11: evaluate.offload: must be 'disk' or 'none' with device 'cpu': its weights are in the host's memory."],
     ),
     "too many shards": (
         full(more="[evaluate]\nshards = 10001\n"),

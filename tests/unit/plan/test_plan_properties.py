@@ -57,6 +57,7 @@ def runs(draw: st.DrawFn, *, has_time: bool = False) -> Resolved:
     evaluate: dict[str, Any] = {"backend": backend, "shards": draw(st.sampled_from(("auto", 1, 2, 3)))}
     if draw(st.booleans()):
         evaluate["max_length"] = draw(st.sampled_from((1024, 2048)))
+    evaluate["offload"] = draw(st.sampled_from(("none", "none", "cpu", "disk")))
     if backend == "synthetic":
         evaluate["rehearsal"] = {"stands_for": draw(st.sampled_from((None, "vllm", "accelerate")))}
     manifest = Manifest.model_validate(
@@ -119,7 +120,7 @@ def test_no_plan_exceeds_what_a_cluster_has(resolved: Resolved) -> None:
 @given(resolved=runs(has_time=True))  # that it takes too long is a second reason, and has a second cure
 @MANY
 def test_what_is_refused_has_a_reason_and_a_cure_that_works(resolved: Resolved) -> None:
-    """The reason has numbers; a cure that names a scheme, nodes, a length or a back end, tried, can be planned."""
+    """The reason has numbers; a cure that names a scheme, nodes, a length, a back end or a place for weights works."""
     plan = make_plan(resolved)
     planned = {unit.variant.id for unit in plan.units if unit.variant and unit.kind is Kind.EVALUATE}
     for refusal in plan.refused:
@@ -159,6 +160,9 @@ def _tried(resolved: Resolved, model: Model, cure: str) -> Resolved | None:
         change = {"evaluate": manifest.evaluate.model_copy(update={"batch_size": int(batch[1])})}
     elif first == "evaluate.backend = 'accelerate'":
         change = {"evaluate": manifest.evaluate.model_copy(update={"backend": "accelerate", "rehearsal": None})}
+    elif place := re.fullmatch(r"(evaluate\.backend = 'accelerate' with )?evaluate\.offload = '(\w+)'", first):
+        own = {"backend": "accelerate", "rehearsal": None} if place[1] else {}
+        change = {"evaluate": manifest.evaluate.model_copy(update={"offload": place[2], **own})}
     elif re.fullmatch(r"[a-z0-9-]+", first):
         models = tuple(entry for entry in manifest.models if entry.id == model.id)
         change = {"models": models, "schemes": manifest.schemes.model_copy(update={"use": (first,)})}

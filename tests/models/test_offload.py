@@ -1,0 +1,264 @@
+"""Weights beyond the memory, on a real model: on the node's disk with the same answers, or a sentence and no answer."""
+
+from __future__ import annotations
+
+import gc
+from dataclasses import replace
+from pathlib import Path
+from typing import Any, Literal
+
+import pytest
+import torch
+from accelerate import dispatch_model
+from transformers import AutoConfig, AutoModelForCausalLM, CompressedTensorsConfig, LlamaConfig
+
+from hpcq.attempts import Attempt, AttemptRecord, now
+from hpcq.catalog.gpus import find_gpu
+from hpcq.catalog.models import find_shape
+from hpcq.catalog.packages import staged_items, staged_model
+from hpcq.errors import StorageFault, WorkFailed
+from hpcq.evaluate.accelerate import AccelerateBackend
+from hpcq.evaluate.questions import questions_of
+from hpcq.evaluate.requests import Request
+from hpcq.evaluate.spread_layers import Memory, parts_of, spread
+from hpcq.evaluate.weights_on_disk import folder_on_node
+from hpcq.failures import Failure, failure_of
+from hpcq.plan.fit import Demand
+from hpcq.plan.offload import offloaded
+from hpcq.quantize.worker import quantize
+from hpcq.store import Response
+from hpcq.units import EvaluateWork, Model, Offload, QuantizeWork, Scheme, Task, Variant
+from tests.tiny_llama import write_base
+
+MODEL_ID = "HuggingFaceTB/SmolLM2-135M-Instruct"
+BASE = Scheme(name="bf16", tool="none", method="none", weights="bf16", activations="bf16")
+FP8 = Scheme(
+    name="fp8-dynamic", tool="llmcompressor", method="rtn", weights="fp8_e4m3", activations="fp8_e4m3", dynamic=True
+)
+GIB = 2**30
+
+
+def _work(offload: Offload, path: Path | None = None, tasks: tuple[Task, ...] = ()) -> EvaluateWork:
+    folder = str(path or staged_model(MODEL_ID))
+    return EvaluateWork(
+        variant=Variant(model=Model(id=MODEL_ID, path=folder), scheme=BASE),
+        tasks=tasks,
+        backend="accelerate",
+        dtype="float32",
+        checkpoint_path=folder,
+        segments_path="",
+        batch_size=2,
+        offload=offload,
+    )
+
+
+def _tasks() -> tuple[Task, ...]:
+    items = {name: str(staged_items(name)) for name in ("arc_challenge", "gsm8k")}
+    return (
+        Task(name="arc_challenge", limit=2, num_fewshot=2, data_path=items["arc_challenge"]),
+        Task(name="gsm8k", limit=1, num_fewshot=0, max_gen_toks=4, data_path=items["gsm8k"]),
+    )
+
+
+def _answers(backend: AccelerateBackend, tasks: tuple[Task, ...]) -> dict[str, Response]:
+    requests = questions_of(tasks, is_rehearsal=False).requests
+    kinds: dict[str, list[Request]] = {}
+    for request in requests:
+        kinds.setdefault(request.kind, []).append(request)
+    return {str(request.key): response for request, response in backend.stream(list(kinds.values()), ())}
+
+
+def _nameless_files() -> list[str]:
+    """Files without a name that this process holds open under the prefix of offloaded weights."""
+    links = list(Path("/proc/self/fd").iterdir())
+    return [target for link in links if link.is_symlink() and "hpcq-offload-" in (target := str(link.readlink()))]
+
+
+def test_weights_on_disk_change_no_answer(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Most of the model on disk: log-likelihoods from shared prefixes and text are those of memory, bit by bit."""
+    monkeypatch.setattr("tempfile.tempdir", str(tmp_path))
+    tasks = _tasks()
+    found, described = [], []
+    for offload in (Offload(), Offload(to="disk", host_gib=0.2)):
+        backend = AccelerateBackend(_work(offload, tasks=tasks))
+        backend.load()
+        described.append(backend.describe())
+        assert list(tmp_path.iterdir()) == []
+        found.append(_answers(backend, tasks))
+
+    assert found[0] == found[1]
+    assert len(found[0]) > 8
+    assert [one["prefix_sharing"] for one in described] == ["exact", "exact"]
+    assert [one["offloaded_gib"] for one in described] == [0.0, pytest.approx(0.3, abs=0.03)]
+    assert _nameless_files()
+    assert all(name.endswith("(deleted)") for name in _nameless_files())
+    del backend
+    gc.collect()
+    assert _nameless_files() == []
+
+
+HERE = torch.device("cpu")
+"""To accelerate not the same as the word 'cpu', by which it would offload; so it stands for a GPU."""
+
+
+def _offload_the_second_layer(model: Any) -> torch.nn.Module:
+    """As transformers does with a device map that has a GPU and the host's memory; tells the layer."""
+    devices = {"model.embed_tokens": HERE, "lm_head": HERE, "model.layers.0": HERE, "model.layers.1": "cpu"}
+    devices |= {"model.norm": "cpu", "model.rotary_emb": "cpu"}
+    dispatch_model(model, devices, main_device=HERE, skip_keys=model._skip_keys_device_placement)
+    layer: torch.nn.Module = model.model.layers[1]
+    assert all(parameter.is_meta for parameter in layer.parameters())
+    return layer
+
+
+def test_layers_brought_from_the_host_change_no_answer(tmp_path: Path) -> None:
+    """With accelerate's hooks, no bit differs; between two passes a layer's weights are on `meta`."""
+    base = write_base(tmp_path / "base", hidden_size=256)
+    work = _work(Offload(), base, (replace(_tasks()[0], num_fewshot=0),))
+    backend = AccelerateBackend(work)
+    backend.load()
+    expected = _answers(backend, work.tasks)
+    layer = _offload_the_second_layer(backend._lm.model)
+
+    assert _answers(backend, work.tasks) == expected
+    assert all(parameter.is_meta for parameter in layer.parameters())
+    assert backend.describe()["prefix_sharing"] == "exact"
+
+
+def test_a_quantized_checkpoint_is_decompressed_where_it_is_offloaded_to(tmp_path: Path) -> None:
+    """compressed-tensors takes the hooks over, after them decompresses, and quantizes activations: no bit differs."""
+    made = _fp8(tmp_path).checkpoint_path
+    whole, parted = (
+        AutoModelForCausalLM.from_pretrained(
+            made, dtype=torch.bfloat16, quantization_config=CompressedTensorsConfig(dequantize=dequantize)
+        )
+        for dequantize in (True, False)
+    )
+    layer = _offload_the_second_layer(parted)
+    parted.hf_quantizer.compressor.decompress_model(model=parted)
+    tokens = torch.arange(64)[None]
+    with torch.inference_mode():
+        assert torch.equal(parted(tokens).logits, whole(tokens).logits)
+    assert type(layer.mlp.up_proj._parameters).__name__ == "CPUCache"  # type: ignore[union-attr]
+    assert layer.mlp.up_proj.weight.dtype == torch.bfloat16  # type: ignore[union-attr]
+
+
+def _fp8(folder: Path) -> EvaluateWork:
+    """The evaluation of a small model that is quantized to FP8, activations too."""
+    variant = Variant(model=Model(id="tiny", path=str(write_base(folder / "base"))), scheme=FP8)
+    made = str(folder / "fp8")
+    record = AttemptRecord(unit="quantize", attempt=1, job_id="1", node="here", pid=1, start=now())
+    quantize(QuantizeWork(variant=variant, checkpoint_path=made), Attempt(folder / "attempts", record))
+    return replace(_work(Offload()), variant=variant, checkpoint_path=made)
+
+
+@pytest.mark.parametrize(
+    ("offload", "cure"),
+    [
+        (Offload(host_gib=0.2), "for which 0.2 GiB of the host's memory have no room"),
+        (Offload(to="cpu", host_gib=0.2), "try evaluate.offload = 'disk' or a node with more memory."),
+        (Offload(to="disk", host_gib=0.05), "try a node with more memory"),
+    ],
+    ids=["none", "cpu", "disk"],
+)
+def test_what_does_not_fit_is_out_of_memory_and_names_the_key(offload: Offload, cure: str) -> None:
+    """Before a weight is read; with `disk`, where not even the embeddings fit."""
+    with pytest.raises(WorkFailed, match=r"its weights take 0\.50 GiB") as caught:
+        AccelerateBackend(_work(offload)).load()
+    assert failure_of(caught.value) is Failure.OUT_OF_MEMORY
+    assert cure in str(caught.value)
+
+
+def test_a_disk_without_room_is_told_before_it_is_filled(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """The sentence names TMPDIR, and the attempt's class is a full disk."""
+    monkeypatch.setattr("tempfile.tempdir", str(tmp_path))
+    with (
+        pytest.raises(StorageFault, match=r"and 1073741824\.0 GiB of weights are to lie there: .* by TMPDIR") as caught,
+        folder_on_node(2**60),
+    ):
+        pass
+    assert failure_of(caught.value) is Failure.FULL_DISK
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_a_quantized_checkpoint_is_not_put_on_disk(tmp_path: Path) -> None:
+    """It is decompressed in memory: where that is too small, it is refused."""
+    work = replace(_fp8(tmp_path), offload=Offload(to="disk", host_gib=0.0005))
+    with pytest.raises(WorkFailed, match=r"have no room .* try a node with more memory\.$"):
+        AccelerateBackend(work).load()
+
+
+def _spread(gpus: tuple[float, ...], host: float, offload: Offload) -> dict[str, list[str]]:
+    """Which parts of SmolLM2-135M in float32 (0.50 GiB) lie where, by device."""
+    with torch.device("meta"):
+        model = AutoModelForCausalLM.from_config(
+            AutoConfig.from_pretrained(staged_model(MODEL_ID)), dtype=torch.float32
+        )
+    memory = Memory(gpus=tuple(int(one * GIB) for one in gpus), host=int(host * GIB))
+    found: dict[str, list[str]] = {}
+    for name, device in spread(model, memory, offload, title="x").devices.items():
+        found.setdefault(str(device), []).append(name)
+    return found
+
+
+def test_without_offloading_layers_never_leave_the_gpus() -> None:
+    """Two GPUs get as even a share as can be; on two that are too small it is a sentence, whatever the host has."""
+    found = _spread((1, 1), 100, Offload())
+    assert set(found) == {"0", "1"}
+    assert {"model.embed_tokens", "lm_head"} <= set(found["0"])  # they share their weights
+    assert 17 <= len(found["1"]) <= 21
+    with pytest.raises(WorkFailed, match=r"2 GPUs of 0.2 GiB have no room .* evaluate.offload = 'cpu'"):
+        _spread((0.25, 0.25), 100, Offload())
+
+
+def test_with_offloading_gpus_are_filled_first_then_the_host_then_the_disk() -> None:
+    """Within what the plan gives each; what fits on the GPUs alone, where the plan gives nothing, stays there."""
+    planned = Offload(to="disk", gpu_gib=(0.3, 0.1), host_gib=0.05)
+    found = _spread((1, 1), 100, planned)
+    assert set(found) == {"0", "1", "cpu", "disk"}
+    sizes = {len(names) for names in found.values()}
+    assert sum(map(len, found.values())) == 30 + 4
+    assert min(sizes) >= 3
+    assert "model.layers.0" in found["0"]
+    assert "model.layers.29" in found["disk"]
+    assert set(_spread((1, 1), 100, Offload(to="cpu"))) == {"0", "1"}
+    assert set(_spread((0.3,), 100, Offload(to="cpu"))) == {"0", "cpu"}
+
+
+def test_parts_hold_every_weight_once(tmp_path: Path) -> None:
+    """Embeddings first, blocks whole, a tied head with the embeddings."""
+    model = AutoModelForCausalLM.from_pretrained(write_base(tmp_path / "base"))
+    parts = parts_of(model)
+    assert parts[0].names == ("model.embed_tokens", "lm_head")
+    assert sum(part.bytes for part in parts) == sum(one.nbytes for one in (*model.parameters(), *model.buffers()))
+
+
+@pytest.mark.parametrize("gpus", [1, 2])
+@pytest.mark.parametrize("to", ["cpu", "disk"])
+def test_the_worker_does_what_was_planned(gpus: int, to: Literal["cpu", "disk"]) -> None:
+    """Llama-3.1-70B on A100s of 40 GB: what the plan gives to each place, the worker fills, to within its buffers."""
+    shape, gpu = find_shape("meta-llama/Llama-3.1-70B-Instruct"), find_gpu("A100-40")
+    assert shape
+    demand = Demand(sequences=4)
+    planned = offloaded(shape, BASE, demand, to, gpu=gpu, gpus=gpus, host_gib=200 if to == "cpu" else 40)
+    assert planned
+    config = LlamaConfig(
+        vocab_size=shape.vocabulary,
+        hidden_size=shape.hidden,
+        intermediate_size=shape.intermediate,
+        num_hidden_layers=shape.layers,
+        num_attention_heads=shape.heads,
+        num_key_value_heads=shape.kv_heads,
+        tie_word_embeddings=shape.tied_embeddings,
+    )
+    with torch.device("meta"):
+        model = AutoModelForCausalLM.from_config(config, dtype=torch.bfloat16)
+    memory = Memory(gpus=(int(gpu.memory_gib * GIB),) * gpus, host=40 * GIB)
+    rooms = tuple(room / GIB for room in planned.gpu_rooms)
+    found = spread(
+        model, memory, Offload(to=to, gpu_gib=rooms, host_gib=planned.host_room / GIB), title="Llama-3.1-70B"
+    )
+    block = planned.total / shape.layers
+    assert found.host + found.disk == pytest.approx(planned.host + planned.disk, abs=1.1 * block)
+    assert (found.disk > 0) is (to == "disk")
+    assert sum(part.bytes for part in parts_of(model)) == pytest.approx(planned.total, rel=1e-5)
