@@ -235,8 +235,8 @@ class EvaluateWork:
     batch_size: requests that are computed together where they share no prefix. flush_interval_s: seconds between
     segments. device: auto, cpu or cuda. `options` are the back end's own settings that can change a result, `engine`
     those that change no more than its last bits. batch_share: how much of what is usual is to be computed at once; less
-    than one after an attempt that ran out of memory. offload: of accelerate's weights. place: of this process, where the
-    unit spans several nodes.
+    than one after an attempt that ran out of memory. offload: of accelerate's weights. place: of this process, where
+    the unit spans several nodes.
     """
 
     variant: Variant

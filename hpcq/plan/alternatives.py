@@ -13,7 +13,8 @@ from hpcq.catalog.schemes import find_scheme, fitting_group_size
 from hpcq.manifest.profiles import Profile
 from hpcq.plan.fit import ORDINARY_LENGTH, SHARE
 from hpcq.plan.memory import BITS
-from hpcq.plan.place import CannotPlace, Evaluation, place_evaluation, place_quantization
+from hpcq.plan.place import place_evaluation, place_quantization
+from hpcq.plan.placement import CannotPlace, Evaluation
 from hpcq.units import Calibration, Kind, Scheme
 
 _SCHEMES = ("fp8", "gptq-w8a16", "gptq-w4a16")

@@ -12,7 +12,8 @@ from hpcq.catalog.models import find_shape, model_ids
 from hpcq.catalog.schemes import find_scheme, fitting_group_size
 from hpcq.manifest.profiles import GpuClass, Profile
 from hpcq.plan.fit import ORDINARY_LENGTH, Demand
-from hpcq.plan.place import CannotPlace, Evaluation, place_evaluation
+from hpcq.plan.place import place_evaluation
+from hpcq.plan.placement import CannotPlace, Evaluation
 
 SCHEMES = ("bf16", "fp8", "smoothquant-w8a8", "gptq-w8a16", "gptq-w4a16", "awq-w4a16")
 GPUS_PER_NODE = 8

@@ -11,7 +11,7 @@ from hpcq.manifest.profiles import Profile
 from hpcq.manifest.schema import SHARDS_AT_MOST
 from hpcq.plan import rates
 from hpcq.plan.cost import Cost
-from hpcq.plan.place import CannotPlace
+from hpcq.plan.placement import CannotPlace
 
 LOADING_SHARE = 0.5
 """Of a unit's time, that starting and loading may take where nothing forces more shards."""

@@ -1,6 +1,6 @@
-"""The units of a variant that has its place, and the merge: work, shards, paths, dependencies.
+"""The units of a variant that has its choice, and the merge: work, shards, paths, dependencies.
 
-Knows resolved manifests and places; decides nothing.
+Knows resolved manifests and choices; decides nothing.
 """
 
 from __future__ import annotations
@@ -10,37 +10,38 @@ from collections.abc import Iterator, Sequence
 
 from hpcq.manifest import Resolved
 from hpcq.manifest.resolved import EvaluateSettings
+from hpcq.plan.choices import Choice
 from hpcq.plan.memory import gib
-from hpcq.plan.place import CannotPlace, Placement, place_merge
-from hpcq.plan.places import Place
+from hpcq.plan.place import place_merge
+from hpcq.plan.placement import CannotPlace, Placement
 from hpcq.plan.tools import BACKENDS, MERGE_ENVIRONMENT, REHEARSAL_ENVIRONMENT, versions_of
 from hpcq.plan.units import PlannedUnit, Shape
 from hpcq.units import EvaluateWork, Kind, MergeWork, Offload, QuantizeWork, Shard, Task, Variant
 
 
 def units_of_variant(
-    resolved: Resolved, variant: Variant, tasks: tuple[Task, ...], place: Place
+    resolved: Resolved, variant: Variant, tasks: tuple[Task, ...], choice: Choice
 ) -> Iterator[PlannedUnit]:
     """The variant's quantization, if it has one, and its evaluation's shards."""
     needs: tuple[str, ...] = ()
     checkpoint = variant.model.path or variant.model.id
-    if place.quantization:
+    if choice.quantization:
         checkpoint = str(resolved.layout.checkpoint(variant))
-        quantizing = place.quantization.placement
+        quantizing = choice.quantization.placement
         quantization = PlannedUnit(
             id=f"{Kind.QUANTIZE}.{variant.id}",
             work=QuantizeWork(variant=variant, checkpoint_path=checkpoint, device=resolved.quantize.device),
             environment=resolved.quantize.environment,
             shape=quantizing.shape,
             memory_gib_per_gpu=_gib(quantizing),
-            seconds=place.quantization.seconds(),
-            reckoned=place.quantization.parts(),
+            seconds=choice.quantization.seconds(),
+            reckoned=choice.quantization.parts(),
         )
         needs = (quantization.id,)
         yield quantization
-    settings, placed, count = place.settings, place.evaluation.placement, place.shards
+    settings, placed, count = choice.settings, choice.evaluation.placement, choice.shards
     whole = _evaluate_work(resolved, settings, variant, tasks, checkpoint, placed)
-    seconds, reckoned = place.evaluation.seconds(count), place.evaluation.parts(count)
+    seconds, reckoned = choice.evaluation.seconds(count), choice.evaluation.parts(count)
     for index in range(count):
         unit_id = f"{Kind.EVALUATE}.{variant.id}" + (f".{index}of{count}" if count > 1 else "")
         work = dataclasses.replace(

@@ -8,11 +8,9 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable, Iterable, Iterator
-from dataclasses import dataclass
 
 from hpcq.catalog.gpus import GPU
 from hpcq.catalog.kernels import (
-    Kernel,
     dotted,
     find_kernel,
     find_kernels,
@@ -22,67 +20,14 @@ from hpcq.catalog.kernels import (
 )
 from hpcq.catalog.models import ModelShape
 from hpcq.manifest.profiles import GpuClass, Profile
-from hpcq.plan.fit import Demand, Need, Split, decompressed, indivisible, large, need_of
+from hpcq.plan.fit import Need, Split, decompressed, indivisible, large, need_of
 from hpcq.plan.memory import GIB
-from hpcq.plan.offload import Offloaded, Where, offloaded
+from hpcq.plan.offload import Where, offloaded
+from hpcq.plan.placement import CannotPlace, Evaluation, Obstacle, Placement
 from hpcq.plan.quantization import GPU_SHARE, quantization_need
+from hpcq.plan.shapes import shapes, shapes_as_told
 from hpcq.plan.units import Shape
 from hpcq.units import Calibration, Kind, Scheme
-
-
-class CannotPlace(Exception):
-    """No class of the profile can hold the unit; the message has the numbers, `cure` the nearest thing that can.
-
-    is_backend: the back end has no code for it on any class, whatever the memory.
-    """
-
-    def __init__(self, reason: str, cure: str, *, is_backend: bool = False) -> None:
-        super().__init__(reason)
-        self.cure = cure
-        self.is_backend = is_backend
-
-
-@dataclass(frozen=True, kw_only=True)
-class Evaluation:
-    """What is to be placed. model None: its sizes are not known, so one GPU is taken and nothing is checked.
-
-    tensor: GPUs that share each matrix; stages: groups of them that share the layers. None: as many as are needed.
-    offload: where weights may lie that the GPUs have no room for: none, cpu or disk.
-    """
-
-    model: ModelShape | None
-    scheme: Scheme
-    backend: str
-    demand: Demand
-    tensor: int | None = None
-    stages: int | None = None
-    offload: str = "none"
-
-
-@dataclass(frozen=True, kw_only=True)
-class Placement:
-    """Where, and what with. need: of an evaluation; gpu_bytes: what the fullest GPU will hold, whatever it does there.
-
-    None: there is no GPU, or the model's sizes are not known. offloaded: weights that the GPUs have no room for.
-    """
-
-    shape: Shape
-    need: Need | None = None
-    kernel: Kernel | None = None
-    gpu_bytes: int | None = None
-    offloaded: Offloaded | None = None
-
-
-@dataclass(frozen=True, kw_only=True)
-class Obstacle:
-    """Why a class cannot take it. usable: its share of what the fullest GPU, or the node, needs; 0: no memory helps.
-
-    is_backend: the back end has no kernel for it there.
-    """
-
-    sentence: str
-    usable: float = 0.0
-    is_backend: bool = False
 
 
 def place_evaluation(profile: Profile, wanted: Evaluation) -> Placement:

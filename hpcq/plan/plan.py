@@ -10,11 +10,11 @@ from hpcq.catalog.tasks import find_task
 from hpcq.manifest import Resolved
 from hpcq.plan.alternatives import alternatives
 from hpcq.plan.arrays import make_arrays
+from hpcq.plan.choices import Choice, choices_of
 from hpcq.plan.making import evaluations_of, merge_of, units_of_variant
 from hpcq.plan.measured import NOTHING_EARLIER, Earlier
 from hpcq.plan.memory import weight_bytes
-from hpcq.plan.place import CannotPlace
-from hpcq.plan.places import Place, choose_places
+from hpcq.plan.placement import CannotPlace
 from hpcq.plan.reckoning import Reckoner, merge_seconds, reckoning_sentences, results_bytes
 from hpcq.plan.schedule import expected
 from hpcq.plan.spread import spread
@@ -33,35 +33,35 @@ def make_plan(resolved: Resolved, earlier: Earlier = NOTHING_EARLIER) -> Plan:
     tasks, refused = _runnable_tasks(resolved)
     reckoner = Reckoner(resolved=resolved, tasks=tasks, earlier=earlier)
     variants = {variant.id: variant for variant in (variant_of(resolved, *pair) for pair in resolved.pairs)}
-    places, unplaced = choose_places(reckoner, tuple(variants.values()))
+    choices, unplaced = choices_of(reckoner, tuple(variants.values()))
     refused += [_refusal(resolved, variant, unplaced[name]) for name, variant in variants.items() if name in unplaced]
     if resolved.manifest.plan.objective == "finish":
-        places = spread(places, resolved.profile, lambda tried: _wall_s(_units(reckoner, variants, tried), resolved))
-    units = _units(reckoner, variants, places)
-    notes = dict.fromkeys(note for name, place in places.items() for note in _notes(resolved, variants[name], place))
+        choices = spread(choices, resolved.profile, lambda tried: _wall_s(_units(reckoner, variants, tried), resolved))
+    units = _units(reckoner, variants, choices)
+    notes = dict.fromkeys(note for name, choice in choices.items() for note in _notes(resolved, variants[name], choice))
     return Plan(
         run=resolved.name,
         address=address_of("run", sorted(work.address for work in evaluations_of(units))),
         units=tuple(units),
         refused=tuple(refused),
-        checkpoint_bytes=sum(_checkpoint_bytes(resolved, variants[name]) for name in places),
+        checkpoint_bytes=sum(_checkpoint_bytes(resolved, variants[name]) for name in choices),
         notes=(*resolved.notes, *_left_out(refused), *notes),
         compare=resolved.report.compare,
-        reckoning=tuple(reckoning_sentences(reckoner.workload, [place.evaluation for place in places.values()])),
-        results_bytes=results_bytes(reckoner.workload, len(places)),
+        reckoning=tuple(reckoning_sentences(reckoner.workload, [choice.evaluation for choice in choices.values()])),
+        results_bytes=results_bytes(reckoner.workload, len(choices)),
     )
 
 
-def _units(reckoner: Reckoner, variants: Mapping[str, Variant], places: Mapping[str, Place]) -> list[PlannedUnit]:
+def _units(reckoner: Reckoner, variants: Mapping[str, Variant], choices: Mapping[str, Choice]) -> list[PlannedUnit]:
     """Variant by variant, the quantization before the evaluations; at the end the merge."""
     resolved = reckoner.resolved
     units = [
         unit
-        for name, place in places.items()
-        for unit in units_of_variant(resolved, variants[name], reckoner.tasks, place)
+        for name, choice in choices.items()
+        for unit in units_of_variant(resolved, variants[name], reckoner.tasks, choice)
     ]
     if units:
-        units.append(merge_of(resolved, units, merge_seconds(reckoner.workload, len(places))))
+        units.append(merge_of(resolved, units, merge_seconds(reckoner.workload, len(choices))))
     return units
 
 
@@ -116,12 +116,12 @@ def _refusal(resolved: Resolved, variant: Variant, problem: CannotPlace) -> Refu
     return Refusal(variant=variant.id, reason=f"{variant.id}: {problem}.", cure=cure)
 
 
-def _notes(resolved: Resolved, variant: Variant, place: Place) -> Iterator[str]:
+def _notes(resolved: Resolved, variant: Variant, choice: Choice) -> Iterator[str]:
     """What a reader must know of how the variant is computed, or was planned."""
-    placed, model = place.evaluation.placement, variant.model.id
+    placed, model = choice.evaluation.placement, variant.model.id
     kernel = placed.kernel
-    if place.because:
-        yield f"{variant.id}: evaluated by {title_of(place.settings.placed_as)}, because {place.because}."
+    if choice.because:
+        yield f"{variant.id}: evaluated by {title_of(choice.settings.placed_as)}, because {choice.because}."
     if placed.offloaded:
         yield f"{variant.id} on {placed.shape.gpu_class}: {placed.offloaded.sentence}."
     if kernel and kernel.note:

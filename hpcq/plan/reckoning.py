@@ -18,7 +18,8 @@ from hpcq.plan import rates
 from hpcq.plan.cost import Cost, Job, Machine, evaluation_cost
 from hpcq.plan.cost_quantization import quantization_cost
 from hpcq.plan.measured import AS_RECKONED, Earlier, Ratio
-from hpcq.plan.place import CannotPlace, Evaluation, Placement, evaluation_options, quantization_options
+from hpcq.plan.place import evaluation_options, quantization_options
+from hpcq.plan.placement import CannotPlace, Evaluation, Placement
 from hpcq.plan.units import Reckoned, Shape
 from hpcq.plan.wanted import evaluation_of
 from hpcq.plan.workload import Workload, workload_of

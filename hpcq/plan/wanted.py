@@ -12,7 +12,7 @@ from hpcq.manifest import Resolved
 from hpcq.manifest.resolved import EvaluateSettings
 from hpcq.plan.fit import ORDINARY_LENGTH, Demand
 from hpcq.plan.memory import GIB
-from hpcq.plan.place import Evaluation
+from hpcq.plan.placement import Evaluation
 from hpcq.units import Variant
 
 

@@ -20,7 +20,8 @@ from hpcq.plan.alternatives import alternatives
 from hpcq.plan.document import plan_document
 from hpcq.plan.fit import Demand
 from hpcq.plan.memory import GIB
-from hpcq.plan.place import CannotPlace, Evaluation, place_evaluation, place_merge, place_quantization
+from hpcq.plan.place import place_evaluation, place_merge, place_quantization
+from hpcq.plan.placement import CannotPlace, Evaluation
 from hpcq.plan.plan import make_plan
 from hpcq.plan.units import Plan, Shape
 from hpcq.units import Calibration

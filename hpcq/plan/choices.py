@@ -10,13 +10,13 @@ from dataclasses import dataclass
 
 from hpcq.manifest.resolved import EvaluateSettings
 from hpcq.plan.choose import cheapest, shards_of, soonest, within_limits
-from hpcq.plan.place import CannotPlace
+from hpcq.plan.placement import CannotPlace
 from hpcq.plan.reckoning import Option, Reckoner, Ways
 from hpcq.units import Variant
 
 
 @dataclass(frozen=True, kw_only=True)
-class Place:
+class Choice:
     """Of one variant, and the settings of its evaluation. because: why not by the back end that the manifest names.
 
     is_free: whether the number of shards is the planner's to choose. quantization: None where it is a base checkpoint.
@@ -30,7 +30,7 @@ class Place:
     quantization: Option | None = None
 
 
-def choose_places(reckoner: Reckoner, variants: Sequence[Variant]) -> tuple[dict[str, Place], dict[str, CannotPlace]]:
+def choices_of(reckoner: Reckoner, variants: Sequence[Variant]) -> tuple[dict[str, Choice], dict[str, CannotPlace]]:
     """By variant, its place or why it has none."""
     profile = reckoner.resolved.profile
     ways: dict[str, Ways] = {}
@@ -47,7 +47,7 @@ def choose_places(reckoner: Reckoner, variants: Sequence[Variant]) -> tuple[dict
         except CannotPlace as problem:
             unplaced[variant.id] = problem
     chosen, making = _chosen(evaluations, reckoner), _chosen(quantizations, reckoner)
-    places: dict[str, Place] = {}
+    choices: dict[str, Choice] = {}
     for name, option in chosen.items():
         stated = _stated_shards(name, reckoner)
         try:
@@ -55,7 +55,7 @@ def choose_places(reckoner: Reckoner, variants: Sequence[Variant]) -> tuple[dict
         except CannotPlace as problem:
             unplaced[name] = problem
             continue
-        places[name] = Place(
+        choices[name] = Choice(
             settings=ways[name].settings,
             because=ways[name].because,
             evaluation=option,
@@ -63,7 +63,7 @@ def choose_places(reckoner: Reckoner, variants: Sequence[Variant]) -> tuple[dict
             is_free=stated is None,
             quantization=making.get(name),
         )
-    return places, unplaced
+    return choices, unplaced
 
 
 def _chosen(options: Mapping[str, Sequence[Option]], reckoner: Reckoner) -> dict[str, Option]:
