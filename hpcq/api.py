@@ -260,6 +260,8 @@ def merge(run: str) -> dict[str, Any]:
     from hpcq.store import read_results
 
     opened = open_run(run)
+    if not opened.plan.units:
+        raise UserInputError(f"{run}: nothing of this run can be evaluated, so nothing can be merged; see `hpcq plan`.")
     unit = opened.plan.units[-1]
     array = make_arrays([unit], opened.profile)[0]
     order = order_of(opened.plan.run, array, opened.profile, opened.resolved.manifest.retries)

@@ -31,7 +31,8 @@ class AttemptRecord:
     launcher: local or slurm. process: `hpcq.processes.identity` of it. outcome: running, done, failed, interrupted.
     reason, error: one sentence where it failed, and the exception's class. total, restored: the unit's requests in all,
     and those which the store already answered when the attempt began (None: not counted yet). `facts` is what the
-    worker measured (seconds by phase, peak memory in bytes, versions, device), for the merge and the planner.
+    worker measured (seconds by phase, peak memory in bytes, versions, device), for the merge and the planner; `planned`
+    among them: the class, the back end and the seconds that were reckoned when it was handed over.
 
     restart: how often Slurm had started the job before. gpus: that the attempt held, on all of its nodes. rung: of the
     ladder of smaller settings (`hpcq.launch.retries`). Once it has ended: failure (`hpcq.failures.Failure`),

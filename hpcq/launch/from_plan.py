@@ -5,12 +5,16 @@ Reads the plan and the profile; submits nothing.
 
 from __future__ import annotations
 
+from dataclasses import asdict
+from typing import Any
+
 from hpcq import environments
 from hpcq.launch.orders import ArrayOrder, Dependency, Environment, UnitOrder
 from hpcq.launch.retries import Policy
 from hpcq.manifest.profiles import EnvironmentSettings, GpuClass, Profile
 from hpcq.manifest.schema import RetriesSection
-from hpcq.plan.units import PlannedArray, Shape
+from hpcq.plan.units import PlannedArray, PlannedUnit, Shape
+from hpcq.units import EvaluateWork
 
 
 def order_of(run: str, array: PlannedArray, profile: Profile, retries: RetriesSection | None = None) -> ArrayOrder:
@@ -21,7 +25,7 @@ def order_of(run: str, array: PlannedArray, profile: Profile, retries: RetriesSe
         name=array.name,
         run=run,
         kind=array.kind,
-        units=tuple(UnitOrder(unit_id=unit.id, work=unit.work) for unit in array.units),
+        units=tuple(UnitOrder(unit_id=unit.id, work=unit.work, planned=_planned(unit)) for unit in array.units),
         environment=environment_of(array.environment, profile),
         partition=offer.partition,
         nodes=array.shape.nodes,
@@ -41,6 +45,13 @@ def order_of(run: str, array: PlannedArray, profile: Profile, retries: RetriesSe
         element=array.element,
         retries=_policy(offer, array.shape, retries or RetriesSection()),
     )
+
+
+def _planned(unit: PlannedUnit) -> dict[str, Any]:
+    """What later plans measure an attempt against, whatever they would plan by then."""
+    if unit.reckoned is None or not isinstance(unit.work, EvaluateWork):
+        return {}
+    return {"gpu_class": unit.shape.gpu_class, "backend": unit.work.backend, "reckoned_seconds": asdict(unit.reckoned)}
 
 
 def _policy(offer: GpuClass, shape: Shape, retries: RetriesSection) -> Policy:

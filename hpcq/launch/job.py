@@ -12,9 +12,10 @@ import os
 import socket
 import sys
 import traceback
-from collections.abc import Callable, Sequence
-from dataclasses import dataclass, replace
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, field, replace
 from pathlib import Path
+from typing import Any
 
 from hpcq.attempts import Attempt, AttemptRecord, new_attempt, now
 from hpcq.errors import ProcessEnded
@@ -56,6 +57,7 @@ class UnitJob:
     logs_folder: str
     gpus: int
     retries: Policy
+    planned: Mapping[str, Any] = field(default_factory=dict)
 
     @classmethod
     def of(cls, order: ArrayOrder, unit: UnitOrder, layout: RunLayout) -> UnitJob:
@@ -69,6 +71,7 @@ class UnitJob:
             logs_folder=str(layout.logs),
             gpus=order.nodes * order.gpus_per_node,
             retries=order.retries,
+            planned=unit.planned,
         )
 
     @property
@@ -111,6 +114,7 @@ class UnitJob:
             restart=own.restart if own else 0,
             gpus=self.gpus,
             rung=next_rung(history),
+            facts={"planned": dict(self.planned)} if self.planned else {},
         )
         refusal = _refusal(history, own)
         if refusal is not None:

@@ -9,6 +9,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field
 from enum import StrEnum
 from pathlib import Path
+from typing import Any
 
 from hpcq.launch.retries import Policy
 from hpcq.units import Kind, State, Work
@@ -45,10 +46,11 @@ class Environment:
 
 @dataclass(frozen=True, kw_only=True)
 class UnitOrder:
-    """One unit, and the record that its worker receives."""
+    """One unit, and the record that its worker receives. planned: what its attempts record of the plan (plain JSON)."""
 
     unit_id: str
     work: Work
+    planned: Mapping[str, Any] = field(default_factory=dict)
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -102,7 +102,7 @@ def _bands(units: Sequence[PlannedUnit], seconds: Mapping[str, float]) -> dict[s
         bands[unit.id] = min(_BANDS - 1, int(log(longest / lasts, _BAND))) if lasts else _BANDS
     followers: dict[str, int] = {}
     for unit in units:
-        for needed in unit.depends_on:
+        for needed in unit.depends_on if unit.kind is not Kind.MERGE else ():
             followers[needed] = min(followers.get(needed, _BANDS), bands[unit.id])
     return {**bands, **followers}
 
@@ -181,7 +181,7 @@ def _array(
     first = units[0]
     offer = profile.gpu_classes[first.shape.gpu_class]
     most = limit_minutes(profile, first.shape.gpu_class)
-    limits = [asked_minutes(unit.seconds, most) for unit in units] if profile.scheduler == "slurm" else [most]
+    limits = [asked_minutes(unit.ample_seconds, most) for unit in units] if profile.scheduler == "slurm" else [most]
     digest = address_of([unit.id for unit in units])[:6]
     return PlannedArray(
         name=f"{first.kind}-{first.shape.gpu_class}-{digest}",

@@ -9,7 +9,8 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
 from hpcq.manifest.resolved import EvaluateSettings
-from hpcq.plan.choose import cheapest, shards_of, soonest, within_limits
+from hpcq.plan.choose import cheapest, fewest, soonest, within_limits
+from hpcq.plan.limits import check_shards
 from hpcq.plan.placement import CannotPlace
 from hpcq.plan.reckoning import Option, Reckoner, Ways
 from hpcq.units import Variant
@@ -39,29 +40,37 @@ def choices_of(reckoner: Reckoner, variants: Sequence[Variant]) -> tuple[dict[st
     unplaced: dict[str, CannotPlace] = {}
     for variant in variants:
         try:
-            ways[variant.id] = reckoner.evaluations(variant)
-            fitting = within_limits(ways[variant.id].options, profile)
-            if variant.scheme.is_quantized:
-                quantizations[variant.id] = reckoner.quantizations(variant)
-            evaluations[variant.id] = fitting
+            ways[variant.id] = found = reckoner.evaluations(variant)
+            making = reckoner.quantizations(variant) if variant.scheme.is_quantized else None
+            options = found.options
+            if variant.id not in reckoner.earlier.shards:  # what has begun goes on, whatever is reckoned by now
+                making = making and within_limits(making, profile, "quantizing")
+                options = within_limits(options, profile, "answering")
+            if making:
+                quantizations[variant.id] = making
+            evaluations[variant.id] = options
         except CannotPlace as problem:
             unplaced[variant.id] = problem
-    chosen, making = _chosen(evaluations, reckoner), _chosen(quantizations, reckoner)
+    chosen, made = _chosen(evaluations, reckoner), _chosen(quantizations, reckoner)
     choices: dict[str, Choice] = {}
     for name, option in chosen.items():
-        stated = _stated_shards(name, reckoner)
-        try:
-            shards = shards_of(option, stated, profile)
-        except CannotPlace as problem:
-            unplaced[name] = problem
-            continue
+        begun, stated = reckoner.earlier.shards.get(name), reckoner.resolved.evaluate.shards
+        if stated == "auto":
+            # Other shards than it began with would do the same work beside those that wait.
+            shards = begun or fewest(option, profile)
+        else:
+            refusal = check_shards(option.cost, stated) if option.cost and stated != begun else None
+            if refusal:
+                unplaced[name] = refusal
+                continue
+            shards = stated
         choices[name] = Choice(
             settings=ways[name].settings,
             because=ways[name].because,
             evaluation=option,
             shards=shards,
-            is_free=stated is None,
-            quantization=making.get(name),
+            is_free=stated == "auto" and begun is None,
+            quantization=made.get(name),
         )
     return choices, unplaced
 
@@ -70,9 +79,3 @@ def _chosen(options: Mapping[str, Sequence[Option]], reckoner: Reckoner) -> dict
     if reckoner.resolved.manifest.plan.objective == "finish":
         return soonest(options, reckoner.resolved.profile)
     return {name: cheapest(found) for name, found in options.items()}
-
-
-def _stated_shards(name: str, reckoner: Reckoner) -> int | None:
-    """The manifest's, or those that the run began with: other units would do the same work beside the first."""
-    stated = reckoner.resolved.evaluate.shards
-    return reckoner.earlier.shards.get(name) if stated == "auto" else stated

@@ -8,9 +8,10 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 
 from hpcq.manifest.profiles import Profile
-from hpcq.plan.limits import check_shards, fewest_shards, too_short
+from hpcq.plan.limits import fewest_shards, too_short
 from hpcq.plan.place import is_unfaithful
 from hpcq.plan.reckoning import Option
+from hpcq.plan.resources import at_once
 
 
 def cheapest(options: Sequence[Option]) -> Option:
@@ -32,14 +33,14 @@ def cheapest(options: Sequence[Option]) -> Option:
 def soonest(options: Mapping[str, Sequence[Option]], profile: Profile) -> dict[str, Option]:
     """One for each key, balanced over classes: the longest first, each where it ends first behind those placed.
 
-    A class works on as many units at once as its GPUs hold, so a unit fills its share of the class for its time.
+    A class works on as many units at once as it has room for, so a unit fills its share of the class for its time.
     """
     filled = dict.fromkeys(profile.gpu_classes, 0.0)
     chosen: dict[str, Option] = {}
 
     def ends(option: Option) -> float:
-        offer = profile.gpu_classes[option.placement.shape.gpu_class]
-        return filled[option.placement.shape.gpu_class] + option.gpu_seconds / _slots(offer.nodes, offer.gpus_per_node)
+        shape = option.placement.shape
+        return filled[shape.gpu_class] + _seconds(option) / at_once(profile, shape)
 
     best = {key: cheapest(found) for key, found in options.items()}
     for key in sorted(options, key=lambda key: -_seconds(best[key])):
@@ -54,8 +55,8 @@ def soonest(options: Mapping[str, Sequence[Option]], profile: Profile) -> dict[s
     return chosen
 
 
-def within_limits(options: Sequence[Option], profile: Profile) -> list[Option]:
-    """Those whose class's time limit leaves time to load and to answer something.
+def within_limits(options: Sequence[Option], profile: Profile, doing: str) -> list[Option]:
+    """Those whose class's time limit leaves time to load and to do something. doing: what, in a refusal.
 
     Raises:
         CannotPlace: none does.
@@ -67,28 +68,14 @@ def within_limits(options: Sequence[Option], profile: Profile) -> list[Option]:
     ]
     if fitting:
         return fitting
-    least = min(options, key=lambda one: one.cost.fixed if one.cost else 0.0)
-    if least.cost is None:
-        return list(options)
-    raise too_short(least.cost, profile, least.placement.shape.gpu_class)
+    costs = {option.placement.shape.gpu_class: option.cost for option in options if option.cost}
+    least = min(costs, key=lambda name: costs[name].fixed)
+    raise too_short(costs[least], profile, least, doing)
 
 
-def shards_of(option: Option, stated: int | None, profile: Profile) -> int:
-    """How many jobs share the work: the stated number (by the manifest), or as few as the class's time limit takes.
-
-    Raises:
-        CannotPlace: the stated number would load for longer than it answers.
-    """
-    cost = option.cost
-    if stated is None:
-        return 1 if cost is None else fewest_shards(cost, profile, option.placement.shape.gpu_class) or 1
-    if cost is not None:
-        check_shards(cost, stated)
-    return stated
-
-
-def _slots(nodes: int, gpus_per_node: int) -> int:
-    return nodes * max(1, gpus_per_node)
+def fewest(option: Option, profile: Profile) -> int:
+    """As few shards as the class's time limit takes."""
+    return (option.cost and fewest_shards(option.cost, profile, option.placement.shape.gpu_class)) or 1
 
 
 def _seconds(option: Option) -> float:

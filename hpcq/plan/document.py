@@ -23,10 +23,10 @@ def plan_document(
 
     `seconds` are estimated, null where nothing is known; `reckoned_seconds` are their parts before earlier attempts put
     them right. `totals.gpu_hours` are of the units in `arrays`, by the estimates (by the time limits, where one has
-    none); `gpu_hours_at_most` is what the time limits allow. `totals.wall_seconds` and `critical_path` (units, each
-    held up by the one before) are of `timeline`, as if nothing else ran. `tokens`, of the log-likelihood requests, are
-    estimated, of the whole plan whatever is done; `without` names the tasks that the estimate leaves out. They are null
-    where nothing will be computed from tokens.
+    none); `gpu_hours_at_most` is what the time limits allow one attempt. `totals.wall_seconds` and `critical_path`
+    (units, each held up by the one before) are of `timeline`, as if nothing else ran. `tokens`, of the log-likelihood
+    requests, are estimated, of the whole plan whatever is done; `without` names the tasks that the estimate leaves out.
+    They are null where nothing will be computed from tokens.
     """
     addresses: dict[str, str] = {}
     by_variant: dict[str, TokenEstimate] = {}
@@ -153,5 +153,7 @@ def _gpu_hours_at_most(arrays: Sequence[PlannedArray]) -> dict[str, float]:
     hours: dict[str, float] = defaultdict(float)
     for array in arrays:
         if array.shape.gpus:
-            hours[array.shape.gpu_class] += len(array.units) * array.shape.gpus * array.time_limit_minutes / 60
+            limit_s = array.time_limit_minutes * 60
+            seconds = sum(max(limit_s, unit.seconds or 0.0) for unit in array.units)
+            hours[array.shape.gpu_class] += seconds * array.shape.gpus / 3600
     return dict(hours)

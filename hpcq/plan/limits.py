@@ -32,29 +32,36 @@ def limit_minutes(profile: Profile, gpu_class: str) -> int:
     return min(limit for limit in (offer.max_minutes, profile.slurm.time_limit_minutes) if limit)
 
 
-def asked_minutes(seconds: float | None, most: int) -> int:
-    """The time limit to ask for: the estimate with slack, in whole steps, and `most` where nothing is known.
+def ample_seconds(cost: Cost, shards: int = 1) -> float:
+    """What a time limit should allow one of so many shards: the estimate with slack."""
+    return rates.LOADING_SLACK * cost.fixed + rates.SLACK * cost.work / shards
+
+
+def asked_minutes(ample_s: float | None, most: int) -> int:
+    """The time limit to ask for: `ample_s` and some minutes, in whole steps; `most` where nothing is known.
 
     A limit that was too short costs one more loading: the unit is queued again, and what it committed stays.
     """
-    if seconds is None:
+    if ample_s is None:
         return most
-    minutes = rates.SLACK * seconds / 60 + rates.SLACK_MINUTES
-    step = rates.LIMIT_STEP_MINUTES
+    minutes, step = ample_s / 60 + rates.SLACK_MINUTES, rates.LIMIT_STEP_MINUTES
     return min(most, max(rates.LEAST_LIMIT_MINUTES, math.ceil(minutes / step) * step))
 
 
 def fewest_shards(cost: Cost, profile: Profile, gpu_class: str) -> int | None:
-    """So many that one's estimate with slack fits the class's limit; None: not even loading does. 1 without limits."""
+    """So many that one's estimate with slack fits the class's limit, or, where that is too short, without; None: none.
+
+    1 without limits.
+    """
     if profile.scheduler == "local":
         return 1
     limit_s = limit_minutes(profile, gpu_class) * 60
-    ample = (limit_s - rates.SLACK_MINUTES * 60) / rates.SLACK
-    for allowed in (ample, limit_s * LEAST_SHARE):
-        left = allowed - cost.fixed
-        if cost.work <= left or (left > 0 and left >= cost.fixed * ANSWERING_SHARE):
-            shards = max(1, math.ceil(cost.work / left)) if cost.work else 1
-            return shards if shards <= SHARDS_AT_MOST else None
+    with_slack = (limit_s - rates.SLACK_MINUTES * 60 - rates.LOADING_SLACK * cost.fixed) / rates.SLACK
+    for left in (with_slack, limit_s * LEAST_SHARE - cost.fixed):
+        if cost.work <= max(left, 0.0):
+            return 1
+        if left > 0 and left >= cost.fixed * ANSWERING_SHARE and cost.work / left <= SHARDS_AT_MOST:
+            return math.ceil(cost.work / left)
     return None
 
 
@@ -65,33 +72,43 @@ def worthwhile_shards(cost: Cost) -> int:
     return max(1, math.floor(cost.work / (cost.fixed * (1 / LOADING_SHARE - 1))))
 
 
-def check_shards(cost: Cost, shards: int) -> None:
-    """See that a stated number of shards does not load for longer than it answers.
-
-    Raises:
-        CannotPlace: it does, and loading is long.
-    """
+def check_shards(cost: Cost, shards: int) -> CannotPlace | None:
+    """Why a stated number of shards is refused: each would load for long, and for longer than it answers."""
     work = cost.work / shards
     if shards == 1 or cost.load <= max(LONG_LOADING_S, work):
-        return
+        return None
     enough = max(1, math.floor(cost.work / cost.load))
-    raise CannotPlace(
+    return CannotPlace(
         f"each of {shards} shards would load for {minutes(cost.load)} to answer for {minutes(work)}",
         f"evaluate.shards = {enough}, or leave it out",
     )
 
 
-def too_short(cost: Cost, profile: Profile, gpu_class: str) -> CannotPlace:
-    """Why a class whose jobs end too early cannot take it."""
-    offer, most = profile.gpu_classes[gpu_class], limit_minutes(profile, gpu_class)
-    key = "slurm.time_limit_minutes"
-    if offer.max_minutes is not None and offer.max_minutes <= profile.slurm.time_limit_minutes:
-        key = f"gpu_classes.{gpu_class}.max_minutes"
+def too_short(cost: Cost, profile: Profile, gpu_class: str, doing: str) -> CannotPlace:
+    """Why a class whose jobs end too early cannot take it. doing: answering or quantizing."""
+    most, keys = limit_minutes(profile, gpu_class), " and ".join(_limiting(profile, gpu_class))
+    if most * 60 * LEAST_SHARE - cost.fixed >= max(1.0, cost.fixed * ANSWERING_SHARE):
+        return CannotPlace(
+            f"{doing} takes about {cost.work / 3600:,.0f} hours on {gpu_class}, more than {SHARDS_AT_MOST:,} jobs of"
+            f" {most} min",
+            f"a faster GPU class, fewer documents (tasks.limit), or a larger {keys}",
+        )
+    loading = "loading to quantize" if doing == "quantizing" else "loading"
+    enough = asked_minutes(rates.LOADING_SLACK * cost.fixed, 10**9)
     return CannotPlace(
-        f"loading takes about {minutes(cost.fixed)} on {gpu_class}, whose jobs end after {most} min",
-        f"a larger {key}, {asked_minutes(2 * cost.fixed, 10**9)} or more (or filesystem.read_gb_per_s, if the file"
-        " system is faster than was reckoned)",
+        f"{loading} takes about {minutes(cost.fixed)} on {gpu_class}, whose jobs end after {most} min",
+        f"a larger {keys}, {enough} or more (or filesystem.read_gb_per_s, if the file system is faster than was"
+        " reckoned)",
     )
+
+
+def _limiting(profile: Profile, gpu_class: str) -> list[str]:
+    """The keys that make the class's limit what it is."""
+    limits = {
+        "slurm.time_limit_minutes": profile.slurm.time_limit_minutes,
+        f"gpu_classes.{gpu_class}.max_minutes": profile.gpu_classes[gpu_class].max_minutes,
+    }
+    return [key for key, limit in limits.items() if limit == limit_minutes(profile, gpu_class)]
 
 
 def minutes(seconds: float) -> str:

@@ -6,7 +6,7 @@ Knows resolved manifests and choices; decides nothing.
 from __future__ import annotations
 
 import dataclasses
-from collections.abc import Iterator, Sequence
+from collections.abc import Collection, Iterator, Sequence
 
 from hpcq.manifest import Resolved
 from hpcq.manifest.resolved import EvaluateSettings
@@ -20,28 +20,33 @@ from hpcq.units import EvaluateWork, Kind, MergeWork, Offload, QuantizeWork, Sha
 
 
 def units_of_variant(
-    resolved: Resolved, variant: Variant, tasks: tuple[Task, ...], choice: Choice
+    resolved: Resolved, variant: Variant, tasks: tuple[Task, ...], choice: Choice, timed_out: Collection[str]
 ) -> Iterator[PlannedUnit]:
-    """The variant's quantization, if it has one, and its evaluation's shards."""
+    """The variant's quantization, if it has one, and its evaluation's shards.
+
+    timed_out: units that met their time limit before, and are to have the longest that there is.
+    """
     needs: tuple[str, ...] = ()
     checkpoint = variant.model.path or variant.model.id
     if choice.quantization:
         checkpoint = str(resolved.layout.checkpoint(variant))
-        quantizing = choice.quantization.placement
+        quantizing, unit_id = choice.quantization.placement, f"{Kind.QUANTIZE}.{variant.id}"
         quantization = PlannedUnit(
-            id=f"{Kind.QUANTIZE}.{variant.id}",
+            id=unit_id,
             work=QuantizeWork(variant=variant, checkpoint_path=checkpoint, device=resolved.quantize.device),
             environment=resolved.quantize.environment,
             shape=quantizing.shape,
             memory_gib_per_gpu=_gib(quantizing),
             seconds=choice.quantization.seconds(),
+            ample_seconds=None if unit_id in timed_out else choice.quantization.ample_seconds(),
             reckoned=choice.quantization.parts(),
         )
         needs = (quantization.id,)
         yield quantization
     settings, placed, count = choice.settings, choice.evaluation.placement, choice.shards
     whole = _evaluate_work(resolved, settings, variant, tasks, checkpoint, placed)
-    seconds, reckoned = choice.evaluation.seconds(count), choice.evaluation.parts(count)
+    evaluation = choice.evaluation
+    seconds, ample, reckoned = evaluation.seconds(count), evaluation.ample_seconds(count), evaluation.parts(count)
     for index in range(count):
         unit_id = f"{Kind.EVALUATE}.{variant.id}" + (f".{index}of{count}" if count > 1 else "")
         work = dataclasses.replace(
@@ -56,6 +61,7 @@ def units_of_variant(
             need=placed.need,
             kernel=placed.kernel.kernel if placed.kernel else None,
             seconds=seconds,
+            ample_seconds=None if unit_id in timed_out else ample,
             reckoned=reckoned,
             offloaded=placed.offloaded,
             depends_on=needs,

@@ -11,6 +11,7 @@ from statistics import median
 from typing import Any
 
 from hpcq.attempts import AttemptRecord
+from hpcq.failures import Failure
 
 SHORTEST_S = 1.0
 """What took less says nothing of rates."""
@@ -25,20 +26,26 @@ _REHEARSED = "synthetic"
 
 @dataclass(frozen=True, kw_only=True)
 class Measurement:
-    """One attempt's ratios, taken by reckoned: of loading and of answering; None where it says nothing of that."""
+    """One attempt's ratios, taken by reckoned: of starting, loading, answering; None where it says nothing of that.
+
+    fixed: of starting and loading together.
+    """
 
     gpu_class: str
     backend: str
     model: str
     scheme: str
+    start: float | None = None
     load: float | None = None
+    fixed: float | None = None
     work: float | None = None
 
 
 @dataclass(frozen=True, kw_only=True)
 class Ratio:
-    """What reckoned seconds are multiplied by, and how many attempts say so."""
+    """What reckoned seconds are multiplied by. attempts: that answered, and how many of them say so."""
 
+    start: float = 1.0
     load: float = 1.0
     work: float = 1.0
     attempts: int = 0
@@ -49,55 +56,75 @@ AS_RECKONED = Ratio()
 
 @dataclass(frozen=True, kw_only=True)
 class Earlier:
-    """What a run's folder tells a new plan of it. shards: of each variant, as the run began."""
+    """What a run's folder tells a new plan of it.
+
+    shards: of each variant, as the run began. timed_out: units of which an attempt met its time limit.
+    """
 
     measurements: tuple[Measurement, ...] = ()
     shards: Mapping[str, int]
+    timed_out: frozenset[str] = frozenset()
 
     def ratio(self, gpu_class: str, backend: str, model: str, scheme: str) -> Ratio:
-        """By class, back end, model and scheme where an attempt of those has answered, else by class and back end."""
+        """By class, back end, model and scheme where an attempt of those has answered, else by class and back end.
+
+        Another model's start says nothing of this one's loading, and the other way round.
+        """
         alike = [one for one in self.measurements if (one.gpu_class, one.backend) == (gpu_class, backend)]
         same = [one for one in alike if (one.model, one.scheme) == (model, scheme)]
-        chosen = same if any(one.work is not None for one in same) else alike
-        return Ratio(
-            load=_middle(one.load for one in chosen), work=_middle(one.work for one in chosen), attempts=len(chosen)
-        )
+        answered = [one for one in same if one.work is not None]
+        chosen = answered or [one for one in alike if one.work is not None]
+        if any(one.fixed is not None for one in same):
+            start = load = _middle(one.fixed for one in same)
+        else:
+            start, load = _middle(one.start for one in alike), _middle(one.load for one in alike)
+        return Ratio(start=start, load=load, work=_middle(one.work for one in chosen), attempts=len(chosen))
 
 
 NOTHING_EARLIER = Earlier(shards={})
 
 
 def earlier_of(document: Mapping[str, Any], attempts: Mapping[str, Iterable[AttemptRecord]]) -> Earlier:
-    """From a run's last plan (its document) and its attempts. Damaged or older rows say nothing."""
+    """From a run's last plan (its document) and its attempts. Damaged or older ones say nothing."""
     rows = {row["id"]: row for row in document.get("units", ()) if row.get("kind") == "evaluate"}
-    shards = {row["variant"]: row["shard"]["count"] for row in rows.values() if row.get("shard")}
-    found = (
-        _measurement(row, record)
-        for unit, records in attempts.items()
-        if (row := rows.get(unit)) and row.get("reckoned_seconds") and row.get("backend") not in (None, _REHEARSED)
-        for record in records
+    known = {unit: records for unit, records in attempts.items() if unit in rows}
+    found = (_measurement(rows[unit], record) for unit, records in known.items() for record in records)
+    return Earlier(
+        measurements=tuple(one for one in found if one),
+        shards={row["variant"]: row["shard"]["count"] for row in rows.values() if row.get("shard")},
+        timed_out=frozenset(
+            unit for unit, records in attempts.items() if any(one.failure == Failure.TIMEOUT for one in records)
+        ),
     )
-    return Earlier(measurements=tuple(one for one in found if one), shards=shards)
 
 
 def _measurement(row: Mapping[str, Any], record: AttemptRecord) -> Measurement | None:
-    facts, reckoned = record.facts, row["reckoned_seconds"]
-    load, work = facts.get("load_seconds"), facts.get("answer_seconds")
-    answered, total = facts.get("answered"), record.total
-    fixed = reckoned["load"] + reckoned["start"]
-    load_ratio = load / fixed if load and fixed and load > SHORTEST_S else None
-    work_ratio = None
-    if work and work > SHORTEST_S and answered and total and reckoned["work"]:
-        work_ratio = work / (reckoned["work"] * answered / total)
-    if load_ratio is None and work_ratio is None:
+    """Against what was reckoned when the attempt was handed over: the row is of the last plan, perhaps elsewhere."""
+    facts, planned = record.facts, record.facts.get("planned") or {}
+    reckoned = planned.get("reckoned_seconds")
+    if not reckoned or planned["backend"] == _REHEARSED:
+        return None
+    start = load = fixed = work = None
+    took, answering, answered = facts.get("load_seconds"), facts.get("answer_seconds"), facts.get("answered")
+    if took and took > SHORTEST_S and reckoned["start"] + reckoned["load"]:
+        fixed = took / (reckoned["start"] + reckoned["load"])
+        if reckoned["load"] > reckoned["start"]:
+            load = max(0.0, took - reckoned["start"]) / reckoned["load"]
+        else:
+            start = fixed
+    if answering and answering > SHORTEST_S and answered and record.total and reckoned["work"]:
+        work = answering / (reckoned["work"] * answered / record.total)
+    if fixed is None and work is None:
         return None
     return Measurement(
-        gpu_class=row["gpu_class"],
-        backend=row["backend"],
+        gpu_class=planned["gpu_class"],
+        backend=planned["backend"],
         model=row["model"],
         scheme=row["scheme"],
-        load=load_ratio,
-        work=work_ratio,
+        start=start,
+        load=load,
+        fixed=fixed,
+        work=work,
     )
 
 

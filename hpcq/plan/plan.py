@@ -58,7 +58,7 @@ def _units(reckoner: Reckoner, variants: Mapping[str, Variant], choices: Mapping
     units = [
         unit
         for name, choice in choices.items()
-        for unit in units_of_variant(resolved, variants[name], reckoner.tasks, choice)
+        for unit in units_of_variant(resolved, variants[name], reckoner.tasks, choice, reckoner.earlier.timed_out)
     ]
     if units:
         units.append(merge_of(resolved, units, merge_seconds(reckoner.workload, len(choices))))

@@ -69,7 +69,11 @@ OFFLOADED_PASS_TOKENS: Final = {"gpu": 4096, "cpu": 512}
 (hpcq/evaluate/prefix_transformers/scorer.py)."""
 
 SLACK: Final = 1.5
-"""Times an estimate, in a time limit."""
+"""Times the estimate of what is computed, in a time limit."""
+
+LOADING_SLACK: Final = 3.0
+"""Times the estimate of starting and loading: how fast a file system is when many read is known least, and an attempt
+that ends before its first answer was for nothing."""
 
 SLACK_MINUTES: Final = 10
 """More, in a time limit."""

@@ -5,6 +5,7 @@ Knows a resolved manifest, the catalog and what a run's folder told; decides not
 
 from __future__ import annotations
 
+from collections import defaultdict
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from functools import cached_property
@@ -17,6 +18,7 @@ from hpcq.manifest.resolved import EvaluateSettings
 from hpcq.plan import rates
 from hpcq.plan.cost import Cost, Job, Machine, evaluation_cost
 from hpcq.plan.cost_quantization import quantization_cost
+from hpcq.plan.limits import ample_seconds
 from hpcq.plan.measured import AS_RECKONED, Earlier, Ratio
 from hpcq.plan.place import evaluation_options, quantization_options
 from hpcq.plan.placement import CannotPlace, Evaluation, Placement
@@ -38,6 +40,10 @@ class Option:
     def seconds(self, shards: int = 1) -> float | None:
         """Of one of so many shards; None: unknown."""
         return None if self.cost is None else round(self.cost.seconds(shards), 1)
+
+    def ample_seconds(self, shards: int = 1) -> float | None:
+        """What a time limit should allow one of so many shards; None: unknown."""
+        return None if self.cost is None else round(ample_seconds(self.cost, shards), 1)
 
     def parts(self, shards: int = 1) -> Reckoned | None:
         """What was reckoned for one of so many shards."""
@@ -112,7 +118,9 @@ class Reckoner:
             if scheme.tool == "synthetic":
                 cost = Cost()
             elif model is not None:
-                cost = quantization_cost(model, scheme, calibration, self._machine(placement.shape))
+                cost = quantization_cost(
+                    model, scheme, calibration, self._machine(placement.shape, self.resolved.quantize.device)
+                )
             options.append(Option(placement=placement, cost=cost, reckoned=cost))
         return options
 
@@ -140,24 +148,24 @@ class Reckoner:
             need=placement.need,
             offloaded=placement.offloaded,
         )
-        reckoned = evaluation_cost(job, self.workload, self._machine(placement.shape))
+        reckoned = evaluation_cost(job, self.workload, self._machine(placement.shape, settings.device))
         ratio = self.earlier.ratio(placement.shape.gpu_class, wanted.backend, variant.model.id, variant.scheme.name)
         cost = replace(
             reckoned,
-            start=reckoned.start * ratio.load,
+            start=reckoned.start * ratio.start,
             load=reckoned.load * ratio.load,
             work=reckoned.work * ratio.work,
         )
         return Option(placement=placement, cost=cost, reckoned=reckoned, ratio=ratio)
 
-    def _machine(self, shape: Shape) -> Machine:
+    def _machine(self, shape: Shape, device: str) -> Machine:
         profile = self.resolved.profile
         offer, files = profile.gpu_classes[shape.gpu_class], profile.filesystem
         rate = files.read_gb_per_s or rates.READ_GB_PER_S
         if files.total_read_gb_per_s:
             rate = min(rate, files.total_read_gb_per_s / shape.nodes)
         cores = profile.local.cpus_per_unit if profile.scheduler == "local" else _cores(offer)
-        gpu = offer.device if shape.gpus_per_node else None
+        gpu = offer.device if shape.gpus_per_node and device != "cpu" else None
         return Machine(gpu=gpu, shape=shape, cores=cores, read_gb_per_s=rate)
 
 
@@ -172,17 +180,21 @@ def _rehearsed(pace: Mapping[str, float], workload: Workload) -> Cost:
 
 def reckoning_sentences(workload: Workload, chosen: Sequence[Option]) -> Iterator[str]:
     """What the seconds rest on: attempts, tasks without figures, or rates that nobody has measured there."""
-    calibrated: dict[str, Ratio] = {}
+    ratios: dict[str, dict[Ratio, None]] = defaultdict(dict)
     for option in chosen:
         if option.ratio.attempts:
-            name = option.placement.shape.gpu_class
-            calibrated.setdefault(name, option.ratio)
-    for name, ratio in calibrated.items():
-        told = f"{ratio.work:.2g} x slower" if ratio.work >= 1 else f"{1 / ratio.work:.2g} x faster"
-        attempts = "1 attempt" if ratio.attempts == 1 else f"{ratio.attempts} attempts"
-        yield f"calibrated by {attempts} on {name}: {told} than reckoned"
+            ratios[option.placement.shape.gpu_class][option.ratio] = None
+    for name, found in ratios.items():
+        attempts = sum(ratio.attempts for ratio in found)
+        told = list(dict.fromkeys(_times(ratio.work) for ratio in sorted(found, key=lambda ratio: ratio.work)))
+        between = told[0] if len(told) == 1 else f"{told[0]} to {told[-1]}"
+        yield f"calibrated by {attempts} attempt{'s' if attempts > 1 else ''} on {name}: {between} than reckoned"
     if workload.without:
         yield f"no figures of {', '.join(workload.without)}: reckoned as the mean of the others"
+
+
+def _times(ratio: float) -> str:
+    return f"{ratio:.2g} x slower" if ratio >= 1 else f"{1 / ratio:.2g} x faster"
 
 
 def merge_seconds(workload: Workload, variants: int) -> float:

@@ -35,6 +35,13 @@ def nodes_of(profile: Profile, shape: Shape) -> int:
     return min(shape.nodes, profile.gpu_classes[shape.gpu_class].nodes)
 
 
+def at_once(profile: Profile, shape: Shape) -> float:
+    """How many units of that shape a class has room for; a fraction counts, for units of other shapes fill the rest."""
+    node, taken = node_of(profile, shape.gpu_class), taken_of(profile, shape)
+    on_a_node = min(has / takes for has, takes in zip(node, taken, strict=True) if takes)
+    return on_a_node * profile.gpu_classes[shape.gpu_class].nodes / nodes_of(profile, shape)
+
+
 def _cores(offer: GpuClass, shape: Shape) -> int:
     if offer.cpus_per_unit is not None:
         return offer.cpus_per_unit

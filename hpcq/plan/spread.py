@@ -13,6 +13,7 @@ from dataclasses import replace
 from hpcq.manifest.profiles import Profile
 from hpcq.plan.choices import Choice
 from hpcq.plan.limits import worthwhile_shards
+from hpcq.plan.resources import at_once
 
 _STEP = math.sqrt(0.5)
 """Of seconds allowed, from one trial to the next."""
@@ -67,12 +68,11 @@ def _cut(choice: Choice, allowed_s: float) -> Choice:
 
 
 def _work_s(choices: Mapping[str, Choice], profile: Profile) -> float:
-    """Of the busiest class: the seconds of all its GPUs (or nodes, where it has none) that its units take."""
+    """Of the busiest class: until all its units have ended, if it is always full."""
     taken: dict[str, float] = defaultdict(float)
     for choice in choices.values():
         for option in (choice.evaluation, choice.quantization):
             if option is not None:
-                offer = profile.gpu_classes[option.placement.shape.gpu_class]
-                slots = offer.nodes * max(1, offer.gpus_per_node)
-                taken[option.placement.shape.gpu_class] += option.gpu_seconds / slots
+                shape = option.placement.shape
+                taken[shape.gpu_class] += (option.seconds() or 0.0) / at_once(profile, shape)
     return max(taken.values(), default=0.0)

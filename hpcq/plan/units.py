@@ -44,8 +44,9 @@ class PlannedUnit:
 
     memory_gib_per_gpu: estimated; None where there is no GPU or no known shape. need: what it is made of, where it
     evaluates. kernel: what it is computed with, where that is known. seconds: of the whole unit, loading included,
-    estimated; None: unknown. reckoned: what that is made of, before earlier attempts put it right. offloaded: weights
-    that the GPUs have no room for, if there are any.
+    estimated; None: unknown. ample_seconds: with slack, for its time limit; None: as long as may be. reckoned: what
+    `seconds` are made of, before earlier attempts put them right. offloaded: weights that
+    the GPUs have no room for, if there are any.
     """
 
     id: str
@@ -56,6 +57,7 @@ class PlannedUnit:
     need: Need | None = None
     kernel: str | None = None
     seconds: float | None = None
+    ample_seconds: float | None = None
     reckoned: Reckoned | None = None
     offloaded: Offloaded | None = None
     depends_on: tuple[str, ...] = ()

@@ -59,12 +59,12 @@ WRONG = {
     # Too long
     "jobs that end before a model is loaded": Wrong(
         model=model(LLAMA_405B),
-        schemes="fp8",
         evaluate=SHORT,
+        classes=node("H100-80", nodes=2),
         head='scheduler = "slurm"\nslurm.time_limit_minutes = 20',
         says=(
-            "loading takes about 20 min on gpu, whose jobs end after 20 min",
-            "a larger slurm.time_limit_minutes, 70",
+            "loading takes about 38 min on gpu, whose jobs end after 20 min",
+            "a larger slurm.time_limit_minutes, 125",
         ),
     ),
     "a class whose jobs end too early": Wrong(
@@ -73,6 +73,26 @@ WRONG = {
         evaluate=SHORT,
         classes=node("H100-80", more="max_minutes = 15"),
         says=("whose jobs end after 15 min", "a larger gpu_classes.gpu.max_minutes"),
+    ),
+    "jobs that end before there is something to quantize": Wrong(
+        model=model(LLAMA_405B),
+        schemes="gptq-w4a16",
+        evaluate=SHORT,
+        classes=node("H100-80", more='roles = ["evaluate", "merge"]\n') + QUANTIZER + "max_minutes = 20\n",
+        head='scheduler = "slurm"\nslurm.time_limit_minutes = 1440',
+        says=(
+            "loading to quantize takes about 37 min on big, whose jobs end after 20 min",
+            "gpu_classes.big.max_minutes",
+        ),
+    ),
+    "more work than any number of jobs does": Wrong(
+        model=model(LLAMA_405B),
+        backend="accelerate",
+        classes="[gpu_classes.cpu]\ncpus_per_node = 1\nmemory_gib = 2000\n",
+        tasks='suites = ["openllm-v1"]',
+        evaluate="",
+        head='scheduler = "slurm"\nslurm.time_limit_minutes = 120',
+        says=("answering takes about", "hours on cpu, more than 10,000 jobs of 120 min", "a faster GPU class"),
     ),
     "shards that load for longer than they answer": Wrong(
         model=model(LLAMA_405B),
