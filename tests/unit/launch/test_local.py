@@ -193,12 +193,18 @@ def group_of(pid: int) -> int | None:
         return None
 
 
+def at_work(layout: RunLayout) -> list[str]:
+    """Units whose worker has told what it does."""
+    return [unit for unit, records in read_attempts(layout.attempts).items() if records[0].phase]
+
+
 def test_ctrl_c_stops_what_runs_and_all_can_be_typed_again(tmp_path: Path) -> None:
     """An interrupt of the whole group ends every unit with its record written and one traceback, the launcher's own."""
     layout = layout_at(tmp_path)
     command = [sys.executable, "-c", INTERRUPTED, str(tmp_path)]
     with subprocess.Popen(command, cwd=CHECKOUT, start_new_session=True, stderr=subprocess.PIPE, text=True) as launcher:
-        while len(read_attempts(layout.attempts)) < 2 and launcher.poll() is None:
+        # At work, not on the way there: a record that says so for ever is then known by its process, which is gone.
+        while len(at_work(layout)) < 2 and launcher.poll() is None:
             time.sleep(0.1)
         os.killpg(launcher.pid, signal.SIGINT)
         _, errors = launcher.communicate(timeout=20)
