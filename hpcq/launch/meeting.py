@@ -91,15 +91,19 @@ def address_of(node: str) -> str:
 def free_port() -> int:
     """A port on which nobody listens, for another process to listen on soon.
 
-    From below those that the kernel gives to connections by itself, one of which might get it before.
+    From below those that the kernel gives to connections by itself, one of which might get it before; one of those
+    where none below is free, or there is no room: clusters with many connections have them begin at 1024.
+
+    Raises:
+        EnvironmentFault: there is none.
     """
     least = _EPHEMERAL.read_text(encoding="ascii").split()[0] if _EPHEMERAL.exists() else "32768"
     ports = range(max(1024, int(least) - _PORTS_BELOW_EPHEMERAL), int(least))
     # Not the shared generator: tools seed it, and all units of a node would try the same ports.
-    for port in random.SystemRandom().sample(ports, len(ports)):
-        with contextlib.suppress(OSError), socket.create_server(("", port)):
-            return port
-    raise EnvironmentFault(f"{socket.gethostname()}: no port from {ports[0]} to {ports[-1]} is free.")
+    for port in (*random.SystemRandom().sample(ports, len(ports)), 0):
+        with contextlib.suppress(OSError), socket.create_server(("", port)) as server:
+            return int(server.getsockname()[1])
+    raise EnvironmentFault(f"{socket.gethostname()}: no port is free. See with `ss -tan` what holds them.")
 
 
 def listen(address: str) -> socket.socket:
