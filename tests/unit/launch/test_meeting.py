@@ -7,6 +7,7 @@ from pathlib import Path
 
 import pytest
 
+from hpcq.errors import UserInputError
 from hpcq.launch import meeting
 
 
@@ -36,3 +37,12 @@ def test_where_all_ports_below_the_kernel_s_own_are_taken_one_of_these_is_given(
     with socket.create_server(("", 0)) as taken:
         held = taken.getsockname()[1]
         assert port_where_the_kernel_s_begin_at(held + 1, tmp_path, monkeypatch) != held
+
+
+def test_the_deadline_is_what_the_environment_says() -> None:
+    """Five minutes where it says nothing; what is no time is refused with the variable's name."""
+    assert meeting.deadline_s({}) == meeting.deadline_s({meeting.DEADLINE_VARIABLE: ""}) == 300
+    assert meeting.deadline_s({meeting.DEADLINE_VARIABLE: "0.5"}) == 0.5
+    for told in ("5 min", "nan", "inf", "-1", "0"):
+        with pytest.raises(UserInputError, match=rf"HPCQ_MEETING_SECONDS = '{told}' is no number of seconds"):
+            meeting.deadline_s({meeting.DEADLINE_VARIABLE: told})
