@@ -16,6 +16,12 @@ from hpcq.manifest.profiles import Profile, load_profile
 GPU_NODE = "gpu:h100:8(S:0-1)|96|1031000|h100,ib"
 
 
+@pytest.fixture(autouse=True)
+def _own_folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Profiles are written where the test works."""
+    monkeypatch.chdir(tmp_path)
+
+
 def profile_of(*lines: str) -> Profile:
     """The profile that is written for nodes of these lines of sinfo, loaded again from its file."""
     Path("p.toml").write_text(profile_text("here", kinds_of(read_nodes("\n".join(lines)))), encoding="utf-8")
