@@ -20,6 +20,7 @@ import sys
 import time
 from collections import deque
 from collections.abc import Iterable, Iterator, Mapping
+from functools import lru_cache
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -74,8 +75,14 @@ def pins(name: str, modules: Path = MODULES) -> dict[str, str]:
         EnvironmentFault: no such environment, or a line of its lock that pins nothing.
     """
     lock = lock_file(name, modules)
+    return dict(_pins_in(lock.read_text(encoding="utf-8"), lock))
+
+
+@lru_cache(maxsize=16)
+def _pins_in(text: str, lock: Path) -> Mapping[str, str]:
+    """Kept by what the lock says: a plan asks for the same few of every unit, and a lock may be written meanwhile."""
     found = {}
-    for number, line in enumerate(lock.read_text(encoding="utf-8").splitlines(), start=1):
+    for number, line in enumerate(text.splitlines(), start=1):
         requirement = line.partition("#")[0].strip()
         if not requirement:
             continue

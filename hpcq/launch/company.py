@@ -85,7 +85,7 @@ class Company:
         told = [
             f"{node} has begun and cannot reach {self._seat.node} at {self._address}"
             if self._seat.card(node).exists()
-            else f"no process has begun on {node}"
+            else f"nothing was heard of a process on {node}"
             for node in absent
         ]
         within = f"within {self._seat.deadline_s:g} s"

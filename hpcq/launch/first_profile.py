@@ -51,7 +51,7 @@ def profile_text(name: str, kinds: Sequence[NodeKind]) -> str:
     has_gpus = any(kind.gpus for kind in usable)
     longest = max(kind.minutes or _USUAL_MINUTES for kind in usable)
     lines = [_HEAD.format(name=name, quoted=json.dumps(name), minutes=min(_USUAL_MINUTES, longest)).rstrip()]
-    taken: set[str] = set()
+    taken: dict[str, NodeKind] = {}
     for kind in usable:
         merges = not has_gpus or not kind.gpus
         roles = (["evaluate", "quantize"] if kind.gpus or not has_gpus else []) + (
@@ -80,12 +80,18 @@ def _what(kind: NodeKind) -> str:
     return f"{kind.known} node{'s' if kind.known > 1 else ''} of partition '{kind.partition}' with {gpus}"
 
 
-def _class_name(kind: NodeKind, taken: set[str]) -> str:
-    """The GPU's type as Slurm has it, or what it was guessed from; with the number of GPUs where two have the name."""
+def _class_name(kind: NodeKind, taken: dict[str, NodeKind]) -> str:
+    """The GPU's type as Slurm has it, or what it was guessed from; where that is taken with what tells the two apart.
+
+    That is the number of GPUs, or the partition where nodes of the type and number are in another one, too.
+    """
     guess = guess_gpu(kind.gpu_type or "", *kind.features)
     plain = slug(kind.gpu_type or (guess.gpu if guess else "cpu")).replace(".", "-")
-    name = plain if plain not in taken else f"{plain}-{kind.gpus}"
-    taken.add(name)
+    is_told = all((other.gpu_type, other.gpus) != (kind.gpu_type, kind.gpus) for other in taken.values())
+    mark = str(kind.gpus) if is_told else slug(kind.partition).replace(".", "-")
+    names = (plain, f"{plain}-{mark}", *(f"{plain}-{mark}-{number}" for number in range(2, len(taken) + 3)))
+    name = next(name for name in names if name not in taken)
+    taken[name] = kind
     return name
 
 
@@ -99,8 +105,7 @@ def _class(name: str, kind: NodeKind, roles: Sequence[str]) -> Iterator[str]:
     if kind.gpu_type:
         yield f"gres_type = {json.dumps(kind.gpu_type)}"
     elif guess:
-        meant = next((word for word in kind.features if guess_gpu(word)), None)
-        yield f"features = {json.dumps(meant)} # Slurm gives these GPUs no type, but the nodes a feature"
+        yield f"features = {json.dumps(kind.feature)} # Slurm gives these GPUs no type, but the nodes a feature"
     out = kind.known - kind.nodes
     yield f"nodes = {kind.nodes}" + (f" # {out} more cannot be had now, or not at once" if out else "")
     if kind.gpus:

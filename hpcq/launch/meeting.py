@@ -7,16 +7,18 @@ from __future__ import annotations
 
 import contextlib
 import json
+import math
 import os
 import random
 import re
 import socket
 import time
+from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from hpcq.errors import EnvironmentFault, ProcessEnded
+from hpcq.errors import EnvironmentFault, ProcessEnded, UserInputError
 from hpcq.failures import Failure
 from hpcq.files import write_text
 from hpcq.launch.lines import Line
@@ -48,11 +50,24 @@ class Seat:
     @property
     def deadline_s(self) -> float:
         """Seconds in which all nodes must have come."""
-        return float(os.environ.get(DEADLINE_VARIABLE) or DEADLINE_S)
+        return deadline_s(os.environ)
 
     def card(self, node: str) -> Path:
         """What `node` tells of its process: that it has begun, whatever becomes of the way to node 0."""
         return self.folder / f"node-{node}.json"
+
+
+def deadline_s(variables: Mapping[str, str]) -> float:
+    """Seconds in which all nodes must have come, where the environment has these variables.
+
+    Raises:
+        UserInputError: it says what is no time.
+    """
+    told = variables.get(DEADLINE_VARIABLE) or str(DEADLINE_S)
+    with contextlib.suppress(ValueError):
+        if 0 < float(told) < math.inf:
+            return float(told)
+    raise UserInputError(f"{DEADLINE_VARIABLE} = {told!r} is no number of seconds above 0: correct the environment.")
 
 
 def own_seat(layout: RunLayout, unit: str) -> Seat:
@@ -91,15 +106,19 @@ def address_of(node: str) -> str:
 def free_port() -> int:
     """A port on which nobody listens, for another process to listen on soon.
 
-    From below those that the kernel gives to connections by itself, one of which might get it before.
+    From below those that the kernel gives to connections by itself, one of which might get it before; one of those
+    where none below is free, or there is no room: clusters with many connections have them begin at 1024.
+
+    Raises:
+        EnvironmentFault: there is none.
     """
     least = _EPHEMERAL.read_text(encoding="ascii").split()[0] if _EPHEMERAL.exists() else "32768"
     ports = range(max(1024, int(least) - _PORTS_BELOW_EPHEMERAL), int(least))
     # Not the shared generator: tools seed it, and all units of a node would try the same ports.
-    for port in random.SystemRandom().sample(ports, len(ports)):
-        with contextlib.suppress(OSError), socket.create_server(("", port)):
-            return port
-    raise EnvironmentFault(f"{socket.gethostname()}: no port from {ports[0]} to {ports[-1]} is free.")
+    for port in (*random.SystemRandom().sample(ports, len(ports)), 0):
+        with contextlib.suppress(OSError), socket.create_server(("", port)) as server:
+            return int(server.getsockname()[1])
+    raise EnvironmentFault(f"{socket.gethostname()}: no port is free. See with `ss -tan` what holds them.")
 
 
 def listen(address: str) -> socket.socket:

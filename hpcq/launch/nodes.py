@@ -1,15 +1,16 @@
 """What nodes a cluster has, as sinfo tells in one call: kinds of nodes, each with the partition to ask for.
 
-Knows sinfo and how Slurm writes GRES and times. Knows no profile and no GPU's name.
+Knows sinfo, how Slurm writes GRES and times, and how GPUs are named. Knows no profile.
 """
 
 from __future__ import annotations
 
 import re
 from collections import defaultdict
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
 
+from hpcq.catalog.gpu_words import guess_gpu
 from hpcq.launch.queue import call
 
 _FORMAT = "%N|%P|%G|%c|%m|%f|%l|%s|%a|%t"
@@ -41,10 +42,10 @@ class Row:
 
 @dataclass(frozen=True, kw_only=True)
 class NodeKind:
-    """Nodes with the same GPUs. partition: the one to ask for, `others` those that have these nodes, too.
+    """Nodes with the same GPUs. partition: the one to ask for, `others` those that have all of these nodes, too.
 
-    cpus, memory_mib: what each of them has at least. nodes: those in service, of `known`; 0: none is. features: those
-    that all have.
+    cpus, memory_mib: what each node of the partition has at least that has these GPUs. nodes: those in service, of
+    `known`; 0: none is. features: those that all have. feature: the one that tells the GPUs, where they have no type.
     """
 
     gpu_type: str | None
@@ -56,6 +57,7 @@ class NodeKind:
     known: int
     partition: str
     minutes: int | None
+    feature: str | None = None
     others: tuple[str, ...] = ()
 
 
@@ -123,32 +125,56 @@ def _minutes(limit: str) -> int | None:
 
 
 def kinds_of(rows: Iterable[Row]) -> tuple[NodeKind, ...]:
-    """The kinds that the rows are of: by type and number of GPUs; those with most GPUs first, without GPUs last."""
-    groups: dict[tuple[str | None, int], list[Row]] = defaultdict(list)
+    """The kinds that the rows are of; those with most GPUs first, without GPUs last.
+
+    By type and number of GPUs, by the feature that tells the GPUs where they have no type, and by partition where one
+    does not have the other's nodes.
+    """
+    groups: dict[tuple[str | None, int, str | None], list[Row]] = defaultdict(list)
     for row in rows:
-        groups[row.gpu_type, row.gpus].append(row)
-    kinds = [_kind(members) for members in groups.values()]
+        groups[row.gpu_type, row.gpus, _telling_feature(row)].append(row)
+    kinds = [kind for (_, _, feature), members in groups.items() for kind in _kinds(members, feature)]
     return tuple(sorted(kinds, key=lambda kind: (-kind.gpus, kind.gpu_type or "")))
 
 
-def _kind(rows: Sequence[Row]) -> NodeKind:
+def _telling_feature(row: Row) -> str | None:
+    """The feature by which to ask for a node whose GPUs have no type: 'a100-40' rather than 'a100'."""
+    if row.gpu_type or not row.gpus:
+        return None
+    naming, guess = [name for name in row.features if guess_gpu(name)], guess_gpu(*row.features)
+    return next((name for name in naming if guess_gpu(name) == guess), naming[0] if naming else None)
+
+
+def _kinds(rows: Sequence[Row], feature: str | None) -> Iterator[NodeKind]:
+    """Partitions of nodes with the same GPUs until each of them is in one, the best first."""
     by_partition: dict[str, list[Row]] = defaultdict(list)
     for row in rows:
         by_partition[row.partition].append(row)
-    best = max(sorted(by_partition), key=lambda name: _worth(by_partition[name]))
-    chosen = by_partition[best]
-    usable = sum(row.is_usable for row in chosen)
+    nodes = {name: {row.node for row in members} for name, members in by_partition.items()}
+    left = set().union(*nodes.values())
+    while left:
+        counted = {name: [row for row in members if row.node in left] for name, members in by_partition.items()}
+        best = max(sorted(name for name, own in counted.items() if own), key=lambda name: _worth(counted[name]))
+        others = tuple(sorted(name for name in nodes if name != best and nodes[name] >= nodes[best] & left))
+        yield _kind(by_partition[best], counted[best], feature, others)
+        left -= nodes[best]
+
+
+def _kind(rows: Sequence[Row], counted: Sequence[Row], feature: str | None, others: tuple[str, ...]) -> NodeKind:
+    """Of one partition. counted: those of its rows whose nodes are in no other kind; a job may get any of them."""
+    first, usable = rows[0], sum(row.is_usable for row in counted)
     return NodeKind(
-        gpu_type=chosen[0].gpu_type,
-        gpus=chosen[0].gpus,
-        cpus=min(row.cpus for row in chosen),
-        memory_mib=min(row.memory_mib for row in chosen),
-        features=tuple(name for name in chosen[0].features if all(name in row.features for row in chosen)),
-        nodes=min(usable, chosen[0].most_nodes or usable),
-        known=len(chosen),
-        partition=best,
-        minutes=chosen[0].minutes,
-        others=tuple(sorted(set(by_partition) - {best})),
+        gpu_type=first.gpu_type,
+        gpus=first.gpus,
+        cpus=min(row.cpus for row in rows),
+        memory_mib=min(row.memory_mib for row in rows),
+        features=tuple(name for name in first.features if all(name in row.features for row in rows)),
+        nodes=min(usable, first.most_nodes or usable),
+        known=len(counted),
+        partition=first.partition,
+        minutes=first.minutes,
+        feature=feature,
+        others=others,
     )
 
 

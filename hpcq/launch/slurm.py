@@ -8,6 +8,7 @@ from __future__ import annotations
 import contextlib
 import io
 import math
+import os
 import shlex
 import sys
 import tempfile
@@ -20,7 +21,7 @@ from typing import Any
 from hpcq.attempts import AttemptRecord, read_attempts
 from hpcq.errors import EnvironmentFault, UserInputError
 from hpcq.files import storage_faults
-from hpcq.launch import queue, submissions, surroundings
+from hpcq.launch import meeting, queue, submissions, surroundings
 from hpcq.launch.announced import SIGNAL_DELAY_S
 from hpcq.launch.avoiding import joined, nodes_to_avoid
 from hpcq.launch.control import NO_SUCH_NODES
@@ -31,7 +32,10 @@ from hpcq.layout import RunLayout
 from hpcq.units import Kind
 
 STRAGGLERS_S = 20
-"""After one task of a unit over several nodes has ended, srun ends the others: longer than last words take."""
+"""After one task of a unit over several nodes has ended, srun ends the others: longer than last words take.
+
+To the deadline of the nodes' meeting: where one ends before it has a line to node 0, nobody else can tell which it was.
+"""
 
 
 @dataclass
@@ -154,13 +158,14 @@ def sbatch_options(order: ArrayOrder, *, parts: int = 1, dependency: str | None 
     """submitit's parameters for one of the `parts` of `order`; the throttle is shared among them.
 
     Raises:
-        UserInputError: a value that cannot stand in a batch script.
+        UserInputError: a value that cannot stand in a batch script, or a deadline of the nodes' meeting that is none.
     """
     throttle = max(1, order.throttle // parts) if order.throttle else len(order.units)
     srun_args = [f"--cpus-per-task={order.cpus_per_unit}"]  # not inherited from sbatch since Slurm 22.05
     if order.nodes > 1:
         # A node that fails tells node 0 why before it leaves, and all leave by themselves when node 0 does.
-        srun_args += ["--kill-on-bad-exit=0", f"--wait={STRAGGLERS_S}"]
+        variables = {**os.environ, **dict(order.environment.variables)}  # sbatch hands on those of who submits
+        srun_args += ["--kill-on-bad-exit=0", f"--wait={math.ceil(meeting.deadline_s(variables)) + STRAGGLERS_S}"]
     more: dict[str, str | int | bool] = {**order.extra, "requeue": True, "kill-on-invalid-dep": "yes"}
     options = {
         "partition": order.partition,

@@ -20,7 +20,8 @@ def lengths(manifest: Manifest) -> Iterator[Problem]:
     """A length beyond every model's, or one that an answer alone fills."""
     contexts = _contexts(manifest)
     wanted = manifest.evaluate.max_length
-    if wanted is not None and contexts and wanted > max(contexts.values()):
+    are_all_known = all(name_of(entry) in contexts for entry in manifest.models)
+    if wanted is not None and contexts and are_all_known and wanted > max(contexts.values()):
         most = max(contexts, key=contexts.__getitem__)
         sentence = f"{wanted} is more than any of the models takes: {most} has {contexts[most]}. Leave it out."
         yield ("evaluate", "max_length"), sentence

@@ -20,7 +20,7 @@ from hpcq.errors import EnvironmentFault
 from hpcq.launch import queue
 from hpcq.launch.meeting import DEADLINE_VARIABLE, address_of
 from hpcq.launch.orders import ArrayOrder
-from hpcq.launch.slurm import SlurmLauncher
+from hpcq.launch.slurm import STRAGGLERS_S, SlurmLauncher
 from hpcq.layout import RunLayout
 from hpcq.units import State
 from tests.slurm.cluster import VirtualCluster
@@ -40,10 +40,10 @@ def layout(cluster: VirtualCluster, tmp_path: Path) -> Iterator[RunLayout]:
     cluster.forget_jobs()
 
 
-def held_back(folder: Path, node: str) -> Path:
-    """An interpreter that never begins on `node`."""
+def held_back(folder: Path, node: str, instead: str = "exec sleep 1000") -> Path:
+    """An interpreter that never begins on `node`; a shell does something else there."""
     path = folder / "python"
-    path.write_text(f'#!/bin/sh\n[ "$SLURMD_NODENAME" != {node} ] || exec sleep 1000\nexec {sys.executable} "$@"\n')
+    path.write_text(f'#!/bin/sh\n[ "$SLURMD_NODENAME" != {node} ] || {instead}\nexec {sys.executable} "$@"\n')
     path.chmod(0o700)
     return path
 
@@ -116,12 +116,16 @@ def test_a_node_whose_process_is_killed_ends_the_unit_which_goes_on(
     wait_until_nothing_is_left(job)
 
 
-def test_a_node_that_never_begins_is_named_and_avoided(layout: RunLayout, tmp_path: Path) -> None:
-    """After the deadline the attempt ends as that node's fault, and the next one is done on others."""
-    submit(wide(layout, seconds=0, python=held_back(tmp_path, "a6000-1"), deadline_s=4), layout)
+@pytest.mark.parametrize(("instead", "deadline_s"), [("exec sleep 1000", 4), ("exit 127", STRAGGLERS_S + 5)])
+def test_a_node_that_never_begins_is_named_and_avoided(
+    layout: RunLayout, tmp_path: Path, instead: str, deadline_s: int
+) -> None:
+    """After the deadline, not before, the attempt ends as that node's fault, and the next one is done on others."""
+    python = held_back(tmp_path, "a6000-1", instead)
+    submit(wide(layout, seconds=0, python=python, deadline_s=deadline_s), layout)
     ended(layout)
     first, second = attempts_of(layout, UNIT)
-    assert first.reason == "no process has begun on a6000-1 within 4 s."
+    assert first.reason == f"nothing was heard of a process on a6000-1 within {deadline_s} s."
     assert (first.failure, first.faulty_node, first.decision) == ("node fault", "a6000-1", "elsewhere")
     assert second.outcome == "done"
 

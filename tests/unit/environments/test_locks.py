@@ -59,6 +59,17 @@ def test_comments_and_order_do_not_move_an_environment(modules: Path, cache: Pat
     assert environments.interpreter("reading", modules) != before
 
 
+def test_a_lock_is_parsed_once_until_it_is_written_anew(modules: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """What is asked for again is not parsed again, is nobody else's to change, and is what the file says by now."""
+    lock = modules / "reading.lock.txt"
+    environments.pins("reading", modules).clear()
+    with monkeypatch.context() as without:
+        without.delattr(environments, "_PIN")
+        assert environments.pins("reading", modules) == {"tiny-package": "1.2.3", "other-package": "2.0rc1"}
+    lock.write_text(lock.read_text().replace("1.2.3", "1.2.4"))
+    assert environments.pins("reading", modules)["tiny-package"] == "1.2.4"
+
+
 def test_every_shipped_lock_is_exact() -> None:
     """The shipped locks are exact pins throughout, without local versions and without hpcq itself."""
     assert set(environments.names()) >= {"core", "transformers", "vllm"}

@@ -16,6 +16,12 @@ from hpcq.manifest.profiles import Profile, load_profile
 GPU_NODE = "gpu:h100:8(S:0-1)|96|1031000|h100,ib"
 
 
+@pytest.fixture(autouse=True)
+def _own_folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Profiles are written where the test works."""
+    monkeypatch.chdir(tmp_path)
+
+
 def profile_of(*lines: str) -> Profile:
     """The profile that is written for nodes of these lines of sinfo, loaded again from its file."""
     Path("p.toml").write_text(profile_text("here", kinds_of(read_nodes("\n".join(lines)))), encoding="utf-8")
@@ -84,6 +90,23 @@ def test_nodes_in_several_partitions_are_one_class() -> None:
     assert "CHECK: short has these nodes" in Path("p.toml").read_text()
 
 
+def test_other_nodes_in_another_partition_are_a_class_of_their_own() -> None:
+    """No node is lost, none is counted twice, and only a partition that has all of a class's nodes is named with it."""
+    places = {"gpuA": "1234", "gpuB": "5678", "debug": "1", "wide": "4569", "cpuA": "c", "cpuB": "d"}
+    plain = "(null)|64|256000|(null)"
+    rows = [
+        line(f"n{node}", partition, plain if node.isalpha() else GPU_NODE)
+        for partition, nodes in places.items()
+        for node in nodes
+    ]
+    offers = profile_of(*rows).gpu_classes
+    assert {name: (offer.partition, offer.nodes) for name, offer in offers.items()} == {
+        "h100": ("gpuA", 4), "h100-gpub": ("gpuB", 4), "h100-wide": ("wide", 1),
+        "cpu": ("cpuA", 1), "cpu-cpub": ("cpuB", 1),
+    }  # fmt: skip
+    assert "these nodes, too" not in Path("p.toml").read_text()
+
+
 def test_of_equal_partitions_the_default_is_taken() -> None:
     """Where limits and nodes are the same."""
     for default in ("a", "b"):
@@ -126,6 +149,16 @@ def test_gpus_without_a_type_are_told_by_the_nodes_feature() -> None:
     """gpu:4 on nodes with the feature a100-40: the feature is asked for, no type is."""
     offer = profile_of(line("n1", "gpu", "gpu:4|64|500000|ib,a100-40")).gpu_classes["a100-40"]
     assert (offer.gpu, offer.gres_type, offer.features) == ("A100-40", None, "a100-40")
+
+
+def test_gpus_without_a_type_are_of_the_kind_that_their_nodes_features_tell() -> None:
+    """gpu:4 on nodes of two kinds of GPUs and of two memories of one: each is a class, asked for by what tells it."""
+    words = ("a100,ib", "v100,ib", "a100,a100-40")
+    rows = [line(f"n{node}-{word}", "gpu", f"gpu:4|64|500000|{word}") for node in (1, 2) for word in words]
+    offers = profile_of(*rows).gpu_classes
+    assert {name: (offer.gpu, offer.features, offer.nodes) for name, offer in offers.items()} == {
+        "a100-80": ("A100-80", "a100", 2), "v100-32": ("V100-32", "v100", 2), "a100-40": ("A100-40", "a100-40", 2),
+    }  # fmt: skip
 
 
 def test_two_kinds_of_nodes_with_one_gpu_are_two_classes() -> None:

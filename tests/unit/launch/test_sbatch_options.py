@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
 
 from hpcq.errors import UserInputError
+from hpcq.launch.meeting import DEADLINE_VARIABLE
 from hpcq.launch.slurm import STRAGGLERS_S, sbatch_options, split
 from tests.slurm.rehearsal import array, layout_at, unit
 
@@ -29,10 +31,13 @@ def test_cores_are_told_to_srun_too() -> None:
 
 
 def test_a_node_may_say_why_it_ends_before_the_others_are_ended() -> None:
-    """Over several nodes srun does not end the others at once, and none of them outlives the first for long."""
-    arguments = sbatch_options(array(LAYOUT, "a", UNITS, nodes=2))["srun_args"]
+    """Over several nodes srun does not end the others before node 0 can have named one that has not come."""
+    order = array(LAYOUT, "a", UNITS, nodes=2)
+    arguments = sbatch_options(order)["srun_args"]
     assert "--kill-on-bad-exit=0" in arguments
-    assert f"--wait={STRAGGLERS_S}" in arguments
+    assert f"--wait={300 + STRAGGLERS_S}" in arguments
+    patient = replace(order.environment, variables=((DEADLINE_VARIABLE, "899.5"),))
+    assert f"--wait={900 + STRAGGLERS_S}" in sbatch_options(replace(order, environment=patient))["srun_args"]
 
 
 def test_memory_is_rounded_up_to_whole_mebibytes() -> None:

@@ -258,3 +258,12 @@ def test_a_changed_file_is_refused_where_its_digest_is_locked(load_text: LoadTex
     (problem,) = refusal.value.problems
     now = digest_of_model(folder)
     assert problem.startswith(f"mine.toml:5: models.0.digest: {folder} has changed: its SHA-256 is now {now}. ")
+
+
+def test_a_length_is_not_refused_where_a_model_s_own_is_not_known(load_text: LoadText, smallest: str) -> None:
+    """8192 tokens are beyond Llama-2-7B; what a checkpoint takes that lies elsewhere, nobody knows yet."""
+    short = smallest.replace("meta-llama/Llama-3.1-8B-Instruct", "meta-llama/Llama-2-7b-hf")
+    with pytest.raises(ManifestError, match="8192 is more than any of the models takes: meta-llama/Llama-2-7b-hf has"):
+        load_text(short + "[evaluate]\nmax_length = 8192\n")
+    both = short.replace("[schemes]", '[[models]]\npath = "elsewhere/Mixtral-8x7B"\n[schemes]')
+    assert load_text(both + "[evaluate]\nmax_length = 8192\n").evaluate.max_length == 8192
