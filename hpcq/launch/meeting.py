@@ -28,8 +28,9 @@ from hpcq.layout import RunLayout
 from hpcq.processes import identity
 
 DEADLINE_VARIABLE = "HPCQ_MEETING_SECONDS"
-DEADLINE_S = 300.0
-"""Nodes of a job start within seconds; an interpreter on a cold network file system takes minutes."""
+DEADLINE_S = 50.0
+"""Slurm starts a job's nodes at once, and before they meet they import the same few modules from the same file system:
+what counts is by how much one is later than another. Within a minute it is known which one does not come."""
 
 HELLO_S = 10.0
 POLL_INTERVAL_S = 0.2

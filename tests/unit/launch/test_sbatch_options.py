@@ -35,7 +35,7 @@ def test_a_node_may_say_why_it_ends_before_the_others_are_ended() -> None:
     order = array(LAYOUT, "a", UNITS, nodes=2)
     arguments = sbatch_options(order)["srun_args"]
     assert "--kill-on-bad-exit=0" in arguments
-    assert f"--wait={300 + STRAGGLERS_S}" in arguments
+    assert f"--wait={50 + STRAGGLERS_S}" in arguments
     patient = replace(order.environment, variables=((DEADLINE_VARIABLE, "899.5"),))
     assert f"--wait={900 + STRAGGLERS_S}" in sbatch_options(replace(order, environment=patient))["srun_args"]
 
