@@ -9,7 +9,6 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from hpcq import environments
 from hpcq.errors import EnvironmentFault, UserInputError
 from hpcq.files import make_folder, write_text
 from hpcq.holding import hold
@@ -18,7 +17,6 @@ from hpcq.launch.interrupt import interrupt_holder, interrupt_units, stop_orphan
 from hpcq.launch.jobs import UnitJobView, live_arrays, unit_jobs_if_any, wait_until_ended
 from hpcq.launch.local import LocalLauncher, Machine
 from hpcq.launch.orders import Submission
-from hpcq.launch.queue import check_cluster
 from hpcq.launch.settling import EndedJob, cancelled
 from hpcq.launch.submissions import read_submissions
 from hpcq.layout import RunLayout
@@ -29,8 +27,9 @@ from hpcq.plan.document import gpu_hours, plan_document
 from hpcq.plan.schedule import expected
 from hpcq.plan.units import PlannedArray, PlannedUnit
 from hpcq.private import private
+from hpcq.runnable import check_runnable
 from hpcq.runs import Opened, RunRecord, begin, open_manifest, open_run, read_run, refuse_another
-from hpcq.units import EvaluateWork, Kind, State, slug
+from hpcq.units import Kind, State, slug
 
 __all__ = [
     "Handed",
@@ -52,7 +51,6 @@ __all__ = [
     "status",
 ]
 
-USUAL_ENVIRONMENTS = ("core", "transformers")
 LOOK_INTERVAL_S = 1.0
 SHOWN_JOBS = 3
 CANCEL_TIMEOUT_S = 120.0
@@ -110,7 +108,7 @@ def dry_run(manifest: Path, overrides: Sequence[str] = ()) -> Planned:
         UserInputError, EnvironmentFault: what a submission would refuse.
     """
     planned = plan(manifest, overrides)
-    _check_runnable(planned.opened)
+    check_runnable(planned.opened)
     refuse_another(planned.opened)
     return planned
 
@@ -127,7 +125,7 @@ def hand_over(
             earlier plan still wait or run, or another user can write the run's folders.
         EnvironmentFault: a model, an environment or Slurm is missing.
     """
-    _check_runnable(opened)
+    check_runnable(opened)
     refuse_another(opened)
     with private(opened.layout), hold(opened.layout):
         jobs = unit_jobs_if_any(opened.layout)
@@ -398,48 +396,3 @@ def _named_units(record: RunRecord, parts: Sequence[str]) -> set[str]:
             )
         named |= found
     return named
-
-
-def _check_runnable(opened: Opened) -> None:
-    """Refuse before anything is written: what cannot run, what is not there."""
-    # A benchmark that cannot run is left out, and the plan and the report say so; a variant is not.
-    is_left_out = any(isinstance(unit.work, EvaluateWork) and unit.work.tasks for unit in opened.plan.units)
-    refused = [
-        f"{refusal.reason} Try this: {refusal.cure}."
-        for refusal in opened.plan.refused
-        if refusal.variant is not None or not is_left_out
-    ]
-    faults = (_engine_fault(unit, on_slurm=opened.on_slurm) for unit in opened.plan.units)
-    refused += dict.fromkeys(filter(None, faults))
-    if refused:
-        raise UserInputError("\n".join(refused))
-    absent = list(opened.resolved.missing)
-    for name in sorted({unit.environment for unit in opened.plan.units}):
-        settings = opened.profile.environments.get(name)
-        if not (settings and settings.python) and not environments.exists(name):
-            make = "make environments" if name in USUAL_ENVIRONMENTS else f"python3 -m hpcq.environments {name}"
-            absent.append(f"The environment '{name}' has not been made: type `{make}`.")
-    if opened.on_slurm and not absent:
-        check_cluster()
-    if absent:
-        raise EnvironmentFault("\n".join(absent))
-
-
-def _engine_fault(unit: PlannedUnit, *, on_slurm: bool) -> str | None:
-    """Why vLLM's engine cannot do a unit where the plan puts it; None where it can, and for other work."""
-    work, shape = unit.work, unit.shape
-    if not isinstance(work, EvaluateWork) or work.backend != "vllm":
-        return None
-    if shape.nodes > 1 and not on_slurm:
-        return (
-            f"{work.variant.id}: takes {shape.nodes} nodes of class '{shape.gpu_class}', and a profile with scheduler ="
-            " 'local' has this machine alone. Try one with scheduler = 'slurm', or a scheme with fewer bits."
-        )
-    engine = dict(work.engine)
-    wanted = int(engine.get("tensor_parallel_size", 1)) * int(engine.get("pipeline_parallel_size", 1))
-    if shape.gpus and wanted > shape.gpus:
-        return (
-            f"{work.variant.id}: evaluate.engine's tensor and pipeline parallel sizes ask for {wanted} GPUs, and the"
-            f" plan gives it {shape.gpus} of class '{shape.gpu_class}'. Leave them out."
-        )
-    return None

@@ -13,6 +13,7 @@ from hpcq.launch.orders import ArrayOrder, Dependency, Environment, UnitOrder
 from hpcq.launch.retries import Policy
 from hpcq.manifest.profiles import EnvironmentSettings, GpuClass, Profile
 from hpcq.manifest.schema import RetriesSection
+from hpcq.plan.resources import cores_of, memory_gib_of
 from hpcq.plan.units import PlannedArray, PlannedUnit, Shape
 from hpcq.units import EvaluateWork
 
@@ -32,8 +33,8 @@ def order_of(run: str, array: PlannedArray, profile: Profile, retries: RetriesSe
         gpus_per_node=array.shape.gpus_per_node,
         gres_type=offer.gres_type,
         features=offer.features,
-        cpus_per_unit=_cpus(offer, array.shape, profile),
-        memory_gib=_memory_gib(offer, array.shape),
+        cpus_per_unit=cores_of(profile, array.shape),
+        memory_gib=memory_gib_of(profile, array.shape),
         time_limit_minutes=array.time_limit_minutes,
         throttle=array.throttle,
         account=slurm.account,
@@ -75,22 +76,3 @@ def environment_of(name: str, profile: Profile) -> Environment:
         setup=(*profile.slurm.setup, *settings.setup),
         variables=tuple(settings.variables.items()),
     )
-
-
-def _cpus(offer: GpuClass, shape: Shape, profile: Profile) -> int:
-    """Cores of a node: the profile's number, else the unit's share of the node by GPUs."""
-    if profile.scheduler == "local":
-        return profile.local.cpus_per_unit
-    if offer.cpus_per_unit is not None:
-        return offer.cpus_per_unit
-    if not offer.gpus_per_node:
-        return 1
-    return max(1, offer.cpus_per_node * shape.gpus_per_node // offer.gpus_per_node)
-
-
-def _memory_gib(offer: GpuClass, shape: Shape) -> float | None:
-    if offer.memory_gib_per_unit is not None:
-        return offer.memory_gib_per_unit
-    if not offer.gpus_per_node or not shape.gpus_per_node:
-        return shape.host_gib or None
-    return max(offer.memory_gib * shape.gpus_per_node / offer.gpus_per_node, shape.host_gib)

@@ -13,7 +13,6 @@ from functools import cached_property
 from hpcq.catalog.kernels import title_of
 from hpcq.catalog.tasks import rehearsed_size
 from hpcq.manifest import Resolved
-from hpcq.manifest.profiles import GpuClass
 from hpcq.manifest.resolved import EvaluateSettings
 from hpcq.plan import rates
 from hpcq.plan.cost import Cost, Job, Machine, evaluation_cost
@@ -22,6 +21,7 @@ from hpcq.plan.limits import ample_seconds
 from hpcq.plan.measured import AS_RECKONED, Earlier, Ratio
 from hpcq.plan.place import evaluation_options, quantization_options
 from hpcq.plan.placement import CannotPlace, Evaluation, Placement
+from hpcq.plan.resources import cores_of
 from hpcq.plan.units import Reckoned, Shape
 from hpcq.plan.wanted import evaluation_of
 from hpcq.plan.workload import Workload, workload_of
@@ -164,13 +164,8 @@ class Reckoner:
         rate = files.read_gb_per_s or rates.READ_GB_PER_S
         if files.total_read_gb_per_s:
             rate = min(rate, files.total_read_gb_per_s / shape.nodes)
-        cores = profile.local.cpus_per_unit if profile.scheduler == "local" else _cores(offer)
         gpu = offer.device if shape.gpus_per_node and device != "cpu" else None
-        return Machine(gpu=gpu, shape=shape, cores=cores, read_gb_per_s=rate)
-
-
-def _cores(offer: GpuClass) -> int:
-    return offer.cpus_per_unit or 1
+        return Machine(gpu=gpu, shape=shape, cores=cores_of(profile, shape), read_gb_per_s=rate)
 
 
 def _rehearsed(pace: Mapping[str, float], workload: Workload) -> Cost:

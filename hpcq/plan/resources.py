@@ -5,7 +5,7 @@ Knows the profile and shapes; must not know time, order or Slurm's commands.
 
 from __future__ import annotations
 
-from hpcq.manifest.profiles import GpuClass, Profile
+from hpcq.manifest.profiles import Profile
 from hpcq.plan.units import Shape
 
 Amounts = tuple[float, float, float]
@@ -24,8 +24,7 @@ def taken_of(profile: Profile, shape: Shape) -> Amounts:
     """What a unit of that shape takes of each of its nodes, never more than the node has."""
     if profile.scheduler == "local":
         return (0, 1, 0)
-    offer = profile.gpu_classes[shape.gpu_class]
-    wanted = (shape.gpus_per_node, _cores(offer, shape), _memory_gib(offer, shape))
+    wanted = (shape.gpus_per_node, cores_of(profile, shape), memory_gib_of(profile, shape) or 0.0)
     gpus, cores, memory = map(min, wanted, node_of(profile, shape.gpu_class))
     return (gpus, cores, memory)
 
@@ -42,7 +41,11 @@ def at_once(profile: Profile, shape: Shape) -> float:
     return on_a_node * profile.gpu_classes[shape.gpu_class].nodes / nodes_of(profile, shape)
 
 
-def _cores(offer: GpuClass, shape: Shape) -> int:
+def cores_of(profile: Profile, shape: Shape) -> int:
+    """Cores of a unit on each of its nodes: the profile's number, else its share of the node by GPUs."""
+    if profile.scheduler == "local":
+        return profile.local.cpus_per_unit
+    offer = profile.gpu_classes[shape.gpu_class]
     if offer.cpus_per_unit is not None:
         return offer.cpus_per_unit
     if not offer.gpus_per_node:
@@ -50,9 +53,14 @@ def _cores(offer: GpuClass, shape: Shape) -> int:
     return max(1, offer.cpus_per_node * shape.gpus_per_node // offer.gpus_per_node)
 
 
-def _memory_gib(offer: GpuClass, shape: Shape) -> float:
+def memory_gib_of(profile: Profile, shape: Shape) -> float | None:
+    """Host memory of a unit on each of its nodes, by GPUs, so that it does not run out before them.
+
+    None: what Slurm gives where nothing is asked for, which nobody knows here.
+    """
+    offer = profile.gpu_classes[shape.gpu_class]
     if offer.memory_gib_per_unit is not None:
         return offer.memory_gib_per_unit
-    # By GPUs, so that memory never runs out before them; without GPUs Slurm's own default, which nobody knows here.
-    share = offer.memory_gib * shape.gpus_per_node / offer.gpus_per_node if offer.gpus_per_node else 0.0
-    return max(share, shape.host_gib)
+    if not offer.gpus_per_node or not shape.gpus_per_node:
+        return shape.host_gib or None
+    return max(offer.memory_gib * shape.gpus_per_node / offer.gpus_per_node, shape.host_gib)
