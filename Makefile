@@ -9,7 +9,7 @@ WORKER_TESTS = tests/models tests/unit/evaluate tests/unit/quantize tests/unit/s
 # Those of the vLLM back end run in the environment that has vLLM's build for CPUs.
 VLLM_TESTS = tests/vllm
 
-ENVIRONMENT = $(PYTHON) -m hpcq.environments
+ENVIRONMENT = $(PYTHON) -m hpcq.core.environments
 WORKERS = $(wildcard $(WORKER_TESTS))
 
 .PHONY: help quickstart test lint bench environments environments-vllm python python-is-new-enough

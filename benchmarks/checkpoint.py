@@ -19,10 +19,10 @@ from pathlib import Path
 import numpy as np
 from parts.bars import Bar, tell
 
+from hpcq.core.work import EvaluateWork, Model, Scheme, Variant
+from hpcq.evaluate.backends.synthetic import SyntheticBackend
 from hpcq.evaluate.requests import LOGLIKELIHOOD, Request
-from hpcq.evaluate.synthetic import SyntheticBackend
 from hpcq.store import RequestKey, Response, SegmentWriter, load
-from hpcq.units import EvaluateWork, Model, Scheme, Variant
 
 ROUNDS = 2
 BATCH = 8

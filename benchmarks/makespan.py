@@ -20,13 +20,13 @@ from pathlib import Path
 
 from parts.bars import Bar, tell
 
+from benchmarks.parts.lower_bound import lower_bound
+from hpcq.core.work import Kind
 from hpcq.manifest import Resolved, load, resolve
 from hpcq.plan.arrays import make_arrays
-from hpcq.plan.bounds import lower_bound
 from hpcq.plan.plan import make_plan
-from hpcq.plan.schedule import timeline
+from hpcq.plan.schedule.simulator import timeline
 from hpcq.plan.units import Plan, PlannedArray, PlannedUnit
-from hpcq.units import Kind
 
 CASES = 100
 AUTO = '"auto"'

@@ -9,9 +9,9 @@ from pathlib import Path
 
 from hpcq.manifest import load, resolve
 from hpcq.plan.arrays import make_arrays
-from hpcq.plan.document import plan_document
 from hpcq.plan.plan import make_plan
-from hpcq.plan.schedule import expected
+from hpcq.plan.plan_json import plan_document
+from hpcq.plan.schedule.simulator import expected
 
 HEAD = """
 [run]

@@ -26,10 +26,10 @@ from parts.bars import Bar, tell
 from parts.layouts import LETTERS, TEXTS, WORKED, Group, by_document, laid_out, real
 
 from hpcq.catalog.packages import staged_model
-from hpcq.environments import create
-from hpcq.evaluate.prefix.counts import Counts
+from hpcq.core.environments import create
+from hpcq.core.work import EvaluateWork, Model, Scheme, Variant
+from hpcq.evaluate.prefix.token_counts import Counts
 from hpcq.evaluate.requests import GENERATE
-from hpcq.units import EvaluateWork, Model, Scheme, Variant
 
 MODEL_ID = "HuggingFaceTB/SmolLM2-135M-Instruct"
 OURS, THEIRS = "hpcq", "lm-eval"
@@ -96,7 +96,7 @@ def cases() -> list[Case]:
 
 def backend() -> Any:
     """The back end as a work makes it, loaded."""
-    from hpcq.evaluate.accelerate import AccelerateBackend
+    from hpcq.evaluate.backends.transformers.backend import AccelerateBackend
 
     model = str(staged_model(MODEL_ID))
     scheme = Scheme(name="bf16", tool="none", method="none", weights="bf16", activations="bf16")

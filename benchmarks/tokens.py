@@ -18,17 +18,17 @@ from typing import Any
 from parts.bars import Bar, tell
 from parts.layouts import LETTERS, TEXTS, WORKED, laid_out
 
-from hpcq import environments
-from hpcq.cache import cache_folder
-from hpcq.evaluate.prefix.counts import Counts, count
-from hpcq.evaluate.prefix.pieces import Piece, cut, deal
-from hpcq.evaluate.prefix.schedule import schedule
-from hpcq.evaluate.prefix.tokens import asks_of, encode_pairs
-from hpcq.evaluate.prefix.tree import Ask, build
-from hpcq.evaluate.prefix.waves import Limits
+from hpcq.core import environments
+from hpcq.core.cache import cache_folder
+from hpcq.core.work import Shard, Task
+from hpcq.evaluate.prefix.batching import Limits
+from hpcq.evaluate.prefix.chunks import Piece, cut, deal
+from hpcq.evaluate.prefix.planner import schedule
+from hpcq.evaluate.prefix.radix_tree import Ask, build
+from hpcq.evaluate.prefix.token_counts import Counts, count
+from hpcq.evaluate.prefix.tokenization import asks_of, encode_pairs
 from hpcq.evaluate.requests import GENERATE, LOGLIKELIHOOD, Request
 from hpcq.store import RequestKey
-from hpcq.units import Shard, Task
 
 MODEL = cache_folder() / "models" / "smollm2-135m-instruct"
 TASKS = {

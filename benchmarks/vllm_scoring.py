@@ -29,9 +29,9 @@ from parts.bars import Bar, tell
 from parts.layouts import LETTERS, TEXTS, Group, by_document, laid_out, real
 
 from hpcq.catalog.packages import staged_model
-from hpcq.environments import create
+from hpcq.core.environments import create
+from hpcq.core.work import EvaluateWork, Model, Scheme, Variant
 from hpcq.evaluate.requests import GENERATE
-from hpcq.units import EvaluateWork, Model, Scheme, Variant
 
 MODEL_ID = "HuggingFaceTB/SmolLM2-135M-Instruct"
 OURS, SMALL, THEIRS = "--ours", "--small", "--theirs"
@@ -118,7 +118,7 @@ def cases() -> list[Case]:
 
 def our_backend(kv_cache_gib: float) -> tuple[Answer, Callable[[], tuple[int, int]]]:
     """The back end as a work makes it, loaded: how it answers, and tokens of its prompts: all, and from the cache."""
-    from hpcq.evaluate.vllm import VllmBackend
+    from hpcq.evaluate.backends.vllm.backend import VllmBackend
 
     model = str(staged_model(MODEL_ID))
     scheme = Scheme(name="bf16", tool="none", method="none", weights="bf16", activations="bf16")

@@ -9,27 +9,27 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from hpcq.errors import EnvironmentFault, UserInputError
-from hpcq.files import make_folder, write_text
-from hpcq.holding import hold
+from hpcq.core.errors import EnvironmentFault, UserInputError
+from hpcq.core.files import make_folder, write_text
+from hpcq.core.paths import RunLayout
+from hpcq.core.permissions import private
+from hpcq.core.run_lock import hold
+from hpcq.core.work import Kind, State, slug
+from hpcq.launch.array_spec import Submission
 from hpcq.launch.from_plan import order_of
-from hpcq.launch.interrupt import interrupt_holder, interrupt_units, stop_orphans
-from hpcq.launch.jobs import UnitJobView, live_arrays, unit_jobs_if_any, wait_until_ended
-from hpcq.launch.local import LocalLauncher, Machine
-from hpcq.launch.orders import Submission
-from hpcq.launch.settling import EndedJob, cancelled
+from hpcq.launch.job_status import UnitJobView, live_arrays, unit_jobs_if_any, wait_until_ended
+from hpcq.launch.local_control import interrupt_holder, interrupt_units, stop_orphans
+from hpcq.launch.local_launcher import LocalLauncher, Machine
+from hpcq.launch.recovery.close_attempts import EndedJob, cancelled
 from hpcq.launch.submissions import read_submissions
-from hpcq.layout import RunLayout
 from hpcq.manifest.profiles import Profile
-from hpcq.monitor.picture import LIVE, JobView, RunStatus, take_picture
+from hpcq.monitor.snapshot import LIVE, JobView, RunStatus, take_picture
 from hpcq.plan.arrays import make_arrays
-from hpcq.plan.document import gpu_hours, plan_document
-from hpcq.plan.schedule import expected
+from hpcq.plan.plan_json import gpu_hours, plan_document
+from hpcq.plan.schedule.simulator import expected
 from hpcq.plan.units import PlannedArray, PlannedUnit
-from hpcq.private import private
-from hpcq.runnable import check_runnable
-from hpcq.runs import Opened, RunRecord, begin, open_manifest, open_run, read_run, refuse_another
-from hpcq.units import Kind, State, slug
+from hpcq.run.preflight import check_runnable
+from hpcq.run.run import Opened, RunRecord, begin, open_manifest, open_run, read_run, refuse_another
 
 __all__ = [
     "Handed",
@@ -144,8 +144,8 @@ def hand_over(
         ]
         submissions: tuple[Submission, ...] = ()
         if opened.on_slurm:
-            from hpcq.launch.queue import release
-            from hpcq.launch.slurm import SlurmLauncher
+            from hpcq.launch.slurm_launcher import SlurmLauncher
+            from hpcq.slurm.squeue import release
 
             release(job.element for job in jobs.values() if job.is_held)
             submissions = tuple(SlurmLauncher(opened.layout).submit(orders, live_arrays(jobs)))
@@ -226,7 +226,7 @@ def cancel(run: str, units: Sequence[str] = ()) -> list[str]:
     jobs = {unit_id: job for unit_id, job in unit_jobs_if_any(record.layout).items() if job.is_live}
     wanted = {unit_id for unit_id in jobs if unit_id in named or not units}
     if wanted:
-        from hpcq.launch.queue import cancel as cancel_jobs
+        from hpcq.slurm.squeue import cancel as cancel_jobs
 
         cancel_jobs(jobs[unit_id].element for unit_id in wanted)
         for unit_id in wanted:
@@ -318,8 +318,8 @@ def init_profile(path: Path | None = None, *, overwrite: bool = False) -> Path:
         UserInputError: the file exists.
         EnvironmentFault: there is no Slurm, it does not answer, or it has no nodes that hpcq can use.
     """
-    from hpcq.launch.first_profile import profile_text
-    from hpcq.launch.nodes import cluster_name, node_kinds
+    from hpcq.manifest.first_profile import profile_text
+    from hpcq.slurm.sinfo import cluster_name, node_kinds
 
     name = cluster_name()
     target = path or Path("clusters") / f"{slug(name)}.toml"

@@ -27,7 +27,7 @@ _hpcq_aftermath() {
         [ -x "$python" ] || continue
         # Leaves with 0 where the unit is done, however its process ended.
         PYTHONPATH=$_hpcq_package PYTHONSAFEPATH=1 PYTHONNOUSERSITE=1 \
-            "$python" -m hpcq.aftermath "$_hpcq_folder" "$status" "$_hpcq_said_before" && status=0
+            "$python" -m hpcq.batch.epilogue "$_hpcq_folder" "$status" "$_hpcq_said_before" && status=0
         break
     done
     exit "$status"

@@ -15,7 +15,7 @@ from pathlib import Path
 import hypothesis
 import pytest
 
-from hpcq import environments
+from hpcq.core import environments
 
 TESTS = Path(__file__).resolve().parent
 SLURM_COMMANDS = ("slurmctld", "slurmd", "sbatch", "squeue", "srun", "scontrol", "sinfo", "scancel")

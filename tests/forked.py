@@ -11,7 +11,7 @@ from collections.abc import Callable
 from multiprocessing.process import BaseProcess
 
 # One server serves a whole session of tests, with what it imported first. Where there is no torch it does without.
-IMPORTED = ("hpcq.quantize.worker", "hpcq.quantize.synthetic", "hpcq.quantize.resumable")
+IMPORTED = ("hpcq.quantize.worker", "hpcq.quantize.synthetic", "hpcq.quantize.resumable_pipeline")
 
 
 def started(target: Callable[..., None], *arguments: object) -> BaseProcess:

@@ -5,8 +5,8 @@ from __future__ import annotations
 import json
 from pathlib import Path
 
-from hpcq.files import digest_of_file
-from hpcq.units import Calibration
+from hpcq.core.files import digest_of_file
+from hpcq.core.work import Calibration
 
 
 def write_base(folder: Path, *, layers: int = 2, hidden_size: int = 128) -> Path:

@@ -23,8 +23,8 @@ from pathlib import Path
 from typing import Any
 
 from hpcq.catalog.packages import staged_items
+from hpcq.core.work import Task
 from hpcq.evaluate.requests import Request, requests_of
-from hpcq.units import Task
 
 Group = list[Request]
 Item = dict[str, Any]

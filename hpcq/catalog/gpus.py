@@ -6,7 +6,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field
 from functools import lru_cache
 
-from hpcq.catalog.rows import catalog_rows, with_tuples
+from hpcq.catalog.toml_rows import catalog_rows, with_tuples
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -6,8 +6,8 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 from functools import lru_cache
 
-from hpcq.catalog.rows import catalog_rows, with_tuples
-from hpcq.units import Scheme
+from hpcq.catalog.toml_rows import catalog_rows, with_tuples
+from hpcq.core.work import Scheme
 
 Capability = tuple[int, int]
 

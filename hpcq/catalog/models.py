@@ -9,7 +9,7 @@ from dataclasses import dataclass, field
 from functools import cached_property, lru_cache
 from typing import Any, Literal
 
-from hpcq.catalog.rows import catalog_rows, with_tuples
+from hpcq.catalog.toml_rows import catalog_rows, with_tuples
 
 Bias = Literal["attention.qkv", "attention.output", "mlp"]
 

@@ -11,8 +11,8 @@ from functools import lru_cache
 from pathlib import Path
 from typing import Any
 
-from hpcq.cache import cache_folder
-from hpcq.catalog.rows import catalog_rows
+from hpcq.catalog.toml_rows import catalog_rows
+from hpcq.core.cache import cache_folder
 
 
 @dataclass(frozen=True, kw_only=True)

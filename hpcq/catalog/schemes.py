@@ -12,8 +12,8 @@ from functools import lru_cache
 from typing import Any
 
 from hpcq.catalog.models import ModelShape
-from hpcq.catalog.rows import catalog_rows
-from hpcq.units import Scheme
+from hpcq.catalog.toml_rows import catalog_rows
+from hpcq.core.work import Scheme
 
 _GROUP_SUFFIX = re.compile(r"(?P<base>.+)-g(?P<group_size>[1-9][0-9]*)")
 _USUAL_GROUP_SIZES = (128, 64, 32)

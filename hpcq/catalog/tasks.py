@@ -9,7 +9,7 @@ from dataclasses import dataclass
 from functools import lru_cache
 from typing import Any
 
-from hpcq.catalog.rows import catalog_rows
+from hpcq.catalog.toml_rows import catalog_rows
 
 _REHEARSED_DOCUMENTS = 100
 _REHEARSED_REQUESTS = 4

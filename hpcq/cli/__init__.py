@@ -15,9 +15,9 @@ import sys
 from collections.abc import Sequence
 
 from hpcq import __version__
-from hpcq.cli import entry
-from hpcq.errors import HpcqError, StorageFault
-from hpcq.files import describe_os_error
+from hpcq.cli import process_setup
+from hpcq.core.errors import HpcqError, StorageFault
+from hpcq.core.files import describe_os_error
 
 VERBS = ("plan", "submit", "status", "logs", "resume", "cancel", "merge", "report", "stage", "init")
 WRITERS = ("submit", "resume", "merge")
@@ -50,11 +50,11 @@ def build_parser() -> argparse.ArgumentParser:
 def main(argv: Sequence[str] | None = None) -> int:
     """Run one command and return its exit code. Without `argv`, as the process's own: streams and signals, too."""
     if argv is None:
-        entry.enter()
+        process_setup.enter()
     try:
         return _run(argv)
     finally:
-        entry.leave()
+        process_setup.leave()
 
 
 def _run(argv: Sequence[str] | None) -> int:

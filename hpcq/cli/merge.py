@@ -16,7 +16,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 def run(arguments: argparse.Namespace) -> int:
     """Merge and print what was found; exit code 1 if responses are missing or in conflict."""
     from hpcq import api
-    from hpcq.cli.show import merge_lines
+    from hpcq.cli.formatting import merge_lines
 
     document = api.merge(arguments.run_name)
     if arguments.json:

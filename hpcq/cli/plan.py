@@ -18,7 +18,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 def run(arguments: argparse.Namespace) -> int:
     """Plan and print."""
     from hpcq import api
-    from hpcq.cli.show import plan_lines
+    from hpcq.cli.formatting import plan_lines
 
     planned = api.plan(Path(arguments.manifest), arguments.overrides)
     if arguments.json:

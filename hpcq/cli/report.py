@@ -28,7 +28,7 @@ def run(arguments: argparse.Namespace) -> int:
     if arguments.output is None:
         sys.stdout.write(text)
     else:
-        from hpcq.files import write_text
+        from hpcq.core.files import write_text
 
         write_text(arguments.output, text)
         print(f"Wrote {arguments.output}", file=sys.stderr)

@@ -25,8 +25,8 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 def run(arguments: argparse.Namespace) -> int:
     """Resume and print as submit does."""
     from hpcq import api
-    from hpcq.cli.budget import confirm
-    from hpcq.cli.finish import hand_over
+    from hpcq.cli.confirm import confirm
+    from hpcq.cli.submit_and_wait import hand_over
 
     opened = api.open_run(arguments.run_name, arguments.overrides)
     confirm(opened, yes=arguments.yes, retry_failed=arguments.failed)

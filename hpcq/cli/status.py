@@ -20,9 +20,9 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 def run(arguments: argparse.Namespace) -> int:
     """Print the picture; exit code 1 if the run is not done and nobody works on it."""
     from hpcq import api
-    from hpcq.cli.show import status_lines
-    from hpcq.monitor.picture import LIVE
-    from hpcq.units import State
+    from hpcq.cli.formatting import status_lines
+    from hpcq.core.work import State
+    from hpcq.monitor.snapshot import LIVE
 
     while True:
         status = api.status(arguments.run_name)

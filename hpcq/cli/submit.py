@@ -25,9 +25,9 @@ def run(arguments: argparse.Namespace) -> int:
     """Submit and print what to type next, or the report."""
     from hpcq import api
     from hpcq.cli.arguments import print_json
-    from hpcq.cli.budget import confirm
-    from hpcq.cli.finish import hand_over
-    from hpcq.cli.show import plan_lines
+    from hpcq.cli.confirm import confirm
+    from hpcq.cli.formatting import plan_lines
+    from hpcq.cli.submit_and_wait import hand_over
 
     if arguments.dry_run:
         planned = api.dry_run(Path(arguments.manifest), arguments.overrides)

@@ -9,9 +9,9 @@ import importlib.metadata
 import sys
 
 from hpcq import __version__
-from hpcq.attempts import Attempt
-from hpcq.errors import EnvironmentFault
-from hpcq.units import EvaluateWork, Versions
+from hpcq.core.attempts import Attempt
+from hpcq.core.errors import EnvironmentFault
+from hpcq.core.work import EvaluateWork, Versions
 
 
 def verify_versions(versions: Versions) -> None:

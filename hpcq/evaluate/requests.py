@@ -13,8 +13,8 @@ from dataclasses import dataclass
 from typing import Any
 
 from hpcq.catalog.tasks import find_task, rehearsed_size
+from hpcq.core.work import Task
 from hpcq.store import RequestKey, digest_of_arguments
-from hpcq.units import Task
 
 GENERATE = "generate_until"
 LOGLIKELIHOOD = "loglikelihood"

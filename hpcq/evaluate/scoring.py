@@ -14,7 +14,7 @@ from typing import Any
 import lm_eval.evaluator
 from lm_eval.api.model import LM
 
-from hpcq.errors import RunIncomplete
+from hpcq.core.errors import RunIncomplete
 from hpcq.evaluate.requests import requests_of
 from hpcq.evaluate.tasks import BuiltTask
 from hpcq.store import RequestKey, Response, Score

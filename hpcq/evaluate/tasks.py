@@ -19,12 +19,12 @@ import lm_eval.tasks
 from lm_eval.tasks._factory import TaskFactory
 from lm_eval.tasks._index import Kind
 
-from hpcq.cache import cache_folder
 from hpcq.catalog.tasks import find_task
-from hpcq.digests import digest_of_items
-from hpcq.errors import EnvironmentFault, UserInputError, WorkFailed
+from hpcq.core.cache import cache_folder
+from hpcq.core.digests import digest_of_items
+from hpcq.core.errors import EnvironmentFault, UserInputError, WorkFailed
+from hpcq.core.work import Task
 from hpcq.evaluate.requests import GENERATE, Request, requests_of
-from hpcq.units import Task
 
 _DEFINITIONS = Path(lm_eval.tasks.__file__).parent
 

@@ -12,19 +12,19 @@ from collections.abc import Sequence
 from dataclasses import replace
 from pathlib import Path
 
-from hpcq.attempts import Attempt
-from hpcq.completion import write_completion
-from hpcq.errors import UserInputError
-from hpcq.evaluate.door import Joining, make_backend
-from hpcq.evaluate.folders import unit_folders
-from hpcq.evaluate.prefix.pieces import cut, share
+from hpcq.core.attempts import Attempt
+from hpcq.core.completion import write_completion
+from hpcq.core.errors import UserInputError
+from hpcq.core.node_rank import Place
+from hpcq.core.work import EvaluateWork
+from hpcq.evaluate.backends.interface import Joining, make_backend
+from hpcq.evaluate.prefix.chunks import cut, share
 from hpcq.evaluate.provenance import provenance_of, verify_versions
-from hpcq.evaluate.questions import questions_of
+from hpcq.evaluate.request_set import questions_of
 from hpcq.evaluate.requests import Request
-from hpcq.evaluate.shares import answered_at_first
-from hpcq.peers import Place
+from hpcq.evaluate.resharding import answered_at_first
+from hpcq.evaluate.unit_folders import unit_folders
 from hpcq.store import RequestKey, SegmentWriter, load
-from hpcq.units import EvaluateWork
 
 
 def evaluate(work: EvaluateWork, attempt: Attempt) -> None:

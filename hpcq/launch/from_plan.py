@@ -8,14 +8,14 @@ from __future__ import annotations
 from dataclasses import asdict
 from typing import Any
 
-from hpcq import environments
-from hpcq.launch.orders import ArrayOrder, Dependency, Environment, UnitOrder
-from hpcq.launch.retries import Policy
+from hpcq.core import environments
+from hpcq.core.work import EvaluateWork
+from hpcq.launch.array_spec import ArrayOrder, Dependency, Environment, UnitOrder
+from hpcq.launch.recovery.retry_policy import Policy
 from hpcq.manifest.profiles import EnvironmentSettings, GpuClass, Profile
 from hpcq.manifest.schema import RetriesSection
-from hpcq.plan.resources import cores_of, memory_gib_of
+from hpcq.plan.schedule.resources import cores_of, memory_gib_of
 from hpcq.plan.units import PlannedArray, PlannedUnit, Shape
-from hpcq.units import EvaluateWork
 
 
 def order_of(run: str, array: PlannedArray, profile: Profile, retries: RetriesSection | None = None) -> ArrayOrder:

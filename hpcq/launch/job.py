@@ -17,27 +17,27 @@ from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
-from hpcq.attempts import Attempt, AttemptRecord, new_attempt, now
-from hpcq.errors import ProcessEnded
-from hpcq.failures import EXIT_CODES, SIGTERMED, Failure, exit_code_of, failure_of
-from hpcq.launch.announced import Announced
-from hpcq.launch.company import Company
-from hpcq.launch.following import follow
-from hpcq.launch.meeting import Seat, own_seat
-from hpcq.launch.orders import ArrayOrder, UnitOrder
-from hpcq.launch.predecessors import SlurmJob, own_job, settle_predecessors
-from hpcq.launch.retries import LADDER, Action, Policy, next_rung
-from hpcq.launch.settling import added_by
-from hpcq.launch.signals import Notices, ignore_announcements
-from hpcq.launch.telling import leave, output_to, sentence
-from hpcq.layout import RunLayout
-from hpcq.processes import identity
-from hpcq.units import Kind, Work
+from hpcq.core.attempts import Attempt, AttemptRecord, new_attempt, now
+from hpcq.core.errors import ProcessEnded
+from hpcq.core.failures import EXIT_CODES, SIGTERMED, Failure, exit_code_of, failure_of
+from hpcq.core.paths import RunLayout
+from hpcq.core.processes import identity
+from hpcq.core.work import Kind, Work
+from hpcq.launch.array_spec import ArrayOrder, UnitOrder
+from hpcq.launch.multinode.coordinator import Company
+from hpcq.launch.multinode.follower import follow
+from hpcq.launch.multinode.rendezvous import Seat, own_seat
+from hpcq.launch.output import leave, output_to, sentence
+from hpcq.launch.recovery.close_attempts import added_by
+from hpcq.launch.recovery.preemption import Announced
+from hpcq.launch.recovery.retry_policy import LADDER, Action, Policy, next_rung
+from hpcq.launch.recovery.signals import Notices, ignore_announcements
+from hpcq.launch.recovery.stale_attempts import SlurmJob, own_job, settle_predecessors
 
 _DOORS = {
     Kind.QUANTIZE: ("hpcq.quantize.worker", "quantize"),
     Kind.EVALUATE: ("hpcq.evaluate.worker", "evaluate"),
-    Kind.MERGE: ("hpcq.evaluate.merging", "merge"),
+    Kind.MERGE: ("hpcq.evaluate.merge", "merge"),
 }
 
 

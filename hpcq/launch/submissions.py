@@ -11,13 +11,13 @@ from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
 
-from hpcq.attempts import now
-from hpcq.files import listed, write_text
-from hpcq.launch.orders import ArrayOrder, Submission, UnitOrder
-from hpcq.launch.queue import Element, JobState
-from hpcq.launch.retries import Policy
-from hpcq.layout import RunLayout
-from hpcq.units import Kind
+from hpcq.core.attempts import now
+from hpcq.core.files import listed, write_text
+from hpcq.core.paths import RunLayout
+from hpcq.core.work import Kind
+from hpcq.launch.array_spec import ArrayOrder, Submission, UnitOrder
+from hpcq.launch.recovery.retry_policy import Policy
+from hpcq.slurm.squeue import Element, JobState
 
 _ORDER = "order.json"
 

@@ -3,11 +3,11 @@
 Knows the catalog, the cluster's profile and the disk, and only reads; knows nothing of plans, jobs or results.
 """
 
-from hpcq.manifest.loading import load
-from hpcq.manifest.locking import lock_text
+from hpcq.manifest.loader import load
+from hpcq.manifest.lockfile import lock_text
 from hpcq.manifest.profiles import Profile
 from hpcq.manifest.resolved import EvaluateSettings, QuantizeSettings, ReportSettings, Resolved
-from hpcq.manifest.resolving import layout_of, resolve
+from hpcq.manifest.resolver import layout_of, resolve
 from hpcq.manifest.schema import Manifest
 
 __all__ = [

@@ -11,14 +11,16 @@ from collections.abc import Callable, Collection, Iterator
 from dataclasses import replace
 from pathlib import Path
 
-from hpcq import environments
 from hpcq.catalog import packages
 from hpcq.catalog.models import ModelShape, model_ids
 from hpcq.catalog.schemes import find_scheme, fitting_group_size, misfit, scheme_names, split_group_size
 from hpcq.catalog.tasks import find_task
-from hpcq.errors import ManifestError
-from hpcq.manifest import contradictions
-from hpcq.manifest.disk import forbidden_part, is_file, is_folder, is_there
+from hpcq.core import environments
+from hpcq.core.errors import ManifestError
+from hpcq.core.work import Scheme
+from hpcq.manifest import cross_checks
+from hpcq.manifest.error_messages import Problem
+from hpcq.manifest.fs_access import forbidden_part, is_file, is_folder, is_there
 from hpcq.manifest.lookups import (
     calibration_file,
     defined_schemes,
@@ -31,11 +33,9 @@ from hpcq.manifest.lookups import (
     shape_of,
     tasks_of,
 )
-from hpcq.manifest.messages import Problem
 from hpcq.manifest.schema import Manifest
 from hpcq.manifest.source import KeyPath
 from hpcq.manifest.suggestions import did_you_mean, unknown_name
-from hpcq.units import Scheme
 
 _Check = Callable[[Manifest], Iterator[Problem]]
 
@@ -284,7 +284,7 @@ _CHECKS: tuple[tuple[tuple[str, ...], _Check], ...] = (
     (("tasks",), _tasks),
     (("tasks",), _data),
     (("cluster", "evaluate", "quantize"), _environments),
-    (("models", "tasks", "evaluate"), contradictions.lengths),
-    (("models", "schemes", "calibration"), contradictions.calibration),
-    (("cluster", "evaluate", "quantize"), contradictions.devices),
+    (("models", "tasks", "evaluate"), cross_checks.lengths),
+    (("models", "schemes", "calibration"), cross_checks.calibration),
+    (("cluster", "evaluate", "quantize"), cross_checks.devices),
 )

@@ -14,11 +14,11 @@ from hpcq.catalog.configs import CannotSize, read_shape, shape_of_checkpoint
 from hpcq.catalog.models import ModelShape, find_shape
 from hpcq.catalog.schemes import find_scheme, make_scheme
 from hpcq.catalog.tasks import find_suite, find_task
-from hpcq.manifest.disk import is_file, is_folder, is_there
+from hpcq.core.work import Scheme
+from hpcq.manifest.fs_access import is_file, is_folder, is_there
 from hpcq.manifest.profiles import Profile, load_profile
 from hpcq.manifest.schema import Manifest, ModelEntry, SchemeDefinition
 from hpcq.manifest.source import KeyPath
-from hpcq.units import Scheme
 
 _WHOLE = ("tool", "method", "weights", "activations")
 """What a definition without a base must say."""

@@ -13,16 +13,16 @@ from typing import Annotated, Literal, Self
 from pydantic import AfterValidator, Field, PlainValidator, ValidationError, model_validator
 
 from hpcq.catalog.gpus import GPU, find_gpu, gpu_names
-from hpcq.errors import ManifestError
-from hpcq.manifest import machine
-from hpcq.manifest.confidential import no_secret, no_secret_within
-from hpcq.manifest.disk import is_file
-from hpcq.manifest.documents import read_document
-from hpcq.manifest.fields import Count, CountOrNone, Names, Positive, Section, Text, distinct, refusal
-from hpcq.manifest.locate import locate
-from hpcq.manifest.messages import problems_of, shown
+from hpcq.core.errors import ManifestError
+from hpcq.manifest import host
+from hpcq.manifest.error_messages import problems_of, shown
+from hpcq.manifest.field_types import Count, CountOrNone, Names, Positive, Section, Text, distinct, refusal
+from hpcq.manifest.fs_access import is_file
+from hpcq.manifest.secret_names import no_secret, no_secret_within
 from hpcq.manifest.source import Source
 from hpcq.manifest.suggestions import unknown_name
+from hpcq.manifest.toml_positions import locate
+from hpcq.manifest.toml_reader import read_document
 
 _SHIPPED = Path(__file__).resolve().parents[2] / "manifests"
 """The profiles that the checkout brings."""
@@ -227,7 +227,7 @@ def load_profile(name_or_path: str, relative_to: Path) -> Profile:
 
 def local_profile() -> Profile:
     """This machine, all its cores and memory, as one class named 'cpu'."""
-    cpu = GpuClass(cpus_per_node=machine.core_count(), memory_gib=machine.memory_gib())
+    cpu = GpuClass(cpus_per_node=host.core_count(), memory_gib=host.memory_gib())
     return _with_parallel_units(Profile(name="local", scheduler="local", gpu_classes={"cpu": cpu}))
 
 
@@ -235,7 +235,7 @@ def _with_parallel_units(profile: Profile) -> Profile:
     """A local profile says how many units run at once, so that a lock of it does too."""
     if profile.scheduler != "local" or profile.local.parallel_units is not None:
         return profile
-    units = machine.parallel_units(profile.local.cpus_per_unit)
+    units = host.parallel_units(profile.local.cpus_per_unit)
     return profile.model_copy(update={"local": profile.local.model_copy(update={"parallel_units": units})})
 
 

@@ -7,10 +7,10 @@ from dataclasses import dataclass, field
 from typing import Literal
 
 from hpcq.catalog.models import ModelShape
-from hpcq.layout import RunLayout
+from hpcq.core.paths import RunLayout
+from hpcq.core.work import Calibration, Model, Scheme, Task, Versions
 from hpcq.manifest.profiles import Profile
 from hpcq.manifest.schema import Manifest
-from hpcq.units import Calibration, Model, Scheme, Task, Versions
 
 _COMPUTE_DTYPES = {"fp32": "float32", "fp16": "float16"}
 

@@ -11,11 +11,10 @@ from typing import Annotated, Literal, Self
 
 from pydantic import AfterValidator, Discriminator, Field, PrivateAttr, Tag, ValidationInfo, model_validator
 
-from hpcq.catalog.published import study_names
+from hpcq.catalog.published_scores import study_names
 from hpcq.catalog.schemes import scheme_names, split_group_size
 from hpcq.catalog.tasks import find_suite, find_task, suite_names, task_names
-from hpcq.manifest.engine import EngineSection
-from hpcq.manifest.fields import (
+from hpcq.manifest.field_types import (
     Count,
     CountOrNone,
     Digest,
@@ -31,6 +30,7 @@ from hpcq.manifest.fields import (
 from hpcq.manifest.profiles import Profile
 from hpcq.manifest.source import Source
 from hpcq.manifest.suggestions import unknown_name
+from hpcq.manifest.vllm_options import EngineSection
 
 DEFINED_SCHEMES = "defined_schemes"
 """Key of pydantic's context under which the reader of a manifest gives the names that `schemes.define` brings."""

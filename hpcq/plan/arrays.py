@@ -17,12 +17,12 @@ from collections import defaultdict
 from collections.abc import Iterable, Mapping, Sequence
 from math import log
 
+from hpcq.core.work import Kind, address_of
 from hpcq.manifest.profiles import GpuClass, Profile
-from hpcq.plan.chains import tails
-from hpcq.plan.limits import asked_minutes, limit_minutes
-from hpcq.plan.schedule import timeline
+from hpcq.plan.placement.time_limits import asked_minutes, limit_minutes
+from hpcq.plan.schedule.critical_path import tails
+from hpcq.plan.schedule.simulator import timeline
 from hpcq.plan.units import PlannedArray, PlannedUnit, Shape
-from hpcq.units import Kind, address_of
 
 _BAND = 1.5
 """Units of an array last so many times as long as each other at most."""

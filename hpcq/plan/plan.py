@@ -7,21 +7,21 @@ from collections.abc import Iterator, Mapping, Sequence
 from hpcq import __version__
 from hpcq.catalog.kernels import title_of
 from hpcq.catalog.tasks import find_task
+from hpcq.core.work import Model, Scheme, Task, Variant, address_of
 from hpcq.manifest import Resolved
-from hpcq.plan.alternatives import alternatives
 from hpcq.plan.arrays import make_arrays
-from hpcq.plan.choices import Choice, choices_of
-from hpcq.plan.making import evaluations_of, merge_of, units_of_variant
-from hpcq.plan.measured import NOTHING_EARLIER, Earlier
-from hpcq.plan.memory import weight_bytes
-from hpcq.plan.placement import CannotPlace
-from hpcq.plan.reckoning import Reckoner, merge_seconds, reckoning_sentences, results_bytes
-from hpcq.plan.schedule import expected
-from hpcq.plan.spread import spread
-from hpcq.plan.tools import QUANTIZERS, versions_of
+from hpcq.plan.build_units import evaluations_of, merge_of, units_of_variant
+from hpcq.plan.cost.calibration import NOTHING_EARLIER, Earlier
+from hpcq.plan.cost.estimator import Reckoner, merge_seconds, reckoning_sentences, results_bytes
+from hpcq.plan.memory.weights import weight_bytes
+from hpcq.plan.placement.assignment import Choice, choices_of
+from hpcq.plan.placement.records import CannotPlace
+from hpcq.plan.placement.requirements import evaluation_of, slower_evaluation_of
+from hpcq.plan.placement.sharding import spread
+from hpcq.plan.placement.suggestions import alternatives
+from hpcq.plan.schedule.simulator import expected
+from hpcq.plan.tool_versions import QUANTIZERS, versions_of
 from hpcq.plan.units import Plan, PlannedUnit, Refusal
-from hpcq.plan.wanted import evaluation_of, slower_evaluation_of
-from hpcq.units import Model, Scheme, Task, Variant, address_of
 
 
 def make_plan(resolved: Resolved, earlier: Earlier = NOTHING_EARLIER) -> Plan:

@@ -4,9 +4,9 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
-from hpcq.plan.fit import Need
-from hpcq.plan.offload import Offloaded
-from hpcq.units import EvaluateWork, Kind, MergeWork, QuantizeWork, Shard, Variant, Work
+from hpcq.core.work import EvaluateWork, Kind, MergeWork, QuantizeWork, Shard, Variant, Work
+from hpcq.plan.memory.gpu_memory import Need
+from hpcq.plan.memory.offload import Offloaded
 
 
 @dataclass(frozen=True, kw_only=True, order=True)

@@ -10,9 +10,9 @@ import random
 from collections.abc import Callable, Iterable, Sequence
 from pathlib import Path
 
-from hpcq.errors import EnvironmentFault, UserInputError
-from hpcq.files import digest_of_file
-from hpcq.units import Calibration
+from hpcq.core.errors import EnvironmentFault, UserInputError
+from hpcq.core.files import digest_of_file
+from hpcq.core.work import Calibration
 
 
 def calibration_sequences(

@@ -9,7 +9,7 @@ import re
 from collections.abc import Mapping
 from typing import Any
 
-from hpcq.units import Scheme
+from hpcq.core.work import Scheme
 
 COMMON_GROUP_SIZES = (128, 64, 32)
 """Those that the Marlin kernels for 4-bit weights take (vLLM)."""

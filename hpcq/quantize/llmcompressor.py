@@ -13,11 +13,11 @@ import shutil
 from collections.abc import Iterator
 from typing import Any
 
-from hpcq.errors import EnvironmentFault
+from hpcq.core.errors import EnvironmentFault
+from hpcq.core.work import Calibration
 from hpcq.quantize.calibration import calibration_sequences
-from hpcq.quantize.door import QuantizeJob
+from hpcq.quantize.interface import QuantizeJob
 from hpcq.quantize.recipes import Recipe, recipe_of
-from hpcq.units import Calibration
 
 TOKENS_PER_BATCH = 2048
 """Calibration tokens in one forward pass. On a CPU core batches of 512 to 4096 tokens took the same time, and smaller
@@ -131,7 +131,7 @@ def _apply(modifiers: list[Any], model: Any, tokenizer: Any, batches: Any, job: 
     """Run the recipe on `model`, in place; blocks that `job` has kept from an earlier attempt are put back."""
     from llmcompressor import oneshot
 
-    from hpcq.quantize.resumable import PIPELINE, progress_kept
+    from hpcq.quantize.resumable_pipeline import PIPELINE, progress_kept
 
     with progress_kept(job.blocks, job.report, told):
         oneshot(model=model, recipe=modifiers, dataset=batches, processor=tokenizer, pipeline=PIPELINE)

@@ -7,8 +7,8 @@ from __future__ import annotations
 
 from typing import Any
 
-from hpcq.errors import UserInputError
-from hpcq.units import Scheme
+from hpcq.core.errors import UserInputError
+from hpcq.core.work import Scheme
 
 Recipe = list[tuple[str, dict[str, Any]]]
 """Modifiers by class name, in the order in which they run."""

@@ -13,10 +13,10 @@ import time
 from collections.abc import Mapping
 from typing import Any
 
-from hpcq.quantize.blocks import Block
-from hpcq.quantize.door import QuantizeJob
-from hpcq.quantize.tensors import RawTensor, write_tensors
-from hpcq.units import address_of
+from hpcq.core.work import address_of
+from hpcq.quantize.block_store import Block
+from hpcq.quantize.interface import QuantizeJob
+from hpcq.quantize.safetensors_io import RawTensor, write_tensors
 
 PAUSE_VARIABLE = "HPCQ_SYNTHETIC_QUANTIZE_SECONDS"
 BLOCKS_VARIABLE = "HPCQ_SYNTHETIC_QUANTIZE_BLOCKS"

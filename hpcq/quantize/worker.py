@@ -18,14 +18,14 @@ from importlib import metadata
 from pathlib import Path
 from typing import Any
 
-from hpcq.attempts import Attempt, now
-from hpcq.errors import EnvironmentFault, UserInputError, WorkFailed
-from hpcq.files import committed_folder, digest_of_file
-from hpcq.quantize.blocks import BLOCKS_SUFFIX, Blocks
-from hpcq.quantize.claims import Owner, claimed
-from hpcq.quantize.door import QuantizeJob, quantizer
+from hpcq.core.attempts import Attempt, now
+from hpcq.core.errors import EnvironmentFault, UserInputError, WorkFailed
+from hpcq.core.files import committed_folder, digest_of_file
+from hpcq.core.work import QuantizeWork, Variant, Versions
+from hpcq.quantize.block_store import BLOCKS_SUFFIX, Blocks
+from hpcq.quantize.checkpoint_lock import Owner, claimed
 from hpcq.quantize.fit import check_divisibility
-from hpcq.units import QuantizeWork, Variant, Versions
+from hpcq.quantize.interface import QuantizeJob, quantizer
 
 METADATA_FILE = "hpcq.json"
 METADATA_SCHEMA = 1

@@ -5,8 +5,8 @@ from __future__ import annotations
 import dataclasses
 from collections.abc import Sequence
 
-from hpcq.catalog.published import find_published, study_names
-from hpcq.errors import UserInputError
+from hpcq.catalog.published_scores import find_published, study_names
+from hpcq.core.errors import UserInputError
 from hpcq.report.rows import Row
 
 ANY = "published"

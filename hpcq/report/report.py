@@ -9,7 +9,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from hpcq.errors import RunIncomplete
+from hpcq.core.errors import RunIncomplete
 from hpcq.report.formats import WRITERS, Report
 from hpcq.report.published import beside_published, studies_named
 from hpcq.report.rows import Row, make_rows

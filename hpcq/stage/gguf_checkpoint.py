@@ -20,7 +20,7 @@ from gguf.quants import dequantize
 from safetensors.torch import save_file
 from tokenizers import AddedToken, Tokenizer, decoders, models, pre_tokenizers
 
-from hpcq.errors import WorkFailed
+from hpcq.core.errors import WorkFailed
 
 CONTROL_TOKEN = 3
 """llama.cpp's token type of special tokens such as `<|im_end|>`."""

@@ -13,7 +13,6 @@ from collections.abc import Callable, Iterable
 from pathlib import Path
 from typing import Any
 
-from hpcq import environments
 from hpcq.catalog.packages import (
     Support,
     calibration_names,
@@ -23,8 +22,9 @@ from hpcq.catalog.packages import (
     model_names,
     packaged_tasks,
 )
-from hpcq.errors import EnvironmentFault
-from hpcq.files import committed_file, committed_folder
+from hpcq.core import environments
+from hpcq.core.errors import EnvironmentFault
+from hpcq.core.files import committed_file, committed_folder
 from hpcq.stage.layouts import LAYOUTS
 from hpcq.stage.wheels import member_file
 

@@ -14,8 +14,8 @@ from collections.abc import Callable
 from pathlib import Path
 
 from hpcq.catalog.packages import Member, members_of
-from hpcq.errors import EnvironmentFault
-from hpcq.files import committed_file, digest_of_file, storage_faults
+from hpcq.core.errors import EnvironmentFault
+from hpcq.core.files import committed_file, digest_of_file, storage_faults
 
 
 def member_file(member: Member, *, progress: Callable[[str], None]) -> Path:

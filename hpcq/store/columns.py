@@ -14,7 +14,7 @@ import h5py
 import numpy as np
 from numpy.typing import NDArray
 
-from hpcq.errors import SegmentDamaged
+from hpcq.core.errors import SegmentDamaged
 from hpcq.store.records import RequestKey, Response, ResponseKind
 
 Row = tuple[RequestKey, Response]

@@ -19,7 +19,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from hpcq.errors import SegmentDamaged, WorkFailed
+from hpcq.core.errors import SegmentDamaged, WorkFailed
 from hpcq.store.columns import Columns, Table, joined
 from hpcq.store.records import RequestKey, Response, ResponseKind
 from hpcq.store.segments import Provenance, Segment, read_segment, segment_paths

@@ -20,12 +20,12 @@ from typing import Any
 import h5py
 import numpy as np
 
-from hpcq.errors import RunIncomplete, SegmentDamaged
-from hpcq.files import committed_file, storage_faults
+from hpcq.core.errors import RunIncomplete, SegmentDamaged
+from hpcq.core.files import committed_file, storage_faults
+from hpcq.store.checksummed import sealed, unsealed
 from hpcq.store.columns import Table, read_columns, write_columns
 from hpcq.store.index import Conflict, Index, SetAside
 from hpcq.store.records import RequestKey, Response
-from hpcq.store.sealed import sealed, unsealed
 from hpcq.store.segments import Provenance
 
 RESULTS_FORMAT = "hpcq-results"

@@ -20,10 +20,10 @@ from pathlib import Path
 
 import h5py
 
-from hpcq.errors import SegmentDamaged
-from hpcq.files import listed
+from hpcq.core.errors import SegmentDamaged
+from hpcq.core.files import listed
+from hpcq.store.checksummed import sealed, unsealed
 from hpcq.store.columns import Row, Table, columns_of, read_columns, write_columns
-from hpcq.store.sealed import sealed, unsealed
 
 SEGMENT_FORMAT = "hpcq-segment"
 SEGMENT_SCHEMA = 1

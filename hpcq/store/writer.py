@@ -18,11 +18,11 @@ from threading import Event, RLock
 from types import TracebackType
 from typing import Self
 
-from hpcq.errors import StorageFault
-from hpcq.files import committed_file, is_passing, sweep
+from hpcq.core.errors import StorageFault
+from hpcq.core.files import committed_file, is_passing, sweep
+from hpcq.store.checksummed import digest_in
 from hpcq.store.columns import Row
 from hpcq.store.records import DIGEST_CHARACTERS, RequestKey, Response
-from hpcq.store.sealed import digest_in
 from hpcq.store.segments import Provenance, SegmentName, segment_bytes
 
 FLUSH_INTERVAL_S = 30.0

@@ -16,8 +16,8 @@ from dataclasses import dataclass, field
 from functools import partial
 from pathlib import Path
 
-from hpcq import environments
-from hpcq.layout import RunLayout
+from hpcq.core import environments
+from hpcq.core.paths import RunLayout
 from tests.command_line import Hpcq
 from tests.conftest import OFFLINE, TESTS
 from tests.faults import stage

@@ -12,9 +12,9 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-from hpcq.attempts import read_attempts
-from hpcq.failures import Failure
-from hpcq.layout import RunLayout
+from hpcq.core.attempts import read_attempts
+from hpcq.core.failures import Failure
+from hpcq.core.paths import RunLayout
 
 COMMIT_S = 1.5
 """That a commit may take beyond the flush interval, on a slow and busy machine, while the work goes on."""

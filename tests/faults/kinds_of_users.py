@@ -10,7 +10,7 @@ import signal
 import subprocess
 import time
 
-from hpcq.launch.surroundings import script
+from hpcq.launch.job_script import script
 from tests.faults.scene import LIVE, REFUSED, USER_INPUT, Scene
 
 _RUN_PICKLE = "import sys; from submitit.core.utils import DelayedSubmission as D; D.load(sys.argv[1]).function()"

@@ -15,7 +15,7 @@ from collections.abc import Callable
 from dataclasses import dataclass, field
 from pathlib import Path
 
-from hpcq.evaluate.synthetic import JOURNAL_VARIABLE
+from hpcq.evaluate.backends.synthetic import JOURNAL_VARIABLE
 from tests.faults import judging
 from tests.faults.kinds import Kind
 from tests.faults.kinds_of_users import kill_command

@@ -16,7 +16,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-from hpcq.layout import RunLayout
+from hpcq.core.paths import RunLayout
 from tests.command_line import Done, Hpcq
 from tests.slurm.cluster import VirtualCluster
 

@@ -15,7 +15,7 @@ from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 
-from hpcq.evaluate.synthetic import JOURNAL_VARIABLE
+from hpcq.evaluate.backends.synthetic import JOURNAL_VARIABLE
 from hpcq.quantize.synthetic import PAUSE_VARIABLE
 from tests.command_line import Hpcq
 from tests.results_data import data_of

@@ -16,11 +16,11 @@ from pathlib import Path
 
 import pytest
 
-from hpcq.attempts import Attempt, AttemptRecord, now, read_attempts
 from hpcq.catalog.schemes import find_scheme
-from hpcq.processes import identity
+from hpcq.core.attempts import Attempt, AttemptRecord, now, read_attempts
+from hpcq.core.processes import identity
+from hpcq.core.work import Calibration, Model, QuantizeWork, Variant
 from hpcq.quantize.worker import digest_of_checkpoint, quantize
-from hpcq.units import Calibration, Model, QuantizeWork, Variant
 from tests.forked import started
 from tests.tiny_llama import write_base, write_calibration
 

@@ -10,7 +10,7 @@ from pathlib import Path
 
 import pytest
 
-from hpcq.errors import StorageFault
+from hpcq.core.errors import StorageFault
 from hpcq.store import RequestKey, Response, SegmentWriter, count_rows, digest_of_arguments, load
 
 ADDRESSES = {"arc": "a" * 64}

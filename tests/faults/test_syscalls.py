@@ -10,11 +10,11 @@ from pathlib import Path
 
 import pytest
 
-from hpcq.attempts import Attempt, AttemptRecord, read_attempts
-from hpcq.errors import EnvironmentFault, StorageFault
-from hpcq.files import committed_folder, sweep
-from hpcq.holding import hold, is_held
-from hpcq.layout import RunLayout
+from hpcq.core.attempts import Attempt, AttemptRecord, read_attempts
+from hpcq.core.errors import EnvironmentFault, StorageFault
+from hpcq.core.files import committed_folder, sweep
+from hpcq.core.paths import RunLayout
+from hpcq.core.run_lock import hold, is_held
 from hpcq.store import (
     RequestKey,
     Response,

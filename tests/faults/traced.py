@@ -20,7 +20,7 @@ from typing import Self
 
 import pytest
 
-from hpcq.errors import StorageFault
+from hpcq.core.errors import StorageFault
 
 AT_ONCE = 6
 CHANGING = (

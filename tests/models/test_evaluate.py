@@ -12,16 +12,16 @@ from pathlib import Path
 import pytest
 from transformers import AutoConfig
 
-from hpcq.attempts import Attempt, AttemptRecord, next_number, now
 from hpcq.catalog.packages import staged_items, staged_model
-from hpcq.errors import WorkFailed
-from hpcq.evaluate.accelerate import AccelerateBackend, _model, _refuse_unquantized_activations
-from hpcq.evaluate.folders import unit_folders
-from hpcq.evaluate.merging import merge
+from hpcq.core.attempts import Attempt, AttemptRecord, next_number, now
+from hpcq.core.errors import WorkFailed
+from hpcq.core.work import EvaluateWork, MergeWork, Model, QuantizeWork, Scheme, Shard, Task, Variant
+from hpcq.evaluate.backends.transformers.backend import AccelerateBackend, _model, _refuse_unquantized_activations
+from hpcq.evaluate.merge import merge
+from hpcq.evaluate.unit_folders import unit_folders
 from hpcq.evaluate.worker import evaluate
 from hpcq.quantize.worker import quantize
 from hpcq.store import RequestKey, Response, count_rows, read_responses, read_results
-from hpcq.units import EvaluateWork, MergeWork, Model, QuantizeWork, Scheme, Shard, Task, Variant
 
 MODEL_ID = "HuggingFaceTB/SmolLM2-135M-Instruct"
 BASE = Scheme(name="bf16", tool="none", method="none", weights="bf16", activations="bf16")
@@ -29,7 +29,7 @@ BASE = Scheme(name="bf16", tool="none", method="none", weights="bf16", activatio
 IN_A_PROCESS = """
 import pickle, sys
 from pathlib import Path
-from hpcq.attempts import Attempt, AttemptRecord, now
+from hpcq.core.attempts import Attempt, AttemptRecord, now
 from hpcq.evaluate.worker import evaluate
 record = AttemptRecord(unit="evaluate.x", attempt=1, job_id="1", node="here", pid=1, start=now())
 evaluate(pickle.loads(bytes.fromhex(sys.argv[1])), Attempt(Path(sys.argv[2]), record))

@@ -12,22 +12,22 @@ import torch
 from accelerate import dispatch_model
 from transformers import AutoConfig, AutoModelForCausalLM, CompressedTensorsConfig, LlamaConfig
 
-from hpcq.attempts import Attempt, AttemptRecord, now
 from hpcq.catalog.gpus import find_gpu
 from hpcq.catalog.models import find_shape
 from hpcq.catalog.packages import staged_items, staged_model
-from hpcq.errors import StorageFault, WorkFailed
-from hpcq.evaluate.accelerate import AccelerateBackend
-from hpcq.evaluate.questions import questions_of
+from hpcq.core.attempts import Attempt, AttemptRecord, now
+from hpcq.core.errors import StorageFault, WorkFailed
+from hpcq.core.failures import Failure, failure_of
+from hpcq.core.work import EvaluateWork, Model, Offload, QuantizeWork, Scheme, Task, Variant
+from hpcq.evaluate.backends.transformers.backend import AccelerateBackend
+from hpcq.evaluate.backends.transformers.device_map import Memory, parts_of, spread
+from hpcq.evaluate.backends.transformers.disk_offload import folder_on_node
+from hpcq.evaluate.request_set import questions_of
 from hpcq.evaluate.requests import Request
-from hpcq.evaluate.spread_layers import Memory, parts_of, spread
-from hpcq.evaluate.weights_on_disk import folder_on_node
-from hpcq.failures import Failure, failure_of
-from hpcq.plan.fit import Demand
-from hpcq.plan.offload import offloaded
+from hpcq.plan.memory.gpu_memory import Demand
+from hpcq.plan.memory.offload import offloaded
 from hpcq.quantize.worker import quantize
 from hpcq.store import Response
-from hpcq.units import EvaluateWork, Model, Offload, QuantizeWork, Scheme, Task, Variant
 from tests.tiny_llama import write_base
 
 MODEL_ID = "HuggingFaceTB/SmolLM2-135M-Instruct"

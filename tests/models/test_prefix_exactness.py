@@ -10,11 +10,11 @@ import pytest
 from lm_eval.api.instance import Instance
 
 from hpcq.catalog.packages import staged_items, staged_model
-from hpcq.evaluate.accelerate import AccelerateBackend
+from hpcq.core.work import EvaluateWork, Model, Scheme, Task, Variant
+from hpcq.evaluate.backends.transformers.backend import AccelerateBackend
 from hpcq.evaluate.requests import GENERATE, LOGLIKELIHOOD, LOGLIKELIHOOD_ROLLING, Request, requests_of
 from hpcq.evaluate.tasks import build_tasks
 from hpcq.store import Response
-from hpcq.units import EvaluateWork, Model, Scheme, Task, Variant
 
 MODEL_ID = "HuggingFaceTB/SmolLM2-135M-Instruct"
 BASE = Scheme(name="bf16", tool="none", method="none", weights="bf16", activations="bf16")

@@ -11,12 +11,12 @@ from typing import Any
 
 import pytest
 
-from hpcq.attempts import Attempt, AttemptRecord, now
 from hpcq.catalog.packages import staged_calibration, staged_model
 from hpcq.catalog.schemes import find_scheme
-from hpcq.files import digest_of_file
+from hpcq.core.attempts import Attempt, AttemptRecord, now
+from hpcq.core.files import digest_of_file
+from hpcq.core.work import Calibration, Model, QuantizeWork, Variant
 from hpcq.quantize.worker import quantize
-from hpcq.units import Calibration, Model, QuantizeWork, Variant
 
 torch = pytest.importorskip("torch")
 

@@ -12,14 +12,14 @@ import lm_eval.tasks
 import pytest
 from lm_eval.models.huggingface import HFLM
 
-from hpcq.attempts import Attempt, AttemptRecord, now
-from hpcq.cache import cache_folder
 from hpcq.catalog.packages import staged_items, staged_model
-from hpcq.evaluate.merging import merge
+from hpcq.core.attempts import Attempt, AttemptRecord, now
+from hpcq.core.cache import cache_folder
+from hpcq.core.work import EvaluateWork, MergeWork, Model, Scheme, Task, Variant
+from hpcq.evaluate.merge import merge
 from hpcq.evaluate.worker import evaluate
 from hpcq.stage import stage_items, stage_model
 from hpcq.store import VariantScores, read_responses, read_results
-from hpcq.units import EvaluateWork, MergeWork, Model, Scheme, Task, Variant
 
 MODEL_ID = "HuggingFaceTB/SmolLM2-135M-Instruct"
 BASE = Scheme(name="bf16", tool="none", method="none", weights="bf16", activations="bf16")

@@ -9,7 +9,7 @@ from typing import Any
 
 import pytest
 
-from hpcq.errors import EnvironmentFault
+from hpcq.core.errors import EnvironmentFault
 from hpcq.stage import stage_model
 from hpcq.stage.staging import _convert
 

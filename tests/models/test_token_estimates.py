@@ -9,16 +9,16 @@ import pytest
 from transformers import AutoTokenizer
 
 from hpcq.catalog.packages import staged_model
-from hpcq.evaluate.prefix.counts import Counts, count
-from hpcq.evaluate.prefix.pieces import cut
-from hpcq.evaluate.prefix.schedule import schedule
-from hpcq.evaluate.prefix.tokens import asks_of, encode_pairs
-from hpcq.evaluate.prefix.waves import Limits
+from hpcq.core.work import EvaluateWork, Model, Scheme, Task, Variant
+from hpcq.evaluate.prefix.batching import Limits
+from hpcq.evaluate.prefix.chunks import cut
+from hpcq.evaluate.prefix.planner import schedule
+from hpcq.evaluate.prefix.token_counts import Counts, count
+from hpcq.evaluate.prefix.tokenization import asks_of, encode_pairs
 from hpcq.evaluate.requests import LOGLIKELIHOOD
 from hpcq.evaluate.tasks import build_tasks
-from hpcq.plan.tokens import TokenEstimate, estimate
+from hpcq.plan.cost.token_estimates import TokenEstimate, estimate
 from hpcq.stage import stage_items
-from hpcq.units import EvaluateWork, Model, Scheme, Task, Variant
 
 MODEL = "HuggingFaceTB/SmolLM2-135M-Instruct"
 MAX_LENGTH = 8192

@@ -8,7 +8,7 @@ import re
 from collections.abc import Iterator
 from pathlib import Path
 
-from hpcq.launch import queue
+from hpcq.slurm import squeue
 
 
 def batch_shell(job_id: str) -> int:
@@ -31,7 +31,7 @@ def step_daemon(job_id: str) -> int:
 
 def number_of(job_id: str) -> str:
     """The job's own number, which daemons use; an element of an array has one, too."""
-    return re.findall(r"JobId=(\d+)", queue.call("scontrol", "show", "job", "--oneliner", job_id))[0]
+    return re.findall(r"JobId=(\d+)", squeue.call("scontrol", "show", "job", "--oneliner", job_id))[0]
 
 
 def of_job(job_id: str) -> list[tuple[int, dict[str, str]]]:

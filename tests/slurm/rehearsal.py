@@ -8,9 +8,9 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
-from hpcq.launch.orders import ArrayOrder, Environment, UnitOrder
-from hpcq.layout import RunLayout
-from hpcq.units import EvaluateWork, Kind, Model, Scheme, Task, Variant
+from hpcq.core.paths import RunLayout
+from hpcq.core.work import EvaluateWork, Kind, Model, Scheme, Task, Variant
+from hpcq.launch.array_spec import ArrayOrder, Environment, UnitOrder
 
 BASE = Scheme(name="bf16", tool="none", method="none", weights="bf16", activations="bf16")
 MORE_THAN_ANY_MACHINE_GIB = 1e9

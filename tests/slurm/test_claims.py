@@ -12,9 +12,9 @@ from typing import Any
 
 import pytest
 
-from hpcq.attempts import AttemptRecord, now
-from hpcq.quantize import claims
-from hpcq.quantize.claims import Owner, claimed, job_is_over
+from hpcq.core.attempts import AttemptRecord, now
+from hpcq.quantize import checkpoint_lock
+from hpcq.quantize.checkpoint_lock import Owner, claimed, job_is_over
 from tests.slurm.cluster import VirtualCluster
 
 PATIENCE_S = 60.0
@@ -75,7 +75,7 @@ def test_the_claim_of_a_cancelled_job_is_taken_over(
     cluster: VirtualCluster, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """Whoever waits for a job goes on as soon as Slurm says that the job is gone, and not before."""
-    monkeypatch.setattr(claims, "SLURM_INTERVAL_S", 0.1)
+    monkeypatch.setattr(checkpoint_lock, "SLURM_INTERVAL_S", 0.1)
     job = sleeper(cluster)
     claim = tmp_path / "x.claim" / "1"
     claim.mkdir(parents=True)

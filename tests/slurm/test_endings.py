@@ -15,16 +15,16 @@ from typing import Any
 
 import pytest
 
-from hpcq.attempts import AttemptRecord, read_attempts
-from hpcq.evaluate.questions import questions_of
-from hpcq.launch import queue
-from hpcq.launch.orders import ArrayOrder, UnitOrder
-from hpcq.launch.queue import JobState
-from hpcq.launch.retries import Policy
-from hpcq.launch.slurm import SlurmLauncher
-from hpcq.layout import RunLayout
+from hpcq.core.attempts import AttemptRecord, read_attempts
+from hpcq.core.paths import RunLayout
+from hpcq.core.work import EvaluateWork, State
+from hpcq.evaluate.request_set import questions_of
+from hpcq.launch.array_spec import ArrayOrder, UnitOrder
+from hpcq.launch.recovery.retry_policy import Policy
+from hpcq.launch.slurm_launcher import SlurmLauncher
+from hpcq.slurm import squeue
+from hpcq.slurm.squeue import JobState
 from hpcq.store import count_rows, load
-from hpcq.units import EvaluateWork, State
 from tests.slurm.cluster import VirtualCluster, slurm_conf
 from tests.slurm.processes import srun_of, step_daemon
 from tests.slurm.rehearsal import array, layout_at, unit
@@ -121,7 +121,7 @@ def submit(layout: RunLayout, *orders: ArrayOrder) -> Submitted:
 def preempt(node: str) -> None:
     """A short job of high priority that needs the whole node."""
     words = ("--partition=hi", f"--nodelist={node}", "--exclusive", "--output=/dev/null", "--wrap=sleep 1")
-    queue.call("sbatch", *words)
+    squeue.call("sbatch", *words)
 
 
 def kill(*processes: int) -> None:
@@ -171,9 +171,9 @@ def meanwhile(plain_cluster: VirtualCluster, tmp_path_factory: pytest.TempPathFa
 
 
 FATES: Mapping[str, Callable[[Submitted, str], object]] = {
-    "requeue": lambda units, name: queue.call("scontrol", "requeue", units.jobs[name]),
-    "term": lambda units, name: queue.call("scancel", "--signal=TERM", units.jobs[name]),
-    "usr2": lambda units, name: queue.call("scancel", "--signal=USR2", units.jobs[name]),
+    "requeue": lambda units, name: squeue.call("scontrol", "requeue", units.jobs[name]),
+    "term": lambda units, name: squeue.call("scancel", "--signal=TERM", units.jobs[name]),
+    "usr2": lambda units, name: squeue.call("scancel", "--signal=USR2", units.jobs[name]),
     "worker": lambda units, name: kill(units.records(name)[-1].pid),
     "step": lambda units, name: kill(*srun_of(units.jobs[name])),
     "daemon": lambda units, name: kill(step_daemon(units.jobs[name])),
@@ -245,7 +245,7 @@ def signal_attempt(units: Submitted, number: int) -> None:
         return count_rows(units.layout.unit_segments(units.units["one"].unit_id), number + 1) > 0
 
     wait_for(f"attempt {number + 1} has committed something", has_rows)
-    queue.call("scancel", "--signal=USR2", units.jobs["one"])
+    squeue.call("scancel", "--signal=USR2", units.jobs["one"])
     wait_for("it has noticed", lambda: units.records("one")[number].decision is not None)
 
 
@@ -280,8 +280,8 @@ def test_out_of_memory_goes_down_the_ladder(meanwhile: Submitted) -> None:
         (2, "smaller"),
         (3, "give up"),
     ]
-    assert "MinMemoryNode=512M" in queue.call("scontrol", "show", "job", meanwhile.jobs["fits"])
-    assert "MinMemoryNode=1G" in queue.call("scontrol", "show", "job", meanwhile.jobs["never"])
+    assert "MinMemoryNode=512M" in squeue.call("scontrol", "show", "job", meanwhile.jobs["fits"])
+    assert "MinMemoryNode=1G" in squeue.call("scontrol", "show", "job", meanwhile.jobs["never"])
 
 
 def test_a_broken_node_is_left_after_its_first_fault(meanwhile: Submitted) -> None:
@@ -294,8 +294,8 @@ def test_a_broken_node_is_left_after_its_first_fault(meanwhile: Submitted) -> No
     assert {record.node for record in records if record.outcome == "done"} == {"h100-2"}
     # And what is submitted later avoids it from the start.
     later = submit(meanwhile.layout, order_of(meanwhile.layout, ["later"], "h100", retries=Policy()))
-    assert "ExcNodeList=h100-1" in queue.call("scontrol", "show", "job", later.jobs["later"])
-    queue.cancel([later.jobs["later"]])
+    assert "ExcNodeList=h100-1" in squeue.call("scontrol", "show", "job", later.jobs["later"])
+    squeue.cancel([later.jobs["later"]])
 
 
 def states_of(units: Submitted, *names: str) -> set[State]:
@@ -303,7 +303,7 @@ def states_of(units: Submitted, *names: str) -> set[State]:
     found: dict[str, JobState] = {}
 
     def have_ended() -> bool:
-        polled = queue.poll(units.layout.name)
+        polled = squeue.poll(units.layout.name)
         known = {f"{job}_{index}": state for (job, index), state in polled.items()}
         found.update({name: known[units.jobs[name]] for name in names})
         return all(state.state not in (State.PENDING, State.RUNNING) for state in found.values())

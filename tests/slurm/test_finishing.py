@@ -9,7 +9,7 @@ from typing import Any
 
 import pytest
 
-from hpcq.attempts import AttemptRecord, read_attempts
+from hpcq.core.attempts import AttemptRecord, read_attempts
 from tests.command_line import REHEARSAL, Hpcq
 from tests.slurm.cluster import VirtualCluster
 from tests.slurm.processes import batch_shell

@@ -10,16 +10,16 @@ from pathlib import Path
 
 import pytest
 
-from hpcq.attempts import AttemptRecord, read_attempts
-from hpcq.errors import EnvironmentFault
-from hpcq.launch import queue
-from hpcq.launch.jobs import unit_jobs
-from hpcq.launch.orders import ArrayOrder, Dependency, Submission
-from hpcq.launch.queue import JobState
-from hpcq.launch.slurm import SlurmLauncher
+from hpcq.core.attempts import AttemptRecord, read_attempts
+from hpcq.core.errors import EnvironmentFault
+from hpcq.core.paths import RunLayout
+from hpcq.core.work import State
+from hpcq.launch.array_spec import ArrayOrder, Dependency, Submission
+from hpcq.launch.job_status import unit_jobs
+from hpcq.launch.slurm_launcher import SlurmLauncher
 from hpcq.launch.submissions import read_submissions, record_lost
-from hpcq.layout import RunLayout
-from hpcq.units import State
+from hpcq.slurm import squeue
+from hpcq.slurm.squeue import JobState
 from tests.slurm.cluster import VirtualCluster, slurm_conf
 from tests.slurm.rehearsal import array, layout_at, unit
 from tests.slurm.waiting import ended, wait_for_states
@@ -111,7 +111,7 @@ def test_two_hundred_units_are_one_array_throttled(layout: RunLayout) -> None:
     (submission,) = SlurmLauncher(layout).submit([order])
     assert time.monotonic() - began < 10
     assert list(submission.units) == names
-    early = queue.poll(layout.name)
+    early = squeue.poll(layout.name)
     assert set(early) == {(submission.job_id, index) for index in range(200)}
     states = ended(layout)
     assert Counter(states_of(submission, states)) == {State.DONE: 200}
@@ -128,7 +128,7 @@ def test_cancelling_takes_elements_and_whole_jobs(layout: RunLayout) -> None:
     other = array(layout, "other", [unit(layout, "other", seconds=60)])
     some, whole = SlurmLauncher(layout).submit([array(layout, "some", units, throttle=5), other])
     wait_for_states(layout, State.DONE, 2)
-    queue.cancel([(some.job_id, 1), (some.job_id, 2), (some.job_id, 4), (some.job_id, 0), whole.job_id])
+    squeue.cancel([(some.job_id, 1), (some.job_id, 2), (some.job_id, 4), (some.job_id, 0), whole.job_id])
     states = ended(layout)
     cancelled = State.CANCELLED
     assert states_of(some, states) == [State.DONE, cancelled, cancelled, State.DONE, cancelled]
@@ -138,7 +138,7 @@ def test_cancelling_takes_elements_and_whole_jobs(layout: RunLayout) -> None:
 def test_a_unit_that_is_alone_in_its_array_is_cancelled_as_its_view_says(layout: RunLayout) -> None:
     """submitit makes a plain job of a single unit, whose element 0 Slurm does not know: the view names the job."""
     SlurmLauncher(layout).submit([array(layout, "alone", [unit(layout, "alone", seconds=60)])])
-    queue.cancel([unit_jobs(layout)["alone"].element])
+    squeue.cancel([unit_jobs(layout)["alone"].element])
     assert {job.state for job in ended(layout, timeout_s=30).values()} == {State.CANCELLED}
 
 
@@ -160,10 +160,10 @@ def test_a_lost_record_is_found_in_the_queue(layout: RunLayout) -> None:
     SlurmLauncher(other).submit([array(other, "pending", [unit(other, "unit")], extra={"begin": "now+3600"})])
     for path in layout.submissions.iterdir():
         path.unlink()
-    (found,) = record_lost(layout, queue.poll(layout.name))
+    (found,) = record_lost(layout, squeue.poll(layout.name))
     assert (found.job_id, found.units, found.folder) == (submission.job_id, submission.units, submission.folder)
     assert read_submissions(layout) == [found]
-    assert record_lost(layout, queue.poll(layout.name)) == []
+    assert record_lost(layout, squeue.poll(layout.name)) == []
 
 
 def test_what_is_submitted_later_waits_for_what_was_submitted_before(layout: RunLayout) -> None:
@@ -203,9 +203,9 @@ def test_a_silent_controller_is_one_sentence(tmp_path: Path, monkeypatch: pytest
         "ClusterName=gone\nSlurmctldHost=localhost(127.0.0.1)\nSlurmctldPort=1\nAuthType=auth/none\nCredType=cred/none\n"
     )
     monkeypatch.setenv("SLURM_CONF", str(configuration))
-    monkeypatch.setattr(queue, "CLIENT_TIMEOUT_S", 3.0)
+    monkeypatch.setattr(squeue, "CLIENT_TIMEOUT_S", 3.0)
     with pytest.raises(EnvironmentFault, match=r"squeue"):
-        queue.poll("any")
+        squeue.poll("any")
 
 
 def test_arrays_longer_than_the_cluster_allows_are_split_alike(plain_cluster: VirtualCluster, tmp_path: Path) -> None:

@@ -15,14 +15,14 @@ from pathlib import Path
 
 import pytest
 
-from hpcq.attempts import AttemptRecord
-from hpcq.errors import EnvironmentFault
-from hpcq.launch import queue
-from hpcq.launch.meeting import DEADLINE_VARIABLE, address_of
-from hpcq.launch.orders import ArrayOrder
-from hpcq.launch.slurm import STRAGGLERS_S, SlurmLauncher
-from hpcq.layout import RunLayout
-from hpcq.units import State
+from hpcq.core.attempts import AttemptRecord
+from hpcq.core.errors import EnvironmentFault
+from hpcq.core.paths import RunLayout
+from hpcq.core.work import State
+from hpcq.launch.array_spec import ArrayOrder
+from hpcq.launch.multinode.rendezvous import DEADLINE_VARIABLE, address_of
+from hpcq.launch.slurm_launcher import STRAGGLERS_S, SlurmLauncher
+from hpcq.slurm import squeue
 from tests.slurm.cluster import VirtualCluster
 from tests.slurm.processes import of_job
 from tests.slurm.rehearsal import array, layout_at, unit
@@ -134,7 +134,7 @@ def test_a_unit_that_is_cancelled_while_its_nodes_meet_leaves_nothing(layout: Ru
     """scancel before all are there ends those that are."""
     job = submit(wide(layout, seconds=0, python=held_back(tmp_path, "a6000-1")), layout)
     the_attempt(layout, "waiting for the other nodes")
-    queue.call("scancel", job)
+    squeue.call("scancel", job)
     wait_until_nothing_is_left(job)
     assert attempts_of(layout, UNIT)[0].outcome == "interrupted"
 
@@ -143,12 +143,12 @@ def test_an_address_that_cannot_be_found_is_the_clusters_fault(cluster: VirtualC
     """The sentence names the node and what Slurm says of it."""
     assert cluster
     address = address_of("a100-1")
-    queue.call("scontrol", "update", "NodeName=a100-1", "NodeAddr=there.invalid")
+    squeue.call("scontrol", "update", "NodeName=a100-1", "NodeAddr=there.invalid")
     try:
         with pytest.raises(EnvironmentFault, match=r"^a100-1: Slurm gives 'there\.invalid' as its address"):
             address_of("a100-1")
     finally:
-        queue.call("scontrol", "update", "NodeName=a100-1", f"NodeAddr={address}")
+        squeue.call("scontrol", "update", "NodeName=a100-1", f"NodeAddr={address}")
 
 
 def test_what_another_node_says_of_its_end_is_the_reason(layout: RunLayout) -> None:

@@ -15,7 +15,7 @@ from submitit.slurm.slurm import _make_sbatch_string
 
 from hpcq import api
 from hpcq.launch.from_plan import order_of
-from hpcq.launch.slurm import sbatch_options
+from hpcq.launch.slurm_launcher import sbatch_options
 from hpcq.manifest.profiles import Profile, load_profile
 from tests.command_line import Hpcq
 from tests.slurm.cluster import CLASSES, NODES, VirtualCluster

@@ -8,8 +8,8 @@ from pathlib import Path
 
 import pytest
 
-from hpcq.launch.queue import poll
-from hpcq.units import State
+from hpcq.core.work import State
+from hpcq.slurm.squeue import poll
 from tests.command_line import REHEARSAL, Hpcq
 from tests.results_data import data_of
 from tests.slurm.cluster import VirtualCluster

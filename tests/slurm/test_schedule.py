@@ -6,12 +6,12 @@ import sys
 from datetime import datetime
 from pathlib import Path
 
-from hpcq.attempts import read_attempts
+from hpcq.core.attempts import read_attempts
 from hpcq.launch.from_plan import order_of
-from hpcq.launch.slurm import SlurmLauncher
+from hpcq.launch.slurm_launcher import SlurmLauncher
 from hpcq.manifest.profiles import EnvironmentSettings, GpuClass, Profile, SlurmSettings
 from hpcq.plan.arrays import make_arrays
-from hpcq.plan.schedule import timeline
+from hpcq.plan.schedule.simulator import timeline
 from hpcq.plan.units import PlannedUnit, Shape
 from tests.slurm.cluster import VirtualCluster
 from tests.slurm.rehearsal import layout_at, unit

@@ -7,11 +7,11 @@ from collections.abc import Callable
 
 import pytest
 
-from hpcq.attempts import AttemptRecord, read_attempts
-from hpcq.launch import queue
-from hpcq.launch.queue import JobState
-from hpcq.layout import RunLayout
-from hpcq.units import State
+from hpcq.core.attempts import AttemptRecord, read_attempts
+from hpcq.core.paths import RunLayout
+from hpcq.core.work import State
+from hpcq.slurm import squeue
+from hpcq.slurm.squeue import JobState
 
 INTERVAL_S = 0.3
 _LIVE = (State.PENDING, State.RUNNING)
@@ -30,7 +30,7 @@ def ended(layout: RunLayout, timeout_s: float = 240.0) -> dict[tuple[str, int], 
     """What Slurm says of the run when nothing of it waits or runs any more."""
     deadline = time.monotonic() + timeout_s
     while True:
-        states = queue.poll(layout.name)
+        states = squeue.poll(layout.name)
         if states and all(job.state not in _LIVE for job in states.values()):
             return states
         if time.monotonic() > deadline:
@@ -47,6 +47,6 @@ def wait_for_states(layout: RunLayout, state: State, number: int, timeout_s: flo
     """Return as soon as Slurm says of `number` elements that they are in that state."""
 
     def holds() -> bool:
-        return sum(job.state is state for job in queue.poll(layout.name).values()) >= number
+        return sum(job.state is state for job in squeue.poll(layout.name).values()) >= number
 
     wait_for(f"{number} elements are {state}", holds, timeout_s)

@@ -15,11 +15,11 @@ from typing import Any
 import pytest
 
 from hpcq.catalog.packages import staged_items, staged_model
+from hpcq.core.work import EvaluateWork, Model, Scheme, Task, Variant
+from hpcq.evaluate.backends.vllm.backend import VllmBackend
 from hpcq.evaluate.requests import GENERATE, LOGLIKELIHOOD, LOGLIKELIHOOD_ROLLING, Request
-from hpcq.evaluate.vllm import VllmBackend
 from hpcq.stage import stage_items, stage_model
 from hpcq.store import RequestKey, Response, digest_of_arguments
-from hpcq.units import EvaluateWork, Model, Scheme, Task, Variant
 
 MODEL_ID = "HuggingFaceTB/SmolLM2-135M-Instruct"
 BASE = Scheme(name="bf16", tool="none", method="none", weights="bf16", activations="bf16")

@@ -10,8 +10,8 @@ from pathlib import Path
 import pytest
 from vllm.v1.engine.exceptions import EngineDeadError
 
-from hpcq.evaluate.vllm_death import RootCause
-from hpcq.failures import Failure, failure_of
+from hpcq.core.failures import Failure, failure_of
+from hpcq.evaluate.backends.vllm.root_cause import RootCause
 
 LOG = "(EngineCore pid=7) ERROR 11-23 07:45:22 [core.py:1510]"
 OUT_OF_MEMORY = f"""\

@@ -12,8 +12,8 @@ from typing import Any
 
 import pytest
 
-from hpcq import environments
-from hpcq.attempts import AttemptRecord, read_attempts
+from hpcq.core import environments
+from hpcq.core.attempts import AttemptRecord, read_attempts
 from hpcq.stage import stage_items
 from hpcq.store import VariantScores, count_rows, read_responses, read_results
 from tests.command_line import Hpcq

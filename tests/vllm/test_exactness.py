@@ -8,14 +8,14 @@ from typing import Any
 
 import pytest
 
-from hpcq.attempts import Attempt, AttemptRecord, now
-from hpcq.evaluate.merging import merge
+from hpcq.core.attempts import Attempt, AttemptRecord, now
+from hpcq.core.work import MergeWork
+from hpcq.evaluate.backends.vllm.backend import VllmBackend
+from hpcq.evaluate.merge import merge
 from hpcq.evaluate.provenance import provenance_of
-from hpcq.evaluate.questions import questions_of
+from hpcq.evaluate.request_set import questions_of
 from hpcq.evaluate.requests import GENERATE
-from hpcq.evaluate.vllm import VllmBackend
 from hpcq.store import Response, SegmentWriter, read_results
-from hpcq.units import MergeWork
 from tests.vllm.conftest import CORNERS, DEFINITIONS, LIMIT, PROSE, answers, make_work, request
 
 TOLERANCE = 1e-4

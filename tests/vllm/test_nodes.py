@@ -11,8 +11,8 @@ from pathlib import Path
 
 import pytest
 
-from hpcq import environments
-from hpcq.attempts import AttemptRecord, read_attempts
+from hpcq.core import environments
+from hpcq.core.attempts import AttemptRecord, read_attempts
 from hpcq.store import VariantScores, read_responses, read_results
 from tests.command_line import Hpcq
 from tests.slurm.cluster import VirtualCluster, slurm_conf

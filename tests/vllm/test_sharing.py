@@ -10,14 +10,14 @@ import pytest
 from vllm.engine.arg_utils import EngineArgs
 from vllm.usage.usage_lib import UsageContext
 
-from hpcq.errors import EnvironmentFault, UserInputError, WorkFailed
+from hpcq.core.errors import EnvironmentFault, UserInputError, WorkFailed
+from hpcq.evaluate.backends.vllm.backend import VllmBackend
+from hpcq.evaluate.backends.vllm.continuations import Prompt
+from hpcq.evaluate.backends.vllm.engine_loop import Flow, Job, sampling, told_of_itself
+from hpcq.evaluate.backends.vllm.jobs import Sharing, generate_job, scores_of
+from hpcq.evaluate.backends.vllm.self_check import TOLERANCES, probe
+from hpcq.evaluate.backends.vllm.start import _smaller
 from hpcq.evaluate.requests import GENERATE, LOGLIKELIHOOD
-from hpcq.evaluate.vllm import VllmBackend
-from hpcq.evaluate.vllm_engine import Flow, Job, sampling, told_of_itself
-from hpcq.evaluate.vllm_families import Prompt
-from hpcq.evaluate.vllm_jobs import Sharing, generate_job, scores_of
-from hpcq.evaluate.vllm_probe import TOLERANCES, probe
-from hpcq.evaluate.vllm_start import _smaller
 from tests.vllm.conftest import BLOCK, QUESTION, answers, make_work, request
 
 SHARED = Sharing(least=BLOCK)

@@ -8,13 +8,13 @@ from pathlib import Path
 
 import pytest
 
-from hpcq import environments
 from hpcq.catalog.configs import shape_of_checkpoint, shape_of_config
 from hpcq.catalog.gpus import find_gpu, gpu_names
 from hpcq.catalog.models import ModelShape, count_parameters, find_shape, model_ids
 from hpcq.catalog.schemes import find_scheme, fitting_group_size, make_scheme, misfit, scheme_names
 from hpcq.catalog.tasks import find_suite, find_task, suite_names, task_names
-from hpcq.units import Scheme
+from hpcq.core import environments
+from hpcq.core.work import Scheme
 
 LM_EVAL_TASKS = next(
     environments.interpreter("transformers").parents[1].glob("lib/python3*/site-packages/lm_eval/tasks"), None

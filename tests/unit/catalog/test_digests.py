@@ -7,8 +7,8 @@ from pathlib import Path
 
 import pytest
 
-from hpcq import digests
-from hpcq.digests import digest_of_items, digest_of_model, digest_of_text
+from hpcq.core import digests
+from hpcq.core.digests import digest_of_items, digest_of_model, digest_of_text
 
 
 @pytest.fixture

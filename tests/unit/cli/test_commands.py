@@ -238,4 +238,4 @@ def test_an_environment_that_is_not_made_is_asked_for_by_its_name(hpcq: Hpcq) ->
     manifest = hpcq.write(text.replace('"local"', '"two.toml"'))
     done = hpcq("submit", manifest, "-O", "evaluate.max_length=4096", env={"HPCQ_CACHE": str(hpcq.folder)})
     assert done.code == 3
-    assert "The environment 'vllm' has not been made: type `python3 -m hpcq.environments vllm`." in done.err
+    assert "The environment 'vllm' has not been made: type `python3 -m hpcq.core.environments vllm`." in done.err

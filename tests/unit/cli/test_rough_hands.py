@@ -12,7 +12,7 @@ from pathlib import Path
 
 import pytest
 
-from hpcq.processes import identity, is_alive
+from hpcq.core.processes import identity, is_alive
 from tests.command_line import REHEARSAL, Hpcq
 
 SLOW = REHEARSAL.replace('["bf16", "synthetic-w4a16"]', '["bf16"]').replace(

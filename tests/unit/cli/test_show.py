@@ -7,9 +7,9 @@ from pathlib import Path
 import pytest
 
 from hpcq import api
-from hpcq.cli.show import plan_lines, status_lines
-from hpcq.monitor.picture import RunStatus, UnitStatus
-from hpcq.units import State
+from hpcq.cli.formatting import plan_lines, status_lines
+from hpcq.core.work import State
+from hpcq.monitor.snapshot import RunStatus, UnitStatus
 
 
 def unit(asked: int | None, computed: int | None) -> UnitStatus:

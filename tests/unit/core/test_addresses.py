@@ -9,7 +9,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from hpcq.units import (
+from hpcq.core.work import (
     Calibration,
     EvaluateWork,
     Model,

@@ -10,7 +10,7 @@ from pathlib import Path
 
 import pytest
 
-from hpcq.attempts import Attempt, AttemptRecord, attempts_of, new_attempt, next_number, read_attempts
+from hpcq.core.attempts import Attempt, AttemptRecord, attempts_of, new_attempt, next_number, read_attempts
 
 
 def record_of(attempt: int, unit: str = "merge.rehearsal") -> AttemptRecord:
@@ -73,7 +73,7 @@ def test_fields_of_a_later_version_are_ignored(attempts: Path) -> None:
 BEGINNER = """
 import sys
 from pathlib import Path
-from hpcq.attempts import AttemptRecord, new_attempt
+from hpcq.core.attempts import AttemptRecord, new_attempt
 record = AttemptRecord(unit="one", attempt=0, job_id=sys.argv[2], node="n", pid=1, start="s")
 for _ in range(20):
     new_attempt(Path(sys.argv[1]), record)

@@ -9,12 +9,12 @@ from pathlib import Path
 
 import pytest
 
-from hpcq.errors import UserInputError
-from hpcq.failures import EXPOSED
-from hpcq.launch.orders import Environment
-from hpcq.launch.surroundings import entering, package_path, script, write_environment
-from hpcq.layout import RunLayout
-from hpcq.private import private
+from hpcq.core.errors import UserInputError
+from hpcq.core.failures import EXPOSED
+from hpcq.core.paths import RunLayout
+from hpcq.core.permissions import private
+from hpcq.launch.array_spec import Environment
+from hpcq.launch.job_script import entering, package_path, script, write_environment
 
 NOBODY = 65534
 AS_ROOT = pytest.mark.skipif(os.geteuid() != 0, reason="root alone can give a folder away")

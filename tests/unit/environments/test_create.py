@@ -10,11 +10,11 @@ from pathlib import Path
 
 import pytest
 
-from hpcq import environments
-from hpcq.errors import EnvironmentFault
+from hpcq.core import environments
+from hpcq.core.errors import EnvironmentFault
 
 CREATE = (
-    "import sys, pathlib; from hpcq import environments; environments.create(sys.argv[1], pathlib.Path(sys.argv[2]))"
+    "import sys, pathlib; from hpcq.core import environments; environments.create(sys.argv[1], pathlib.Path(sys.argv[2]))"
 )
 
 
@@ -64,15 +64,15 @@ def test_a_cache_that_is_a_file_is_refused(modules: Path, cache: Path) -> None:
 
 
 def test_the_door_prints_the_interpreter_alone(core_python: Path) -> None:
-    """`python -m hpcq.environments core` prints one line, the interpreter, and nothing else where it exists."""
-    command = [sys.executable, "-m", "hpcq.environments", "core"]
+    """`python -m hpcq.core.environments core` prints one line, the interpreter, and nothing else where it exists."""
+    command = [sys.executable, "-m", "hpcq.core.environments", "core"]
     done = subprocess.run(command, cwd=environments.CHECKOUT, capture_output=True, text=True, check=True)
     assert (done.stdout, done.stderr) == (f"{core_python}\n", "")
 
 
 def test_the_door_refuses_an_unknown_name() -> None:
     """An unknown environment ends with exit code 3 and one line on standard error."""
-    command = [sys.executable, "-m", "hpcq.environments", "cores"]
+    command = [sys.executable, "-m", "hpcq.core.environments", "cores"]
     done = subprocess.run(command, cwd=environments.CHECKOUT, capture_output=True, text=True, check=False)
     assert (done.returncode, done.stdout, done.stderr.count("\n")) == (3, "", 1)
 

@@ -10,7 +10,7 @@ from pathlib import Path
 
 import pytest
 
-from hpcq import environments
+from hpcq.core import environments
 
 SETTINGS = """\
 [pytest]

@@ -10,8 +10,8 @@ from pathlib import Path
 
 import pytest
 
-from hpcq import environments
-from hpcq.errors import EnvironmentFault
+from hpcq.core import environments
+from hpcq.core.errors import EnvironmentFault
 
 
 def test_versions_are_sorted_by_normalized_name(modules: Path) -> None:
@@ -108,7 +108,7 @@ def test_no_model_library_is_in_core() -> None:
 
 def test_reading_locks_needs_the_standard_library_alone() -> None:
     """The module imports nothing that a bare Python lacks: it runs before anything is installed."""
-    code = "import sys, hpcq.environments; print(*sorted({name.partition('.')[0] for name in sys.modules}))"
+    code = "import sys, hpcq.core.environments; print(*sorted({name.partition('.')[0] for name in sys.modules}))"
     command = [sys.executable, "-S", "-c", code]
     done = subprocess.run(command, cwd=environments.CHECKOUT, capture_output=True, text=True, check=True)
     assert set(done.stdout.split()) - sys.stdlib_module_names <= {"hpcq", "__main__"}

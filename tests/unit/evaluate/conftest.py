@@ -8,8 +8,8 @@ from pathlib import Path
 
 import pytest
 
-from hpcq.attempts import Attempt, AttemptRecord, next_number, now
-from hpcq.units import EvaluateWork, MergeWork, Model, Scheme, Shard, Task, Variant
+from hpcq.core.attempts import Attempt, AttemptRecord, next_number, now
+from hpcq.core.work import EvaluateWork, MergeWork, Model, Scheme, Shard, Task, Variant
 
 BASE = Scheme(name="bf16", tool="none", method="none", weights="bf16", activations="bf16")
 

@@ -10,13 +10,13 @@ from pathlib import Path
 
 import pytest
 
-from hpcq.errors import UserInputError
-from hpcq.evaluate.door import make_backend
+from hpcq.core.errors import UserInputError
+from hpcq.core.work import EvaluateWork, Task
+from hpcq.evaluate.backends.interface import make_backend
 from hpcq.evaluate.requests import rehearsed_requests
-from hpcq.units import EvaluateWork, Task
 
 FOREIGN_BACKEND = """
-from hpcq.evaluate.synthetic import SyntheticBackend
+from hpcq.evaluate.backends.synthetic import SyntheticBackend
 
 
 class Foreign(SyntheticBackend):
@@ -74,7 +74,7 @@ def test_rehearsal_imports_nothing_heavy() -> None:
     heavy = "{'torch', 'transformers', 'lm_eval', 'datasets', 'llmcompressor', 'vllm', 'matplotlib'}"
     lines = (
         "import sys",
-        "import hpcq.evaluate.merging, hpcq.evaluate.synthetic, hpcq.evaluate.worker",
+        "import hpcq.evaluate.merge, hpcq.evaluate.backends.synthetic, hpcq.evaluate.worker",
         f"print(sorted({heavy} & set(sys.modules)))",
     )
     done = subprocess.run([sys.executable, "-c", "\n".join(lines)], capture_output=True, text=True, check=True)

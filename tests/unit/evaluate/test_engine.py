@@ -18,12 +18,12 @@ from compressed_tensors.quantization import (
 )
 from lm_eval.models.huggingface import HFLM
 
-from hpcq.evaluate.prefix.schedule import Schedule, schedule
-from hpcq.evaluate.prefix.tree import Ask
-from hpcq.evaluate.prefix.waves import Limits
-from hpcq.evaluate.prefix_transformers.engine import Engine
-from hpcq.evaluate.prefix_transformers.scorer import Scorer
-from hpcq.evaluate.prefix_transformers.support import exact_activations, why_not
+from hpcq.evaluate.backends.transformers.prefix_scoring.engine import Engine
+from hpcq.evaluate.backends.transformers.prefix_scoring.scorer import Scorer
+from hpcq.evaluate.backends.transformers.prefix_scoring.self_check import exact_activations, why_not
+from hpcq.evaluate.prefix.batching import Limits
+from hpcq.evaluate.prefix.planner import Schedule, schedule
+from hpcq.evaluate.prefix.radix_tree import Ask
 from tests.tiny_llama import write_base
 
 VOCABULARY = 260

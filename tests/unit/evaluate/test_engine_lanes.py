@@ -6,8 +6,8 @@ import numpy as np
 from hypothesis import given
 from hypothesis import strategies as st
 
-from hpcq.evaluate.prefix.passes import Pass, Readings, Row
-from hpcq.evaluate.prefix_transformers.lanes import Lane, lanes, layout
+from hpcq.evaluate.backends.transformers.prefix_scoring.packing import Lane, lanes, layout
+from hpcq.evaluate.prefix.forward_pass import Pass, Readings, Row
 
 NOTHING = np.empty(0, np.int64)
 READINGS = Readings(row=NOTHING, column=NOTHING, place=NOTHING, target=NOTHING, ask=NOTHING)

@@ -5,12 +5,12 @@ from __future__ import annotations
 from collections.abc import Callable
 from pathlib import Path
 
-from hpcq.attempts import Attempt
-from hpcq.evaluate.merging import merge
-from hpcq.evaluate.questions import questions_of
+from hpcq.core.attempts import Attempt
+from hpcq.core.work import EvaluateWork, MergeWork
+from hpcq.evaluate.merge import merge
+from hpcq.evaluate.request_set import questions_of
 from hpcq.evaluate.worker import evaluate
 from hpcq.store import Response, SegmentWriter, read_results, segment_paths
-from hpcq.units import EvaluateWork, MergeWork
 
 MakeWork = Callable[..., EvaluateWork]
 MakeMerge = Callable[..., MergeWork]

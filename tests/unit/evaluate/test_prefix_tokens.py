@@ -9,7 +9,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from lm_eval.api.model import TemplateLM
 
-from hpcq.evaluate.prefix.tokens import encode_pairs
+from hpcq.evaluate.prefix.tokenization import encode_pairs
 
 TEXTS = st.text(alphabet="ab \n", max_size=8)
 PREFIX = ord("b")

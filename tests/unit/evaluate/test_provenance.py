@@ -6,7 +6,7 @@ import importlib.metadata
 
 import pytest
 
-from hpcq.errors import EnvironmentFault
+from hpcq.core.errors import EnvironmentFault
 from hpcq.evaluate.provenance import verify_versions
 
 H5PY = importlib.metadata.version("h5py")

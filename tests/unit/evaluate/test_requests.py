@@ -4,8 +4,8 @@ from __future__ import annotations
 
 from lm_eval.api.instance import Instance
 
+from hpcq.core.work import Task
 from hpcq.evaluate.requests import GENERATE, LOGLIKELIHOOD, rehearsed_requests, requests_of
-from hpcq.units import Task
 
 
 def _instance(arguments: tuple[object, ...], *, index: int = 0, repeats: int = 1) -> Instance:

@@ -8,11 +8,11 @@ from pathlib import Path
 import pytest
 from lm_eval.api.group import AggMetricConfig, Group
 
-from hpcq.errors import RunIncomplete
+from hpcq.core.errors import RunIncomplete
+from hpcq.core.work import Task
 from hpcq.evaluate.scoring import StoreLM, score
 from hpcq.evaluate.tasks import BuiltTask, build_tasks
 from hpcq.store import RequestKey, Response
-from hpcq.units import Task
 
 GOLD = [number % 3 for number in range(9)]
 

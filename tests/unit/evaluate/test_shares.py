@@ -12,13 +12,13 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from hpcq.attempts import Attempt
-from hpcq.evaluate.folders import unit_folders
-from hpcq.evaluate.questions import questions_of
-from hpcq.evaluate.shares import answered_at_first
+from hpcq.core.attempts import Attempt
+from hpcq.core.work import EvaluateWork, Model, Scheme, Shard, Variant
+from hpcq.evaluate.request_set import questions_of
+from hpcq.evaluate.resharding import answered_at_first
+from hpcq.evaluate.unit_folders import unit_folders
 from hpcq.evaluate.worker import evaluate
 from hpcq.store import Index, RequestKey, count_rows, load, segment_paths
-from hpcq.units import EvaluateWork, Model, Scheme, Shard, Variant
 
 MakeWork = Callable[..., EvaluateWork]
 MakeAttempt = Callable[[str], Attempt]
@@ -27,7 +27,7 @@ KEYS = [RequestKey("arc", "1", document, index, 0, f"{document:032x}") for docum
 
 CONTENDER = """
 import pickle, sys
-from hpcq.evaluate.shares import answered_at_first
+from hpcq.evaluate.resharding import answered_at_first
 work, keys = pickle.loads(bytes.fromhex(sys.argv[1]))
 print("ready", flush=True)
 sys.stdin.readline()

@@ -9,11 +9,11 @@ import datasets
 import pytest
 from lm_eval.api.task import ConfigurableTask
 
-from hpcq.digests import digest_of_items
-from hpcq.errors import EnvironmentFault, UserInputError, WorkFailed
+from hpcq.core.digests import digest_of_items
+from hpcq.core.errors import EnvironmentFault, UserInputError, WorkFailed
+from hpcq.core.work import Task
 from hpcq.evaluate.requests import Request
 from hpcq.evaluate.tasks import _build_requests, build_tasks
-from hpcq.units import Task
 
 
 def _requests(items: Path, **fields: object) -> list[Request]:

@@ -8,7 +8,7 @@ from collections.abc import Sequence
 from hypothesis import given
 from hypothesis import strategies as st
 
-from hpcq.evaluate.vllm_families import MOST_NEXT_TOKENS, Family, Prompt, Tokens, Told
+from hpcq.evaluate.backends.vllm.continuations import MOST_NEXT_TOKENS, Family, Prompt, Tokens, Told
 
 VOCABULARY = 3
 

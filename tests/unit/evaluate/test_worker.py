@@ -13,13 +13,13 @@ from pathlib import Path
 
 import pytest
 
-from hpcq.attempts import Attempt
-from hpcq.evaluate.folders import unit_folders
-from hpcq.evaluate.questions import questions_of
+from hpcq.core.attempts import Attempt
+from hpcq.core.paths import COMPLETE
+from hpcq.core.work import EvaluateWork, Task
+from hpcq.evaluate.request_set import questions_of
+from hpcq.evaluate.unit_folders import unit_folders
 from hpcq.evaluate.worker import evaluate
-from hpcq.layout import COMPLETE
 from hpcq.store import Index, count_rows, load, segment_paths
-from hpcq.units import EvaluateWork, Task
 
 MakeWork = Callable[..., EvaluateWork]
 MakeAttempt = Callable[[str], Attempt]
@@ -27,7 +27,7 @@ MakeAttempt = Callable[[str], Attempt]
 IN_A_PROCESS = """
 import pickle, sys
 from pathlib import Path
-from hpcq.attempts import Attempt, AttemptRecord, now
+from hpcq.core.attempts import Attempt, AttemptRecord, now
 from hpcq.evaluate.worker import evaluate
 record = AttemptRecord(unit="evaluate.x", attempt=1, job_id="1", node="here", pid=1, start=now())
 evaluate(pickle.loads(bytes.fromhex(sys.argv[1])), Attempt(Path(sys.argv[2]), record))

@@ -6,9 +6,9 @@ from datetime import datetime
 
 import pytest
 
-from hpcq.failures import Failure
-from hpcq.launch.control import read_job
-from hpcq.launch.predecessors import failure_of_job
+from hpcq.core.failures import Failure
+from hpcq.launch.recovery.stale_attempts import failure_of_job
+from hpcq.slurm.scontrol import read_job
 
 RUNNING = (
     "JobId=13 JobName=p3.sh UserId=root(0) JobState=RUNNING Reason=None Dependency=(null) Requeue=1 Restarts=2 "

@@ -8,7 +8,7 @@ from pathlib import Path
 
 import pytest
 
-from hpcq.launch.surroundings import script
+from hpcq.launch.job_script import script
 
 RECORDER = """
 import sys, pathlib

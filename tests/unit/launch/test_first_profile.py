@@ -6,12 +6,12 @@ from pathlib import Path
 
 import pytest
 
-from hpcq.catalog.gpu_words import guess_gpu
+from hpcq.catalog.gpu_aliases import guess_gpu
 from hpcq.catalog.gpus import gpu_names
-from hpcq.errors import EnvironmentFault
-from hpcq.launch.first_profile import profile_text
-from hpcq.launch.nodes import kinds_of, read_nodes
+from hpcq.core.errors import EnvironmentFault
+from hpcq.manifest.first_profile import profile_text
 from hpcq.manifest.profiles import Profile, load_profile
+from hpcq.slurm.sinfo import kinds_of, read_nodes
 
 GPU_NODE = "gpu:h100:8(S:0-1)|96|1031000|h100,ib"
 

@@ -13,11 +13,11 @@ from pathlib import Path
 
 import pytest
 
-from hpcq.attempts import AttemptRecord, read_attempts
-from hpcq.failures import EXIT_CODES, Failure
+from hpcq.core.attempts import AttemptRecord, read_attempts
+from hpcq.core.failures import EXIT_CODES, Failure
+from hpcq.core.paths import RunLayout
 from hpcq.launch.job import UnitJob
-from hpcq.launch.signals import ANNOUNCEMENTS
-from hpcq.layout import RunLayout
+from hpcq.launch.recovery.signals import ANNOUNCEMENTS
 from tests.slurm.rehearsal import array, layout_at, unit
 
 SLURM = ("SUBMITIT_EXECUTOR", "SLURM_ARRAY_JOB_ID", "SLURM_ARRAY_TASK_ID", "SLURM_JOB_ID", "SLURM_PROCID")

@@ -13,13 +13,13 @@ from pathlib import Path
 
 import pytest
 
-from hpcq.attempts import read_attempts
-from hpcq.launch.local import LocalLauncher, Machine, fits
-from hpcq.launch.orders import Dependency, Environment, Outcome
-from hpcq.launch.retries import Policy
-from hpcq.layout import RunLayout
-from hpcq.processes import identity
-from hpcq.units import State
+from hpcq.core.attempts import read_attempts
+from hpcq.core.paths import RunLayout
+from hpcq.core.processes import identity
+from hpcq.core.work import State
+from hpcq.launch.array_spec import Dependency, Environment, Outcome
+from hpcq.launch.local_launcher import LocalLauncher, Machine, fits
+from hpcq.launch.recovery.retry_policy import Policy
 from tests.slurm.rehearsal import array, layout_at, unit
 
 CHECKOUT = Path(__file__).resolve().parents[3]
@@ -170,7 +170,7 @@ def test_a_unit_that_is_killed_again_and_again_is_given_up(layout: RunLayout) ->
 INTERRUPTED = """
 import sys
 from pathlib import Path
-from hpcq.launch.local import LocalLauncher, Machine
+from hpcq.launch.local_launcher import LocalLauncher, Machine
 from tests.slurm.rehearsal import array, layout_at, unit
 layout = layout_at(Path(sys.argv[1]))
 order = array(layout, "a", [unit(layout, f"unit-{i}", seconds=60) for i in range(3)])

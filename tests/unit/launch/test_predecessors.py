@@ -9,13 +9,13 @@ from pathlib import Path
 
 import pytest
 
-from hpcq.attempts import Attempt, AttemptRecord, new_attempt, now
-from hpcq.errors import EnvironmentFault
-from hpcq.launch.control import JobDetails, read_job
-from hpcq.launch.predecessors import SlurmJob, settle_predecessors
-from hpcq.launch.retries import Policy
-from hpcq.layout import RunLayout
-from hpcq.processes import identity
+from hpcq.core.attempts import Attempt, AttemptRecord, new_attempt, now
+from hpcq.core.errors import EnvironmentFault
+from hpcq.core.paths import RunLayout
+from hpcq.core.processes import identity
+from hpcq.launch.recovery.retry_policy import Policy
+from hpcq.launch.recovery.stale_attempts import SlurmJob, settle_predecessors
+from hpcq.slurm.scontrol import JobDetails, read_job
 from tests.slurm.rehearsal import layout_at
 
 OWN = SlurmJob(job_id="9", restart=1)

@@ -4,9 +4,9 @@ from __future__ import annotations
 
 import pytest
 
-from hpcq.errors import EnvironmentFault
-from hpcq.launch import queue
-from hpcq.units import State
+from hpcq.core.errors import EnvironmentFault
+from hpcq.core.work import State
+from hpcq.slurm import squeue
 
 LISTING = """\
 12|3|PENDING|0||JobArrayTaskLimit|hpcq:mine:evaluate-h100-abc:0|/runs/mine|
@@ -20,7 +20,7 @@ LISTING = """\
 
 def test_a_listing_becomes_one_state_an_element() -> None:
     """Elements are known by job and index; other runs' and other people's jobs are left out."""
-    states = queue.read_queue(LISTING, "mine")
+    states = squeue.read_queue(LISTING, "mine")
     assert {element: job.state for element, job in states.items()} == {
         ("12", 3): State.PENDING,
         ("12", 0): State.RUNNING,
@@ -31,7 +31,7 @@ def test_a_listing_becomes_one_state_an_element() -> None:
 
 def test_an_element_carries_what_slurm_says_of_it() -> None:
     """Slurm's own word, reason, node, restarts, and the submission are kept; what Slurm leaves open is None."""
-    states = queue.read_queue(LISTING, "mine")
+    states = squeue.read_queue(LISTING, "mine")
     running = states["12", 0]
     assert (running.reason, running.node, running.restarts) == (None, "h100-1", 2)
     assert (running.array, running.part, running.folder) == ("evaluate-h100-abc", 0, "/runs/mine")
@@ -46,7 +46,7 @@ def test_an_element_carries_what_slurm_says_of_it() -> None:
 )
 def test_every_other_word_is_a_failure(word: str) -> None:
     """A state in which nothing runs or waits any more, and nothing was done, is a failure; so is an unknown one."""
-    (job,) = queue.read_queue(f"1|0|{word}|0||None|hpcq:mine:a:0||\n", "mine").values()
+    (job,) = squeue.read_queue(f"1|0|{word}|0||None|hpcq:mine:a:0||\n", "mine").values()
     assert job.state is State.FAILED
 
 
@@ -55,24 +55,24 @@ def test_every_other_word_is_a_failure(word: str) -> None:
 )
 def test_elements_are_told_to_scancel_as_ranges(numbers: list[int], text: str) -> None:
     """Thousands of neighbouring elements are one short argument."""
-    assert queue._ranges(numbers) == text
+    assert squeue._ranges(numbers) == text
 
 
 def test_no_slurm_is_one_sentence_with_the_cure(monkeypatch: pytest.MonkeyPatch) -> None:
     """Where there is no squeue the sentence says so and names the local profile."""
     monkeypatch.setenv("PATH", "/nowhere")
     with pytest.raises(EnvironmentFault, match=r"There is no squeue on this machine: .*cluster\.profile=local"):
-        queue.poll("mine")
+        squeue.poll("mine")
 
 
 def test_a_client_that_hangs_is_given_up(monkeypatch: pytest.MonkeyPatch) -> None:
     """Every call of a client ends within its timeout."""
-    monkeypatch.setattr(queue, "CLIENT_TIMEOUT_S", 0.2)
+    monkeypatch.setattr(squeue, "CLIENT_TIMEOUT_S", 0.2)
     with pytest.raises(EnvironmentFault, match=r"did not answer `sleep` within 0\.2 s"):
-        queue.call("sleep", "60")
+        squeue.call("sleep", "60")
 
 
 def test_nothing_to_cancel_calls_nothing(monkeypatch: pytest.MonkeyPatch) -> None:
     """Cancelling no elements needs no Slurm."""
     monkeypatch.setenv("PATH", "/nowhere")
-    queue.cancel([])
+    squeue.cancel([])

@@ -8,9 +8,9 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from hpcq.attempts import AttemptRecord
-from hpcq.failures import Failure
-from hpcq.launch.retries import (
+from hpcq.core.attempts import AttemptRecord
+from hpcq.core.failures import Failure
+from hpcq.launch.recovery.retry_policy import (
     LADDER,
     Action,
     Decision,

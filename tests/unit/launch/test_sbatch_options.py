@@ -7,9 +7,9 @@ from pathlib import Path
 
 import pytest
 
-from hpcq.errors import UserInputError
-from hpcq.launch.meeting import DEADLINE_VARIABLE
-from hpcq.launch.slurm import STRAGGLERS_S, sbatch_options, split
+from hpcq.core.errors import UserInputError
+from hpcq.launch.multinode.rendezvous import DEADLINE_VARIABLE
+from hpcq.launch.slurm_launcher import STRAGGLERS_S, sbatch_options, split
 from tests.slurm.rehearsal import array, layout_at, unit
 
 LAYOUT = layout_at(Path("/nowhere"))

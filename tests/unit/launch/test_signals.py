@@ -12,11 +12,11 @@ from pathlib import Path
 
 import pytest
 
-from hpcq.launch.signals import Notices
+from hpcq.launch.recovery.signals import Notices
 
 LONG_COMPUTATION = """
 import hashlib, os, signal, sys, threading, time
-from hpcq.launch.signals import Notices
+from hpcq.launch.recovery.signals import Notices
 noticed = []
 def act(number):
     noticed.append(time.monotonic())
@@ -67,7 +67,7 @@ def test_where_it_stays_a_signal_means_nothing_after_the_unit_either() -> None:
     """Nothing that comes from outside changes how the process exits, also when the block has ended."""
     program = (
         "import os, signal\n"
-        "from hpcq.launch.signals import Notices\n"
+        "from hpcq.launch.recovery.signals import Notices\n"
         "with Notices(print, leaves=False): pass\n"
         "for number in (signal.SIGTERM, signal.SIGUSR2): os.kill(os.getpid(), number)\n"
     )

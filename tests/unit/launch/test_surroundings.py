@@ -9,9 +9,9 @@ from pathlib import Path
 
 import pytest
 
-from hpcq.errors import UserInputError
-from hpcq.launch.orders import Environment
-from hpcq.launch.surroundings import PACKAGE, environment_text, package_path, script, write_environment
+from hpcq.core.errors import UserInputError
+from hpcq.launch.array_spec import Environment
+from hpcq.launch.job_script import PACKAGE, environment_text, package_path, script, write_environment
 
 MODULE_COMMAND = Path("/usr/share/modules/init/bash")
 

@@ -9,7 +9,7 @@ import pytest
 
 from hpcq.catalog.schemes import scheme_names
 from hpcq.catalog.tasks import task_names
-from hpcq.errors import ManifestError
+from hpcq.core.errors import ManifestError
 from hpcq.manifest import load
 
 RUN = '[run]\nname = "x"\n'

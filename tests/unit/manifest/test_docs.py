@@ -14,7 +14,7 @@ from hpcq.catalog.schemes import scheme_names
 from hpcq.catalog.tasks import suite_names, task_names
 from hpcq.manifest import Manifest, Profile, load, resolve
 from hpcq.manifest.profiles import load_profile
-from hpcq.manifest.reference import reference
+from hpcq.manifest.schema_docs import reference
 
 DOCS = Path(__file__).resolve().parents[3] / "docs"
 

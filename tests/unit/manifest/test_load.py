@@ -11,7 +11,7 @@ from pathlib import Path
 
 import pytest
 
-from hpcq.errors import ManifestError
+from hpcq.core.errors import ManifestError
 from hpcq.manifest import Manifest, load, resolve
 
 LoadText = Callable[..., Manifest]
@@ -141,7 +141,7 @@ def test_files_without_permission_are_refused(smallest: str) -> None:
     program = """
 import os
 from pathlib import Path
-from hpcq.errors import ManifestError
+from hpcq.core.errors import ManifestError
 from hpcq.manifest import load
 load(Path("fine.toml"))  # as root, so that everything of hpcq is in memory
 os.setgid(65534)

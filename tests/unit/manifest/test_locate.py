@@ -10,8 +10,8 @@ import tomli_w
 from hypothesis import given
 from hypothesis import strategies as st
 
-from hpcq.manifest.locate import locate
 from hpcq.manifest.source import KeyPath
+from hpcq.manifest.toml_positions import locate
 
 DOCUMENT = '''\
 # a comment with = and [brackets]

@@ -9,7 +9,7 @@ from pathlib import Path
 import pytest
 
 from hpcq.catalog.gpus import find_gpu, gpu_names
-from hpcq.errors import ManifestError
+from hpcq.core.errors import ManifestError
 from hpcq.manifest.profiles import GpuClass, load_profile, local_profile
 
 SMALL = """\

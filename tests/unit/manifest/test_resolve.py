@@ -9,8 +9,8 @@ from pathlib import Path
 import pytest
 
 from hpcq.catalog import packages
-from hpcq.digests import digest_of_items, digest_of_model, digest_of_text
-from hpcq.errors import ManifestError
+from hpcq.core.digests import digest_of_items, digest_of_model, digest_of_text
+from hpcq.core.errors import ManifestError
 from hpcq.manifest import Manifest, resolve
 
 LoadText = Callable[..., Manifest]

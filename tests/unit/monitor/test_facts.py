@@ -8,10 +8,10 @@ from typing import Any
 
 import pytest
 
-from hpcq.completion import read_completion, write_completion
-from hpcq.errors import StorageFault
-from hpcq.layout import COMPLETE, RunLayout
-from hpcq.monitor.facts import committed_units
+from hpcq.core.completion import read_completion, write_completion
+from hpcq.core.errors import StorageFault
+from hpcq.core.paths import COMPLETE, RunLayout
+from hpcq.monitor.on_disk import committed_units
 from hpcq.store import RequestKey, VariantResults, load, merge_report, write_results
 
 UNITS: list[dict[str, Any]] = [

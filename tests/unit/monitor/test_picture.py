@@ -11,13 +11,13 @@ from typing import Any
 
 import pytest
 
-from hpcq.attempts import Attempt, AttemptRecord
-from hpcq.holding import hold
-from hpcq.layout import RunLayout
-from hpcq.monitor.picture import JobView, RunStatus, UnitStatus, take_picture
-from hpcq.monitor.remaining import run_progress
-from hpcq.processes import identity
-from hpcq.units import State
+from hpcq.core.attempts import Attempt, AttemptRecord
+from hpcq.core.paths import RunLayout
+from hpcq.core.processes import identity
+from hpcq.core.run_lock import hold
+from hpcq.core.work import State
+from hpcq.monitor.eta import run_progress
+from hpcq.monitor.snapshot import JobView, RunStatus, UnitStatus, take_picture
 
 
 @pytest.fixture

@@ -5,10 +5,10 @@ from __future__ import annotations
 from hypothesis import given
 from hypothesis import strategies as st
 
+from hpcq.core.work import EvaluateWork, Kind, MergeWork, Model, QuantizeWork, Scheme, Shard, Variant
 from hpcq.manifest.profiles import GpuClass, Profile, SlurmSettings
 from hpcq.plan.arrays import make_arrays
 from hpcq.plan.units import PlannedUnit, Shape
-from hpcq.units import EvaluateWork, Kind, MergeWork, Model, QuantizeWork, Scheme, Shard, Variant
 
 
 def profile() -> Profile:

@@ -13,12 +13,12 @@ from hpcq.catalog.kernels import find_kernel
 from hpcq.catalog.models import ModelShape, find_shape
 from hpcq.catalog.schemes import find_scheme
 from hpcq.catalog.tasks import find_suite
-from hpcq.plan.cost import Cost, Job, Machine, evaluation_cost, gpu_flops
-from hpcq.plan.cost_quantization import quantization_cost
-from hpcq.plan.fit import Demand, Split, need_of
+from hpcq.core.work import Calibration, Scheme, Task
+from hpcq.plan.cost.evaluation import Cost, Job, Machine, evaluation_cost, gpu_flops
+from hpcq.plan.cost.quantization import quantization_cost
+from hpcq.plan.cost.workload import Workload, workload_of
+from hpcq.plan.memory.gpu_memory import Demand, Split, need_of
 from hpcq.plan.units import Shape
-from hpcq.plan.workload import Workload, workload_of
-from hpcq.units import Calibration, Scheme, Task
 
 DAY_S = 86_400
 BOTH_KINDS = Workload(

@@ -10,14 +10,14 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from hpcq.attempts import AttemptRecord
+from hpcq.core.attempts import AttemptRecord
 from hpcq.manifest import load, resolve
 from hpcq.plan.arrays import make_arrays
-from hpcq.plan.cost import Cost
-from hpcq.plan.document import plan_document
-from hpcq.plan.limits import ample_seconds, asked_minutes, worthwhile_shards
-from hpcq.plan.measured import NOTHING_EARLIER, Earlier, earlier_of
+from hpcq.plan.cost.calibration import NOTHING_EARLIER, Earlier, earlier_of
+from hpcq.plan.cost.evaluation import Cost
+from hpcq.plan.placement.time_limits import ample_seconds, asked_minutes, worthwhile_shards
 from hpcq.plan.plan import make_plan
+from hpcq.plan.plan_json import plan_document
 
 MANIFEST = """
 [run]

@@ -6,10 +6,10 @@ from pathlib import Path
 
 import pytest
 
+from hpcq.core.work import EvaluateWork
 from hpcq.manifest import load, resolve
-from hpcq.plan.document import plan_document
 from hpcq.plan.plan import make_plan
-from hpcq.units import EvaluateWork
+from hpcq.plan.plan_json import plan_document
 
 MANIFEST = """
 [run]

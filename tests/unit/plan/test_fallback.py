@@ -6,11 +6,11 @@ from pathlib import Path
 
 import pytest
 
+from hpcq.core.work import EvaluateWork, State
 from hpcq.manifest import load, resolve
-from hpcq.plan.document import plan_document
 from hpcq.plan.plan import make_plan
+from hpcq.plan.plan_json import plan_document
 from hpcq.plan.units import Plan
-from hpcq.units import EvaluateWork, State
 
 PROFILE = """
 name = "a cluster"

@@ -11,10 +11,10 @@ from hypothesis import strategies as st
 from hpcq.catalog.gpus import find_gpu
 from hpcq.catalog.models import ModelShape, find_shape, model_ids
 from hpcq.catalog.schemes import find_scheme
-from hpcq.plan.fit import SHARE, Demand, Split, indivisible, large, need_of, stage_layers
-from hpcq.plan.memory import GIB, weight_bytes
-from hpcq.plan.quantization import quantization_need
-from hpcq.units import Calibration, Scheme
+from hpcq.core.work import Calibration, Scheme
+from hpcq.plan.memory.gpu_memory import SHARE, Demand, Split, indivisible, large, need_of, stage_layers
+from hpcq.plan.memory.quantization import quantization_need
+from hpcq.plan.memory.weights import GIB, weight_bytes
 
 LLAMA_8B = "meta-llama/Llama-3.1-8B-Instruct"
 LLAMA_70B = "meta-llama/Llama-3.1-70B-Instruct"

@@ -8,8 +8,8 @@ import pytest
 
 from hpcq.catalog.models import Linear, ModelShape, find_shape
 from hpcq.catalog.schemes import find_scheme
-from hpcq.plan.memory import linear_bytes, weight_bytes
-from hpcq.units import Scheme
+from hpcq.core.work import Scheme
+from hpcq.plan.memory.weights import linear_bytes, weight_bytes
 
 # SmolLM2-135M-Instruct as `make quickstart` stages and quantizes it (llmcompressor 0.14.0.1, compressed-tensors
 # 0.19.0): bytes of all tensors in model.safetensors, and of the file, whose header names them.

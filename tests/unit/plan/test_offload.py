@@ -6,14 +6,14 @@ from pathlib import Path
 
 import pytest
 
+from hpcq.core.work import EvaluateWork, Kind, Offload
 from hpcq.launch.from_plan import order_of
 from hpcq.manifest import load, resolve
 from hpcq.plan.arrays import make_arrays
-from hpcq.plan.document import plan_document
-from hpcq.plan.memory import GIB
+from hpcq.plan.memory.weights import GIB
 from hpcq.plan.plan import make_plan
+from hpcq.plan.plan_json import plan_document
 from hpcq.plan.units import Plan
-from hpcq.units import EvaluateWork, Kind, Offload
 
 LLAMA_8B = "meta-llama/Llama-3.1-8B-Instruct"
 LLAMA_70B = "meta-llama/Llama-3.1-70B-Instruct"

@@ -13,18 +13,18 @@ from hypothesis import strategies as st
 from hpcq import api
 from hpcq.catalog.models import find_shape, model_ids
 from hpcq.catalog.schemes import find_scheme
-from hpcq.cli.show import plan_lines
+from hpcq.cli.formatting import plan_lines
+from hpcq.core.work import Calibration
 from hpcq.manifest import load, resolve
 from hpcq.manifest.profiles import GpuClass, Profile
-from hpcq.plan.alternatives import alternatives
-from hpcq.plan.document import plan_document
-from hpcq.plan.fit import Demand
-from hpcq.plan.memory import GIB
-from hpcq.plan.place import place_evaluation, place_merge, place_quantization
-from hpcq.plan.placement import CannotPlace, Evaluation
+from hpcq.plan.memory.gpu_memory import Demand
+from hpcq.plan.memory.weights import GIB
+from hpcq.plan.placement.place import place_evaluation, place_merge, place_quantization
+from hpcq.plan.placement.records import CannotPlace, Evaluation
+from hpcq.plan.placement.suggestions import alternatives
 from hpcq.plan.plan import make_plan
+from hpcq.plan.plan_json import plan_document
 from hpcq.plan.units import Plan, Shape
-from hpcq.units import Calibration
 
 LLAMA_8B = "meta-llama/Llama-3.1-8B-Instruct"
 LLAMA_70B = "meta-llama/Llama-3.1-70B-Instruct"

@@ -10,13 +10,13 @@ from hypothesis import strategies as st
 
 from hpcq.catalog.gpus import gpu_names
 from hpcq.catalog.models import model_ids
-from hpcq.errors import ManifestError
+from hpcq.core.errors import ManifestError
+from hpcq.core.work import Kind, Model
 from hpcq.launch.from_plan import order_of
 from hpcq.manifest import Manifest, resolve
 from hpcq.manifest.resolved import Resolved
 from hpcq.plan.arrays import make_arrays
 from hpcq.plan.plan import make_plan
-from hpcq.units import Kind, Model
 
 GROUPED = ("gptq-w4a16", "awq-w4a16")
 SCHEMES = ("bf16", "fp8", "fp8-dynamic", "gptq-w8a16", "smoothquant-w8a8", *GROUPED)

@@ -8,13 +8,13 @@ from dataclasses import dataclass, replace
 from hypothesis import given
 from hypothesis import strategies as st
 
+from benchmarks.parts.lower_bound import lower_bound
+from hpcq.core.work import EvaluateWork, Kind, MergeWork, Model, QuantizeWork, Scheme, Shard, Variant
 from hpcq.manifest.profiles import GpuClass, Profile, SlurmSettings
 from hpcq.plan.arrays import make_arrays
-from hpcq.plan.bounds import lower_bound
-from hpcq.plan.resources import nodes_of, taken_of
-from hpcq.plan.schedule import Timeline, timeline
+from hpcq.plan.schedule.resources import nodes_of, taken_of
+from hpcq.plan.schedule.simulator import Timeline, timeline
 from hpcq.plan.units import PlannedArray, PlannedUnit, Shape
-from hpcq.units import EvaluateWork, Kind, MergeWork, Model, QuantizeWork, Scheme, Shard, Variant
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -7,7 +7,7 @@ from pathlib import Path
 import pytest
 
 from hpcq import api
-from hpcq.units import EvaluateWork, Kind
+from hpcq.core.work import EvaluateWork, Kind
 
 MANIFESTS = Path(__file__).resolve().parents[3] / "manifests"
 REHEARSED = ("evaluate.backend=synthetic", "evaluate.rehearsal.stands_for=vllm")

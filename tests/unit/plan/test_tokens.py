@@ -7,10 +7,10 @@ from dataclasses import replace
 import pytest
 
 from hpcq.catalog.packages import staged_items
-from hpcq.plan.document import plan_document
-from hpcq.plan.tokens import TokenEstimate, estimate
+from hpcq.core.work import EvaluateWork, Model, Scheme, Shard, Task, Variant
+from hpcq.plan.cost.token_estimates import TokenEstimate, estimate
+from hpcq.plan.plan_json import plan_document
 from hpcq.plan.units import Plan, PlannedUnit, Shape
-from hpcq.units import EvaluateWork, Model, Scheme, Shard, Task, Variant
 
 
 def work(*tasks: Task, backend: str = "accelerate", prefix_sharing: bool = True) -> EvaluateWork:

@@ -5,8 +5,8 @@ from __future__ import annotations
 import numpy as np
 from hypothesis import strategies as st
 
-from hpcq.evaluate.prefix.tree import Ask
-from hpcq.evaluate.prefix.waves import Limits
+from hpcq.evaluate.prefix.batching import Limits
+from hpcq.evaluate.prefix.radix_tree import Ask
 from hpcq.evaluate.requests import GENERATE, LOGLIKELIHOOD, Request
 from hpcq.store import RequestKey, digest_of_arguments
 

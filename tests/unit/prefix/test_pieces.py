@@ -9,10 +9,10 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from hpcq.evaluate.prefix.pieces import Piece, cut, deal, share
+from hpcq.core.work import Shard
+from hpcq.evaluate.prefix.chunks import Piece, cut, deal, share
 from hpcq.evaluate.requests import GENERATE, Request
 from hpcq.store import RequestKey
-from hpcq.units import Shard
 from tests.unit.prefix.drawing import request, request_lists
 
 

@@ -9,10 +9,10 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from hpcq.evaluate.prefix.counts import count
-from hpcq.evaluate.prefix.schedule import Schedule, part, schedule
-from hpcq.evaluate.prefix.tree import Ask
-from hpcq.evaluate.prefix.waves import Limits
+from hpcq.evaluate.prefix.batching import Limits
+from hpcq.evaluate.prefix.planner import Schedule, part, schedule
+from hpcq.evaluate.prefix.radix_tree import Ask
+from hpcq.evaluate.prefix.token_counts import count
 from tests.unit.prefix.drawing import ask, asks, limits
 
 

@@ -6,8 +6,8 @@ from collections.abc import Sequence
 
 import pytest
 
-from hpcq.errors import WorkFailed
-from hpcq.evaluate.prefix.tokens import ask, asks_of, encode_pairs
+from hpcq.core.errors import WorkFailed
+from hpcq.evaluate.prefix.tokenization import ask, asks_of, encode_pairs
 
 BEGIN = 9
 

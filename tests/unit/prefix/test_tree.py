@@ -6,7 +6,7 @@ import math
 
 from hypothesis import given, settings
 
-from hpcq.evaluate.prefix.tree import Ask, Tree, build, common_length, folded
+from hpcq.evaluate.prefix.radix_tree import Ask, Tree, build, common_length, folded
 from tests.unit.prefix.drawing import ask, asks
 
 

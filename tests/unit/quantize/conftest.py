@@ -9,9 +9,9 @@ from typing import Any
 
 import pytest
 
-from hpcq.attempts import Attempt, AttemptRecord, now
+from hpcq.core.attempts import Attempt, AttemptRecord, now
+from hpcq.core.work import Calibration, Model, QuantizeWork, Scheme, Variant
 from hpcq.quantize.worker import quantize
-from hpcq.units import Calibration, Model, QuantizeWork, Scheme, Variant
 from tests.tiny_llama import write_base, write_calibration
 
 FP8_DYNAMIC = Scheme(

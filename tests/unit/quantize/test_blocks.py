@@ -10,8 +10,8 @@ import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
-from hpcq.quantize.blocks import Block, Blocks
-from hpcq.quantize.tensors import RawTensor
+from hpcq.quantize.block_store import Block, Blocks
+from hpcq.quantize.safetensors_io import RawTensor
 
 NAMES = ("a", "b", "c")
 

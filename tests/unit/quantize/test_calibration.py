@@ -10,10 +10,10 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from hpcq.errors import EnvironmentFault, UserInputError
-from hpcq.files import digest_of_file
+from hpcq.core.errors import EnvironmentFault, UserInputError
+from hpcq.core.files import digest_of_file
+from hpcq.core.work import Calibration
 from hpcq.quantize.calibration import calibration_sequences, pack, read_passages, shuffled
-from hpcq.units import Calibration
 
 passages_of_tokens = st.lists(st.lists(st.integers(1, 9), max_size=30), max_size=30)
 

@@ -14,13 +14,13 @@ from pathlib import Path
 
 import pytest
 
-from hpcq.attempts import Attempt, AttemptRecord, now, read_attempts
-from hpcq.processes import identity
-from hpcq.quantize import claims
-from hpcq.quantize.claims import Owner, claimed
+from hpcq.core.attempts import Attempt, AttemptRecord, now, read_attempts
+from hpcq.core.processes import identity
+from hpcq.core.work import Model, QuantizeWork, Scheme, Variant
+from hpcq.quantize import checkpoint_lock
+from hpcq.quantize.checkpoint_lock import Owner, claimed
 from hpcq.quantize.synthetic import PAUSE_VARIABLE
 from hpcq.quantize.worker import quantize
-from hpcq.units import Model, QuantizeWork, Scheme, Variant
 from tests.forked import started
 
 REHEARSAL = Scheme(name="synthetic-w4a16", tool="synthetic", method="synthetic", weights="int4", activations="bf16")
@@ -123,7 +123,7 @@ def test_a_killed_worker_s_blocks_are_used(tmp_path: Path) -> None:
 
 def contend(checkpoint: Path, seed: int) -> None:
     """Take the right, mark it while it is held, and die or fail in the midst of it; the tenth makes the checkpoint."""
-    claims.POLL_INTERVAL_S = 0.02
+    checkpoint_lock.POLL_INTERVAL_S = 0.02
     chance = random.Random(seed)  # noqa: S311  reproducible, not secret
     with claimed(checkpoint, Owner.of(record_of()), lambda _: None) as is_mine:
         if not is_mine:

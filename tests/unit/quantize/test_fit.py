@@ -8,8 +8,8 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from hpcq.core.work import Scheme
 from hpcq.quantize.fit import check_divisibility, input_sizes
-from hpcq.units import Scheme
 
 SMOLLM2_135M = {"hidden_size": 576, "intermediate_size": 1536, "num_attention_heads": 9}
 

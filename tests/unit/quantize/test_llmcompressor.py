@@ -10,13 +10,13 @@ from typing import Any
 
 import pytest
 
-from hpcq.attempts import Attempt
 from hpcq.catalog.configs import shape_of_checkpoint
-from hpcq.errors import UserInputError
-from hpcq.files import digest_of_file
-from hpcq.plan.memory import weight_bytes
+from hpcq.core.attempts import Attempt
+from hpcq.core.errors import UserInputError
+from hpcq.core.files import digest_of_file
+from hpcq.core.work import Calibration, QuantizeWork
+from hpcq.plan.memory.weights import weight_bytes
 from hpcq.quantize.worker import quantize
-from hpcq.units import Calibration, QuantizeWork
 from tests.unit.quantize.conftest import SCHEMES
 
 torch = pytest.importorskip("torch")

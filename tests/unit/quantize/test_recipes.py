@@ -7,9 +7,9 @@ from typing import Any
 
 import pytest
 
-from hpcq.errors import UserInputError
+from hpcq.core.errors import UserInputError
+from hpcq.core.work import Scheme
 from hpcq.quantize.recipes import config_group, recipe_of
-from hpcq.units import Scheme
 
 
 def scheme(**fields: Any) -> Scheme:

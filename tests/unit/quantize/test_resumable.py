@@ -11,9 +11,9 @@ from typing import Any
 
 import pytest
 
-from hpcq.attempts import Attempt
+from hpcq.core.attempts import Attempt
+from hpcq.core.work import QuantizeWork
 from hpcq.quantize.worker import digest_of_checkpoint, quantize
-from hpcq.units import QuantizeWork
 from tests.unit.quantize.conftest import MakeWork, live_attempt
 
 active_session = pytest.importorskip("llmcompressor").active_session
@@ -81,7 +81,7 @@ def test_our_pipeline_changes_no_bit(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     """llmcompressor's own pipelines, asked for by name, give the same checkpoint as the one that keeps blocks."""
-    monkeypatch.setattr("hpcq.quantize.resumable.PIPELINE", "independent")
+    monkeypatch.setattr("hpcq.quantize.resumable_pipeline.PIPELINE", "independent")
     quantize(make_work(name, tmp_path / "theirs"), attempt)
     assert attempt.record.added == 0
     assert digest_of_checkpoint(tmp_path / "theirs") == digest_of_checkpoint(checkpoint_of(name))

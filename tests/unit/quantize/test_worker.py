@@ -12,13 +12,13 @@ from pathlib import Path
 
 import pytest
 
-from hpcq.attempts import Attempt, read_attempts
-from hpcq.errors import EnvironmentFault, UserInputError
-from hpcq.files import digest_of_file
+from hpcq.core.attempts import Attempt, read_attempts
+from hpcq.core.errors import EnvironmentFault, UserInputError
+from hpcq.core.files import digest_of_file
+from hpcq.core.work import Model, QuantizeWork, Scheme, Variant
 from hpcq.quantize import worker
-from hpcq.quantize.door import quantizer
+from hpcq.quantize.interface import quantizer
 from hpcq.quantize.synthetic import PAUSE_VARIABLE
-from hpcq.units import Model, QuantizeWork, Scheme, Variant
 
 REHEARSAL = Scheme(name="synthetic-w4a16", tool="synthetic", method="synthetic", weights="int4", activations="bf16")
 LIGHT = "import sys; print(sorted({'torch', 'transformers', 'llmcompressor', 'numpy', 'h5py'} & set(sys.modules)))"
@@ -92,9 +92,9 @@ def test_a_killed_worker_leaves_no_checkpoint(tmp_path: Path) -> None:
     work = work_in(tmp_path)
     code = (
         "import sys; from pathlib import Path\n"
-        "from hpcq.attempts import Attempt, AttemptRecord\n"
+        "from hpcq.core.attempts import Attempt, AttemptRecord\n"
         "from hpcq.quantize.worker import quantize\n"
-        "from hpcq.units import *\n"
+        "from hpcq.core.work import *\n"
         f"record = AttemptRecord(unit='quantize.y', attempt=1, job_id='1', node='n', pid=1, start='')\n"
         f"quantize({work!r}, Attempt(Path({str(tmp_path / 'attempts')!r}), record))\n"
     ).replace("<Kind.QUANTIZE: 'quantize'>", "Kind.QUANTIZE")
@@ -184,7 +184,7 @@ def test_a_third_party_tool_is_found(tmp_path: Path) -> None:
     (info / "METADATA").write_text("Metadata-Version: 2.1\nName: their-tool\nVersion: 1.0\n", encoding="utf-8")
     (info / "entry_points.txt").write_text("[hpcq.quantizers]\ntheirs = their_tool:Theirs\n", encoding="utf-8")
     (tmp_path / "their_tool.py").write_text("class Theirs:\n    def quantize(self, job): ...\n", encoding="utf-8")
-    code = "from hpcq.quantize.door import quantizer; print(type(quantizer('theirs')).__module__)"
+    code = "from hpcq.quantize.interface import quantizer; print(type(quantizer('theirs')).__module__)"
     path = os.pathsep.join([str(tmp_path), os.environ.get("PYTHONPATH", "")])
     answer = subprocess.run(
         [sys.executable, "-c", code], env={**os.environ, "PYTHONPATH": path}, capture_output=True, text=True, check=True

@@ -10,10 +10,10 @@ from typing import Any
 
 import pytest
 
-from hpcq.errors import UserInputError
+from hpcq.core.errors import UserInputError
 from hpcq.manifest import load, resolve
-from hpcq.plan.document import plan_document
 from hpcq.plan.plan import make_plan
+from hpcq.plan.plan_json import plan_document
 from hpcq.report.report import MergedRun, make_report
 from hpcq.store import Index, MergeReport, Score, VariantResults, read_results, write_results
 

@@ -11,7 +11,7 @@ from typing import Any
 
 import pytest
 
-from hpcq.errors import UserInputError
+from hpcq.core.errors import UserInputError
 from hpcq.report.formats import WRITERS, Report
 from hpcq.report.published import beside_published, studies_named
 from hpcq.report.rows import Row, make_rows

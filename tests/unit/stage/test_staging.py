@@ -9,9 +9,9 @@ from pathlib import Path
 
 import pytest
 
-from hpcq.cache import cache_folder
 from hpcq.catalog.packages import calibration_names, find_items, packaged_tasks
-from hpcq.errors import EnvironmentFault
+from hpcq.core.cache import cache_folder
+from hpcq.core.errors import EnvironmentFault
 from hpcq.stage import stage_calibration, stage_items, stage_model
 
 

@@ -11,7 +11,7 @@ from pathlib import Path
 import pytest
 
 from hpcq.catalog.packages import Member
-from hpcq.errors import EnvironmentFault
+from hpcq.core.errors import EnvironmentFault
 from hpcq.stage.wheels import download, extract
 
 CONTENT = b'{"question": "invented"}\n'

@@ -15,9 +15,9 @@ import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
-from hpcq.errors import StorageFault, WorkFailed
+from hpcq.core.errors import StorageFault, WorkFailed
 from hpcq.store import Claim, Response, load
-from hpcq.store.sealed import sealed
+from hpcq.store.checksummed import sealed
 from hpcq.store.segments import SEGMENT_FORMAT, SEGMENT_SCHEMA
 
 numbers = st.sampled_from([0.0, -0.0, math.nan, -math.inf, -1.5])

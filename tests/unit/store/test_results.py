@@ -16,7 +16,7 @@ import numpy as np
 import pytest
 
 import hpcq.store
-from hpcq.errors import RunIncomplete, SegmentDamaged
+from hpcq.core.errors import RunIncomplete, SegmentDamaged
 from hpcq.store import (
     Index,
     MergeReport,

@@ -21,7 +21,7 @@ import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
-from hpcq.errors import SegmentDamaged, StorageFault
+from hpcq.core.errors import SegmentDamaged, StorageFault
 from hpcq.store import (
     RequestKey,
     Response,
@@ -32,7 +32,7 @@ from hpcq.store import (
     load,
     read_segment,
 )
-from hpcq.store.sealed import digest_in, sealed
+from hpcq.store.checksummed import digest_in, sealed
 from hpcq.store.segments import SEGMENT_FORMAT, SEGMENT_SCHEMA
 
 texts = st.text(st.characters(), max_size=40)

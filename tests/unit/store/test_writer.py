@@ -12,8 +12,8 @@ from typing import Any
 
 import pytest
 
-from hpcq.errors import StorageFault
-from hpcq.files import temporary_beside
+from hpcq.core.errors import StorageFault
+from hpcq.core.files import temporary_beside
 from hpcq.store import Response, SegmentWriter, count_rows, load
 
 ANSWER = Response(-1.0, is_greedy=True)

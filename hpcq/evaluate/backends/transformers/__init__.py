@@ -1,0 +1,1 @@
+"""Back end for transformers and accelerate, through lm-eval's HFLM."""

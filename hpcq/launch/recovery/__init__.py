@@ -1,0 +1,1 @@
+"""Recovery of units that ended early: signals, preemption, stale attempts, the retry policy."""

@@ -1,0 +1,85 @@
+"""The lock of a run: its manifest with every default, digest, version and the profile written out; a manifest too."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import asdict
+from typing import Any
+
+import tomli_w
+
+import hpcq
+from hpcq.catalog import packages
+from hpcq.catalog.schemes import find_scheme
+from hpcq.core.work import Scheme, Versions
+from hpcq.manifest.lookups import defined_schemes, name_of, place_of, scheme_names_of
+from hpcq.manifest.profiles import Profile
+from hpcq.manifest.resolved import Resolved
+from hpcq.manifest.schema import Manifest
+
+_HEADER = """\
+# The manifest of run '{name}' as it was resolved, written by hpcq {version}. It is a manifest itself: plan it or
+# submit it, here or elsewhere. Digests are checked when it is read.
+
+"""
+
+
+def lock_text(resolved: Resolved, versions: Mapping[str, Versions] | None = None) -> str:
+    """The lock as TOML. `versions`: of the tools, by Python environment; by default those that a lock recorded."""
+    manifest = resolved.manifest
+    document = manifest.model_dump(mode="json", exclude_none=True)
+    layout, settings = resolved.layout, resolved.evaluate
+    document["paths"] = {"runs": str(layout.runs), "checkpoints": str(layout.checkpoints), "logs": str(layout.logs)}
+    document["cluster"]["profile"] = _profile(resolved.profile)
+    document["models"] = _models(resolved)
+    document["schemes"]["define"] = [_definition(scheme) for scheme in _named_schemes(manifest)]
+    document["evaluate"]["environment"] = settings.environment
+    document["quantize"]["environment"] = resolved.quantize.environment
+    if packages.staged_calibration(manifest.calibration.dataset) is None:
+        document["calibration"]["dataset"] = str(place_of(manifest.calibration.dataset, manifest))
+    if resolved.calibration and resolved.calibration.digest:
+        document["calibration"]["digest"] = resolved.calibration.digest
+    if manifest.tasks.data not in ("hub", "packages"):
+        document["tasks"]["data"] = str(place_of(manifest.tasks.data, manifest))
+    for task in resolved.tasks:
+        if task.data_digest:
+            document["tasks"]["options"].setdefault(task.name, {})["digest"] = task.data_digest
+    recorded = resolved.locked_versions if versions is None else versions
+    document["locked"] = {
+        "hpcq": hpcq.__version__,
+        "versions": {environment: dict(pairs) for environment, pairs in recorded.items()},
+    }
+    return _HEADER.format(name=resolved.name, version=hpcq.__version__) + tomli_w.dumps(document)
+
+
+def _profile(profile: Profile) -> dict[str, Any]:
+    other = "slurm" if profile.scheduler == "local" else "local"
+    return profile.model_dump(mode="json", exclude_none=True, exclude={other})
+
+
+def _models(resolved: Resolved) -> list[dict[str, Any]]:
+    manifest = resolved.manifest
+    digests = {(model.id, model.revision): model.digest for model, _ in resolved.pairs}
+    entries = []
+    for index, entry in enumerate(manifest.models):
+        row = entry.model_dump(mode="json", exclude_none=True)
+        row["id"] = name_of(entry)
+        row["schemes"] = [name for _, name in scheme_names_of(index, manifest)]
+        if entry.path is not None:
+            row["path"] = str(place_of(entry.path, manifest))
+        digest = digests[row["id"], entry.revision]
+        entries.append({**row, "digest": digest} if digest else row)
+    return entries
+
+
+def _named_schemes(manifest: Manifest) -> list[Scheme]:
+    """Every scheme that the manifest names, as what the name stands for today."""
+    defined = defined_schemes(manifest)
+    named = [name for index in range(len(manifest.models)) for _, name in scheme_names_of(index, manifest)]
+    names = dict.fromkeys([*manifest.schemes.use, *named])
+    return [scheme for name in names if (scheme := find_scheme(name, defined))]
+
+
+def _definition(scheme: Scheme) -> dict[str, Any]:
+    fields = {key: value for key, value in asdict(scheme).items() if value is not None and key != "needs_calibration"}
+    return {**fields, "ignore": list(scheme.ignore)}

@@ -1,0 +1,60 @@
+"""How long a run still takes, from what it did so far. An estimate: requests are not alike."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from datetime import UTC, datetime
+
+from hpcq.core.work import Kind, State
+from hpcq.monitor.snapshot import RunStatus, UnitStatus
+
+
+@dataclass(frozen=True, kw_only=True)
+class Progress:
+    """Requests of the whole run. total counts units that have not begun at the mean of those that have; None: none has.
+
+    seconds_left: None until something has been answered.
+    """
+
+    done: int
+    total: int | None
+    seconds_left: float | None
+
+
+def unit_seconds_left(unit: UnitStatus, now: datetime | None = None) -> float | None:
+    """For a running evaluation: what is missing at the rate of its attempt so far."""
+    if unit.running_since is None or not unit.total or unit.done is None:
+        return None
+    elapsed = ((now or datetime.now(UTC)) - datetime.fromisoformat(unit.running_since)).total_seconds()
+    answered = unit.done - unit.restored
+    return elapsed * (unit.total - unit.done) / answered if answered > 0 else None
+
+
+def run_progress(status: RunStatus, now: datetime | None = None) -> Progress:
+    """The run as a whole: units that wait take their turn beside those that run."""
+    units = [unit for unit in status.units if unit.kind == Kind.EVALUATE]
+    totals = [unit.total for unit in units if unit.total]
+    done = sum(unit.done or 0 for unit in units)
+    if not totals:
+        return Progress(done=done, total=None, seconds_left=None)
+    mean = sum(totals) / len(totals)
+    total = round(sum(unit.total or mean for unit in units))
+    return Progress(done=done, total=total, seconds_left=_seconds_left(units, mean, now))
+
+
+def _seconds_left(units: Sequence[UnitStatus], mean: float, now: datetime | None) -> float | None:
+    now = now or datetime.now(UTC)
+    running = [unit for unit in units if unit.state is State.RUNNING]
+    lefts = [left for unit in running if (left := unit_seconds_left(unit, now)) is not None]
+    if not lefts:
+        return None
+    rate = sum(
+        (unit.total - unit.done) / left
+        for unit in running
+        if unit.total and unit.done is not None and (left := unit_seconds_left(unit, now))
+    )
+    if not rate:
+        return max(lefts)
+    missing = sum((unit.total or mean) - (unit.done or 0) for unit in units if unit.state is not State.DONE)
+    return max(*lefts, missing / rate)

@@ -1,0 +1,1 @@
+"""Placement: GPU class, nodes, GPUs and shards for each unit."""

@@ -1,0 +1,1 @@
+"""Schedule: a simulation of what Slurm does with a set of arrays."""

@@ -1,0 +1,1 @@
+"""Clients of Slurm's commands: squeue, scontrol, sinfo."""
