@@ -9,7 +9,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from hpcq.core.errors import EnvironmentFault, UserInputError
+from hpcq.core.errors import SetupError, UserInputError
 from hpcq.core.files import make_folder, write_text
 from hpcq.core.paths import RunLayout
 from hpcq.core.permissions import private
@@ -94,7 +94,7 @@ def gpu_hours_to_hand_over(opened: Opened, *, retry_failed: bool = False) -> dic
     """By class, what a submission would hand over now, estimated. Jobs that wait or run already do not count.
 
     Raises:
-        EnvironmentFault: Slurm is asked, and does not answer.
+        SetupError: Slurm is asked, and does not answer.
     """
     jobs = unit_jobs_if_any(opened.layout)
     seen = take_picture(opened.layout, plan_document(opened.plan, (), {})["units"], _views(jobs))
@@ -105,7 +105,7 @@ def dry_run(manifest: Path, overrides: Sequence[str] = ()) -> Planned:
     """Plan, and check everything that a submission checks.
 
     Raises:
-        UserInputError, EnvironmentFault: what a submission would refuse.
+        UserInputError, SetupError: what a submission would refuse.
     """
     planned = plan(manifest, overrides)
     check_runnable(planned.opened)
@@ -123,7 +123,7 @@ def hand_over(
     Raises:
         UserInputError: something in the plan cannot run, the run's folder belongs to another manifest, units of an
             earlier plan still wait or run, or another user can write the run's folders.
-        EnvironmentFault: a model, an environment or Slurm is missing.
+        SetupError: a model, an environment or Slurm is missing.
     """
     check_runnable(opened)
     refuse_another(opened)
@@ -219,7 +219,7 @@ def cancel(run: str, units: Sequence[str] = ()) -> list[str]:
 
     Raises:
         UserInputError: no such run or unit.
-        EnvironmentFault: the run is worked on from another host, or Slurm is still ending the jobs after two minutes.
+        SetupError: the run is worked on from another host, or Slurm is still ending the jobs after two minutes.
     """
     record = read_run(run)
     named = _named_units(record, units)
@@ -236,7 +236,7 @@ def cancel(run: str, units: Sequence[str] = ()) -> list[str]:
                 cancelled(record.layout, unit_id, ended)
         ending = wait_until_ended(record.layout, (jobs[unit_id] for unit_id in wanted), CANCEL_TIMEOUT_S)
         if ending:
-            raise EnvironmentFault(
+            raise SetupError(
                 f"Cancelled {len(wanted)} units, and Slurm is still ending {len(ending)} of them"
                 f" ({', '.join(job.job_id for job in ending[:SHOWN_JOBS])}): `hpcq resume` before they have ended would"
                 " leave them out. See `hpcq status`."
@@ -253,7 +253,7 @@ def merge(run: str) -> dict[str, Any]:
 
     Raises:
         UserInputError: there is no such run, or another user can write its folders.
-        EnvironmentFault: the merge could not be done.
+        SetupError: the merge could not be done.
     """
     from hpcq.store import read_results
 
@@ -267,7 +267,7 @@ def merge(run: str) -> dict[str, Any]:
         outcomes = LocalLauncher(opened.layout, _machine(opened.profile)).run([order])
     for outcome in outcomes.values():
         if outcome.state is not State.DONE:
-            raise EnvironmentFault(f"The merge failed: {outcome.reason}. See `hpcq logs {run} merge`.")
+            raise SetupError(f"The merge failed: {outcome.reason}. See `hpcq logs {run} merge`.")
     return {"run": opened.plan.run, **read_results(opened.layout.results).merge}
 
 
@@ -293,7 +293,7 @@ def stage(
     """Bring what `manifest` names and a package ships to the cache; where it lies.
 
     Raises:
-        EnvironmentFault: a package cannot be had.
+        SetupError: a package cannot be had.
     """
     from hpcq.stage.manifest import stage_manifest
 
@@ -316,7 +316,7 @@ def init_profile(path: Path | None = None, *, overwrite: bool = False) -> Path:
 
     Raises:
         UserInputError: the file exists.
-        EnvironmentFault: there is no Slurm, it does not answer, or it has no nodes that hpcq can use.
+        SetupError: there is no Slurm, it does not answer, or it has no nodes that hpcq can use.
     """
     from hpcq.manifest.first_profile import profile_text
     from hpcq.slurm.sinfo import cluster_name, node_kinds

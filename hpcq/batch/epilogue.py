@@ -15,7 +15,7 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from hpcq.core.attempts import AttemptRecord, attempts_of, read_attempts
-from hpcq.core.errors import EnvironmentFault, HpcqError
+from hpcq.core.errors import HpcqError, SetupError
 from hpcq.core.failures import Failure, failure_of_exit
 from hpcq.core.work import Kind
 from hpcq.launch.node_exclusion import joined, nodes_to_avoid
@@ -129,7 +129,7 @@ class Aftermath:
             change(self._own.job_id, **changes)
         others = waiting(self._order.layout.name, self._job.partition) if "ExcNodeList" in changes else []
         if others:
-            with contextlib.suppress(EnvironmentFault):  # some may have begun in between
+            with contextlib.suppress(SetupError):  # some may have begun in between
                 change(",".join(others), ExcNodeList=changes["ExcNodeList"])
 
     def _changes(self, decision: Decision) -> dict[str, str]:

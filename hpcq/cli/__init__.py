@@ -16,7 +16,7 @@ from collections.abc import Sequence
 
 from hpcq import __version__
 from hpcq.cli import process_setup
-from hpcq.core.errors import HpcqError, StorageFault
+from hpcq.core.errors import HpcqError, StorageError
 from hpcq.core.files import describe_os_error
 
 VERBS = ("plan", "submit", "status", "logs", "resume", "cancel", "merge", "report", "stage", "init")
@@ -73,7 +73,7 @@ def _run(argv: Sequence[str] | None) -> int:
         return code
     except OSError as error:
         print(describe_os_error(error), file=sys.stderr)
-        return StorageFault.exit_code
+        return StorageError.exit_code
     except KeyboardInterrupt:
         print("Interrupted. What was committed is kept: type the command again to go on.", file=sys.stderr)
         return INTERRUPTED

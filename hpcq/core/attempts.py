@@ -113,7 +113,7 @@ def new_attempt(folder: Path, record: AttemptRecord) -> Attempt:
     it wrote the record stays unused.
 
     Raises:
-        StorageFault: the record cannot be written.
+        StorageError: the record cannot be written.
     """
     with storage_faults(folder):
         make_folder(folder)
@@ -137,7 +137,7 @@ def read_attempts(folder: Path) -> dict[str, list[AttemptRecord]]:
     """Every attempt under `folder` that can be read, by unit, in order. Fields of later versions are ignored.
 
     Raises:
-        StorageFault: the file system refused to tell.
+        StorageError: the file system refused to tell.
     """
     return _read_all(_records(folder))
 
@@ -146,7 +146,7 @@ def attempts_of(folder: Path, unit: str) -> list[AttemptRecord]:
     """Those of one unit, in order, without reading the others'.
 
     Raises:
-        StorageFault: the file system refused to tell.
+        StorageError: the file system refused to tell.
     """
     return _read_all([path for path in _records(folder) if path.name.startswith(f"{unit}.")]).get(unit, [])
 

@@ -32,7 +32,7 @@ def read_completion(folder: Path) -> Completion | None:
     """The word for the unit of `folder`; None where there is none, or none that can be understood.
 
     Raises:
-        StorageFault: the file system refused to tell.
+        StorageError: the file system refused to tell.
     """
     path = folder / COMPLETE
     try:

@@ -13,7 +13,7 @@ from collections.abc import Iterable
 from pathlib import Path
 
 from hpcq.core.cache import cache_folder
-from hpcq.core.errors import StorageFault
+from hpcq.core.errors import StorageError
 from hpcq.core.files import digest_of_file, write_text
 
 _CHECKPOINT_FILES = ("*.safetensors", "*.bin", "*.json", "tokenizer.model", "*.txt", "*.jinja", "*.py")
@@ -90,5 +90,5 @@ def _read_known() -> _Known:
 def _keep(known: _Known) -> None:
     """Write the cache if it has grown; a folder that may not be written only costs time."""
     if known != _read_known():
-        with contextlib.suppress(StorageFault):
+        with contextlib.suppress(StorageError):
             write_text(_cache_file(), json.dumps(known, indent=0, sort_keys=True))

@@ -25,7 +25,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from hpcq.core.cache import cache_folder
-from hpcq.core.errors import EnvironmentFault
+from hpcq.core.errors import SetupError
 from hpcq.core.files import storage_faults, write_text
 
 if TYPE_CHECKING:
@@ -58,13 +58,11 @@ def lock_file(name: str, modules: Path = MODULES) -> Path:
     """The lock of the environment `name`.
 
     Raises:
-        EnvironmentFault: there is no such environment.
+        SetupError: there is no such environment.
     """
     known = names(modules)
     if name not in known:
-        raise EnvironmentFault(
-            f"There is no environment {name!r}: {modules} has locks for {', '.join(known) or 'none'}."
-        )
+        raise SetupError(f"There is no environment {name!r}: {modules} has locks for {', '.join(known) or 'none'}.")
     return modules / f"{name}{LOCK_SUFFIX}"
 
 
@@ -72,7 +70,7 @@ def pins(name: str, modules: Path = MODULES) -> dict[str, str]:
     """Normalized name and exact version of every distribution that the lock of `name` pins.
 
     Raises:
-        EnvironmentFault: no such environment, or a line of its lock that pins nothing.
+        SetupError: no such environment, or a line of its lock that pins nothing.
     """
     lock = lock_file(name, modules)
     return dict(_pins_in(lock.read_text(encoding="utf-8"), lock))
@@ -88,7 +86,7 @@ def _pins_in(text: str, lock: Path) -> Mapping[str, str]:
             continue
         match = _PIN.fullmatch(requirement)
         if match is None:
-            raise EnvironmentFault(f"{lock}:{number}: {requirement!r} is not an exact pin: write 'name==version'.")
+            raise SetupError(f"{lock}:{number}: {requirement!r} is not an exact pin: write 'name==version'.")
         found[normalized(match["name"])] = match["version"]
     return found
 
@@ -97,7 +95,7 @@ def locked_versions(name: str, distributions: Iterable[str], modules: Path = MOD
     """The versions that the environment `name` holds of `distributions`, sorted by normalized name.
 
     Raises:
-        EnvironmentFault: an unknown environment, or a distribution that its lock does not pin.
+        SetupError: an unknown environment, or a distribution that its lock does not pin.
     """
     pinned = pins(name, modules)
     wanted = sorted({normalized(distribution) for distribution in distributions})
@@ -105,7 +103,7 @@ def locked_versions(name: str, distributions: Iterable[str], modules: Path = MOD
         if distribution not in pinned:
             close = difflib.get_close_matches(distribution, pinned, n=1)
             meant = f"did you mean {close[0]!r}?" if close else "add it there to use it."
-            raise EnvironmentFault(f"{lock_file(name, modules)} pins no {distribution!r}: {meant}")
+            raise SetupError(f"{lock_file(name, modules)} pins no {distribution!r}: {meant}")
     return tuple((distribution, pinned[distribution]) for distribution in wanted)
 
 
@@ -131,7 +129,7 @@ def exists(name: str, modules: Path = MODULES) -> bool:
     """True if the environment is there and whole.
 
     Raises:
-        EnvironmentFault: no such environment, or the cache cannot be read.
+        SetupError: no such environment, or the cache cannot be read.
     """
     target = folder(name, modules)
     with storage_faults(target):
@@ -142,7 +140,7 @@ def create(name: str, modules: Path = MODULES) -> Path:
     """Make the environment unless it is there and whole, and return its python. Progress goes to standard error.
 
     Raises:
-        EnvironmentFault: venv or pip failed, or the cache cannot be written.
+        SetupError: venv or pip failed, or the cache cannot be written.
     """
     target = folder(name, modules)
     if not exists(name, modules):
@@ -198,7 +196,7 @@ def _run(name: str, command: list[str]) -> None:
                 _say(f"  {line.rstrip()[:100]}")
     if process.returncode:
         output = "\n".join(f"  {line}" for line in tail)
-        raise EnvironmentFault(
+        raise SetupError(
             f"The environment {name!r} could not be made: '{' '.join(command[1:4])}' ended with exit code "
             f"{process.returncode}. {_cure(output)}\n{output}"
         )
@@ -244,7 +242,7 @@ def main(arguments: list[str] | None = None) -> int:
     parser.add_argument("name", help=f"one of: {', '.join(names())}")
     try:
         python = create(parser.parse_args(arguments).name)
-    except EnvironmentFault as fault:
+    except SetupError as fault:
         _say(str(fault))
         return fault.exit_code
     except KeyboardInterrupt:

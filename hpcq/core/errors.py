@@ -28,13 +28,13 @@ class ManifestError(UserInputError):
         super().__init__("\n".join(self.problems))
 
 
-class EnvironmentFault(HpcqError):
+class SetupError(HpcqError):
     """The machine or the cluster lacks something: no Slurm, no interpreter, a full disk, a missing model."""
 
     exit_code = 3
 
 
-class StorageFault(EnvironmentFault):
+class StorageError(SetupError):
     """The file system refused: no room, no permission, read-only, stale."""
 
 
@@ -42,7 +42,7 @@ class RunIncomplete(HpcqError):
     """The run has failed or incomplete units."""
 
 
-class SegmentDamaged(HpcqError):
+class SegmentCorruptError(HpcqError):
     """A segment cannot be trusted: cut short, altered, foreign, or of a later version. The merge sets it aside."""
 
 

@@ -11,7 +11,7 @@ import re
 from collections.abc import Iterator, Mapping
 from enum import StrEnum
 
-from hpcq.core.errors import EnvironmentFault, HpcqError, ProcessEnded, StorageFault, UserInputError
+from hpcq.core.errors import HpcqError, ProcessEnded, SetupError, StorageError, UserInputError
 
 
 class Failure(StrEnum):
@@ -118,9 +118,9 @@ def _judge(error: BaseException) -> Failure:
 def _judge_ours(error: HpcqError) -> Failure:
     if isinstance(error, ProcessEnded):
         return Failure(error.failure)
-    if isinstance(error, StorageFault):
+    if isinstance(error, StorageError):
         return _judge_errno(_errno_of(error), "") if _errno_of(error) in _SICK_MOUNT else Failure.FULL_DISK
-    if isinstance(error, EnvironmentFault):
+    if isinstance(error, SetupError):
         return Failure.LACKING
     return Failure.BAD_INPUT if isinstance(error, UserInputError) else Failure.BUG
 

@@ -18,7 +18,7 @@ import shutil
 from collections.abc import Iterator
 from pathlib import Path
 
-from hpcq.core.errors import StorageFault
+from hpcq.core.errors import StorageError
 from hpcq.core.processes import identity
 
 _NOT_CONNECTED = "the file system is not connected on this node: type the command again on another"
@@ -62,10 +62,10 @@ def storage_faults(path: Path) -> Iterator[None]:
     except OSError as error:
         if error.errno not in _CURES:
             raise
-        raise StorageFault(describe_os_error(error, path)) from error
+        raise StorageError(describe_os_error(error, path)) from error
 
 
-def is_passing(fault: StorageFault) -> bool:
+def is_passing(fault: StorageError) -> bool:
     """Whether the file system may yet do, without any change to the work, what it refused: no room, a lost server."""
     return isinstance(fault.__cause__, OSError) and fault.__cause__.errno in _PASSING
 
@@ -85,7 +85,7 @@ def listed(folder: Path) -> list[Path]:
     Path.glob would take a folder that may not be read for an empty one.
 
     Raises:
-        StorageFault: the file system refused to tell.
+        StorageError: the file system refused to tell.
     """
     with contextlib.suppress(FileNotFoundError), storage_faults(folder):
         return sorted(folder.iterdir())
@@ -175,11 +175,11 @@ def committed_file(path: Path) -> Iterator[Path]:
     """Yield a temporary path to write; when the block ends well the file is durable under `path`, else it is gone.
 
     Raises:
-        StorageFault: `path` is a folder; no room, no permission, read-only or stale.
+        StorageError: `path` is a folder; no room, no permission, read-only or stale.
     """
     with _temporary(path) as temporary:
         if path.is_dir():
-            raise StorageFault(f"{path}: is a folder; name a file.")
+            raise StorageError(f"{path}: is a folder; name a file.")
         yield temporary
         _fsync(temporary)
         temporary.replace(path)
@@ -194,7 +194,7 @@ def committed_folder(path: Path) -> Iterator[Path]:
     killed processes of this host left of earlier tries is removed first: it may be as large as a checkpoint.
 
     Raises:
-        StorageFault: no room, no permission, read-only or stale.
+        StorageError: no room, no permission, read-only or stale.
     """
     sweep(path.parent, path.name)
     with _temporary(path) as temporary:

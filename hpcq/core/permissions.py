@@ -28,7 +28,7 @@ def private(layout: RunLayout) -> Iterator[None]:
 
     Raises:
         UserInputError: another user owns one of them, or can write it.
-        StorageFault: one cannot be made.
+        StorageError: one cannot be made.
     """
     folders = (layout.folder, layout.job_logs, layout.launcher_logs)
     for folder in (*folders, layout.folder / "package"):

@@ -15,7 +15,7 @@ import time
 from collections.abc import Iterator
 from typing import IO
 
-from hpcq.core.errors import EnvironmentFault
+from hpcq.core.errors import SetupError
 from hpcq.core.files import storage_faults
 from hpcq.core.paths import RunLayout
 from hpcq.core.processes import identity, is_alive
@@ -33,7 +33,7 @@ def hold(layout: RunLayout) -> Iterator[None]:
     Makes the run's folder, for its user alone, if need be.
 
     Raises:
-        EnvironmentFault: another process holds it.
+        SetupError: another process holds it.
     """
     with storage_faults(layout.folder):
         layout.folder.mkdir(parents=True, exist_ok=True, mode=_PRIVATE)
@@ -54,7 +54,7 @@ def _lock(file: IO[str], layout: RunLayout) -> None:
         if _take(file, fcntl.LOCK_EX, layout):
             return
         time.sleep(ATTEMPT_INTERVAL_S)
-    raise EnvironmentFault(
+    raise SetupError(
         f"{layout.folder}: another hpcq command is working on this run; watch it with "
         f"`hpcq status {layout.name} --watch`."
     )

@@ -10,7 +10,7 @@ import sys
 
 from hpcq import __version__
 from hpcq.core.attempts import Attempt
-from hpcq.core.errors import EnvironmentFault
+from hpcq.core.errors import SetupError
 from hpcq.core.work import EvaluateWork, Versions
 
 
@@ -20,7 +20,7 @@ def verify_versions(versions: Versions) -> None:
     A build's local suffix does not count: torch 2.13.0+cpu is 2.13.0.
 
     Raises:
-        EnvironmentFault: one is missing or of another version.
+        SetupError: one is missing or of another version.
     """
     for name, wanted in versions:
         try:
@@ -28,7 +28,7 @@ def verify_versions(versions: Versions) -> None:
         except importlib.metadata.PackageNotFoundError:
             found = "missing"
         if found.partition("+")[0] != wanted.partition("+")[0]:
-            raise EnvironmentFault(
+            raise SetupError(
                 f"{sys.executable}: {name} is {found} where the plan says {wanted}: make the environment again from its"
                 " lock (`make environments`), or submit the manifest again to plan with what is there."
             )

@@ -37,7 +37,7 @@ def questions_of(tasks: Sequence[Task], *, is_rehearsal: bool) -> Questions:
 
     Raises:
         UserInputError: an unknown task, or a setting that its definition excludes.
-        EnvironmentFault: a task's data cannot be had.
+        SetupError: a task's data cannot be had.
         WorkFailed: lm-eval cannot make a task's requests.
     """
     if is_rehearsal:

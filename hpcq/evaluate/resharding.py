@@ -32,7 +32,7 @@ def answered_at_first(
     place, so of several that begin at once one is the first.
 
     Raises:
-        StorageFault: the file system refused.
+        StorageError: the file system refused.
     """
     if work.shard.count == 1:
         return frozenset()

@@ -22,7 +22,7 @@ from lm_eval.tasks._index import Kind
 from hpcq.catalog.tasks import find_task
 from hpcq.core.cache import cache_folder
 from hpcq.core.digests import digest_of_items
-from hpcq.core.errors import EnvironmentFault, UserInputError, WorkFailed
+from hpcq.core.errors import SetupError, UserInputError, WorkFailed
 from hpcq.core.work import Task
 from hpcq.evaluate.requests import GENERATE, Request, requests_of
 
@@ -61,7 +61,7 @@ def build_tasks(tasks: Sequence[Task]) -> list[BuiltTask]:
 
     Raises:
         UserInputError: an unknown task, or a setting that its definition excludes.
-        EnvironmentFault: its data cannot be had.
+        SetupError: its data cannot be had.
         WorkFailed: lm-eval cannot make its requests, or two tasks hold the same leaf.
     """
     # IFEval's definition looks for NLTK's data when it is imported, and would fetch them.
@@ -92,7 +92,7 @@ def _build(task: Task) -> BuiltTask:
         made = TaskFactory().build(entry, overrides=overrides, registry=manager.task_index)
     except (OSError, KeyError, datasets.exceptions.DatasetsError) as error:
         place = task.data_path or "where lm-eval's definition says"
-        raise EnvironmentFault(
+        raise SetupError(
             f"{task.name}: its documents cannot be had from {place}: {_first_line(error)}."
             f" Stage them with `hpcq stage`, or name a folder of <split>.jsonl files as tasks.data."
         ) from error
@@ -111,7 +111,7 @@ def _local_data(task: Task, *, is_leaf: bool) -> dict[str, Any]:
     if not is_leaf:
         raise UserInputError(f"tasks.data: {task.name} is a group of tasks, which one folder ({folder}) cannot serve.")
     if task.data_digest not in (None, digest_of_items(folder)):
-        raise EnvironmentFault(
+        raise SetupError(
             f"{folder}: the documents of {task.name} are not those that the plan was made with:"
             " submit the manifest again to plan with what is there."
         )

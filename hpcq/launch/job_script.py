@@ -10,7 +10,7 @@ import shlex
 from pathlib import Path
 
 import hpcq
-from hpcq.core.errors import EnvironmentFault, UserInputError
+from hpcq.core.errors import SetupError, UserInputError
 from hpcq.core.files import storage_faults, temporary_beside, write_text
 from hpcq.launch.array_spec import Environment
 
@@ -26,7 +26,7 @@ def write_environment(path: Path, environment: Environment, *, threads: int, pac
 
     Raises:
         UserInputError: a name of a module or variable that is none.
-        EnvironmentFault: hpcq was installed without its `sbatch/` folder.
+        SetupError: hpcq was installed without its `sbatch/` folder.
     """
     write_text(path, environment_text(environment, threads=threads, package_path=package_path))
 
@@ -74,11 +74,11 @@ def script(name: str) -> Path:
     """One of the files under `sbatch/`.
 
     Raises:
-        EnvironmentFault: hpcq was installed without them.
+        SetupError: hpcq was installed without them.
     """
     path = SCRIPTS / name
     if not path.is_file():
-        raise EnvironmentFault(f"{path} is missing: run hpcq from its checkout, or install it with `pip install -e`.")
+        raise SetupError(f"{path} is missing: run hpcq from its checkout, or install it with `pip install -e`.")
     return path
 
 

@@ -60,7 +60,7 @@ def unit_jobs(layout: RunLayout) -> dict[str, UnitJobView]:
     """The last job of every unit that was handed over.
 
     Raises:
-        EnvironmentFault: there is no Slurm, or it does not answer.
+        SetupError: there is no Slurm, or it does not answer.
     """
     queue = poll(layout.name)
     record_lost(layout, queue)
@@ -83,7 +83,7 @@ def wait_until_ended(layout: RunLayout, jobs: Iterable[UnitJobView], timeout_s: 
     the node's epilog, and until all is over it says that the job runs.
 
     Raises:
-        EnvironmentFault: there is no Slurm, or it does not answer.
+        SetupError: there is no Slurm, or it does not answer.
     """
     deadline_s = time.monotonic() + timeout_s
     wanted = {job.job_id for job in jobs}

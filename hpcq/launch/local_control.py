@@ -7,7 +7,7 @@ import time
 from collections.abc import Collection
 
 from hpcq.core.attempts import AttemptRecord, read_attempts
-from hpcq.core.errors import EnvironmentFault
+from hpcq.core.errors import SetupError
 from hpcq.core.paths import RunLayout
 from hpcq.core.processes import is_alive, send, stop
 from hpcq.core.run_lock import holder, is_held
@@ -27,17 +27,17 @@ def interrupt_holder(layout: RunLayout) -> bool:
     """Stop the command that runs the units, and wait until it has let go of the run; False where there is none.
 
     Raises:
-        EnvironmentFault: it runs on another host, or does not stop.
+        SetupError: it runs on another host, or does not stop.
     """
     held_by = holder(layout)
     if held_by is None:
         return False
     if not send(held_by, signal.SIGTERM):
-        raise EnvironmentFault(f"The run is worked on from {held_by.partition(' ')[0]}: cancel it there.")
+        raise SetupError(f"The run is worked on from {held_by.partition(' ')[0]}: cancel it there.")
     deadline = time.monotonic() + PATIENCE_S
     while is_held(layout):
         if time.monotonic() > deadline:
-            raise EnvironmentFault(f"The command that runs '{layout.name}' was told to stop and goes on: wait for it.")
+            raise SetupError(f"The command that runs '{layout.name}' was told to stop and goes on: wait for it.")
         time.sleep(POLL_INTERVAL_S)
     return True
 

@@ -17,7 +17,7 @@ def nodes_to_avoid(
     """Names of nodes. Slurm is asked for the partition's only where a node had a fault.
 
     Raises:
-        EnvironmentFault: Slurm does not answer.
+        SetupError: Slurm does not answer.
     """
     faults = [one for records in attempts.values() for one in records if one.failure == Failure.NODE_FAULT]
     if not faults:

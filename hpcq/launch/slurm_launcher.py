@@ -19,7 +19,7 @@ from pathlib import Path
 from typing import Any
 
 from hpcq.core.attempts import AttemptRecord, read_attempts
-from hpcq.core.errors import EnvironmentFault, UserInputError
+from hpcq.core.errors import SetupError, UserInputError
 from hpcq.core.files import storage_faults
 from hpcq.core.paths import RunLayout
 from hpcq.core.work import Kind
@@ -62,7 +62,7 @@ class SlurmLauncher:
         recorded as soon as Slurm has accepted it, so a failure in the middle leaves nothing that is not known.
 
         Raises:
-            EnvironmentFault: there is no Slurm, it does not answer, or it refuses an array.
+            SetupError: there is no Slurm, it does not answer, or it refuses an array.
             UserInputError: an option, a name or a path that cannot be handed to sbatch.
         """
         squeue.require_clients()
@@ -105,7 +105,7 @@ class SlurmLauncher:
         if avoided:
             try:
                 return _sbatch(folder, order, {**options, "exclude": joined(order.exclude, avoided)}, jobs)
-            except EnvironmentFault as error:
+            except SetupError as error:
                 if NO_SUCH_NODES not in str(error):
                     raise
         return _sbatch(folder, order, options, jobs)
@@ -216,7 +216,7 @@ def _sbatch(folder: Path, order: ArrayOrder, options: Mapping[str, Any], jobs: S
             submitted = executor.submit_array(jobs)
     except (FailedJobError, FailedSubmissionError) as error:
         said = (str(error).strip() or "no reason given").splitlines()[-1]
-        raise EnvironmentFault(
+        raise SetupError(
             f"sbatch refused array {order.name} (partition {order.partition}): {said.removeprefix('sbatch: error: ')}. "
             "Correct the cluster profile and type the command again."
         ) from error

@@ -9,7 +9,7 @@ import json
 from collections.abc import Iterator, Sequence
 
 from hpcq.catalog.gpu_aliases import guess_gpu, is_mig
-from hpcq.core.errors import EnvironmentFault
+from hpcq.core.errors import SetupError
 from hpcq.core.work import slug
 from hpcq.slurm.sinfo import NodeKind
 
@@ -40,13 +40,13 @@ def profile_text(name: str, kinds: Sequence[NodeKind]) -> str:
     """The profile of a cluster of these nodes.
 
     Raises:
-        EnvironmentFault: none of them can be used.
+        SetupError: none of them can be used.
     """
     refused = [(kind, why) for kind in kinds if (why := _why_not(kind))]
     usable = [kind for kind in kinds if not _why_not(kind)]
     if not usable:
         reasons = " ".join(f"{_what(kind)}: {why}" for kind, why in refused) or "it lists none."
-        raise EnvironmentFault(f"sinfo names no nodes of '{name}' that hpcq can use. {reasons}")
+        raise SetupError(f"sinfo names no nodes of '{name}' that hpcq can use. {reasons}")
     has_cpus = any(not kind.gpus for kind in usable)
     has_gpus = any(kind.gpus for kind in usable)
     longest = max(kind.minutes or _USUAL_MINUTES for kind in usable)

@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import Any
 
 from hpcq.core.completion import Completion, read_completion
-from hpcq.core.errors import RunIncomplete, SegmentDamaged
+from hpcq.core.errors import RunIncomplete, SegmentCorruptError
 from hpcq.core.files import listed
 from hpcq.core.paths import RunLayout
 from hpcq.core.work import Kind
@@ -21,7 +21,7 @@ def committed_units(layout: RunLayout, units: Sequence[Mapping[str, Any]]) -> fr
     """Ids of the units (rows of the plan's document) whose result is on disk, whole.
 
     Raises:
-        StorageFault: the file system refused to tell.
+        StorageError: the file system refused to tell.
     """
     results = _results(layout)
     done: set[str] = set()
@@ -81,7 +81,7 @@ def _has_seen(results: Results, words: Mapping[str, Completion]) -> bool:
 def _results(layout: RunLayout) -> Results | None:
     try:
         return read_results(layout.results)
-    except (RunIncomplete, SegmentDamaged):
+    except (RunIncomplete, SegmentCorruptError):
         return None
 
 

@@ -57,7 +57,7 @@ class Blocks:
         """The block that was committed under this name, if all before it were taken, too; None: it has to be made.
 
         Raises:
-            StorageFault: the file is there, and cannot be read.
+            StorageError: the file is there, and cannot be read.
         """
         path = self._path(name)
         if not self._is_whole or not path.exists():
@@ -80,7 +80,7 @@ class Blocks:
         """Make a finished block durable.
 
         Raises:
-            StorageFault: no room, no permission, read-only or stale.
+            StorageError: no room, no permission, read-only or stale.
         """
         metadata = {"schema": SCHEMA, "name": name, "after": self._last, "facts": encoded(block.facts).decode()}
         data = (tensor.data for tensor in block.tensors.values())

@@ -10,7 +10,7 @@ import random
 from collections.abc import Callable, Iterable, Sequence
 from pathlib import Path
 
-from hpcq.core.errors import EnvironmentFault, UserInputError
+from hpcq.core.errors import SetupError, UserInputError
 from hpcq.core.files import digest_of_file
 from hpcq.core.work import Calibration
 
@@ -21,7 +21,7 @@ def calibration_sequences(
     """The sequences that `calibration` means, from its own text.
 
     Raises:
-        EnvironmentFault: the text is not there, or is not the one that was planned with.
+        SetupError: the text is not there, or is not the one that was planned with.
         UserInputError: the text is malformed, or too short.
     """
     path = _checked_path(calibration)
@@ -92,14 +92,14 @@ def pack(passages: Iterable[Sequence[int]], *, samples: int, length: int, separa
 
 def _checked_path(calibration: Calibration) -> Path:
     if calibration.path is None or not Path(calibration.path).is_file():
-        raise EnvironmentFault(
+        raise SetupError(
             f"{calibration.path}: the calibration text '{calibration.dataset}' is not there: "
             f"stage the manifest, or correct calibration.dataset."
         )
     path = Path(calibration.path)
     found = digest_of_file(path)
     if calibration.digest is not None and found != calibration.digest:
-        raise EnvironmentFault(
+        raise SetupError(
             f"{path}: its SHA-256 is {found[:12]}…, but the run was planned with {calibration.digest[:12]}…: "
             f"restore the text, or submit the manifest again."
         )

@@ -72,7 +72,7 @@ def claimed(checkpoint: Path, me: Owner, say: Callable[[str], None]) -> Iterator
     `say` is told for whom one waits.
 
     Raises:
-        StorageFault: no room, no permission, read-only or stale.
+        StorageError: no room, no permission, read-only or stale.
     """
     folder = checkpoint.with_name(checkpoint.name + CLAIM_SUFFIX)
     mine = _wait(checkpoint, folder, me, say)

@@ -13,7 +13,7 @@ import shutil
 from collections.abc import Iterator
 from typing import Any
 
-from hpcq.core.errors import EnvironmentFault
+from hpcq.core.errors import SetupError
 from hpcq.core.work import Calibration
 from hpcq.quantize.calibration import calibration_sequences
 from hpcq.quantize.interface import QuantizeJob
@@ -81,9 +81,7 @@ def _seeded_device(job: QuantizeJob) -> str:
     torch.manual_seed(job.seed)
     has_cuda = torch.cuda.is_available()
     if job.device == "cuda" and not has_cuda:
-        raise EnvironmentFault(
-            "quantize.device is 'cuda', but torch sees no GPU here: choose another GPU class or 'cpu'."
-        )
+        raise SetupError("quantize.device is 'cuda', but torch sees no GPU here: choose another GPU class or 'cpu'.")
     return "cuda" if has_cuda else "cpu"
 
 

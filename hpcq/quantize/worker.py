@@ -19,7 +19,7 @@ from pathlib import Path
 from typing import Any
 
 from hpcq.core.attempts import Attempt, now
-from hpcq.core.errors import EnvironmentFault, UserInputError, WorkFailed
+from hpcq.core.errors import SetupError, UserInputError, WorkFailed
 from hpcq.core.files import committed_folder, digest_of_file
 from hpcq.core.work import QuantizeWork, Variant, Versions
 from hpcq.quantize.block_store import BLOCKS_SUFFIX, Blocks
@@ -48,8 +48,8 @@ def quantize(work: QuantizeWork, attempt: Attempt) -> None:
 
     Raises:
         UserInputError: the scheme does not fit the model, or the tool cannot make it.
-        EnvironmentFault: the base checkpoint, the calibration text or the tools are not those that were planned with.
-        StorageFault: no room, or no permission.
+        SetupError: the base checkpoint, the calibration text or the tools are not those that were planned with.
+        StorageError: no room, or no permission.
         WorkFailed: the tool returned, but left no complete checkpoint.
     """
     path = Path(work.checkpoint_path)
@@ -150,7 +150,7 @@ def _check_versions(planned: Versions) -> None:
     for name, version in planned:
         found = installed_versions([name]).get(name)
         if found != version.partition("+")[0]:
-            raise EnvironmentFault(
+            raise SetupError(
                 f"This environment has {name} {found or 'not at all'}, but the run was planned with {version}: "
                 f"make the environment again, or submit the manifest again."
             )
@@ -174,11 +174,9 @@ def _versions(variant: Variant) -> dict[str, str]:
 def _check_base(base: Path, work: QuantizeWork) -> None:
     model, scheme = work.variant.model, work.variant.scheme
     if not (base / "config.json").is_file():
-        raise EnvironmentFault(
-            f"{base}: no config.json of {model.id} is there: stage the manifest, or correct models.path."
-        )
+        raise SetupError(f"{base}: no config.json of {model.id} is there: stage the manifest, or correct models.path.")
     if not any((base / name).is_file() for name in TOKENIZER_MARKS):
-        raise EnvironmentFault(f"{base}: the checkpoint of {model.id} has no tokenizer: add its tokenizer files.")
+        raise SetupError(f"{base}: the checkpoint of {model.id} has no tokenizer: add its tokenizer files.")
     config = json.loads((base / "config.json").read_text(encoding="utf-8"))
     if config.get("quantization_config"):
         raise UserInputError(

@@ -6,7 +6,7 @@ Knows an opened run and this machine; writes nothing.
 from __future__ import annotations
 
 from hpcq.core import environments
-from hpcq.core.errors import EnvironmentFault, UserInputError
+from hpcq.core.errors import SetupError, UserInputError
 from hpcq.core.work import EvaluateWork
 from hpcq.plan.units import PlannedUnit
 from hpcq.run.run import Opened
@@ -21,7 +21,7 @@ def check_runnable(opened: Opened) -> None:
 
     Raises:
         UserInputError: something in the plan cannot run.
-        EnvironmentFault: a model, an environment or Slurm is missing.
+        SetupError: a model, an environment or Slurm is missing.
     """
     # A benchmark that cannot run is left out, and the plan and the report say so; a variant is not.
     is_left_out = any(isinstance(unit.work, EvaluateWork) and unit.work.tasks for unit in opened.plan.units)
@@ -43,7 +43,7 @@ def check_runnable(opened: Opened) -> None:
     if opened.on_slurm and not absent:
         check_cluster()
     if absent:
-        raise EnvironmentFault("\n".join(absent))
+        raise SetupError("\n".join(absent))
 
 
 def _engine_fault(unit: PlannedUnit, *, on_slurm: bool) -> str | None:

@@ -13,7 +13,7 @@ from pathlib import Path
 from typing import Any
 
 from hpcq.core.attempts import read_attempts
-from hpcq.core.errors import EnvironmentFault, UserInputError
+from hpcq.core.errors import SetupError, UserInputError
 from hpcq.core.files import write_text
 from hpcq.core.paths import RunLayout
 from hpcq.manifest import Resolved, layout_of, load, lock_text, resolve
@@ -109,7 +109,7 @@ def open_run(name: str, overrides: Sequence[str] = ()) -> Opened:
 
     Raises:
         UserInputError: there is no such run, its folder was moved, or an override names or places another run.
-        EnvironmentFault: the run's folder is damaged.
+        SetupError: the run's folder is damaged.
     """
     lock = find_lock(name)
     layout = _layout_in(lock)
@@ -127,13 +127,13 @@ def read_run(name: str) -> RunRecord:
 
     Raises:
         UserInputError: there is no such run, or its folder was moved.
-        EnvironmentFault: the run's folder is damaged.
+        SetupError: the run's folder is damaged.
     """
     lock = find_lock(name)
     layout = _layout_in(lock)
     document = _read_plan(layout)
     if document is None:
-        raise EnvironmentFault(f"{layout.plan}: the plan is missing or damaged; `hpcq resume {name}` mends it.")
+        raise SetupError(f"{layout.plan}: the plan is missing or damaged; `hpcq resume {name}` mends it.")
     return RunRecord(layout=layout, document=document)
 
 
@@ -145,7 +145,7 @@ def _layout_in(lock: Path) -> RunLayout:
         layout = RunLayout(name=locked["run"]["name"], **folders)
         made = layout.folder.resolve()
     except (KeyError, ValueError, TypeError, AttributeError) as error:
-        raise EnvironmentFault(
+        raise SetupError(
             f"{lock}: this run's lock is damaged ({error}); submit its manifest again to mend it."
         ) from error
     if lock.parent.resolve() != made:

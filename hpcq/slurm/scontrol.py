@@ -11,7 +11,7 @@ from dataclasses import dataclass
 from datetime import datetime
 from pathlib import Path
 
-from hpcq.core.errors import EnvironmentFault
+from hpcq.core.errors import SetupError
 from hpcq.slurm.squeue import JOB_NAME_PREFIX, call
 
 NO_SUCH_NODES = "node configuration is not available"
@@ -43,11 +43,11 @@ def show_job(job_id: str) -> JobDetails | None:
     An element must be named so: its own number may be that of the whole array (SLURM_JOB_ID of the last one is).
 
     Raises:
-        EnvironmentFault: there is no Slurm, or it does not answer.
+        SetupError: there is no Slurm, or it does not answer.
     """
     try:
         told = call("scontrol", "show", "job", "--oneliner", job_id)
-    except EnvironmentFault as error:
+    except SetupError as error:
         if "Invalid job id" in str(error):
             return None
         raise
@@ -73,7 +73,7 @@ def requeue(job_id: str) -> None:
     """Have a job, or an element of an array, ended and queued again.
 
     Raises:
-        EnvironmentFault: there is no Slurm, it does not answer, or it refuses.
+        SetupError: there is no Slurm, it does not answer, or it refuses.
     """
     call("scontrol", "requeue", job_id)
 
@@ -82,7 +82,7 @@ def change(job_ids: str, **fields: str) -> None:
     """Change fields of jobs that wait (`job_ids` as squeue lists them, with commas between).
 
     Raises:
-        EnvironmentFault: there is no Slurm, it does not answer, or it refuses for one of them.
+        SetupError: there is no Slurm, it does not answer, or it refuses for one of them.
     """
     call("scontrol", "update", f"JobId={job_ids}", *(f"{name}={value}" for name, value in fields.items()))
 
@@ -91,7 +91,7 @@ def waiting(run: str, partition: str) -> list[str]:
     """Jobs of the run that wait for that partition, an array as one: '100_[3-7]'.
 
     Raises:
-        EnvironmentFault: there is no Slurm, or it does not answer.
+        SetupError: there is no Slurm, or it does not answer.
     """
     words = ("--noheader", "--states=PENDING", f"--user={os.getuid()}", f"--partition={partition}")
     listing = call("squeue", *words, "--format=%i|%j")
@@ -104,7 +104,7 @@ def nodes_of(partition: str | None) -> set[str]:
     """Names of the partition's nodes; of all nodes where no partition is given.
 
     Raises:
-        EnvironmentFault: there is no Slurm, or it does not answer.
+        SetupError: there is no Slurm, or it does not answer.
     """
     which = [f"--partition={partition}"] if partition else []
     return set(call("sinfo", "--noheader", "--Node", *which, "--format=%N").split())
@@ -114,7 +114,7 @@ def is_down(node: str) -> bool:
     """Whether Slurm says that the node is not there.
 
     Raises:
-        EnvironmentFault: there is no Slurm, it does not answer, or it has no such node.
+        SetupError: there is no Slurm, it does not answer, or it has no such node.
     """
     # Not sinfo: while a job is still being ended there it says "completing" of a node that is down.
     state = re.search(r"\bState=(\S+)", call("scontrol", "show", "node", "--oneliner", node))
@@ -125,10 +125,10 @@ def could_start(script: Path, exclude: str) -> bool:
     """Whether a submitted batch script would find nodes beside those in `exclude`.
 
     Raises:
-        EnvironmentFault: there is no Slurm, or it does not answer.
+        SetupError: there is no Slurm, or it does not answer.
     """
     try:
         call("sbatch", "--test-only", f"--exclude={exclude}", str(script))
-    except EnvironmentFault as error:
+    except SetupError as error:
         return NO_SUCH_NODES not in str(error)
     return True

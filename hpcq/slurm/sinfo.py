@@ -65,7 +65,7 @@ def node_kinds() -> tuple[NodeKind, ...]:
     """The kinds of nodes of this cluster, those with GPUs first.
 
     Raises:
-        EnvironmentFault: there is no Slurm, or it does not answer.
+        SetupError: there is no Slurm, or it does not answer.
     """
     return kinds_of(read_nodes(call("sinfo", "--noheader", "--Node", f"--format={_FORMAT}")))
 
@@ -74,7 +74,7 @@ def cluster_name() -> str:
     """What this cluster calls itself.
 
     Raises:
-        EnvironmentFault: there is no Slurm, or it does not answer.
+        SetupError: there is no Slurm, or it does not answer.
     """
     found = re.search(r"^ClusterName\s*=\s*(\S+)", call("scontrol", "show", "config"), re.MULTILINE)
     return found[1] if found else "cluster"

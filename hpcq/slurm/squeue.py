@@ -14,7 +14,7 @@ from collections import defaultdict
 from collections.abc import Iterable
 from dataclasses import dataclass
 
-from hpcq.core.errors import EnvironmentFault
+from hpcq.core.errors import SetupError
 from hpcq.core.work import State
 
 CLIENT_TIMEOUT_S = 30.0
@@ -62,7 +62,7 @@ def poll(run: str) -> dict[Element, JobState]:
     Two runs of one name in different folders are both listed; job ids tell them apart.
 
     Raises:
-        EnvironmentFault: there is no Slurm, or it does not answer.
+        SetupError: there is no Slurm, or it does not answer.
     """
     fields = ",".join(f"{name}:|" for name in _FIELDS)
     listing = call("squeue", "--noheader", "--array", "--states=all", f"--user={os.getuid()}", f"--Format={fields}")
@@ -96,7 +96,7 @@ def cancel(elements: Iterable[Element | str]) -> None:
     """Cancel elements, and whole jobs where only their id is given, by one call; those that have ended are left alone.
 
     Raises:
-        EnvironmentFault: there is no Slurm, or it does not answer.
+        SetupError: there is no Slurm, or it does not answer.
     """
     if arguments := _as_arguments(elements):
         call("scancel", "--quiet", *arguments)
@@ -106,7 +106,7 @@ def release(elements: Iterable[Element | str]) -> None:
     """Let jobs start that Slurm holds, by one call.
 
     Raises:
-        EnvironmentFault: there is no Slurm, it does not answer, or it refuses for one of them.
+        SetupError: there is no Slurm, it does not answer, or it refuses for one of them.
     """
     if arguments := _as_arguments(elements):
         call("scontrol", "release", ",".join(arguments))
@@ -138,7 +138,7 @@ def check_cluster() -> None:
     """See that jobs can be submitted from here.
 
     Raises:
-        EnvironmentFault: there is no Slurm, or it does not answer.
+        SetupError: there is no Slurm, or it does not answer.
     """
     require_clients()
     max_array_size()
@@ -148,23 +148,21 @@ def require_clients() -> None:
     """See that this machine has what submits jobs.
 
     Raises:
-        EnvironmentFault: it has not.
+        SetupError: it has not.
     """
     if shutil.which("sbatch") is None or shutil.which("srun") is None:
-        raise EnvironmentFault(
-            "There is no sbatch on this machine: log in to the cluster, or use cluster.profile=local."
-        )
+        raise SetupError("There is no sbatch on this machine: log in to the cluster, or use cluster.profile=local.")
 
 
 def max_array_size() -> int:
     """The most elements that an array may have.
 
     Raises:
-        EnvironmentFault: there is no Slurm, or it does not answer.
+        SetupError: there is no Slurm, or it does not answer.
     """
     found = re.search(r"^MaxArraySize\s*=\s*(\d+)", call("scontrol", "show", "config"), re.MULTILINE)
     if found is None:
-        raise EnvironmentFault("`scontrol show config` names no MaxArraySize: is this Slurm?")
+        raise SetupError("`scontrol show config` names no MaxArraySize: is this Slurm?")
     return max(1, int(found[1]))
 
 
@@ -172,21 +170,21 @@ def call(program: str, *arguments: str) -> str:
     """What one of Slurm's clients prints.
 
     Raises:
-        EnvironmentFault: it is not there, it does not answer in time, or it fails; the sentence has its last words.
+        SetupError: it is not there, it does not answer in time, or it fails; the sentence has its last words.
     """
     try:
         done = subprocess.run(
             [program, *arguments], capture_output=True, text=True, timeout=CLIENT_TIMEOUT_S, check=False
         )
     except FileNotFoundError:
-        raise EnvironmentFault(
+        raise SetupError(
             f"There is no {program} on this machine: log in to the cluster, or use cluster.profile=local."
         ) from None
     except subprocess.TimeoutExpired:
-        raise EnvironmentFault(
+        raise SetupError(
             f"Slurm did not answer `{program}` within {CLIENT_TIMEOUT_S:g} s: try again, or ask the administrators."
         ) from None
     if done.returncode:
         said = (done.stderr.strip() or done.stdout.strip() or "nothing").splitlines()[-1]
-        raise EnvironmentFault(f"`{program}` failed: {said}")
+        raise SetupError(f"`{program}` failed: {said}")
     return done.stdout

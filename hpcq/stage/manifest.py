@@ -14,7 +14,7 @@ def stage_manifest(resolved: Resolved, *, progress: Callable[[str], None]) -> li
     """Stage the models, items and calibration text that lie, or will lie, in the cache; return where.
 
     Raises:
-        EnvironmentFault: a package cannot be had.
+        SetupError: a package cannot be had.
     """
     models = dict.fromkeys(model for model, _ in resolved.pairs)
     staged = [stage_model(model.id, progress=progress) for model in models if _is(model.path, staged_model(model.id))]

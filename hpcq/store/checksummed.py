@@ -16,7 +16,7 @@ from pathlib import Path
 
 import h5py
 
-from hpcq.core.errors import SegmentDamaged
+from hpcq.core.errors import SegmentCorruptError
 from hpcq.core.files import storage_faults
 
 _SIGNATURE = b"\x89HDF\r\n\x1a\n"
@@ -47,28 +47,28 @@ def unsealed(path: Path, *, form: str, schema: int) -> Iterator[tuple[h5py.File,
     """The file at `path`, proved whole and of this format and schema, and its digest.
 
     Raises:
-        SegmentDamaged: it is cut short, altered, foreign or of another schema, or the block could not read it.
-        StorageFault: the file system refused to read it.
+        SegmentCorruptError: it is cut short, altered, foreign or of another schema, or the block could not read it.
+        StorageError: the file system refused to read it.
     """
     content = _bytes_of(path)
     if not content.startswith(_SIGNATURE):
-        raise SegmentDamaged(f"{path}: not an HDF5 file ({len(content)} bytes).")
+        raise SegmentCorruptError(f"{path}: not an HDF5 file ({len(content)} bytes).")
     if content[-_SEAL_BYTES:] != _seal_of(content[:-_SEAL_BYTES]):
-        raise SegmentDamaged(
+        raise SegmentCorruptError(
             f"{path}: cut short, altered, or not written by hpcq: its {len(content)} bytes do not end in their SHA-256."
         )
     try:
         with h5py.File(io.BytesIO(content), "r") as file:
             found = (file.attrs.get("format"), file.attrs.get("schema"))
             if found != (form, schema):
-                raise SegmentDamaged(  # noqa: TRY301 - it gets its path below like every other
+                raise SegmentCorruptError(  # noqa: TRY301 - it gets its path below like every other
                     f"of format {found[0]}, schema {found[1]}, where this hpcq reads {form}, schema {schema}"
                 )
             yield file, digest_in(content)
-    except SegmentDamaged as error:
-        raise SegmentDamaged(f"{path}: {error}.") from error
+    except SegmentCorruptError as error:
+        raise SegmentCorruptError(f"{path}: {error}.") from error
     except (OSError, RuntimeError, KeyError, ValueError, TypeError, AttributeError) as error:
-        raise SegmentDamaged(f"{path}: whole, but not laid out as a file of {form} ({error}).") from error
+        raise SegmentCorruptError(f"{path}: whole, but not laid out as a file of {form} ({error}).") from error
 
 
 def _seal_of(image: bytes) -> bytes:
@@ -80,4 +80,4 @@ def _bytes_of(path: Path) -> bytes:
         with storage_faults(path):
             return path.read_bytes()
     except FileNotFoundError as error:
-        raise SegmentDamaged(f"{path}: there is no such file any more.") from error
+        raise SegmentCorruptError(f"{path}: there is no such file any more.") from error

@@ -14,7 +14,7 @@ import h5py
 import numpy as np
 from numpy.typing import NDArray
 
-from hpcq.core.errors import SegmentDamaged
+from hpcq.core.errors import SegmentCorruptError
 from hpcq.store.records import RequestKey, Response, ResponseKind
 
 Row = tuple[RequestKey, Response]
@@ -150,22 +150,26 @@ def read_columns(group: h5py.Group) -> Columns:
     """The columns that stand in `group`.
 
     Raises:
-        SegmentDamaged: a column is missing, of another type or length, or the texts' offsets make no sense.
+        SegmentCorruptError: a column is missing, of another type or length, or the texts' offsets make no sense.
     """
     columns = {}
     for name, dtype in _TYPES.items():
         dataset = group.get(name)
         if not isinstance(dataset, h5py.Dataset) or dataset.ndim != 1 or dataset.dtype != np.dtype(dtype):
-            raise SegmentDamaged(f"{group.name}: the column '{name}' ({dtype}) is missing or of another type")
+            raise SegmentCorruptError(f"{group.name}: the column '{name}' ({dtype}) is missing or of another type")
         columns[name] = dataset[...]
     lengths = [len(columns[name]) for name in _ROW_TYPES]
     offsets = columns["text_offsets"]
     if {*lengths, len(offsets) - 1} != {lengths[0]}:
-        raise SegmentDamaged(f"{group.name}: the columns are of unequal lengths: {lengths}, offsets {len(offsets)}")
+        raise SegmentCorruptError(
+            f"{group.name}: the columns are of unequal lengths: {lengths}, offsets {len(offsets)}"
+        )
     if offsets[0] != 0 or offsets[-1] != len(columns["text"]) or np.any(np.diff(offsets) < 0):
-        raise SegmentDamaged(f"{group.name}: the texts' offsets do not fit the {len(columns['text'])} bytes of text")
+        raise SegmentCorruptError(
+            f"{group.name}: the texts' offsets do not fit the {len(columns['text'])} bytes of text"
+        )
     if np.any(columns["kind"] > max(ResponseKind)):
-        raise SegmentDamaged(f"{group.name}: {columns['kind'].max()} is no kind of response that this hpcq knows")
+        raise SegmentCorruptError(f"{group.name}: {columns['kind'].max()} is no kind of response that this hpcq knows")
     return Columns(**columns)
 
 

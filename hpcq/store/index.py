@@ -19,7 +19,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from hpcq.core.errors import SegmentDamaged, WorkFailed
+from hpcq.core.errors import SegmentCorruptError, WorkFailed
 from hpcq.store.columns import Columns, Table, joined
 from hpcq.store.records import RequestKey, Response, ResponseKind
 from hpcq.store.segments import Provenance, Segment, read_segment, segment_paths
@@ -95,7 +95,7 @@ def load(folders: Iterable[Path], *, expect: Mapping[str, str]) -> Index:
     """Read every segment in `folders` and keep the rows whose task has the address that `expect` gives it.
 
     Raises:
-        StorageFault: the file system refused to read a file.
+        StorageError: the file system refused to read a file.
         WorkFailed: one address stands for two versions of a task.
     """
     read: list[tuple[str, Segment]] = []
@@ -104,7 +104,7 @@ def load(folders: Iterable[Path], *, expect: Mapping[str, str]) -> Index:
     for file, path in sorted(paths):
         try:
             read.append((file, read_segment(path)))
-        except SegmentDamaged as error:
+        except SegmentCorruptError as error:
             set_aside.append(SetAside(file=file, reason=str(error)))
     groups: dict[str, list[_Part]] = {}
     facts = []

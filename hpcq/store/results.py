@@ -20,7 +20,7 @@ from typing import Any
 import h5py
 import numpy as np
 
-from hpcq.core.errors import RunIncomplete, SegmentDamaged
+from hpcq.core.errors import RunIncomplete, SegmentCorruptError
 from hpcq.core.files import committed_file, storage_faults
 from hpcq.store.checksummed import sealed, unsealed
 from hpcq.store.columns import Table, read_columns, write_columns
@@ -187,7 +187,7 @@ def write_results(
     `completions` (unit → digest of its completion) must have been read before any segment was.
 
     Raises:
-        StorageFault: no room, no permission, read-only or stale.
+        StorageError: no room, no permission, read-only or stale.
     """
 
     def fill(file: h5py.File) -> None:
@@ -217,7 +217,7 @@ def results_hold(
     """
     try:
         results = read_results(path)
-    except (RunIncomplete, SegmentDamaged):
+    except (RunIncomplete, SegmentCorruptError):
         return False
     saw_them = not results.merge["missing"] or results.completions == dict(completions)
     return saw_them and results.inputs == _inputs_of(inputs) and results.provenance == dict(provenance)
@@ -228,8 +228,8 @@ def read_results(path: Path) -> Results:
 
     Raises:
         RunIncomplete: there is no such file yet.
-        SegmentDamaged: it cannot be trusted.
-        StorageFault: the file system refused to read it.
+        SegmentCorruptError: it cannot be trusted.
+        StorageError: the file system refused to read it.
     """
     with _opened(path) as file:
         attributes = _attributes(file)
@@ -248,7 +248,7 @@ def read_responses(path: Path, variant: str) -> dict[RequestKey, Response]:
 
     Raises:
         RunIncomplete: there is no such file yet.
-        SegmentDamaged: it cannot be trusted, or does not hold the variant.
+        SegmentCorruptError: it cannot be trusted, or does not hold the variant.
     """
     with _opened(path) as file:
         found = file["responses"].get(group_name(variant))

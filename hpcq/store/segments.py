@@ -20,7 +20,7 @@ from pathlib import Path
 
 import h5py
 
-from hpcq.core.errors import SegmentDamaged
+from hpcq.core.errors import SegmentCorruptError
 from hpcq.core.files import listed
 from hpcq.store.checksummed import sealed, unsealed
 from hpcq.store.columns import Row, Table, columns_of, read_columns, write_columns
@@ -106,18 +106,20 @@ def read_segment(path: Path) -> Segment:
     """Read a segment and prove that it is whole.
 
     Raises:
-        SegmentDamaged: it is cut short, altered, foreign or of a later version; the sentence says which.
-        StorageFault: the file system refused to read it.
+        SegmentCorruptError: it is cut short, altered, foreign or of a later version; the sentence says which.
+        StorageError: the file system refused to read it.
     """
     name = SegmentName.parse(path.name)
     if name is None:
-        raise SegmentDamaged(f"{path}: not named as a segment: <attempt>-<sequence>-<token>-<rows>.h5 is expected.")
+        raise SegmentCorruptError(
+            f"{path}: not named as a segment: <attempt>-<sequence>-<token>-<rows>.h5 is expected."
+        )
     with unsealed(path, form=SEGMENT_FORMAT, schema=SEGMENT_SCHEMA) as (file, digest):
         columns = read_columns(file["responses"])
         tasks = json.loads(file.attrs["tasks"])
         ends = [*itertools.accumulate(task["rows"] for task in tasks)]
         if ends[-1:] != [len(columns)] or len(columns) != name.rows:
-            raise SegmentDamaged(f"{len(columns)} rows where its tasks tell {ends[-1:]} and its name {name.rows}")
+            raise SegmentCorruptError(f"{len(columns)} rows where its tasks tell {ends[-1:]} and its name {name.rows}")
         return Segment(
             path=path,
             name=name,
@@ -140,7 +142,7 @@ def segment_paths(folder: Path) -> list[Path]:
     """The committed segments in `folder`, in the order of their names; none where there is no folder yet.
 
     Raises:
-        StorageFault: the file system refused to list the folder.
+        StorageError: the file system refused to list the folder.
     """
     return [path for path in listed(folder) if path.suffix == ".h5" and not path.name.startswith(".")]
 

@@ -18,7 +18,7 @@ from threading import Event, RLock
 from types import TracebackType
 from typing import Self
 
-from hpcq.core.errors import StorageFault
+from hpcq.core.errors import StorageError
 from hpcq.core.files import committed_file, is_passing, sweep
 from hpcq.store.checksummed import digest_in
 from hpcq.store.columns import Row
@@ -86,7 +86,7 @@ class SegmentWriter:
         self._waiting: list[Row] = []
         self._committing = RLock()
         self._committed_at_s = time.monotonic()
-        self._refusal: StorageFault | None = None
+        self._refusal: StorageError | None = None
         self._refused_since_s = 0.0
         self._timekeeper: Future[None] | None = None
         self._wake = Event()
@@ -101,7 +101,7 @@ class SegmentWriter:
 
         Raises:
             ValueError: a row that no segment can hold; none of the batch is taken.
-            StorageFault: a commit that was due failed, and within a `with` block cannot be hoped for; rows are kept.
+            StorageError: a commit that was due failed, and within a `with` block cannot be hoped for; rows are kept.
         """
         batch = [(key, response) for key, response in rows if self._check(key, response)]
         self._waiting.extend(batch)
@@ -122,7 +122,7 @@ class SegmentWriter:
         """Commit what is waiting, in one try, from any thread; the new segment, or None where nothing was waiting.
 
         Raises:
-            StorageFault: the file system refused; the rows are kept for the next try.
+            StorageError: the file system refused; the rows are kept for the next try.
         """
         with self._committing:
             rows = self._waiting[:]
@@ -130,7 +130,7 @@ class SegmentWriter:
                 return None
             try:
                 path = self._commit(rows)
-            except StorageFault as refusal:
+            except StorageError as refusal:
                 self._note(refusal)
                 raise
             del self._waiting[: len(rows)]
@@ -143,7 +143,7 @@ class SegmentWriter:
         """Flush; a refusal that may pass is left to the timekeeper."""
         try:
             self.flush()
-        except StorageFault:
+        except StorageError:
             if self._is_hopeless():
                 raise
             self._wake.set()
@@ -178,7 +178,7 @@ class SegmentWriter:
             if self._is_over:
                 return
             pause_s = min(2 * pause_s, LONGEST_PAUSE_S) if is_refused else FIRST_PAUSE_S
-            with contextlib.suppress(StorageFault):
+            with contextlib.suppress(StorageError):
                 self.flush()
             self._wake.clear()
 
@@ -186,13 +186,13 @@ class SegmentWriter:
         """Flush, and again after growing pauses as long as that may help.
 
         Raises:
-            StorageFault: it does not help any more.
+            StorageError: it does not help any more.
         """
         pause_s = FIRST_PAUSE_S
         while True:
             try:
                 self.flush()
-            except StorageFault:
+            except StorageError:
                 if self._is_hopeless():
                     raise
             else:
@@ -211,7 +211,7 @@ class SegmentWriter:
             temporary.write_bytes(content)
         return path
 
-    def _note(self, refusal: StorageFault) -> None:
+    def _note(self, refusal: StorageError) -> None:
         if self._refusal is None:
             self._refused_since_s = time.monotonic()
             if self._timekeeper and is_passing(refusal):

@@ -10,7 +10,7 @@ from pathlib import Path
 
 import pytest
 
-from hpcq.core.errors import StorageFault
+from hpcq.core.errors import StorageError
 from hpcq.store import RequestKey, Response, SegmentWriter, count_rows, digest_of_arguments, load
 
 ADDRESSES = {"arc": "a" * 64}
@@ -116,7 +116,7 @@ def test_when_patience_ends_the_work_does_in_a_sentence_and_goes_on_after_the_cu
         live.add_all(rows(0, 10))
     ballast = fill(disk)
     hasty = writer(disk, patience_s=0.3)
-    with pytest.raises(StorageFault, match="the disk is full: free some room") as raised, hasty:
+    with pytest.raises(StorageError, match="the disk is full: free some room") as raised, hasty:
         hasty.add_all(rows(10, 20))
     assert "\n" not in str(raised.value)
     assert ".part" not in str(raised.value)
@@ -138,7 +138,7 @@ def test_who_is_told_to_leave_tries_once(disk: Path, leave: type[BaseException])
             live.add_all(rows(0, 10))
             raise leave
 
-    with pytest.raises(StorageFault, match="the disk is full"):
+    with pytest.raises(StorageError, match="the disk is full"):
         be_told()
 
 
@@ -153,7 +153,7 @@ def test_a_read_only_disk_is_a_sentence_at_once(disk: Path) -> None:
             subprocess.run(["mount", "-o", "remount,ro", str(disk)], check=True)
             live.add_all(rows(10, 20))
 
-    with pytest.raises(StorageFault, match="the file system is read-only"):
+    with pytest.raises(StorageError, match="the file system is read-only"):
         work()
     subprocess.run(["mount", "-o", "remount,rw", str(disk)], check=True)
     live.flush()

@@ -11,7 +11,7 @@ from pathlib import Path
 import pytest
 
 from hpcq.core.attempts import Attempt, AttemptRecord, read_attempts
-from hpcq.core.errors import EnvironmentFault, StorageFault
+from hpcq.core.errors import SetupError, StorageError
 from hpcq.core.files import committed_folder, sweep
 from hpcq.core.paths import RunLayout
 from hpcq.core.run_lock import hold, is_held
@@ -54,7 +54,7 @@ def answer(folder: Path, say: Say, patience_s: float = 60.0) -> None:
             writer.add_all(missing[start : start + BATCH])
             try:
                 writer.flush()
-            except StorageFault:
+            except StorageError:
                 continue  # the rows are kept, and go with the next batch or at the end
             say(str(start + BATCH))
     say(str(ROWS))
@@ -249,7 +249,7 @@ def test_a_kill_at_any_system_call_loses_nothing_acknowledged(bench: Bench, scen
 
 @scenarios(*WRITING, *READING)
 def test_a_refusal_at_any_system_call_is_a_sentence_or_heals(bench: Bench, scenario: Scenario) -> None:
-    """Whatever call is refused, with whatever error: a StorageFault, or no harm at all; nothing is damaged."""
+    """Whatever call is refused, with whatever error: a StorageError, or no harm at all; nothing is damaged."""
     calls = [*bench.calls(CHANGING), *bench.calls(LOOKING)]
     # Every call meets one error, and every kind of call that is made six times meets all of them.
     refusals = [
@@ -285,7 +285,7 @@ def hold_a_run(folder: Path, say: Say) -> None:
         try:
             with hold(layout):
                 say("held twice")
-        except EnvironmentFault as refusal:
+        except SetupError as refusal:
             say(str(refusal))
     say(f"held {is_held(layout)}")
 

@@ -20,7 +20,7 @@ from typing import Self
 
 import pytest
 
-from hpcq.core.errors import StorageFault
+from hpcq.core.errors import StorageError
 
 AT_ONCE = 6
 CHANGING = (
@@ -51,7 +51,7 @@ class Injection:
 
 @dataclass(frozen=True, kw_only=True)
 class Ending:
-    """What became of a run: what it said, line by line; its StorageFault's sentence; anything else that it raised."""
+    """What became of a run: what it said, line by line; its StorageError's sentence; anything else that it raised."""
 
     said: tuple[str, ...]
     is_killed: bool
@@ -142,7 +142,7 @@ def _be_traced(work: Work, parent: socket.socket) -> None:
         parent.recv(3)
         work(lambda word: parent.sendall(f"S {word}\n".encode()))
         status = 0
-    except StorageFault as fault:
+    except StorageError as fault:
         parent.sendall(f"F {str(fault)!r}\n".encode())
     except BaseException as error:  # noqa: BLE001 - the parent judges
         parent.sendall(f"R {error!r}\n".encode())

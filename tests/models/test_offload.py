@@ -16,7 +16,7 @@ from hpcq.catalog.gpus import find_gpu
 from hpcq.catalog.models import find_shape
 from hpcq.catalog.packages import staged_items, staged_model
 from hpcq.core.attempts import Attempt, AttemptRecord, now
-from hpcq.core.errors import StorageFault, WorkFailed
+from hpcq.core.errors import StorageError, WorkFailed
 from hpcq.core.failures import Failure, failure_of
 from hpcq.core.work import EvaluateWork, Model, Offload, QuantizeWork, Scheme, Task, Variant
 from hpcq.evaluate.backends.transformers.backend import AccelerateBackend
@@ -173,7 +173,7 @@ def test_a_disk_without_room_is_told_before_it_is_filled(tmp_path: Path, monkeyp
     """The sentence names TMPDIR, and the attempt's class is a full disk."""
     monkeypatch.setattr("tempfile.tempdir", str(tmp_path))
     with (
-        pytest.raises(StorageFault, match=r"and 1073741824\.0 GiB of weights are to lie there: .* by TMPDIR") as caught,
+        pytest.raises(StorageError, match=r"and 1073741824\.0 GiB of weights are to lie there: .* by TMPDIR") as caught,
         folder_on_node(2**60),
     ):
         pass

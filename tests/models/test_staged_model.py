@@ -9,7 +9,7 @@ from typing import Any
 
 import pytest
 
-from hpcq.core.errors import EnvironmentFault
+from hpcq.core.errors import SetupError
 from hpcq.stage import stage_model
 from hpcq.stage.staging import _convert
 
@@ -67,7 +67,7 @@ def test_what_is_no_gguf_is_refused(transformers_python: Path, tmp_path: Path) -
     source, folder = tmp_path / "model.gguf", tmp_path / "checkpoint"
     source.write_bytes(b"no GGUF" * 100)
     folder.mkdir()
-    with pytest.raises(EnvironmentFault) as fault:
+    with pytest.raises(SetupError) as fault:
         _convert(transformers_python, source, folder)
     assert "\n" not in str(fault.value)
     assert str(fault.value).startswith(

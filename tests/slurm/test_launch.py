@@ -11,7 +11,7 @@ from pathlib import Path
 import pytest
 
 from hpcq.core.attempts import AttemptRecord, read_attempts
-from hpcq.core.errors import EnvironmentFault
+from hpcq.core.errors import SetupError
 from hpcq.core.paths import RunLayout
 from hpcq.core.work import State
 from hpcq.launch.array_spec import ArrayOrder, Dependency, Submission
@@ -180,7 +180,7 @@ def test_a_refused_array_leaves_no_record(layout: RunLayout) -> None:
     """What sbatch refuses is told in one sentence with sbatch's own reason, and is not recorded."""
     order = array(layout, "bad", [unit(layout, "unit")], partition="nowhere")
     with pytest.raises(
-        EnvironmentFault, match=r"sbatch refused array bad \(partition nowhere\): .*Invalid partition name specified\. "
+        SetupError, match=r"sbatch refused array bad \(partition nowhere\): .*Invalid partition name specified\. "
     ):
         SlurmLauncher(layout).submit([order])
     assert read_submissions(layout) == []
@@ -204,7 +204,7 @@ def test_a_silent_controller_is_one_sentence(tmp_path: Path, monkeypatch: pytest
     )
     monkeypatch.setenv("SLURM_CONF", str(configuration))
     monkeypatch.setattr(squeue, "CLIENT_TIMEOUT_S", 3.0)
-    with pytest.raises(EnvironmentFault, match=r"squeue"):
+    with pytest.raises(SetupError, match=r"squeue"):
         squeue.poll("any")
 
 

@@ -16,7 +16,7 @@ from pathlib import Path
 import pytest
 
 from hpcq.core.attempts import AttemptRecord
-from hpcq.core.errors import EnvironmentFault
+from hpcq.core.errors import SetupError
 from hpcq.core.paths import RunLayout
 from hpcq.core.work import State
 from hpcq.launch.array_spec import ArrayOrder
@@ -145,7 +145,7 @@ def test_an_address_that_cannot_be_found_is_the_clusters_fault(cluster: VirtualC
     address = address_of("a100-1")
     squeue.call("scontrol", "update", "NodeName=a100-1", "NodeAddr=there.invalid")
     try:
-        with pytest.raises(EnvironmentFault, match=r"^a100-1: Slurm gives 'there\.invalid' as its address"):
+        with pytest.raises(SetupError, match=r"^a100-1: Slurm gives 'there\.invalid' as its address"):
             address_of("a100-1")
     finally:
         squeue.call("scontrol", "update", "NodeName=a100-1", f"NodeAddr={address}")

@@ -10,7 +10,7 @@ import pytest
 from vllm.engine.arg_utils import EngineArgs
 from vllm.usage.usage_lib import UsageContext
 
-from hpcq.core.errors import EnvironmentFault, UserInputError, WorkFailed
+from hpcq.core.errors import SetupError, UserInputError, WorkFailed
 from hpcq.evaluate.backends.vllm.backend import VllmBackend
 from hpcq.evaluate.backends.vllm.continuations import Prompt
 from hpcq.evaluate.backends.vllm.engine_loop import Flow, Job, sampling, told_of_itself
@@ -174,5 +174,5 @@ def test_an_unknown_option_is_refused(tmp_path: Path) -> None:
 
 def test_a_device_that_is_not_there_is_refused(tmp_path: Path) -> None:
     """On a machine without GPUs 'cuda' is refused, with the cure."""
-    with pytest.raises(EnvironmentFault, match=r"there is no GPU here\. Use 'auto'"):
+    with pytest.raises(SetupError, match=r"there is no GPU here\. Use 'auto'"):
         VllmBackend(make_work(tmp_path, device="cuda")).load()

@@ -37,7 +37,7 @@ class Line:
         """Whether the node itself, not a process of it, has ceased to answer."""
         return self.gone is not None and self.gone.errno in (errno.ETIMEDOUT, errno.EHOSTUNREACH, errno.ENETUNREACH)
 
-    def say(self, **message: Any) -> None:
+    def send(self, **message: Any) -> None:
         """Send a message; one that cannot be delivered is noticed by whoever hears."""
         try:
             self._connection.sendall(f"{json.dumps(message)}\n".encode())

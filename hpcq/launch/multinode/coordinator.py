@@ -100,7 +100,7 @@ class Company:
         rank, node = int(hello["rank"]), str(hello["node"])
         with self._changed:
             self._lines[rank] = line
-        line.say(attempt=self._attempt.record.attempt)
+        line.send(attempt=self._attempt.record.attempt)
         said = line.hear()
         if self._is_over or self._lines[rank] is not line:
             return
@@ -133,14 +133,14 @@ class Company:
         sys.stdout.write(f"{', '.join(self._seat.nodes)} meet at {place.head}:{place.port}\n")
         sys.stdout.flush()
         for line in self._lines.values():
-            line.say(start={"head": place.head, "port": place.port}, batch_share=self._attempt.batch_share)
+            line.send(start={"head": place.head, "port": place.port}, batch_share=self._attempt.batch_share)
         return place
 
     def _dismiss(self) -> None:
         with self._judging:
             self._is_over = True
         for line in self._lines.values():
-            line.say(end=True)
+            line.send(end=True)
         shutil.rmtree(self._seat.folder, ignore_errors=True)
 
 

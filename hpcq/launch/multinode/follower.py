@@ -62,6 +62,6 @@ class _LastWords:
         if isinstance(error, Exception):
             traceback.print_exception(error)
             failure = failure_of(error)
-            self._line.say(reason=sentence(error), failure=str(failure))
+            self._line.send(reason=sentence(error), failure=str(failure))
             time.sleep(LAST_WORDS_S)
             leave(exit_code_of(failure))

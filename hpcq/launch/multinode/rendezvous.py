@@ -18,7 +18,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from hpcq.core.errors import EnvironmentFault, ProcessEnded, UserInputError
+from hpcq.core.errors import ProcessEnded, SetupError, UserInputError
 from hpcq.core.failures import Failure
 from hpcq.core.files import write_text
 from hpcq.core.paths import RunLayout
@@ -89,14 +89,14 @@ def address_of(node: str) -> str:
     """The node's address by Slurm's account: its name need not resolve, and often does to a loopback.
 
     Raises:
-        EnvironmentFault: Slurm tells none that can be found.
+        SetupError: Slurm tells none that can be found.
     """
     found = re.search(r"\bNodeAddr=(\S+)", call("scontrol", "show", "node", "--oneliner", node))
     told = found[1] if found else node
     try:
         infos = socket.getaddrinfo(told, None, type=socket.SOCK_STREAM)
     except OSError as error:
-        raise EnvironmentFault(
+        raise SetupError(
             f"{node}: Slurm gives {told!r} as its address (NodeAddr), which cannot be found from there"
             f" ({error.strerror}). Ask the cluster's administrators to make it resolve on its nodes."
         ) from error
@@ -111,7 +111,7 @@ def free_port() -> int:
     where none below is free, or there is no room: clusters with many connections have them begin at 1024.
 
     Raises:
-        EnvironmentFault: there is none.
+        SetupError: there is none.
     """
     least = _EPHEMERAL.read_text(encoding="ascii").split()[0] if _EPHEMERAL.exists() else "32768"
     ports = range(max(1024, int(least) - _PORTS_BELOW_EPHEMERAL), int(least))
@@ -119,20 +119,20 @@ def free_port() -> int:
     for port in (*random.SystemRandom().sample(ports, len(ports)), 0):
         with contextlib.suppress(OSError), socket.create_server(("", port)) as server:
             return int(server.getsockname()[1])
-    raise EnvironmentFault(f"{socket.gethostname()}: no port is free. See with `ss -tan` what holds them.")
+    raise SetupError(f"{socket.gethostname()}: no port is free. See with `ss -tan` what holds them.")
 
 
 def listen(address: str) -> socket.socket:
     """A server at a free port of `address`.
 
     Raises:
-        EnvironmentFault: it is not this node's.
+        SetupError: it is not this node's.
     """
     family = socket.AF_INET6 if ":" in address else socket.AF_INET
     try:
         return socket.create_server((address, 0), family=family)
     except OSError as error:
-        raise EnvironmentFault(
+        raise SetupError(
             f"{address}: is no address of {socket.gethostname()}, as Slurm says it is ({error.strerror}). Correct"
             " NodeAddr in slurm.conf."
         ) from error
@@ -163,7 +163,7 @@ def reach_head(seat: Seat) -> tuple[Line, dict[str, Any]]:
             why = f"cannot be reached ({error})"
             time.sleep(POLL_INTERVAL_S)
             continue
-        line.say(token=card["token"], **own)
+        line.send(token=card["token"], **own)
         welcome = line.hear(HELLO_S)
         if welcome is not None:
             return line, welcome

@@ -9,7 +9,7 @@ from dataclasses import dataclass, replace
 from datetime import UTC, datetime
 
 from hpcq.core.attempts import Attempt, AttemptRecord, attempts_of, last_words, new_attempt, now, read_attempts
-from hpcq.core.errors import EnvironmentFault
+from hpcq.core.errors import SetupError
 from hpcq.core.failures import Failure
 from hpcq.core.paths import RunLayout
 from hpcq.launch.recovery.retry_policy import Action, Decision, Policy, decide, gpu_hours
@@ -89,7 +89,7 @@ def did_not_begin(layout: RunLayout, unit: str, job: EndedJob, failure: Failure)
         launcher=job.launcher,
         outcome="failed",
         reason=f"it did not begin: {last_words(job.log)}",
-        error=EnvironmentFault.__name__,
+        error=SetupError.__name__,
         restart=job.restart,
         failure=failure,
     )

@@ -12,7 +12,7 @@ from collections.abc import Callable
 from dataclasses import dataclass
 
 from hpcq.core.attempts import AttemptRecord, attempts_of
-from hpcq.core.errors import EnvironmentFault
+from hpcq.core.errors import SetupError
 from hpcq.core.failures import Failure, failure_of_exit
 from hpcq.core.paths import RunLayout
 from hpcq.core.processes import is_alive
@@ -65,7 +65,7 @@ def settle_predecessors(
     Where Slurm cannot be asked there is no evidence, and they stay as they are.
 
     Raises:
-        StorageFault: a record cannot be written.
+        StorageError: a record cannot be written.
     """
     for record in attempts_of(layout.attempts, unit):
         failure = _failure(record, own, ask) if _is_open(record) else None
@@ -92,7 +92,7 @@ def _failure(record: AttemptRecord, own: SlurmJob | None, ask: ShowJob) -> Failu
         return _requeued(record) if record.restart < own.restart else None
     try:
         job = ask(record.job_id)
-    except EnvironmentFault:
+    except SetupError:
         return None
     if job is None:
         # Slurm has forgotten it. One that had been told to stop was, in all likelihood, cancelled by its user.
@@ -103,7 +103,7 @@ def _failure(record: AttemptRecord, own: SlurmJob | None, ask: ShowJob) -> Failu
 def _requeued(record: AttemptRecord) -> Failure:
     if record.failure:
         return Failure(record.failure)
-    with contextlib.suppress(EnvironmentFault):
+    with contextlib.suppress(SetupError):
         if is_down(record.node):
             return Failure.NODE_FAULT
     return Failure.PREEMPTED

@@ -7,7 +7,7 @@ from collections.abc import Callable
 
 import pytest
 
-from hpcq.core.errors import EnvironmentFault, ManifestError, ProcessEnded, StorageFault, UserInputError, WorkFailed
+from hpcq.core.errors import ManifestError, ProcessEnded, SetupError, StorageError, UserInputError, WorkFailed
 from hpcq.core.failures import EXIT_CODES, Failure, failure_of, failure_of_exit, is_echo
 
 
@@ -41,11 +41,11 @@ def caused(error: BaseException, cause: BaseException) -> BaseException:
         (OSError(errno.EADDRINUSE, "Address already in use"), Failure.TAKEN),
         (ProcessEnded("it ended", failure="killed", node="n1"), Failure.KILLED),
         (OSError(errno.ESTALE, "Stale file handle"), Failure.NODE_FAULT),
-        (caused(StorageFault("no"), OSError(errno.ESTALE, "Stale file handle")), Failure.NODE_FAULT),
-        (caused(StorageFault("no room"), OSError(errno.ENOSPC, "No space left")), Failure.FULL_DISK),
+        (caused(StorageError("no"), OSError(errno.ESTALE, "Stale file handle")), Failure.NODE_FAULT),
+        (caused(StorageError("no room"), OSError(errno.ENOSPC, "No space left")), Failure.FULL_DISK),
         (OSError(errno.EDQUOT, "Disk quota exceeded"), Failure.FULL_DISK),
-        (StorageFault("read-only"), Failure.FULL_DISK),
-        (EnvironmentFault("no checkpoint"), Failure.LACKING),
+        (StorageError("read-only"), Failure.FULL_DISK),
+        (SetupError("no checkpoint"), Failure.LACKING),
         (UserInputError("group size"), Failure.BAD_INPUT),
         (ManifestError(["a", "b"]), Failure.BAD_INPUT),
         (WorkFailed("it left nothing"), Failure.BUG),

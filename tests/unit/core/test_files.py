@@ -11,7 +11,7 @@ from pathlib import Path
 
 import pytest
 
-from hpcq.core.errors import StorageFault
+from hpcq.core.errors import StorageError
 from hpcq.core.files import committed_file, committed_folder, storage_faults, write_text
 
 
@@ -60,7 +60,7 @@ def test_no_room_is_a_sentence_that_names_the_file_asked_for(
 ) -> None:
     """The old content stays, and the sentence does not speak of a temporary name."""
     write_text(tmp_path / "file", "old")
-    with small_files(), pytest.raises(StorageFault, match="is larger than") as raised:
+    with small_files(), pytest.raises(StorageError, match="is larger than") as raised:
         write_text(tmp_path / "file", "new" * 1000)
     assert str(raised.value).startswith(f"{tmp_path / 'file'}: ")
     assert [(path.name, path.read_text()) for path in tmp_path.iterdir()] == [("file", "old")]
@@ -69,7 +69,7 @@ def test_no_room_is_a_sentence_that_names_the_file_asked_for(
 def test_a_refusal_at_opening_names_the_file_asked_for(tmp_path: Path) -> None:
     """The system's own error carries the temporary name, which a user has never heard of."""
     path = tmp_path / "file"
-    with pytest.raises(StorageFault) as raised, committed_file(path) as temporary:
+    with pytest.raises(StorageError) as raised, committed_file(path) as temporary:
         raise PermissionError(errno.EACCES, "Permission denied", str(temporary))
     assert str(raised.value).startswith(f"{path}: permission denied")
 
@@ -78,7 +78,7 @@ def test_a_refusal_at_opening_names_the_file_asked_for(tmp_path: Path) -> None:
 def test_a_file_where_a_folder_should_be_is_a_sentence(path: str, tmp_path: Path) -> None:
     """A part of the path is a file: the folder itself, or one above it."""
     (tmp_path / "a").write_text("")
-    with pytest.raises(StorageFault, match=r"a file, not a folder|a file stands where a folder should be"):
+    with pytest.raises(StorageError, match=r"a file, not a folder|a file stands where a folder should be"):
         write_text(tmp_path / path, "text")
 
 
@@ -86,7 +86,7 @@ def test_a_folder_where_a_file_should_be_is_a_sentence(tmp_path: Path) -> None:
     """The folder is named, not a temporary name beside it, and nothing is written there."""
     folder = tmp_path / "folder"
     folder.mkdir()
-    with pytest.raises(StorageFault) as raised:
+    with pytest.raises(StorageError) as raised:
         write_text(folder, "text")
     assert str(raised.value) == f"{folder}: is a folder; name a file."
     assert list(tmp_path.rglob("*")) == [folder]

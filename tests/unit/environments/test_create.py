@@ -11,11 +11,9 @@ from pathlib import Path
 import pytest
 
 from hpcq.core import environments
-from hpcq.core.errors import EnvironmentFault
+from hpcq.core.errors import SetupError
 
-CREATE = (
-    "import sys, pathlib; from hpcq.core import environments; environments.create(sys.argv[1], pathlib.Path(sys.argv[2]))"
-)
+CREATE = "import sys, pathlib; from hpcq.core import environments; environments.create(sys.argv[1], pathlib.Path(sys.argv[2]))"
 
 
 @pytest.mark.usefixtures("cache")
@@ -48,7 +46,7 @@ def test_what_pip_cannot_install_is_said_and_left_unmarked(modules: Path, capfd:
     """A lock that names what no index has gives one sentence with pip's last lines, and no environment."""
     (modules / "making.lock.txt").write_text("tiny-package==9.9.9\n")
     with pytest.raises(
-        EnvironmentFault, match="'making' could not be made: '-m pip install' ended with exit code 1"
+        SetupError, match="'making' could not be made: '-m pip install' ended with exit code 1"
     ) as failure:
         environments.create("making", modules)
     assert "No matching distribution found for tiny-package==9.9.9" in str(failure.value)
@@ -59,7 +57,7 @@ def test_what_pip_cannot_install_is_said_and_left_unmarked(modules: Path, capfd:
 def test_a_cache_that_is_a_file_is_refused(modules: Path, cache: Path) -> None:
     """A cache folder that cannot be a folder gives the storage's own sentence."""
     cache.write_text("in the way")
-    with pytest.raises(EnvironmentFault, match="a file, not a folder"):
+    with pytest.raises(SetupError, match="a file, not a folder"):
         environments.create("making", modules)
 
 

@@ -11,7 +11,7 @@ from pathlib import Path
 import pytest
 
 from hpcq.core import environments
-from hpcq.core.errors import EnvironmentFault
+from hpcq.core.errors import SetupError
 
 
 def test_versions_are_sorted_by_normalized_name(modules: Path) -> None:
@@ -22,21 +22,19 @@ def test_versions_are_sorted_by_normalized_name(modules: Path) -> None:
 
 def test_an_unknown_environment_is_refused_with_those_there_are(modules: Path) -> None:
     """A name without a lock is refused, and the sentence lists the names with one."""
-    with pytest.raises(EnvironmentFault, match=r"no environment 'vlm'.* making, reading\."):
+    with pytest.raises(SetupError, match=r"no environment 'vlm'.* making, reading\."):
         environments.locked_versions("vlm", [], modules)
 
 
 def test_a_path_is_no_environment(modules: Path) -> None:
     """A name that leads out of the folder of locks is refused like any unknown one."""
-    with pytest.raises(EnvironmentFault, match="no environment"):
+    with pytest.raises(SetupError, match="no environment"):
         environments.interpreter("../modules/reading", modules)
 
 
 def test_an_unknown_distribution_is_refused_with_the_one_meant(modules: Path) -> None:
     """A distribution that the lock does not pin is refused, with the nearest that it does."""
-    with pytest.raises(
-        EnvironmentFault, match=r"reading\.lock\.txt pins no 'tiny-packge': did you mean 'tiny-package'"
-    ):
+    with pytest.raises(SetupError, match=r"reading\.lock\.txt pins no 'tiny-packge': did you mean 'tiny-package'"):
         environments.locked_versions("reading", ["tiny_packge"], modules)
 
 
@@ -44,7 +42,7 @@ def test_an_unknown_distribution_is_refused_with_the_one_meant(modules: Path) ->
 def test_only_exact_pins_are_allowed(modules: Path, line: str) -> None:
     """A line that is not an exact pin is refused with its file and number."""
     (modules / "loose.lock.txt").write_text(f"# loose\n\n{line}\n")
-    with pytest.raises(EnvironmentFault, match=rf"loose\.lock\.txt:3: {re.escape(repr(line))}"):
+    with pytest.raises(SetupError, match=rf"loose\.lock\.txt:3: {re.escape(repr(line))}"):
         environments.pins("loose", modules)
 
 

@@ -6,7 +6,7 @@ import importlib.metadata
 
 import pytest
 
-from hpcq.core.errors import EnvironmentFault
+from hpcq.core.errors import SetupError
 from hpcq.evaluate.provenance import verify_versions
 
 H5PY = importlib.metadata.version("h5py")
@@ -21,5 +21,5 @@ def test_the_planned_versions_pass() -> None:
 @pytest.mark.parametrize(("name", "found"), [("h5py", H5PY), ("no-such-tool", "missing")])
 def test_other_versions_are_refused(name: str, found: str) -> None:
     """A tool of another version, or none, is one sentence with both versions and the cure."""
-    with pytest.raises(EnvironmentFault, match=rf"{name} is {found} where the plan says 0\.0\.1: .*make environments"):
+    with pytest.raises(SetupError, match=rf"{name} is {found} where the plan says 0\.0\.1: .*make environments"):
         verify_versions(((name, "0.0.1"),))

@@ -10,7 +10,7 @@ import pytest
 from lm_eval.api.task import ConfigurableTask
 
 from hpcq.core.digests import digest_of_items
-from hpcq.core.errors import EnvironmentFault, UserInputError, WorkFailed
+from hpcq.core.errors import SetupError, UserInputError, WorkFailed
 from hpcq.core.work import Task
 from hpcq.evaluate.requests import Request
 from hpcq.evaluate.tasks import _build_requests, build_tasks
@@ -99,9 +99,7 @@ def test_changed_documents_are_refused(arc_items: Path) -> None:
     with (arc_items / "test.jsonl").open("a") as file:
         file.write("\n")
 
-    with pytest.raises(
-        EnvironmentFault, match="the documents of arc_challenge are not those that the plan was made with"
-    ):
+    with pytest.raises(SetupError, match="the documents of arc_challenge are not those that the plan was made with"):
         _requests(arc_items, data_digest=digest)
 
 
@@ -133,7 +131,7 @@ def test_unknown_task_is_one_sentence() -> None:
 
 def test_missing_documents_are_one_sentence(tmp_path: Path) -> None:
     """An empty folder is a fault of the environment, with the folder and the cure."""
-    with pytest.raises(EnvironmentFault, match=rf"arc_challenge: .*{tmp_path.name} has no .jsonl file.*hpcq stage"):
+    with pytest.raises(SetupError, match=rf"arc_challenge: .*{tmp_path.name} has no .jsonl file.*hpcq stage"):
         build_tasks([Task(name="arc_challenge", data_path=str(tmp_path))])
 
 

@@ -8,7 +8,7 @@ import pytest
 
 from hpcq.catalog.gpu_aliases import guess_gpu
 from hpcq.catalog.gpus import gpu_names
-from hpcq.core.errors import EnvironmentFault
+from hpcq.core.errors import SetupError
 from hpcq.manifest.first_profile import profile_text
 from hpcq.manifest.profiles import Profile, load_profile
 from hpcq.slurm.sinfo import kinds_of, read_nodes
@@ -176,9 +176,9 @@ def test_what_cannot_be_used_is_left_out_and_told() -> None:
     text = Path("p.toml").read_text()
     assert "gpu:a100_3g.20gb:4: slices of GPUs (MIG) are not planned with" in text
     assert "gpu:k80:4: the catalog has no such GPU; add a row to hpcq/catalog/gpus.toml" in text
-    with pytest.raises(EnvironmentFault, match="no nodes of 'here' that hpcq can use"):
+    with pytest.raises(SetupError, match="no nodes of 'here' that hpcq can use"):
         profile_of(*odd)
-    with pytest.raises(EnvironmentFault, match="it lists none"):
+    with pytest.raises(SetupError, match="it lists none"):
         profile_of()
 
 

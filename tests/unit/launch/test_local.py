@@ -124,7 +124,7 @@ def test_an_interpreter_that_is_missing_is_told_with_the_place_to_look(layout: R
     assert str(outcome.reason).startswith("it did not begin: ")
     assert "/nowhere/python: No such file or directory" in str(outcome.reason)
     (record,) = read_attempts(layout.attempts)["one"]
-    assert (record.outcome, record.reason, record.error) == ("failed", outcome.reason, "EnvironmentFault")
+    assert (record.outcome, record.reason, record.error) == ("failed", outcome.reason, "SetupError")
 
 
 def killing(layout: RunLayout, times: int) -> Callable[[Outcome], None]:

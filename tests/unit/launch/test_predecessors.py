@@ -10,7 +10,7 @@ from pathlib import Path
 import pytest
 
 from hpcq.core.attempts import Attempt, AttemptRecord, new_attempt, now
-from hpcq.core.errors import EnvironmentFault
+from hpcq.core.errors import SetupError
 from hpcq.core.paths import RunLayout
 from hpcq.core.processes import identity
 from hpcq.launch.recovery.retry_policy import Policy
@@ -42,11 +42,11 @@ def leave(layout: RunLayout, **changes: object) -> None:
     new_attempt(layout.attempts, AttemptRecord(**{**known, **changes}))  # type: ignore[arg-type]
 
 
-def settled(layout: RunLayout, told: JobDetails | EnvironmentFault | None) -> AttemptRecord:
+def settled(layout: RunLayout, told: JobDetails | SetupError | None) -> AttemptRecord:
     """The record as the next attempt leaves it, where Slurm says that of any other job."""
 
     def ask(_job_id: str) -> JobDetails | None:
-        if isinstance(told, EnvironmentFault):
+        if isinstance(told, SetupError):
             raise told
         return told
 
@@ -81,7 +81,7 @@ def test_another_job_tells_by_its_exit_code(layout: RunLayout) -> None:
         ({}, read_job(FAILED.replace("FAILED", "RUNNING"))),
         ({}, read_job(FAILED.replace("FAILED", "COMPLETING"))),
         ({}, read_job(FAILED.replace("FAILED", "CANCELLED"))),
-        ({}, EnvironmentFault("there is no scontrol")),
+        ({}, SetupError("there is no scontrol")),
         ({"job_id": "9", "restart": 1}, None),
         ({"outcome": "interrupted"}, None),
         ({"outcome": "done"}, None),
@@ -91,7 +91,7 @@ def test_another_job_tells_by_its_exit_code(layout: RunLayout) -> None:
     ],
 )
 def test_what_may_live_and_what_a_user_ended_is_left_alone(
-    layout: RunLayout, changes: dict[str, object], told: JobDetails | EnvironmentFault | None
+    layout: RunLayout, changes: dict[str, object], told: JobDetails | SetupError | None
 ) -> None:
     """Nothing is written without evidence."""
     leave(layout, **changes)

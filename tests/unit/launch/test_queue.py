@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import pytest
 
-from hpcq.core.errors import EnvironmentFault
+from hpcq.core.errors import SetupError
 from hpcq.core.work import State
 from hpcq.slurm import squeue
 
@@ -61,14 +61,14 @@ def test_elements_are_told_to_scancel_as_ranges(numbers: list[int], text: str) -
 def test_no_slurm_is_one_sentence_with_the_cure(monkeypatch: pytest.MonkeyPatch) -> None:
     """Where there is no squeue the sentence says so and names the local profile."""
     monkeypatch.setenv("PATH", "/nowhere")
-    with pytest.raises(EnvironmentFault, match=r"There is no squeue on this machine: .*cluster\.profile=local"):
+    with pytest.raises(SetupError, match=r"There is no squeue on this machine: .*cluster\.profile=local"):
         squeue.poll("mine")
 
 
 def test_a_client_that_hangs_is_given_up(monkeypatch: pytest.MonkeyPatch) -> None:
     """Every call of a client ends within its timeout."""
     monkeypatch.setattr(squeue, "CLIENT_TIMEOUT_S", 0.2)
-    with pytest.raises(EnvironmentFault, match=r"did not answer `sleep` within 0\.2 s"):
+    with pytest.raises(SetupError, match=r"did not answer `sleep` within 0\.2 s"):
         squeue.call("sleep", "60")
 
 

@@ -9,7 +9,7 @@ from typing import Any
 import pytest
 
 from hpcq.core.completion import read_completion, write_completion
-from hpcq.core.errors import StorageFault
+from hpcq.core.errors import StorageError
 from hpcq.core.paths import COMPLETE, RunLayout
 from hpcq.monitor.on_disk import committed_units
 from hpcq.store import RequestKey, VariantResults, load, merge_report, write_results
@@ -87,5 +87,5 @@ def test_a_folder_that_cannot_be_looked_at_is_a_fault_and_no_empty_one(layout: R
     """A run whose file system does not answer must not look like one that has not begun."""
     layout.folder.mkdir(parents=True)
     layout.segments.write_text("a file where a folder should be")
-    with pytest.raises(StorageFault, match="is a file, not a folder"):
+    with pytest.raises(StorageError, match="is a file, not a folder"):
         committed_units(layout, UNITS)

@@ -10,7 +10,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from hpcq.core.errors import EnvironmentFault, UserInputError
+from hpcq.core.errors import SetupError, UserInputError
 from hpcq.core.files import digest_of_file
 from hpcq.core.work import Calibration
 from hpcq.quantize.calibration import calibration_sequences, pack, read_passages, shuffled
@@ -85,7 +85,7 @@ def test_an_altered_text_is_refused(tmp_path: Path) -> None:
     """A text whose digest is not the planned one is never calibrated with."""
     path = written(tmp_path, ["enough text"])
     calibration = Calibration(digest="0" * 64, samples=1, sequence_length=2, path=str(path))
-    with pytest.raises(EnvironmentFault, match=r"text.jsonl: its SHA-256 is .*planned with 000000000000"):
+    with pytest.raises(SetupError, match=r"text.jsonl: its SHA-256 is .*planned with 000000000000"):
         calibration_sequences(calibration, lambda text: [1] * len(text), separator=None)
 
 
@@ -94,7 +94,7 @@ def test_a_missing_text_is_named(tmp_path: Path) -> None:
     calibration = Calibration(
         digest=None, samples=1, sequence_length=2, dataset="boolq-passages", path=str(tmp_path / "none.jsonl")
     )
-    with pytest.raises(EnvironmentFault, match=r"none.jsonl: the calibration text 'boolq-passages' is not there"):
+    with pytest.raises(SetupError, match=r"none.jsonl: the calibration text 'boolq-passages' is not there"):
         calibration_sequences(calibration, lambda _: [1], separator=None)
 
 

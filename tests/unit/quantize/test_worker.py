@@ -13,7 +13,7 @@ from pathlib import Path
 import pytest
 
 from hpcq.core.attempts import Attempt, read_attempts
-from hpcq.core.errors import EnvironmentFault, UserInputError
+from hpcq.core.errors import SetupError, UserInputError
 from hpcq.core.files import digest_of_file
 from hpcq.core.work import Model, QuantizeWork, Scheme, Variant
 from hpcq.quantize import worker
@@ -134,7 +134,7 @@ def test_a_quantized_base_is_refused(tmp_path: Path, attempt: Attempt) -> None:
 def test_a_missing_base_is_named(tmp_path: Path, attempt: Attempt) -> None:
     """Without a base checkpoint the sentence names the place and the cure."""
     model = Model(id="org/m", path=str(tmp_path / "nowhere"))
-    with pytest.raises(EnvironmentFault, match=r"nowhere: no config.json of org/m is there: stage the manifest"):
+    with pytest.raises(SetupError, match=r"nowhere: no config.json of org/m is there: stage the manifest"):
         worker.quantize(work_in(tmp_path, scheme=GROUPED, model=model), attempt)
 
 
@@ -142,14 +142,14 @@ def test_a_base_without_tokenizer_is_refused(tmp_path: Path, attempt: Attempt) -
     """A checkpoint that nobody could evaluate is not begun."""
     model = base_in(tmp_path / "base", hidden_size=128)
     (tmp_path / "base" / "tokenizer.json").unlink()
-    with pytest.raises(EnvironmentFault, match="has no tokenizer"):
+    with pytest.raises(SetupError, match="has no tokenizer"):
         worker.quantize(work_in(tmp_path, scheme=GROUPED, model=model), attempt)
 
 
 @pytest.mark.parametrize("planned", [("pytest", "0.0.1"), ("no-such-distribution", "1.0")])
 def test_other_versions_than_planned_are_refused(tmp_path: Path, attempt: Attempt, planned: tuple[str, str]) -> None:
     """The address promises versions of tools: an environment with others does not make the checkpoint."""
-    with pytest.raises(EnvironmentFault, match=f"{planned[0]} .*planned with {planned[1]}: make the environment again"):
+    with pytest.raises(SetupError, match=f"{planned[0]} .*planned with {planned[1]}: make the environment again"):
         worker.quantize(work_in(tmp_path, versions=(planned,)), attempt)
 
 

@@ -11,7 +11,7 @@ import pytest
 
 from hpcq.catalog.packages import calibration_names, find_items, packaged_tasks
 from hpcq.core.cache import cache_folder
-from hpcq.core.errors import EnvironmentFault
+from hpcq.core.errors import SetupError
 from hpcq.stage import stage_calibration, stage_items, stage_model
 
 
@@ -114,7 +114,7 @@ def test_two_may_stage_at_once(cache: Path) -> None:
 )
 def test_what_no_package_ships_is_refused(stage: Callable[..., Path], name: str, offered: str) -> None:
     """A name that no package ships gives one sentence with the name, what there is, and the cure."""
-    with pytest.raises(EnvironmentFault) as fault:
+    with pytest.raises(SetupError) as fault:
         stage(name, progress=quiet)
     sentence = str(fault.value)
     assert "\n" not in sentence

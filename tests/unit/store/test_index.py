@@ -15,7 +15,7 @@ import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
-from hpcq.core.errors import StorageFault, WorkFailed
+from hpcq.core.errors import StorageError, WorkFailed
 from hpcq.store import Claim, Response, load
 from hpcq.store.checksummed import sealed
 from hpcq.store.segments import SEGMENT_FORMAT, SEGMENT_SCHEMA
@@ -249,5 +249,5 @@ def test_two_task_versions_under_one_address_are_refused(
 def test_a_folder_that_cannot_be_listed_is_a_fault_not_an_empty_one(tmp_path: Path, addresses: dict[str, str]) -> None:
     """A file where the unit's folder should be."""
     (tmp_path / "u").write_text("")
-    with pytest.raises(StorageFault, match="is a file, not a folder"):
+    with pytest.raises(StorageError, match="is a file, not a folder"):
         load([tmp_path / "u"], expect=addresses)

@@ -16,7 +16,7 @@ import numpy as np
 import pytest
 
 import hpcq.store
-from hpcq.core.errors import RunIncomplete, SegmentDamaged
+from hpcq.core.errors import RunIncomplete, SegmentCorruptError
 from hpcq.store import (
     Index,
     MergeReport,
@@ -162,7 +162,7 @@ def test_an_altered_result_is_never_shown(
     content = path.read_bytes()
     for at in np.linspace(0, len(content) - 1, 300, dtype=int).tolist():
         path.write_bytes(content[:at] + bytes([content[at] ^ 16]) + content[at + 1 :])
-        with pytest.raises(SegmentDamaged, match=re.escape(str(path))):
+        with pytest.raises(SegmentCorruptError, match=re.escape(str(path))):
             read_results(path)
 
 

@@ -21,7 +21,7 @@ import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
-from hpcq.core.errors import SegmentDamaged, StorageFault
+from hpcq.core.errors import SegmentCorruptError, StorageError
 from hpcq.store import (
     RequestKey,
     Response,
@@ -175,7 +175,7 @@ def test_a_segment_cut_short_is_damaged(twentieth: int, segment: Path) -> None:
     content = segment.read_bytes()
     for length in (len(content) * twentieth // 20, len(content) - 1 - twentieth):
         segment.write_bytes(content[:length])
-        with pytest.raises(SegmentDamaged, match=r"not an HDF5 file|cut short"):
+        with pytest.raises(SegmentCorruptError, match=r"not an HDF5 file|cut short"):
             read_segment(segment)
 
 
@@ -184,14 +184,14 @@ def test_every_flipped_bit_is_detected(segment: Path) -> None:
     content = segment.read_bytes()
     for at in np.linspace(0, len(content) - 1, 1000, dtype=int).tolist():
         segment.write_bytes(content[:at] + bytes([content[at] ^ 1 << at % 8]) + content[at + 1 :])
-        with pytest.raises(SegmentDamaged):
+        with pytest.raises(SegmentCorruptError):
             read_segment(segment)
 
 
 def test_more_bytes_than_were_written_are_detected(segment: Path) -> None:
     """A file that something was appended to is not trusted either."""
     segment.write_bytes(segment.read_bytes() + b"\n")
-    with pytest.raises(SegmentDamaged, match="altered"):
+    with pytest.raises(SegmentCorruptError, match="altered"):
         read_segment(segment)
 
 
@@ -264,7 +264,7 @@ def test_a_foreign_layout_is_said_in_a_sentence(
 ) -> None:
     """Whole, but of a later version or another program: the sentence says what is wrong, and names the file."""
     path = _sealed_segment(tmp_path, change, **kinds)
-    with pytest.raises(SegmentDamaged, match=re.escape(sentence)) as raised:
+    with pytest.raises(SegmentCorruptError, match=re.escape(sentence)) as raised:
         read_segment(path)
     assert str(raised.value).startswith(f"{path}: ")
     assert "\n" not in str(raised.value)
@@ -291,7 +291,7 @@ def test_a_file_that_is_no_segment_is_said_in_a_sentence(
     path = tmp_path / name
     if content is not None:
         path.write_bytes(content)
-    with pytest.raises(SegmentDamaged, match=re.escape(sentence)):
+    with pytest.raises(SegmentCorruptError, match=re.escape(sentence)):
         read_segment(path)
 
 
@@ -367,7 +367,7 @@ def test_a_full_disk_is_one_sentence_and_leaves_nothing_half_written(
     writer.flush()
     writer.add_all([(key(doc_id), Response(-1.0, is_greedy=True)) for doc_id in range(1, 1500)])
 
-    with without_room, pytest.raises(StorageFault, match=r"the disk is full|is larger than") as raised:
+    with without_room, pytest.raises(StorageError, match=r"the disk is full|is larger than") as raised:
         writer.flush()
 
     assert "\n" not in str(raised.value)

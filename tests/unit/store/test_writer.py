@@ -12,7 +12,7 @@ from typing import Any
 
 import pytest
 
-from hpcq.core.errors import StorageFault
+from hpcq.core.errors import StorageError
 from hpcq.core.files import temporary_beside
 from hpcq.store import Response, SegmentWriter, count_rows, load
 
@@ -128,7 +128,7 @@ def test_a_refusal_that_cannot_pass_reaches_who_adds_next(tmp_path: Path, key: A
             for doc_id in itertools.count():
                 writer.add(key(doc_id), ANSWER)
 
-    with pytest.raises(StorageFault, match="a file stands where a folder should be"):
+    with pytest.raises(StorageError, match="a file stands where a folder should be"):
         work()
     (tmp_path / "file").unlink()
     writer.flush()

@@ -19,7 +19,7 @@ import torch
 import transformers
 from lm_eval.models.huggingface import HFLM
 
-from hpcq.core.errors import EnvironmentFault, UserInputError, WorkFailed
+from hpcq.core.errors import SetupError, UserInputError, WorkFailed
 from hpcq.core.work import EvaluateWork
 from hpcq.evaluate.backends.transformers.device_map import Spread, memory_here, spread
 from hpcq.evaluate.backends.transformers.disk_offload import bring_to_node, folder_on_node
@@ -137,7 +137,7 @@ class AccelerateBackend:
 def _device(wanted: str) -> str:
     available = torch.cuda.is_available()
     if wanted == "cuda" and not available:
-        raise EnvironmentFault("evaluate.device: 'cuda' is asked for and there is no GPU here; use 'auto' or 'cpu'.")
+        raise SetupError("evaluate.device: 'cuda' is asked for and there is no GPU here; use 'auto' or 'cpu'.")
     return "cpu" if wanted == "cpu" or not available else "cuda"
 
 
@@ -145,7 +145,7 @@ def _model(work: EvaluateWork, device: str) -> tuple[Any, float]:
     """The model where its layers are to lie, and how many GiB of its weights are elsewhere than on GPUs.
 
     Raises:
-        EnvironmentFault: there is no checkpoint that transformers can load.
+        SetupError: there is no checkpoint that transformers can load.
         WorkFailed: it does not fit (an attempt out of memory), or would be computed as another scheme.
     """
     is_folder = Path(work.checkpoint_path).is_dir()
@@ -167,7 +167,7 @@ def _model(work: EvaluateWork, device: str) -> tuple[Any, float]:
             )
         except OSError as error:
             first = (str(error).splitlines() or [""])[0].rstrip(".")
-            raise EnvironmentFault(f"{work.checkpoint_path}: transformers cannot load it ({first}).") from error
+            raise SetupError(f"{work.checkpoint_path}: transformers cannot load it ({first}).") from error
         if folder:
             bring_to_node(model, folder)
     _refuse_unquantized_activations(work, config, model)

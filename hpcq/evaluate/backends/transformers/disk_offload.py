@@ -19,7 +19,7 @@ import torch
 from safetensors import SafetensorError, safe_open
 from safetensors.torch import save_file
 
-from hpcq.core.errors import StorageFault
+from hpcq.core.errors import StorageError
 
 _GIB = 2**30
 
@@ -29,19 +29,19 @@ def folder_on_node(wanted_bytes: int) -> Iterator[Path]:
     """A folder on the disk that TMPDIR names, else /tmp, with so much room, for as long as a model is loaded.
 
     Raises:
-        StorageFault: that disk has no room, or cannot be written.
+        StorageError: that disk has no room, or cannot be written.
     """
     cure = "name a larger disk of the node by TMPDIR (environments.NAME.variables in the profile)"
     try:
         made = tempfile.TemporaryDirectory(prefix="hpcq-offload-", ignore_cleanup_errors=True)
     except OSError as error:
-        raise StorageFault(
+        raise StorageError(
             f"no folder for offloaded weights can be made ({error.strerror or error}): {cure}."
         ) from error
     with made as folder:
         free = shutil.disk_usage(folder).free
         if free < wanted_bytes:
-            raise StorageFault(
+            raise StorageError(
                 f"{Path(folder).parent} has {free / _GIB:.1f} GiB left, and {wanted_bytes / _GIB:.1f} GiB of weights"
                 f" are to lie there: {cure}."
             )
@@ -55,7 +55,7 @@ def bring_to_node(model: Any, folder: Path) -> None:
     them again. The files lose their names at once, and are reached by their descriptors until `model` is gone.
 
     Raises:
-        StorageFault: the disk filled up meanwhile.
+        StorageError: the disk filled up meanwhile.
     """
     descriptors: list[int] = []
     weakref.finalize(model, _close, descriptors)
@@ -69,7 +69,7 @@ def bring_to_node(model: Any, folder: Path) -> None:
             try:
                 save_file(tensors, path)
             except SafetensorError as error:
-                raise StorageFault(f"{folder}: weights cannot be kept there ({error}).") from error
+                raise StorageError(f"{folder}: weights cannot be kept there ({error}).") from error
             descriptors.append(os.open(path, os.O_RDONLY))
             path.unlink()
             for name, tensor in tensors.items():

@@ -15,7 +15,7 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
-from hpcq.core.errors import EnvironmentFault, UserInputError
+from hpcq.core.errors import SetupError, UserInputError
 from hpcq.core.work import EvaluateWork
 from hpcq.evaluate.backends.vllm import start
 from hpcq.evaluate.backends.vllm.engine_loop import Flow, Job
@@ -71,7 +71,7 @@ class VllmBackend:
         work, on_gpu = self._work, start.has_gpu()
         if work.device == ("cpu" if on_gpu else "cuda"):
             there = "are GPUs" if on_gpu else "is no GPU"
-            raise EnvironmentFault(
+            raise SetupError(
                 f"evaluate.device: {work.device!r} is asked for, and there {there} here."
                 " Use 'auto': vLLM computes on what it was built for."
             )
@@ -139,7 +139,7 @@ class VllmBackend:
                 yield
         except OSError as error:
             first = (str(error).splitlines() or [""])[0].rstrip(".")
-            raise EnvironmentFault(f"{path}: vLLM cannot load it ({first}).") from error
+            raise SetupError(f"{path}: vLLM cannot load it ({first}).") from error
         except ValueError as error:
             # What vLLM raises of a model that it does not know, and of settings that do not fit it or this machine.
             said = " ".join(str(error).split()).partition(" [type=")[0][:_REASON_CHARACTERS]
