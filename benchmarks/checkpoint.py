@@ -1,10 +1,10 @@
-"""What continuous checkpoints cost an evaluation: commits every 30 s, and every second, against keeping rows in memory.
+"""Cost of continuous checkpoints in an evaluation: commits every 30 s and every second, compared with rows in memory.
 
-Two back ends: the rehearsal's, which sleeps as long as a GPU would compute (50 requests a second), and a loop of numpy
-and Python that never rests, where every microsecond of the checkpoint is one that the loop does not have. The first is
-told in seconds of the clock; the second in seconds of the processor. On a machine that others use, both ratios waver by
-more than checkpoints cost: so the seconds inside them are told as well, as a share of the whole. By the clock that is
-the most that they can cost, since they run beside the work; by the processor it is what they cost.
+Two back ends: the synthetic one, which sleeps as a GPU would compute (50 requests/s), and a loop of numpy and Python
+that is never idle, so that checkpoints take time from it. The first is measured in wall-clock time, the second in
+processor time. On a shared machine both ratios vary by more than checkpoints cost, so the share of seconds inside
+commits is printed as well. In wall-clock time this share is an upper bound of the cost, because commits run in parallel
+with the work; in processor time it is the cost.
 """
 
 from __future__ import annotations
@@ -17,26 +17,26 @@ from collections.abc import Callable, Sequence
 from pathlib import Path
 
 import numpy as np
-from parts.bars import Bar, tell
+from parts.thresholds import Threshold, print_thresholds
 
 from hpcq.core.work import EvaluateWork, Model, Scheme, Variant
 from hpcq.evaluate.backends.synthetic import SyntheticBackend
 from hpcq.evaluate.requests import LOGLIKELIHOOD, Request
-from hpcq.store import RequestKey, Response, SegmentWriter, load
+from hpcq.store import RequestKey, Response, SegmentWriter, load_index
 
 ROUNDS = 2
 BATCH = 8
 WORK_S = 33.0
-"""Of each measurement: an interval of 30 s ends within it."""
+"""Seconds of each measurement, so that it includes one commit after 30 s."""
 INTERVALS_S = {"none": None, "every 30 s": 30.0, "every 1 s": 1.0}
-BAR = 1.01
+MAX_RATIO = 1.01
 
 Answer = Callable[[Sequence[Request]], list[Response]]
 Add = Callable[[RequestKey, Response], object]
 
 
-def rehearsed() -> Answer:
-    """The rehearsal's back end at 20 ms a request."""
+def synthetic() -> Answer:
+    """Return the synthetic back end with 20 ms per request."""
     scheme = Scheme(name="bf16", tool="none", method="none", weights="bf16", activations="bf16")
     work = EvaluateWork(
         variant=Variant(model=Model(id="org/model"), scheme=scheme),
@@ -46,19 +46,22 @@ def rehearsed() -> Answer:
         checkpoint_path="",
         segments_path="",
         batch_size=BATCH,
-        pace=(("request_seconds", 0.02),),
+        synthetic_options=(("request_seconds", 0.02),),
     )
     backend = SyntheticBackend(work)
 
     def answer(batch: Sequence[Request]) -> list[Response]:
-        found = dict(backend.stream([batch], known=()))
+        found = dict(backend.stream([batch], answered=()))
         return [found[request] for request in batch]
 
     return answer
 
 
 def computed() -> Answer:
-    """A few milliseconds of numpy and Python a request, in matrices so small that BLAS leaves them to one thread."""
+    """Return a function that computes a few milliseconds of numpy and Python per request, in one thread.
+
+    BLAS uses one thread because the matrices are small.
+    """
     weights = np.random.default_rng(1234).standard_normal((64, 64))
 
     def answer(batch: Sequence[Request]) -> list[Response]:
@@ -74,8 +77,8 @@ def computed() -> Answer:
     return answer
 
 
-def batch_number(number: int) -> list[Request]:
-    """Eight requests that no other batch has."""
+def make_batch(number: int) -> list[Request]:
+    """Return eight requests that are not in any other batch."""
     documents = range(number * BATCH, (number + 1) * BATCH)
     digests = [hashlib.sha256(str(document).encode()).hexdigest()[:32] for document in documents]
     keys = [
@@ -85,73 +88,83 @@ def batch_number(number: int) -> list[Request]:
 
 
 def evaluate(answer: Answer, batches: int, add: Add) -> None:
-    """What a worker does with the answers: each is handed over as it comes."""
+    """Pass each answer to `add`, as a worker does."""
     for number in range(batches):
-        batch = batch_number(number)
+        batch = make_batch(number)
         for request, response in zip(batch, answer(batch), strict=True):
             add(request.key, response)
 
 
-class Timed(SegmentWriter):
-    """Counts the seconds inside commits, by a clock of the thread that commits."""
+class TimedWriter(SegmentWriter):
+    """Segment writer that measures the seconds inside commits, with a clock of the committing thread."""
 
     clock: Callable[[], float] = time.perf_counter
     seconds = 0.0
 
     def flush(self) -> Path | None:
-        """As ever."""
-        began = self.clock()
+        """Commit, and add the seconds."""
+        start = self.clock()
         path = super().flush()
-        self.seconds += self.clock() - began
+        self.seconds += self.clock() - start
         return path
 
 
 def measure(answer: Answer, batches: int, interval_s: float | None, clock: Callable[[], float]) -> tuple[float, float]:
-    """Seconds by `clock` until the last row is safe, and the share of them inside commits."""
+    """Return the seconds by `clock` until the last row is committed, and the share of them inside commits."""
     with tempfile.TemporaryDirectory(dir=".") as name:
-        began = clock()
+        start = clock()
         if interval_s is None:
-            kept: dict[RequestKey, Response] = {}
-            evaluate(answer, batches, kept.__setitem__)
-            return clock() - began, 0.0
-        with Timed(
+            rows: dict[RequestKey, Response] = {}
+            evaluate(answer, batches, rows.__setitem__)
+            return clock() - start, 0.0
+        with TimedWriter(
             Path(name), attempt=1, addresses={"task": "a"}, provenance={"node": "here"}, flush_interval_s=interval_s
         ) as writer:
             writer.clock = time.thread_time if clock is time.process_time else clock
             evaluate(answer, batches, writer.add)
-        taken = clock() - began
-        if len(load([Path(name)], expect={"task": "a"})) != batches * BATCH:
-            raise SystemExit("rows are missing: what was measured was no checkpoint")
-        return taken, writer.seconds / taken
+        seconds = clock() - start
+        if len(load_index([Path(name)], expect={"task": "a"})) != batches * BATCH:
+            raise SystemExit("rows are missing: the measurement is not valid")
+        return seconds, writer.seconds / seconds
 
 
 def compare(name: str, make: Callable[[], Answer], clock: Callable[[], float]) -> None:
-    """Interleave the intervals, and compare the fastest of each."""
+    """Measure the intervals in turns, and compare the fastest measurement of each."""
     answer = make()
-    began_s = time.perf_counter()
+    start_s = time.perf_counter()
     evaluate(answer, 50, lambda *_: None)
-    batches = int(WORK_S / (time.perf_counter() - began_s) * 50)
+    batches = int(WORK_S / (time.perf_counter() - start_s) * 50)
     times: dict[str, list[tuple[float, float]]] = {interval: [] for interval in INTERVALS_S}
     for _ in range(ROUNDS):
         for interval, interval_s in INTERVALS_S.items():
             times[interval].append(measure(answer, batches, interval_s, clock))
     best = {interval: min(found) for interval, found in times.items()}
     (plain, _), *others = best.values()
-    told = ", ".join(
-        f"{interval} {taken / plain:.4f} ({share:.2%} in commits)"
-        for interval, (taken, share) in zip([*best][1:], others, strict=True)
+    ratios = ", ".join(
+        f"{interval} {seconds / plain:.4f} ({share:.2%} in commits)"
+        for interval, (seconds, share) in zip([*best][1:], others, strict=True)
     )
-    print(f"{name}: {batches * BATCH / plain:,.0f} requests/s; times the work without checkpoints: {told}")
+    print(f"{name}: {batches * BATCH / plain:,.0f} requests/s; time relative to no checkpoints: {ratios}")
     share = best["every 30 s"][1]
-    tell([Bar(name=f"{name}, checkpoints every 30 s", measured=1 / (1 - share), bar=BAR, is_most=True, unit=" ×")])
+    print_thresholds(
+        [
+            Threshold(
+                name=f"{name}, checkpoints every 30 s",
+                measured=1 / (1 - share),
+                limit=MAX_RATIO,
+                is_maximum=True,
+                unit=" ×",
+            )
+        ]
+    )
 
 
 def main() -> None:
-    """Both back ends at once: one of them sleeps."""
-    asleep = multiprocessing.Process(target=compare, args=("rehearsal, clock", rehearsed, time.perf_counter))
-    asleep.start()
-    compare("computed, processor", computed, time.process_time)
-    asleep.join()
+    """Measure both back ends at the same time: one of them sleeps."""
+    sleeping = multiprocessing.Process(target=compare, args=("synthetic, wall clock", synthetic, time.perf_counter))
+    sleeping.start()
+    compare("computed, processor time", computed, time.process_time)
+    sleeping.join()
 
 
 if __name__ == "__main__":

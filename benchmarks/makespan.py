@@ -1,8 +1,7 @@
-"""How close to a lower bound the planner's arrays end, and how far ahead of one job a model and task: simulated.
+"""Simulated makespan of the planner's arrays, compared with a lower bound and with one job per model and task.
 
-Random clusters and manifests go through the real planner, and take the seconds that it reckons; no cluster is needed.
-`python benchmarks/makespan.py SEED …`
-shows single cases.
+Random clusters and manifests go through the real planner; units take the seconds that it estimates. No cluster is
+needed. `python benchmarks/makespan.py SEED …` prints single cases.
 """
 
 from __future__ import annotations
@@ -18,14 +17,14 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 
-from parts.bars import Bar, tell
+from parts.lower_bound import lower_bound
+from parts.thresholds import Threshold, print_thresholds
 
-from benchmarks.parts.lower_bound import lower_bound
-from hpcq.core.work import Kind
-from hpcq.manifest import Resolved, load, resolve
+from hpcq.core.work import UnitKind
+from hpcq.manifest import ResolvedManifest, load, resolve
 from hpcq.plan.arrays import make_arrays
 from hpcq.plan.plan import make_plan
-from hpcq.plan.schedule.simulator import timeline
+from hpcq.plan.schedule.simulator import simulate
 from hpcq.plan.units import Plan, PlannedArray, PlannedUnit
 
 CASES = 100
@@ -46,60 +45,73 @@ SCHEMES = ("bf16", "fp8", "gptq-w4a16", "gptq-w8a16", "awq-w4a16", "smoothquant-
 
 
 @dataclass(frozen=True, kw_only=True)
-class Outcome:
-    """A case, with seconds: of the plan as it is, of the bound, and of one job a model and task."""
+class CaseResult:
+    """Result of one case.
+
+    Attributes:
+        seed: Seed of the case.
+        objective: `plan.objective` of the manifest.
+        shards: `evaluate.shards` of the manifest.
+        units: Number of units.
+        arrays: Number of arrays.
+        wall_s: Makespan of the plan.
+        bound_s: Lower bound of the makespan.
+        per_task_wall_s: Makespan with one job per model and task.
+        gpu_hours: GPU-hours of the plan.
+        per_task_gpu_hours: GPU-hours with one job per model and task.
+    """
 
     seed: int
     objective: str
     shards: int | str
     units: int
     arrays: int
-    wall: float
-    bound: float
-    apart_wall: float
+    wall_s: float
+    bound_s: float
+    per_task_wall_s: float
     gpu_hours: float
-    apart_gpu_hours: float
+    per_task_gpu_hours: float
 
     @property
     def ratio(self) -> float:
-        """Of the makespan to the bound."""
-        return self.wall / self.bound
+        """Makespan divided by the lower bound."""
+        return self.wall_s / self.bound_s
 
 
 def write_case(seed: int, folder: Path) -> Path:
-    """A manifest and the profile of a cluster for it; every number follows from the seed."""
-    chance = random.Random(seed)  # noqa: S311 - cases, not secrets
+    """Write a manifest and a cluster profile; every number follows from the seed."""
+    rng = random.Random(seed)  # noqa: S311 - cases, not secrets
     folder.mkdir()
     lines = ['name = "random"', 'scheduler = "slurm"', "[slurm]", "time_limit_minutes = 2880"]
-    gpus = chance.sample(GPUS, chance.randint(1, 4))
-    calibrates_apart = len(gpus) > 1 and chance.random() < 1 / 3
+    gpus = rng.sample(GPUS, rng.randint(1, 4))
+    quantizes_separately = len(gpus) > 1 and rng.random() < 1 / 3
     for number, gpu in enumerate(gpus):
-        gpus_per_node = chance.choice((4, 8))
-        nodes = chance.randint(1, 8)
+        gpus_per_node = rng.choice((4, 8))
+        nodes = rng.randint(1, 8)
         roles = ["quantize", "evaluate", "merge"]
-        if calibrates_apart:
+        if quantizes_separately:
             roles = ["quantize", "merge"] if number == 0 else ["evaluate"]
         lines += [f'[gpu_classes."{gpu.lower()}"]', f'gpu = "{gpu}"', f"nodes = {nodes}", "cpus_per_node = 64"]
         lines += [f"gpus_per_node = {gpus_per_node}", "memory_gib = 2000", f"roles = {json.dumps(roles)}"]
-        if chance.random() < 1 / 4:
-            lines.append(f"throttle = {chance.randint(2, nodes * gpus_per_node)}")
+        if rng.random() < 1 / 4:
+            lines.append(f"throttle = {rng.randint(2, nodes * gpus_per_node)}")
     (folder / "cluster.toml").write_text("\n".join(lines) + "\n")
-    models = chance.sample(MODELS, chance.randint(1, len(MODELS)))
-    schemes = ["bf16", *chance.sample(SCHEMES[1:], chance.randint(0, len(SCHEMES) - 1))]
-    suites = chance.choice((["openllm-v1"], ["openllm-v2"], ["openllm-v1", "openllm-v2"]))
+    models = rng.sample(MODELS, rng.randint(1, len(MODELS)))
+    schemes = ["bf16", *rng.sample(SCHEMES[1:], rng.randint(0, len(SCHEMES) - 1))]
+    suites = rng.choice((["openllm-v1"], ["openllm-v2"], ["openllm-v1", "openllm-v2"]))
     path = folder / "manifest.toml"
     path.write_text(
         '[run]\nname = "random"\n[cluster]\nprofile = "cluster.toml"\n'
         + "".join(f'[[models]]\nid = "{model}"\n' for model in models)
         + f"[schemes]\nuse = {json.dumps(schemes)}\n[tasks]\nsuites = {json.dumps(suites)}\n"
-        + f'[plan]\nobjective = "{chance.choice(("gpu-hours", "finish"))}"\n'
-        + f'[evaluate]\nbackend = "vllm"\nshards = {chance.choice((AUTO, AUTO, AUTO, 1, 2, 4))}\n'
+        + f'[plan]\nobjective = "{rng.choice(("gpu-hours", "makespan"))}"\n'
+        + f'[evaluate]\nbackend = "vllm"\nshards = {rng.choice((AUTO, AUTO, AUTO, 1, 2, 4))}\n'
     )
     return path
 
 
-def outcome_of(seed: int, folder: Path) -> Outcome | None:
-    """None: nothing of the manifest fits on the cluster."""
+def run_case(seed: int, folder: Path) -> CaseResult | None:
+    """Plan and simulate a case; None if no unit fits on the cluster."""
     resolved = resolve(load(write_case(seed, folder)))
     plan = make_plan(resolved)
     units = plan.units
@@ -107,40 +119,40 @@ def outcome_of(seed: int, folder: Path) -> Outcome | None:
         return None
     seconds = seconds_of(units)
     arrays = make_arrays(units, resolved.profile)
-    apart = one_job_a_task(resolved, plan)
-    apart_seconds = seconds_of([unit for job in apart for unit in job.units])
-    return Outcome(
+    per_task = one_job_per_task(resolved, plan)
+    per_task_seconds = seconds_of([unit for job in per_task for unit in job.units])
+    return CaseResult(
         seed=seed,
         objective=resolved.manifest.plan.objective,
         shards=resolved.evaluate.shards,
         units=len(units),
         arrays=len(arrays),
-        wall=timeline(arrays, resolved.profile, seconds).wall_seconds,
-        bound=lower_bound(arrays, resolved.profile, seconds),
-        apart_wall=timeline(apart, resolved.profile, apart_seconds).wall_seconds,
+        wall_s=simulate(arrays, resolved.profile, seconds).wall_seconds,
+        bound_s=lower_bound(arrays, resolved.profile, seconds),
+        per_task_wall_s=simulate(per_task, resolved.profile, per_task_seconds).wall_seconds,
         gpu_hours=gpu_hours(arrays, seconds),
-        apart_gpu_hours=gpu_hours(apart, apart_seconds),
+        per_task_gpu_hours=gpu_hours(per_task, per_task_seconds),
     )
 
 
 def seconds_of(units: Sequence[PlannedUnit]) -> dict[str, float]:
-    """By unit; the catalog knows all models here, so all are known."""
+    """Return the seconds by unit. All are known, because all models here are in the catalog."""
     return {unit.id: unit.seconds for unit in units if unit.seconds is not None}
 
 
-def one_job_a_task(resolved: Resolved, plan: Plan) -> list[PlannedArray]:
-    """The same work as a script of sbatch calls does it: in the manifest's order, a job a model and task, no shards.
+def one_job_per_task(resolved: ResolvedManifest, plan: Plan) -> list[PlannedArray]:
+    """Return the same work as a script of sbatch calls would submit it: one job per model and task, without shards.
 
-    The planner places each of them, for the fewest GPU-hours or the soonest end, as it does the plan's units.
+    Jobs are in the manifest's order. The planner places each of them with the manifest's objective.
     """
     whole = replace(resolved, evaluate=replace(resolved.evaluate, shards=1))
     evaluations: dict[str, list[PlannedUnit]] = defaultdict(list)
     for task in resolved.tasks:
         for unit in make_plan(replace(whole, tasks=(task,))).units:
-            if unit.kind is Kind.EVALUATE and unit.variant:
+            if unit.kind is UnitKind.EVALUATE and unit.variant:
                 evaluations[unit.variant.id].append(replace(unit, id=f"{unit.id}.{task.name}"))
-    jobs = [_job(unit, (), "none") for unit in plan.units if unit.kind is Kind.QUANTIZE]
-    variants = {unit.variant.id: unit for unit in plan.units if unit.kind is Kind.EVALUATE and unit.variant}
+    jobs = [_job(unit, (), "none") for unit in plan.units if unit.kind is UnitKind.QUANTIZE]
+    variants = {unit.variant.id: unit for unit in plan.units if unit.kind is UnitKind.EVALUATE and unit.variant}
     for variant, unit in variants.items():
         jobs += [_job(one, unit.depends_on, "afterok") for one in evaluations[variant]]
     merge = plan.units[-1]
@@ -162,39 +174,43 @@ def _job(unit: PlannedUnit, needs: tuple[str, ...], dependency: str) -> PlannedA
 
 
 def gpu_hours(arrays: Sequence[PlannedArray], seconds: Mapping[str, float]) -> float:
-    """GPUs times the hours that they are held."""
+    """Return the GPU-hours of all units."""
     return sum(array.shape.gpus * seconds[unit.id] for array in arrays for unit in array.units) / 3600
 
 
-def _tell_times(what: str, times: Sequence[float]) -> None:
-    print(f"  {statistics.median(times):.2f} times the {what} in the median ({min(times):.2f} to {max(times):.2f})")
+def _print_ratios(what: str, times: Sequence[float]) -> None:
+    print(f"  {what}: median {statistics.median(times):.2f} times the plan's ({min(times):.2f} to {max(times):.2f})")
 
 
 def main() -> None:
-    """All cases, or those of the seeds that were typed."""
+    """Run all cases, or those of the seeds on the command line."""
     seeds = [int(word) for word in sys.argv[1:]] or range(CASES)
     with tempfile.TemporaryDirectory() as name:
-        found = [outcome_of(seed, Path(name) / str(seed)) for seed in seeds]
-    outcomes = [outcome for outcome in found if outcome is not None]
+        found = [run_case(seed, Path(name) / str(seed)) for seed in seeds]
+    results = [result for result in found if result is not None]
     if sys.argv[1:]:
-        for outcome in outcomes:
-            print(outcome, f"{outcome.ratio:.3f}")
+        for result in results:
+            print(result, f"{result.ratio:.3f}")
         return
-    worst = max(outcomes, key=lambda one: one.ratio)
-    ratios = sorted(one.ratio for one in outcomes)
+    worst = max(results, key=lambda one: one.ratio)
+    ratios = sorted(one.ratio for one in results)
     deciles = " ".join(f"{ratio:.3f}" for ratio in statistics.quantiles(ratios, n=10))
-    print(f"{len(outcomes)} cases of {len(found)} (elsewhere nothing fits); {sum(one.units for one in outcomes)} units")
+    print(
+        f"{len(results)} of {len(found)} cases (in the others no unit fits); {sum(one.units for one in results)} units"
+    )
     print(f"makespan / lower bound: deciles {deciles}; worst {worst.ratio:.3f} with seed {worst.seed}")
-    print(f"arrays a plan: median {statistics.median(one.arrays for one in outcomes):g}")
-    for objective, is_auto in itertools.product(("finish", "gpu-hours"), (True, False)):
-        alike = [one for one in outcomes if one.objective == objective and (one.shards == "auto") is is_auto]
-        print(f"{objective}, shards {'auto' if is_auto else 'stated'}: one job a model and task takes")
-        _tell_times("makespan", [one.apart_wall / one.wall for one in alike])
-        _tell_times("GPU-hours", [one.apart_gpu_hours / one.gpu_hours for one in alike])
-    tell(
+    print(f"arrays per plan: median {statistics.median(one.arrays for one in results):g}")
+    for objective, is_auto in itertools.product(("makespan", "gpu-hours"), (True, False)):
+        alike = [one for one in results if one.objective == objective and (one.shards == "auto") is is_auto]
+        print(f"{objective}, shards {'auto' if is_auto else 'a number'}: one job per model and task")
+        _print_ratios("makespan", [one.per_task_wall_s / one.wall_s for one in alike])
+        _print_ratios("GPU-hours", [one.per_task_gpu_hours / one.gpu_hours for one in alike])
+    print_thresholds(
         (
-            Bar(name="makespan / lower bound, median", measured=statistics.median(ratios), bar=1.10, is_most=True),
-            Bar(name="makespan / lower bound, worst", measured=worst.ratio, bar=1.25, is_most=True),
+            Threshold(
+                name="makespan / lower bound, median", measured=statistics.median(ratios), limit=1.10, is_maximum=True
+            ),
+            Threshold(name="makespan / lower bound, worst", measured=worst.ratio, limit=1.25, is_maximum=True),
         )
     )
 

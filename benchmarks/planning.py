@@ -1,4 +1,4 @@
-"""Planning grows linearly: seconds for 1,000 and 10,000 units, side by side."""
+"""Seconds of planning 1,000 and 10,000 units, to show that planning is linear."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ from hpcq.manifest import load, resolve
 from hpcq.plan.arrays import make_arrays
 from hpcq.plan.plan import make_plan
 from hpcq.plan.plan_json import plan_document
-from hpcq.plan.schedule.simulator import expected
+from hpcq.plan.schedule.simulator import simulate_estimates
 
 HEAD = """
 [run]
@@ -36,8 +36,8 @@ CONFIG = {
 }
 
 
-def manifest_of(models: int, folder: Path) -> Path:
-    """A manifest of so many local models, each with 4 schemes × 25 shards: about 103 units a model."""
+def write_manifest(models: int, folder: Path) -> Path:
+    """Write a manifest with `models` local models of 4 schemes × 25 shards: about 103 units per model."""
     text = HEAD
     for index in range(models):
         checkpoint = folder / f"model-{index}"
@@ -50,19 +50,19 @@ def manifest_of(models: int, folder: Path) -> Path:
 
 
 def seconds_to_plan(path: Path) -> tuple[int, float]:
-    """Units, and seconds from the file to the document."""
-    began = time.perf_counter()
+    """Return the number of units, and the seconds from the file to the plan's document."""
+    start = time.perf_counter()
     resolved = resolve(load(path))
     plan = make_plan(resolved)
     arrays = make_arrays(plan.units, resolved.profile)
-    document = plan_document(plan, arrays, {}, expected(arrays, resolved.profile))
-    return len(document["units"]), time.perf_counter() - began
+    document = plan_document(plan, arrays, {}, simulate_estimates(arrays, resolved.profile))
+    return len(document["units"]), time.perf_counter() - start
 
 
 def main() -> None:
-    """Interleave both sizes three times and compare the fastest of each."""
+    """Measure both sizes in turns, three times, and compare the fastest measurement of each."""
     with tempfile.TemporaryDirectory() as name:
-        small, large = (manifest_of(models, Path(name)) for models in (10, 100))
+        small, large = (write_manifest(models, Path(name)) for models in (10, 100))
         times: dict[int, list[float]] = {}
         for _ in range(3):
             for path in (small, large):
@@ -71,7 +71,7 @@ def main() -> None:
     (few, few_seconds), (many, many_seconds) = ((units, min(found)) for units, found in times.items())
     print(f"{few} units: {few_seconds:.2f} s; {many} units: {many_seconds:.2f} s")
     growth = many_seconds / few_seconds / (many / few)
-    print(f"seconds per unit, {many} against {few}: {growth:.2f} times (1.00 is linear)")
+    print(f"seconds per unit, {many} units relative to {few}: {growth:.2f} (1.00 is linear)")
 
 
 if __name__ == "__main__":

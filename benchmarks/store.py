@@ -1,4 +1,4 @@
-"""What the store costs: committing segments against writing the same bytes, and loading against reading them."""
+"""Cost of the store: committing segments compared with plain writes, and loading them compared with plain reads."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ import time
 from collections.abc import Callable
 from pathlib import Path
 
-from hpcq.store import RequestKey, Response, SegmentWriter, load, segment_paths
+from hpcq.store import RequestKey, Response, SegmentWriter, load_index, segment_paths
 
 SEGMENTS = 200
 ROWS = 500
@@ -17,7 +17,7 @@ ROUNDS = 3
 
 
 def commit_segments(folder: Path) -> None:
-    """200 segments of 500 log-likelihoods each, as a worker does it."""
+    """Commit 200 segments of 500 log-likelihoods each, as a worker does."""
     with SegmentWriter(
         folder,
         attempt=1,
@@ -33,7 +33,7 @@ def commit_segments(folder: Path) -> None:
 
 
 def write_durably(folder: Path, contents: list[bytes]) -> None:
-    """The same bytes by write, fsync, rename and fsync of the folder, and nothing else."""
+    """Write the same bytes with only write, fsync, rename and fsync of the folder."""
     folder.mkdir()
     descriptor = os.open(folder, os.O_RDONLY)
     for number, content in enumerate(contents):
@@ -48,14 +48,14 @@ def write_durably(folder: Path, contents: list[bytes]) -> None:
 
 
 def seconds(work: Callable[[], object]) -> float:
-    """How long `work` takes."""
-    began = time.perf_counter()
+    """Return the seconds that `work` takes."""
+    start = time.perf_counter()
     work()
-    return time.perf_counter() - began
+    return time.perf_counter() - start
 
 
 def main() -> None:
-    """Interleave all four, and compare the fastest of each."""
+    """Measure all four in turns, and compare the fastest measurement of each."""
     times: dict[str, list[float]] = {"commit": [], "write": [], "load": [], "read": []}
     with tempfile.TemporaryDirectory(dir=".") as name:
         for number in range(ROUNDS):
@@ -64,16 +64,17 @@ def main() -> None:
             contents = [path.read_bytes() for path in segment_paths(folder)]
             times["write"].append(seconds(lambda plain=plain, contents=contents: write_durably(plain, contents)))
             times["load"].append(
-                seconds(lambda folder=folder: len(load([folder], expect={"task": "address"}).responses))
+                seconds(lambda folder=folder: len(load_index([folder], expect={"task": "address"}).responses))
             )
             times["read"].append(seconds(lambda folder=folder: [path.read_bytes() for path in segment_paths(folder)]))
     best = {name: min(found) for name, found in times.items()}
     rows = SEGMENTS * ROWS
     print(
-        f"commit: {rows / best['commit']:,.0f} rows/s, {best['commit'] / best['write']:.2f} times bare durable writes"
+        f"commit: {rows / best['commit']:,.0f} rows/s,"
+        f" {best['commit'] / best['write']:.2f} times the time of plain durable writes"
     )
-    print(f"load:   {rows / best['load']:,.0f} rows/s, {best['load'] / best['read']:.1f} times bare reads")
-    print(f"size:   {sum(map(len, contents)) / rows:.1f} bytes a row")
+    print(f"load:   {rows / best['load']:,.0f} rows/s, {best['load'] / best['read']:.1f} times the time of plain reads")
+    print(f"size:   {sum(map(len, contents)) / rows:.1f} bytes per row")
 
 
 if __name__ == "__main__":

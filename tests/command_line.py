@@ -1,4 +1,4 @@
-"""The real command line in a process of its own, as a user types it."""
+"""Helper that runs the real command line in a subprocess."""
 
 from __future__ import annotations
 
@@ -26,12 +26,18 @@ limit = 5
 backend = "synthetic"
 shards = 2
 """
-"""A manifest that runs without a model in seconds: 2 variants × 2 shards, one quantization, one merge."""
+"""Manifest with synthetic responses, which runs in seconds: 2 variants × 2 shards, one quantization, one merge."""
 
 
 @dataclass(frozen=True, kw_only=True)
-class Done:
-    """How a command ended."""
+class CommandResult:
+    """Result of a command.
+
+    Attributes:
+        code: Exit code.
+        out: Standard output.
+        err: Standard error.
+    """
 
     code: int
     out: str
@@ -39,22 +45,30 @@ class Done:
 
     @property
     def document(self) -> Any:
-        """Standard output, which must be one JSON document."""
+        """Standard output parsed as one JSON document."""
         return json.loads(self.out)
 
 
 @dataclass(frozen=True, kw_only=True)
 class Hpcq:
-    """`python -m hpcq` of one environment, typed in one folder, behind a command such as prlimit if need be."""
+    """Runs `python -m hpcq`.
+
+    Attributes:
+        python: Interpreter of the environment.
+        folder: Working directory.
+        wrapper: Command that executes it, e.g. prlimit with its options.
+    """
 
     python: Path
     folder: Path
-    before: tuple[str, ...] = ()
+    wrapper: tuple[str, ...] = ()
 
-    def __call__(self, *words: str | Path, timeout_s: float = 240, env: dict[str, str] | None = None) -> Done:
-        """Type a command and wait for its end."""
-        command: Sequence[str] = [*self.before, str(self.python), "-m", "hpcq", *map(str, words)]
-        done = subprocess.run(
+    def __call__(
+        self, *arguments: str | Path, timeout_s: float = 240, env: dict[str, str] | None = None
+    ) -> CommandResult:
+        """Run a command and wait until it exits."""
+        command: Sequence[str] = [*self.wrapper, str(self.python), "-m", "hpcq", *map(str, arguments)]
+        process = subprocess.run(
             command,
             cwd=self.folder,
             capture_output=True,
@@ -64,10 +78,10 @@ class Hpcq:
             stdin=subprocess.DEVNULL,
             env={**os.environ, **(env or {})},
         )
-        return Done(code=done.returncode, out=done.stdout, err=done.stderr)
+        return CommandResult(code=process.returncode, out=process.stdout, err=process.stderr)
 
     def write(self, text: str, name: str = "manifest.toml") -> Path:
-        """Put a manifest into the folder."""
+        """Write a file, by default the manifest, to the folder."""
         path = self.folder / name
         path.write_text(text, encoding="utf-8")
         return path

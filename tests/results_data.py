@@ -1,4 +1,4 @@
-"""What two results files must share to be called equal: every dataset, byte for byte."""
+"""Read all datasets of a results file, to compare two files byte by byte."""
 
 from __future__ import annotations
 
@@ -8,16 +8,16 @@ import h5py
 import numpy as np
 
 
-def data_of(results: Path) -> dict[str, bytes]:
-    """Every dataset of a results file, as bytes."""
+def read_datasets(results: Path) -> dict[str, bytes]:
+    """Return the bytes of every dataset of a results file, by name."""
     found: dict[str, bytes] = {}
 
-    def take(name: str, item: h5py.Group | h5py.Dataset) -> None:
+    def add(name: str, item: h5py.Group | h5py.Dataset) -> None:
         if isinstance(item, h5py.Dataset):
             values = np.asarray(item[...])
-            # Texts are objects, whose bytes would be addresses; and numpy shortens what it prints of a long array.
+            # Strings are objects: their bytes would be pointers. repr() of a long numpy array would be abbreviated.
             found[name] = repr(values.tolist()).encode() if values.dtype.kind == "O" else values.tobytes()
 
     with h5py.File(results, "r") as file:
-        file.visititems(take)
+        file.visititems(add)
     return found

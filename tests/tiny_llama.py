@@ -1,4 +1,4 @@
-"""A small random Llama with a tokenizer of bytes, and a calibration text: what tests of quantizing need."""
+"""A small random Llama with a byte tokenizer, and a calibration text, for tests of quantization."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ from hpcq.core.work import Calibration
 
 
 def write_base(folder: Path, *, layers: int = 2, hidden_size: int = 128) -> Path:
-    """A Llama of so many layers in bfloat16, with random weights, always the same."""
+    """Write a Llama with `layers` layers in bfloat16 and reproducible random weights."""
     import torch
     from tokenizers import Tokenizer, decoders, models, pre_tokenizers
     from transformers import LlamaConfig, LlamaForCausalLM, PreTrainedTokenizerFast
@@ -40,7 +40,7 @@ def write_base(folder: Path, *, layers: int = 2, hidden_size: int = 128) -> Path
 
 
 def write_calibration(path: Path) -> Calibration:
-    """Eight sequences of 64 tokens from a text of a hundred short passages."""
+    """Write a text of 100 short passages, calibrated with 8 sequences of 64 tokens."""
     lines = (
         json.dumps({"text": f"Passage {number} says that {number} times {number} is {number**2}."}) + "\n"
         for number in range(100)

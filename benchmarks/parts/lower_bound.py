@@ -1,7 +1,4 @@
-"""What no order of work and no scheduler can be faster than: a bound of a plan's wall time from below.
-
-Knows units, a profile and seconds; must not know arrays' order, nor how anything is scheduled.
-"""
+"""Lower bound of a plan's makespan, valid for every order of submission and every scheduler."""
 
 from __future__ import annotations
 
@@ -12,19 +9,26 @@ from math import floor
 
 from hpcq.manifest.profiles import Profile
 from hpcq.plan.schedule.critical_path import heads, tails
-from hpcq.plan.schedule.resources import node_of, nodes_of, taken_of
+from hpcq.plan.schedule.resources import node_resources, unit_nodes, unit_resources
 from hpcq.plan.units import PlannedArray, PlannedUnit
 
-_STEPS = range(8)  # of k; nodes have 8 GPUs at most as a rule
+_STEPS = range(8)  # values of k; most nodes have at most 8 GPUs
 _HALF = 0.5
-_THRESHOLDS = 16  # of tails and heads that are tried
-_ROUNDS = 16  # behind which single units matter little
+_THRESHOLDS = 16  # number of tails and heads that are tried
+_ROUNDS = 16  # further rounds hardly change the bound
 _ROUNDING = 1e-9
 
 
 @dataclass(frozen=True, kw_only=True)
 class _Load:
-    """A unit's seconds, the seconds that must pass before it and after it, and its share of all nodes of its class."""
+    """Load of a unit on its class.
+
+    Attributes:
+        seconds: Seconds of the unit.
+        head: Minimum seconds before it.
+        tail: Minimum seconds after it.
+        share: Its share of all nodes of the class.
+    """
 
     seconds: float
     head: float
@@ -33,23 +37,24 @@ class _Load:
 
 
 def lower_bound(arrays: Sequence[PlannedArray], profile: Profile, seconds: Mapping[str, float]) -> float:
-    """Seconds that `arrays` take at least where they are placed, whatever the order: the greatest of these.
+    """Return a lower bound in seconds for `arrays` with their placements: the maximum of these bounds.
 
-    - The longest chain of units that need each other: each begins when the one before it has ended.
-    - Units of which no two can run at once, because one needs the other or a class has no room for both: their sum.
-    - For each class and size: at most m units of at least that size are there at once, so they form m tracks; of the
-      j·m + 1 longest one track has j + 1, which take at least the sum of the j + 1 shortest of these, after the
-      smallest head (what must pass before a unit) and before the smallest tail (what must pass after it).
-    - For each array with a throttle the same, with as many tracks; and head + sum of seconds / throttle + tail.
-    - For each class, amount and k: head + sum of seconds · nodes · f(share of a node) / nodes + tail, over all units
-      before which at least `head` passes (or after which at least `tail` does). None of them is there before the
-      smallest of their heads, or after the end less the smallest of their tails, and in between no node is more than
-      full. f(x) = x makes it the work over what there is. f_k(x) = x where (k + 1)·x is whole, else
-      floor((k + 1)·x) / k, keeps shares that fit on a node together at 1 in sum (a dual feasible function: Fekete and
-      Schepers, Mathematical Programming 91, 2001), and counts what whole units must leave idle: with k = 1 a unit of
-      more than half a node counts as the whole node, for no second such one fits beside it. Units that take more than
-      half of each of their nodes share none, so f_k holds of their nodes / all nodes, too: of five nodes, units of
-      three are never there twice.
+    - The longest chain of units that depend on each other.
+    - Units of which no two can run at the same time, because one depends on the other or their class has no room for
+      both: the sum of their seconds.
+    - For each class and size: at most m units of this size or more run at the same time, so they form m tracks. Of the
+      j·m + 1 longest units, one track has j + 1. These take at least the sum of the j + 1 shortest of them, after the
+      smallest head (minimum time before a unit) and before the smallest tail (minimum time after it).
+    - For each array with a throttle the same, with that number of tracks; and head + sum of seconds / throttle + tail.
+    - For each class, resource and k: head + sum of seconds · nodes · f(share of a node) / nodes + tail, over all units
+      with at least this head (or at least this tail). None of them runs before the smallest of their heads, or after
+      the end minus the smallest of their tails, and in between no node is more than full. With f(x) = x this is the
+      work divided by the capacity. f_k(x) = x if (k + 1)·x is an integer, else floor((k + 1)·x) / k, is a dual
+      feasible function (Fekete and Schepers, Mathematical Programming 91, 2001): the sum over shares that fit on a node
+      together is at most 1. It counts capacity that indivisible units leave idle. With k = 1 a unit of more than half a
+      node counts as the whole node, because a second one does not fit. Units that take more than half of each of their
+      nodes share none, so f_k also applies to their nodes / all nodes: on five nodes, two units of three nodes never
+      run at the same time.
     """
     units = [unit for array in arrays for unit in array.units]
     before, after = heads(units, seconds), tails(units, seconds)
@@ -80,7 +85,7 @@ def lower_bound(arrays: Sequence[PlannedArray], profile: Profile, seconds: Mappi
 
 
 def _one_at_a_time(units: Sequence[PlannedUnit], profile: Profile, seconds: Mapping[str, float]) -> float:
-    """The sum of units that exclude each other, gathered greedily from those that last long on many nodes."""
+    """Return the sum of mutually exclusive units, selected greedily by seconds times nodes."""
     chosen: list[PlannedUnit] = []
     for unit in sorted(units, key=lambda one: -seconds[one.id] * one.shape.nodes):
         if all(_exclude(unit, other, profile) for other in chosen):
@@ -89,17 +94,17 @@ def _one_at_a_time(units: Sequence[PlannedUnit], profile: Profile, seconds: Mapp
 
 
 def _exclude(one: PlannedUnit, other: PlannedUnit, profile: Profile) -> bool:
-    """Whether the two can never run at once."""
+    """Return whether the two can never run at the same time."""
     if one.id in other.depends_on or other.id in one.depends_on:
         return True
     if one.shape.gpu_class != other.shape.gpu_class:
         return False
-    takes = zip(taken_of(profile, one.shape), taken_of(profile, other.shape), strict=True)
+    takes = zip(unit_resources(profile, one.shape), unit_resources(profile, other.shape), strict=True)
     share_a_node = all(
         first + second <= has + _ROUNDING
-        for (first, second), has in zip(takes, node_of(profile, one.shape.gpu_class), strict=True)
+        for (first, second), has in zip(takes, node_resources(profile, one.shape.gpu_class), strict=True)
     )
-    together = nodes_of(profile, one.shape) + nodes_of(profile, other.shape)
+    together = unit_nodes(profile, one.shape) + unit_nodes(profile, other.shape)
     return not share_a_node and together > profile.gpu_classes[one.shape.gpu_class].nodes
 
 
@@ -110,18 +115,18 @@ def _tracks(
     before: Mapping[str, float],
     after: Mapping[str, float],
 ) -> Iterator[float]:
-    """Bounds by pigeonholes, of units of at least a size, and of those of them with at least a tail or a head."""
+    """Yield pigeonhole bounds of units with a minimum size, and of those with a minimum tail or head."""
     gpu_class = units[0].shape.gpu_class
-    nodes, node = profile.gpu_classes[gpu_class].nodes, node_of(profile, gpu_class)
-    sizes = {(taken_of(profile, unit.shape), nodes_of(profile, unit.shape)) for unit in units}
+    nodes, node = profile.gpu_classes[gpu_class].nodes, node_resources(profile, gpu_class)
+    sizes = {(unit_resources(profile, unit.shape), unit_nodes(profile, unit.shape)) for unit in units}
     for taken, wide in sizes:
         on_a_node = min(int(has / part + _ROUNDING) for has, part in zip(node, taken, strict=True) if part)
         tracks = max(1, nodes * on_a_node // wide)
         large = [
             unit.id
             for unit in units
-            if nodes_of(profile, unit.shape) >= wide
-            and all(part >= least for part, least in zip(taken_of(profile, unit.shape), taken, strict=True))
+            if unit_nodes(profile, unit.shape) >= wide
+            and all(part >= least for part, least in zip(unit_resources(profile, unit.shape), taken, strict=True))
         ]
         for known in (after, before):
             values = sorted({known[unit] for unit in large})
@@ -146,7 +151,7 @@ def _pigeonholes(
 
 
 def _busy(loads: Iterable[_Load]) -> float:
-    """The greatest of head + work + tail over the units with at least a head, and over those with at least a tail."""
+    """Return the maximum of head + work + tail over units with a minimum head, and over those with a minimum tail."""
     loads, bound = list(loads), 0.0
     for is_head in (True, False):
         work, least = 0.0, float("inf")
@@ -158,22 +163,22 @@ def _busy(loads: Iterable[_Load]) -> float:
 
 
 def _shares(units: Sequence[PlannedUnit], profile: Profile) -> Iterator[list[float]]:
-    """Each unit's share of the class, by amount of a node and by f."""
+    """Yield each unit's share of the class, for each resource of a node and each f."""
     gpu_class = units[0].shape.gpu_class
-    nodes, node = profile.gpu_classes[gpu_class].nodes, node_of(profile, gpu_class)
+    nodes, node = profile.gpu_classes[gpu_class].nodes, node_resources(profile, gpu_class)
     for amount, has in enumerate(node):
         if not has:
             continue
-        parts = {unit.shape: taken_of(profile, unit.shape)[amount] / has for unit in units}
+        parts = {unit.shape: unit_resources(profile, unit.shape)[amount] / has for unit in units}
         for k in _STEPS:
             of = {
-                shape: nodes_of(profile, shape) * (_dual_feasible(k, part) if k else part) / nodes
+                shape: unit_nodes(profile, shape) * (_dual_feasible(k, part) if k else part) / nodes
                 for shape, part in parts.items()
             }
             yield [of[unit.shape] for unit in units]
             if k and nodes > 1:
                 whole = {
-                    shape: _dual_feasible(k, nodes_of(profile, shape) / nodes) if part > _HALF else 0.0
+                    shape: _dual_feasible(k, unit_nodes(profile, shape) / nodes) if part > _HALF else 0.0
                     for shape, part in parts.items()
                 }
                 yield [whole[unit.shape] for unit in units]

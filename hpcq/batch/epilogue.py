@@ -1,7 +1,7 @@
-"""What a batch shell does when its unit has ended badly, and after every merge: `python -m hpcq.batch.epilogue`.
+"""Epilogue of a unit's job: `python -m hpcq.batch.epilogue`, started by the batch shell after a failure and each merge.
 
-Runs on a node, while the job is still running, and acts on that job and its run alone. Nothing that fails here changes
-how the job ends. Knows how to tell what happened; what follows from it is decided in launch/retries.py.
+It runs on a node while the job is still running, and acts only on that job and its run. It determines the failure, lets
+`hpcq.launch.recovery.retry_policy` decide, and requeues the job. An error here does not change the job's exit code.
 """
 
 from __future__ import annotations
@@ -14,75 +14,88 @@ import sys
 from collections.abc import Sequence
 from pathlib import Path
 
-from hpcq.core.attempts import AttemptRecord, attempts_of, read_attempts
+from hpcq.core.attempts import AttemptRecord, read_attempts, read_unit_attempts
 from hpcq.core.errors import HpcqError, SetupError
-from hpcq.core.failures import Failure, failure_of_exit
-from hpcq.core.work import Kind
-from hpcq.launch.node_exclusion import joined, nodes_to_avoid
-from hpcq.launch.recovery.close_attempts import EndedJob, conclude, did_not_begin
+from hpcq.core.failures import Failure, classify_exit_code
+from hpcq.core.work import UnitKind
+from hpcq.launch.recovery.close_attempts import EndedJob, close_and_decide, record_failed_start
+from hpcq.launch.recovery.node_exclusion import join_excluded, nodes_to_exclude
 from hpcq.launch.recovery.retry_policy import Action, Decision
-from hpcq.launch.recovery.stale_attempts import SlurmJob, own_job
-from hpcq.launch.submissions import Ordered, read_order
-from hpcq.slurm.scontrol import JobDetails, change, could_start, requeue, show_job, waiting
+from hpcq.launch.submissions import SubmissionSpec, read_spec
+from hpcq.slurm.scontrol import (
+    JobDetails,
+    SlurmJob,
+    can_start,
+    current_job,
+    pending_jobs,
+    requeue,
+    show_job,
+    update_jobs,
+)
 
 DONE, NOT_DONE = 0, 1
-"""What this program leaves with."""
+"""Exit codes of this program."""
 
 _ENDED_BY_SIGNAL = {128 + signal.SIGTERM: Failure.PREEMPTED, 128 + signal.SIGUSR2: Failure.PREEMPTED}
-"""A signal that came before the unit could hear it."""
+"""Signals that arrived before the unit handled them."""
 
 _OUT_OF_MEMORY = re.compile(r"oom[-_ ]kill|out of memory", re.IGNORECASE)
 
 
-def main(words: Sequence[str]) -> int:
-    """Take the submission's folder, the status that the shell would leave with, and its log's size when it started."""
-    folder, status, said_before = Path(words[0]), int(words[1]), int(words[2])
+def main(arguments: Sequence[str]) -> int:
+    """Run the epilogue.
+
+    Args:
+        arguments: The submission's folder, the exit status of the batch shell, and the size in bytes of the job's log
+            when the shell started.
+    """
+    folder, status, log_offset = Path(arguments[0]), int(arguments[1]), int(arguments[2])
     signal.signal(signal.SIGTERM, signal.SIG_IGN)
-    order, own = read_order(folder), own_job()
+    spec, own = read_spec(folder), current_job()
     try:
-        return _see_to(folder, order, own, status, said_before)
+        return _run(folder, spec, own, status, log_offset)
     except HpcqError as error:
         sys.stderr.write(f"hpcq: {error}\n")
         return NOT_DONE
 
 
-def _see_to(folder: Path, order: Ordered, own: SlurmJob, status: int, said_before: int) -> int:
+def _run(folder: Path, spec: SubmissionSpec, own: SlurmJob, status: int, log_offset: int) -> int:
     job = show_job(own.job_id)
     if job is None or job.state != "RUNNING":
-        return NOT_DONE  # Slurm or the user is ending it, and knows why
-    aftermath = Aftermath(folder=folder, order=order, own=own, job=job)
+        return NOT_DONE  # Slurm or the user is ending the job
+    epilogue = Epilogue(folder=folder, spec=spec, own=own, job=job)
     if status:
-        record = aftermath.record() or aftermath.did_not_begin(status)
+        record = epilogue.record() or epilogue.record_failed_start(status)
         if record.outcome == "done":
             status = 0
-        elif aftermath.act(record, status, said_before):
+        elif epilogue.decide_and_requeue(record, status, log_offset):
             return NOT_DONE
-    if order.kind is Kind.MERGE:
-        from hpcq.batch.finalize import finish
+    if spec.kind is UnitKind.MERGE:
+        from hpcq.batch.finalize import resubmit_missing
 
-        finish(order.layout, order.retries)
+        resubmit_missing(spec.layout, spec.retries)
     return NOT_DONE if status else DONE
 
 
-class Aftermath:
-    """One ended attempt, its job, and what may be done about it."""
+class Epilogue:
+    """Epilogue of one ended attempt: its record, the decision, the requeue of its job."""
 
-    def __init__(self, *, folder: Path, order: Ordered, own: SlurmJob, job: JobDetails) -> None:
+    def __init__(self, *, folder: Path, spec: SubmissionSpec, own: SlurmJob, job: JobDetails) -> None:
         self._folder = folder
-        self._order = order
+        self._spec = spec
         self._own = own
         self._job = job
-        self._unit = order.units[int(os.environ.get("SLURM_ARRAY_TASK_ID", "0"))]
+        self._unit = spec.units[int(os.environ.get("SLURM_ARRAY_TASK_ID", "0"))]
         self._log = folder / f"{own.job_id}_0_log.err"
 
     def record(self) -> AttemptRecord | None:
-        """What the unit wrote of this start of the job, if it came so far."""
-        mine = (self._own.job_id, self._own.restart)
-        records = attempts_of(self._order.layout.attempts, self._unit)
-        return next((one for one in reversed(records) if (one.job_id, one.restart) == mine), None)
+        """Return the record of this start of the job; None if the unit did not get that far."""
+        own = (self._own.job_id, self._own.restart)
+        records = read_unit_attempts(self._spec.layout.attempts, self._unit)
+        return next((one for one in reversed(records) if (one.job_id, one.restart) == own), None)
 
-    def did_not_begin(self, status: int) -> AttemptRecord:
-        """Write the attempt down in the unit's stead. Another node may have what this one lacks."""
+    def record_failed_start(self, status: int) -> AttemptRecord:
+        """Record the attempt on behalf of the unit. The default is a node fault: the unit may start on another node."""
         job = EndedJob(
             job_id=self._own.job_id,
             launcher="slurm",
@@ -90,59 +103,61 @@ class Aftermath:
             log=str(self._log),
             restart=self._own.restart,
         )
-        failure = failure_of_exit(status) or _ENDED_BY_SIGNAL.get(status, Failure.NODE_FAULT)
-        return did_not_begin(self._order.layout, self._unit, job, failure)
+        failure = classify_exit_code(status) or _ENDED_BY_SIGNAL.get(status, Failure.NODE_FAULT)
+        return record_failed_start(self._spec.layout, self._unit, job, failure)
 
-    def act(self, record: AttemptRecord, status: int, said_before: int) -> bool:
-        """Decide, unless the unit has done so, write it down, and do it; whether the job is queued again."""
+    def decide_and_requeue(self, record: AttemptRecord, status: int, log_offset: int) -> bool:
+        """Decide unless the unit has, record and carry out the decision; return whether the job was requeued."""
         if record.decision is None:
-            failure = self._failure(status, said_before)
-            reason = f"its process ended with exit code {status}"
-            record, decision = conclude(self._order.layout, record, self._order.retries, failure=failure, reason=reason)
+            failure = self._failure(status, log_offset)
+            reason = f"its process exited with code {status}"
+            record, decision = close_and_decide(
+                self._spec.layout, record, self._spec.retries, failure=failure, reason=reason
+            )
         else:
-            decision = Decision(action=Action(record.decision), reason=record.reason or "", rung=record.rung)
-        if decision.action.goes_on:
-            self._queue_again(decision)
-        return decision.action.goes_on
+            decision = Decision(action=Action(record.decision), reason=record.reason or "", oom_step=record.oom_step)
+        if decision.action.is_retry:
+            self._requeue(decision)
+        return decision.action.is_retry
 
-    def _failure(self, status: int, said_before: int) -> Failure:
-        """Where the record does not tell: what Slurm says, the exit code, the step's last words."""
+    def _failure(self, status: int, log_offset: int) -> Failure:
+        """Return the failure if the record has none: from Slurm, the exit code, and the output of slurmstepd."""
         if self._job.is_preempted:
             return Failure.PREEMPTED
-        if self._was_out_of_memory(said_before):
+        if self._was_out_of_memory(log_offset):
             return Failure.OUT_OF_MEMORY
-        return failure_of_exit(status) or Failure.KILLED
+        return classify_exit_code(status) or Failure.KILLED
 
-    def _was_out_of_memory(self, said_before: int) -> bool:
-        """The kernel's killer leaves no word but slurmstepd's, in the job's log."""
+    def _was_out_of_memory(self, log_offset: int) -> bool:
+        """Whether slurmstepd reported an out-of-memory kill in the job's log, the only trace of it."""
         try:
-            said = self._log.read_bytes()[said_before:].decode(errors="replace")
+            text = self._log.read_bytes()[log_offset:].decode(errors="replace")
         except OSError:
             return False
-        return any(_OUT_OF_MEMORY.search(line) for line in said.splitlines() if line.startswith(("slurmstepd", "srun")))
+        return any(_OUT_OF_MEMORY.search(line) for line in text.splitlines() if line.startswith(("slurmstepd", "srun")))
 
-    def _queue_again(self, decision: Decision) -> None:
-        """Only a job that waits can be changed; this one does from the moment that it is told to, while it is ended."""
+    def _requeue(self, decision: Decision) -> None:
+        """Requeue the job, then change it: only pending jobs can be changed, and a requeued job is pending."""
         changes = self._changes(decision)
         requeue(self._own.job_id)
         if changes:
-            change(self._own.job_id, **changes)
-        others = waiting(self._order.layout.name, self._job.partition) if "ExcNodeList" in changes else []
+            update_jobs(self._own.job_id, **changes)
+        others = pending_jobs(self._spec.layout.name, self._job.partition) if "ExcNodeList" in changes else []
         if others:
-            with contextlib.suppress(SetupError):  # some may have begun in between
-                change(",".join(others), ExcNodeList=changes["ExcNodeList"])
+            with contextlib.suppress(SetupError):  # some may have started in the meantime
+                update_jobs(",".join(others), ExcNodeList=changes["ExcNodeList"])
 
     def _changes(self, decision: Decision) -> dict[str, str]:
-        """Fields of the job, as scontrol names them."""
-        order, changes = self._order, {}
-        memory_gib = order.retries.memory_gib(order.memory_gib, decision.rung)
-        if decision.action is Action.SMALLER and memory_gib and memory_gib != order.memory_gib:
+        """Return the fields of the job to change, by scontrol's names."""
+        spec, changes = self._spec, {}
+        memory_gib = spec.retries.memory_gib(spec.memory_gib, decision.oom_step)
+        if decision.action is Action.RETRY_SMALLER and memory_gib and memory_gib != spec.memory_gib:
             changes["MinMemoryNode"] = f"{int(memory_gib * 1024)}"
-        if decision.action is Action.ELSEWHERE:
-            avoided = nodes_to_avoid(read_attempts(order.layout.attempts), self._job.partition, order.retries)
+        if decision.action is Action.RETRY_ELSEWHERE:
+            faulty = nodes_to_exclude(read_attempts(spec.layout.attempts), self._job.partition, spec.retries)
             script = self._folder / f"{self._own.job_id.partition('_')[0]}_submission.sh"
-            if avoided and could_start(script, joined(order.exclude, avoided)):
-                changes["ExcNodeList"] = joined(order.exclude, avoided)
+            if faulty and can_start(script, join_excluded(spec.exclude, faulty)):
+                changes["ExcNodeList"] = join_excluded(spec.exclude, faulty)
         return changes
 
 

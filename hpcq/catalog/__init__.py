@@ -1,1 +1,1 @@
-"""What the field knows, as data: TOML files beside the modules that give their rows types."""
+"""Catalog of models, GPUs, kernels, schemes and tasks: TOML files, and modules that read them as typed records."""

@@ -1,6 +1,6 @@
-"""Which GPU of the catalog a cluster means by the name that it gives its GPUs. Knows names alone; asks nobody.
+"""GPU type of the catalog for the names that clusters give their GPUs.
 
-A name that may mean two GPUs gets the likelier one, and what to check; one that may mean none of them gets nothing.
+An ambiguous name yields the likelier type and a warning; an unknown name yields None.
 """
 
 from __future__ import annotations
@@ -8,8 +8,8 @@ from __future__ import annotations
 import re
 from dataclasses import dataclass
 
-# The first row whose expression is in the name, in lower case and with hyphens, decides: GPUs by memory in GB, the
-# likelier first. GH200 and GB200 are neither H200, H100 nor B200; an A10G is no A10, and an L40 no L40S.
+# The first row whose expression matches the name (in lower case, with hyphens) counts: GPU types by memory in GB, the
+# likelier first. GH200 and GB200 are not H200, H100 or B200; an A10G is not an A10, and an L40 not an L40S.
 _ROWS: tuple[tuple[str, dict[str, str]], ...] = (
     (r"(?<!g)b200", {"180": "B200-180"}),
     (r"(?<!g)h200", {"141": "H200-141"}),
@@ -27,31 +27,37 @@ _MIG = re.compile(r"\d+g\.\d+gb", re.IGNORECASE)
 
 
 @dataclass(frozen=True, kw_only=True)
-class Guess:
-    """A name of the catalog, and what to check of it where the words say too little; None: they say enough."""
+class GpuMatch:
+    """A GPU type that a cluster's name matches.
+
+    Attributes:
+        gpu: Name in the catalog.
+        ambiguity: Warning if the name matches several types; None: it matches one.
+    """
 
     gpu: str
-    check: str | None = None
+    ambiguity: str | None = None
 
 
-def guess_gpu(*words: str) -> Guess | None:
-    """The GPU that these words mean: the first that names one, with the memory that any of them names."""
-    for word in words:
-        plain = re.sub(r"[^a-z0-9]+", "-", word.lower())
+def match_gpu(*names: str) -> GpuMatch | None:
+    """Return the GPU type of the first name that matches one. The memory size may be in any of the names."""
+    for name in names:
+        plain = re.sub(r"[^a-z0-9]+", "-", name.lower())
         for expression, by_memory in _ROWS:
-            if is_mig(word) or not re.search(expression, plain):
+            if is_mig(name) or not re.search(expression, plain):
                 continue
             if len(by_memory) == 1:
-                return Guess(gpu=next(iter(by_memory.values())))
-            numbers = {number for each in words for number in re.findall(r"\d+", each)}
-            named = [gpu for memory, gpu in by_memory.items() if memory in numbers]
-            if len(named) == 1:
-                return Guess(gpu=named[0])
+                return GpuMatch(gpu=next(iter(by_memory.values())))
+            numbers = {number for each in names for number in re.findall(r"\d+", each)}
+            matching = [gpu for memory, gpu in by_memory.items() if memory in numbers]
+            if len(matching) == 1:
+                return GpuMatch(gpu=matching[0])
             likeliest, *others = by_memory.values()
-            return Guess(gpu=likeliest, check=f"'{word}' may also be {', '.join(others)}: nvidia-smi on a node tells.")
+            ambiguity = f"'{name}' may also be {', '.join(others)}: check with nvidia-smi on a node."
+            return GpuMatch(gpu=likeliest, ambiguity=ambiguity)
     return None
 
 
-def is_mig(word: str) -> bool:
-    """Whether it names a slice of a GPU, such as 'a100_3g.20gb'."""
-    return _MIG.search(word) is not None
+def is_mig(name: str) -> bool:
+    """Return whether the name is that of a MIG slice, such as 'a100_3g.20gb'."""
+    return _MIG.search(name) is not None

@@ -1,4 +1,4 @@
-"""GPUs as data: what the planner needs to know of a device. The numbers and their sources stand in gpus.toml."""
+"""GPU types with memory, compute capability and speed (gpus.toml)."""
 
 from __future__ import annotations
 
@@ -11,12 +11,17 @@ from hpcq.catalog.toml_rows import catalog_rows, with_tuples
 
 @dataclass(frozen=True, kw_only=True)
 class GPU:
-    """One kind of GPU.
+    """A type of GPU.
 
-    memory_gib: what the driver reports, all of it. compute_capability: major and minor, as in (9, 0).
-    bandwidth_gb_per_s: of its memory, in 10^9 bytes a second. dense_tflops: 10^12 operations a second by number format,
-    of those that it multiplies. link, link_gb_per_s: what joins the GPUs of a node, both ways together. source: the
-    document that says so.
+    Attributes:
+        name: Its name in the catalog, with the nominal memory in GB.
+        memory_gib: Total memory that the driver reports.
+        compute_capability: Major and minor version, such as (9, 0).
+        bandwidth_gb_per_s: Memory bandwidth in 10^9 bytes/s.
+        dense_tflops: 10^12 FLOP/s by number format, without sparsity; formats that it cannot multiply are absent.
+        link: Link between the GPUs of a node.
+        link_gb_per_s: Bandwidth of that link, both directions together.
+        source: Document with these numbers.
     """
 
     name: str
@@ -29,18 +34,18 @@ class GPU:
     source: str
 
     @property
-    def computes_fp8(self) -> bool:
-        """Whether its tensor cores multiply FP8 (Ada and Hopper on: compute capability 8.9)."""
+    def supports_fp8(self) -> bool:
+        """Its tensor cores multiply FP8 (since Ada and Hopper: compute capability 8.9)."""
         return self.compute_capability >= (8, 9)
 
 
 def gpu_names() -> tuple[str, ...]:
-    """Every GPU that the catalog knows."""
+    """Return the names of all GPU types in the catalog."""
     return tuple(_gpus())
 
 
 def find_gpu(name: str) -> GPU | None:
-    """The GPU of that catalog name; None: unknown."""
+    """Return the GPU type with this name in the catalog; None: unknown."""
     return _gpus().get(name)
 
 

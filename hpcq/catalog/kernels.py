@@ -1,4 +1,4 @@
-"""Kernels as data: what each back end computes a scheme with, and on which GPUs. Rows and sources: kernels.toml."""
+"""Kernels of each back end: the schemes that they compute and the GPUs that they run on (kernels.toml)."""
 
 from __future__ import annotations
 
@@ -14,78 +14,88 @@ Capability = tuple[int, int]
 
 @dataclass(frozen=True, kw_only=True)
 class Kernel:
-    """What a back end multiplies with.
+    """A kernel that multiplies quantized or unquantized weights.
 
-    at_least, below: compute capabilities that it runs on; below None: all from at_least on; at_least None: CPUs.
-    dynamic: whether activations are scaled at run time, where that matters. multiplies: the format of its
-    multiplications (None: what is computed in). faithful: False where what is computed is not what the scheme says;
-    `note` then says what it is.
+    Attributes:
+        backend: The back end that has it.
+        name: Its name in plans.
+        weights: Number formats of weights.
+        activations: Number formats of activations.
+        min_capability: Lowest compute capability; None: it runs on CPUs.
+        below_capability: Compute capabilities are below this one; None: no upper bound.
+        dynamic: Required `dynamic` of the scheme (activation scales computed at run time); None: any.
+        matmul_dtype: Number format of the multiplications; None: the type of the computation.
+        matches_scheme: False if the kernel computes something else than the scheme defines, as `note` explains.
+        note: Explanation for readers of plans and reports.
+        source: Source file or document of the row.
     """
 
     backend: str
-    kernel: str
+    name: str
     weights: tuple[str, ...]
     activations: tuple[str, ...]
-    at_least: Capability | None = None
-    below: Capability | None = None
+    min_capability: Capability | None = None
+    below_capability: Capability | None = None
     dynamic: bool | None = None
-    multiplies: str | None = None
-    faithful: bool = True
+    matmul_dtype: str | None = None
+    matches_scheme: bool = True
     note: str | None = None
     source: str
 
     def runs_on(self, capability: Capability | None) -> bool:
-        """Whether GPUs of that compute capability run it, or CPUs (None)."""
-        if self.at_least is None or capability is None:
-            return self.at_least is capability
-        return self.at_least <= capability and (self.below is None or capability < self.below)
+        """Return whether it runs on GPUs of this compute capability, or on CPUs (None)."""
+        if self.min_capability is None or capability is None:
+            return self.min_capability is capability
+        return self.min_capability <= capability and (
+            self.below_capability is None or capability < self.below_capability
+        )
 
-    def computes(self, scheme: Scheme) -> bool:
-        """Whether it takes the scheme's number formats."""
+    def supports(self, scheme: Scheme) -> bool:
+        """Return whether it computes the scheme's number formats."""
         formats = scheme.weights in self.weights and scheme.activations in self.activations
         return formats and self.dynamic in (None, scheme.dynamic)
 
     @property
-    def where(self) -> str:
-        """'from compute capability 8.0', or 'from compute capability 8.0 to below 10.0'."""
-        if self.at_least is None:
+    def capability_range(self) -> str:
+        """Compute capabilities as text: 'from compute capability 8.0', or '… to below 10.0'."""
+        if self.min_capability is None:
             return "on CPUs"
-        upper = "" if self.below is None else f" to below {dotted(self.below)}"
-        return f"from compute capability {dotted(self.at_least)}{upper}"
+        upper = "" if self.below_capability is None else f" to below {format_capability(self.below_capability)}"
+        return f"from compute capability {format_capability(self.min_capability)}{upper}"
 
 
 def find_kernels(backend: str, scheme: Scheme) -> tuple[Kernel, ...]:
-    """Every kernel of `backend` for `scheme` on GPUs, whatever the GPU; none: it cannot compute it, or is made up."""
-    return tuple(kernel for kernel in _computing(backend, scheme) if kernel.at_least is not None)
+    """Return all kernels of `backend` that compute `scheme` on GPUs."""
+    return tuple(kernel for kernel in _supporting(backend, scheme) if kernel.min_capability is not None)
 
 
 def find_kernel(backend: str, scheme: Scheme, capability: Capability | None) -> Kernel | None:
-    """What `backend` computes `scheme` with on GPUs of that compute capability, or on CPUs (None); None: it cannot."""
-    return next((kernel for kernel in _computing(backend, scheme) if kernel.runs_on(capability)), None)
+    """Return the first kernel of `backend` for `scheme` on GPUs of this compute capability, or on CPUs (None)."""
+    return next((kernel for kernel in _supporting(backend, scheme) if kernel.runs_on(capability)), None)
 
 
-def _computing(backend: str, scheme: Scheme) -> Iterator[Kernel]:
-    return (kernel for kernel in _kernels() if kernel.backend == backend and kernel.computes(scheme))
+def _supporting(backend: str, scheme: Scheme) -> Iterator[Kernel]:
+    return (kernel for kernel in _kernels() if kernel.backend == backend and kernel.supports(scheme))
 
 
 def has_kernels(backend: str) -> bool:
-    """Whether the catalog knows the back end's kernels: not those of a rehearsal, which computes nothing."""
+    """Return whether the catalog has the back end's kernels. The synthetic back end has none."""
     return backend in catalog_rows("kernels.toml")["backends"]
 
 
-def title_of(backend: str) -> str:
-    """The back end's name with the version that the rows were read in."""
+def backend_title(backend: str) -> str:
+    """Return the back end's name with the version from which the rows were read."""
     return str(catalog_rows("kernels.toml")["backends"][backend]["name"])
 
 
-def has_architecture(backend: str, architecture: str | None) -> bool:
-    """False where the back end is known to lack a model's code."""
+def supports_architecture(backend: str, architecture: str | None) -> bool:
+    """Return False if the back end is known to have no code for the model architecture."""
     row = catalog_rows("kernels.toml")["backends"].get(backend, {})
-    return architecture not in row.get("lacks_architectures", ())
+    return architecture not in row.get("unsupported_architectures", ())
 
 
-def dotted(capability: Capability) -> str:
-    """A compute capability as NVIDIA writes it: '8.9'."""
+def format_capability(capability: Capability) -> str:
+    """Return a compute capability as NVIDIA writes it: '8.9'."""
     return f"{capability[0]}.{capability[1]}"
 
 

@@ -1,6 +1,6 @@
-"""What public packages ship, as data: a model, benchmark items, calibration text; and where in the cache each lies.
+"""Models, benchmark data sets and calibration texts from Python packages (packages.toml), and their cache paths.
 
-Knows names, versions, digests and places; fetches nothing, and looks at nothing on disk but its rows, packages.toml.
+A path is returned whether or not `hpcq stage` has created it.
 """
 
 from __future__ import annotations
@@ -12,12 +12,19 @@ from pathlib import Path
 from typing import Any
 
 from hpcq.catalog.toml_rows import catalog_rows
-from hpcq.core.cache import cache_folder
+from hpcq.core.paths import cache_folder
 
 
 @dataclass(frozen=True, kw_only=True)
-class Member:
-    """One file in a package's wheel. `sha256` is of its content."""
+class PackageFile:
+    """A file in a package's wheel.
+
+    Attributes:
+        package: Name of the package.
+        version: Exact version.
+        path: Path inside the wheel.
+        sha256: Digest of the file's content.
+    """
 
     package: str
     version: str
@@ -26,166 +33,177 @@ class Member:
 
     @property
     def requirement(self) -> str:
-        """The package as pip is asked for it."""
+        """The package as a requirement for pip."""
         return f"{self.package}=={self.version}"
 
     @property
-    def staged(self) -> Path:
-        """Where the file is or will be in the cache."""
+    def staged_path(self) -> Path:
+        """Path of the file in the cache."""
         return cache_folder() / "packages" / f"{self.package}-{self.version}" / self.path
 
 
 @dataclass(frozen=True, kw_only=True)
-class Support:
-    """Files that a task needs beside its items, put in one folder of the cache."""
+class SupportFiles:
+    """Further files that a task needs, in one folder of the cache."""
 
     folder: str
-    sources: tuple[Member, ...]
+    sources: tuple[PackageFile, ...]
 
     @property
-    def staged(self) -> Path:
-        """Where the folder is or will be in the cache."""
+    def staged_path(self) -> Path:
+        """Path of the folder in the cache."""
         return cache_folder() / self.folder
 
 
 @dataclass(frozen=True, kw_only=True)
 class PackagedModel:
-    """A model that a package ships as one GGUF file."""
+    """A model that a package contains as one GGUF file."""
 
     id: str
     folder: str
-    source: Member
+    source: PackageFile
     licence: str
     notes: tuple[str, ...]
 
     @property
-    def staged(self) -> Path:
-        """Where its checkpoint is or will be in the cache."""
+    def staged_path(self) -> Path:
+        """Path of its checkpoint in the cache."""
         return cache_folder() / "models" / self.folder
 
 
 @dataclass(frozen=True, kw_only=True)
-class PackagedItems:
-    """A benchmark's items. `splits`: name and number of documents; `notes`: how they differ from the original."""
+class PackagedDataset:
+    """A benchmark's data set.
+
+    Attributes:
+        name: Name of the data set.
+        folder: Folder in the cache.
+        tasks: Tasks of lm-eval that read it.
+        splits: Name and number of documents of each split; the evaluated one is first.
+        sources: Files from which it is made.
+        support: Further files that the tasks need.
+        licence: Licence of the data.
+        notes: Differences from the original data set.
+    """
 
     name: str
     folder: str
     tasks: tuple[str, ...]
     splits: tuple[tuple[str, int], ...]
-    sources: tuple[Member, ...]
-    support: tuple[Support, ...]
+    sources: tuple[PackageFile, ...]
+    support: tuple[SupportFiles, ...]
     licence: str
     notes: tuple[str, ...]
 
     @property
-    def staged(self) -> Path:
-        """Where the folder with `<split>.jsonl` is or will be in the cache."""
+    def staged_path(self) -> Path:
+        """Path in the cache of the folder with `<split>.jsonl`."""
         return cache_folder() / "data" / self.folder
 
 
 @dataclass(frozen=True, kw_only=True)
 class PackagedCalibration:
-    """Calibration text."""
+    """A calibration text."""
 
     name: str
     file: str
-    source: Member
+    source: PackageFile
     licence: str
     notes: tuple[str, ...]
 
     @property
-    def staged(self) -> Path:
-        """Where the file of JSON lines `{"text": …}` is or will be in the cache."""
+    def staged_path(self) -> Path:
+        """Path in the cache of the file with JSON lines `{"text": …}`."""
         return cache_folder() / "calibration" / self.file
 
 
-def find_model(model_id: str) -> PackagedModel | None:
-    """The model of that id on the hub; None: no package ships it. Capital letters do not matter, as on the hub."""
+def find_packaged_model(model_id: str) -> PackagedModel | None:
+    """Return the packaged model with this id on the hub, case-insensitively; None: there is none."""
     return {name.lower(): model for name, model in _models().items()}.get(model_id.lower())
 
 
-def find_items(task_name: str) -> PackagedItems | None:
-    """The items that lm-eval's task of that name reads; None: no package ships them."""
-    return next((items for items in _items() if task_name in items.tasks), None)
+def find_packaged_dataset(task_name: str) -> PackagedDataset | None:
+    """Return the packaged data set that a task of lm-eval reads; None: there is none."""
+    return next((dataset for dataset in _datasets() if task_name in dataset.tasks), None)
 
 
-def find_calibration(name: str) -> PackagedCalibration | None:
-    """The calibration text of that name; None: no package ships it."""
+def find_packaged_calibration(name: str) -> PackagedCalibration | None:
+    """Return the packaged calibration text with this name; None: there is none."""
     return _calibration().get(name)
 
 
-def staged_model(model_id: str) -> Path | None:
-    """Where the model's checkpoint is or will be in the cache; None: no package ships it."""
-    model = find_model(model_id)
-    return model.staged if model else None
+def staged_model_path(model_id: str) -> Path | None:
+    """Return the cache path of a packaged model's checkpoint; None: it is not packaged."""
+    model = find_packaged_model(model_id)
+    return model.staged_path if model else None
 
 
-def staged_items(task_name: str) -> Path | None:
-    """Where the folder with the task's items is or will be in the cache; None: no package ships them."""
-    items = find_items(task_name)
-    return items.staged if items else None
+def staged_dataset_path(task_name: str) -> Path | None:
+    """Return the cache path of the folder with a task's data set; None: it is not packaged."""
+    dataset = find_packaged_dataset(task_name)
+    return dataset.staged_path if dataset else None
 
 
-def staged_calibration(name: str) -> Path | None:
-    """Where the calibration text is or will be in the cache; None: no package ships it."""
-    calibration = find_calibration(name)
-    return calibration.staged if calibration else None
+def staged_calibration_path(name: str) -> Path | None:
+    """Return the cache path of a calibration text; None: it is not packaged."""
+    calibration = find_packaged_calibration(name)
+    return calibration.staged_path if calibration else None
 
 
 def model_notes(model_id: str) -> tuple[str, ...]:
-    """What a reader must know of the model's scores; empty where no package ships it."""
-    model = find_model(model_id)
+    """Return notes for readers of the model's scores; empty if it is not packaged."""
+    model = find_packaged_model(model_id)
     return model.notes if model else ()
 
 
-def items_notes(task_name: str) -> tuple[str, ...]:
-    """How the task's packaged items differ from the original; empty where they do not, or no package ships them."""
-    items = find_items(task_name)
-    return items.notes if items else ()
+def dataset_notes(task_name: str) -> tuple[str, ...]:
+    """Return the differences between a task's packaged data set and the original; empty if it is not packaged."""
+    dataset = find_packaged_dataset(task_name)
+    return dataset.notes if dataset else ()
 
 
-def model_names() -> tuple[str, ...]:
-    """Every model that a package ships."""
+def packaged_models() -> tuple[str, ...]:
+    """Return the ids of all packaged models."""
     return tuple(_models())
 
 
 def packaged_tasks() -> tuple[str, ...]:
-    """Every task of lm-eval's whose items a package ships."""
-    return tuple(task for items in _items() for task in items.tasks)
+    """Return the names of all tasks of lm-eval with a packaged data set."""
+    return tuple(task for dataset in _datasets() for task in dataset.tasks)
 
 
-def calibration_names() -> tuple[str, ...]:
-    """Every calibration text that a package ships."""
+def packaged_calibrations() -> tuple[str, ...]:
+    """Return the names of all packaged calibration texts."""
     return tuple(_calibration())
 
 
-def nltk_data() -> Path:
-    """The folder that NLTK_DATA must name where lm-eval's IFEval is imported; staged with that task's items."""
+def nltk_data_folder() -> Path:
+    """Return the folder for NLTK_DATA, which lm-eval's IFEval reads when it is imported; staged with that data set."""
     return cache_folder() / "nltk_data"
 
 
-def members_of(package: str) -> tuple[Member, ...]:
-    """Every file that is used of `package`."""
+def package_files(package: str) -> tuple[PackageFile, ...]:
+    """Return the files that are used from `package`."""
     row = catalog_rows("packages.toml")["packages"][package]
     return tuple(
-        Member(package=package, version=row["version"], path=path, sha256=sha256)
-        for path, sha256 in row["members"].items()
+        PackageFile(package=package, version=row["version"], path=path, sha256=sha256)
+        for path, sha256 in row["files"].items()
     )
 
 
-def _member(source: list[str]) -> Member:
+def _file(source: list[str]) -> PackageFile:
     package, path = source
-    return next(member for member in members_of(package) if member.path == path)
+    return next(file for file in package_files(package) if file.path == path)
 
 
-def _members(sources: Iterable[list[str]]) -> tuple[Member, ...]:
-    return tuple(map(_member, sources))
+def _files(sources: Iterable[list[str]]) -> tuple[PackageFile, ...]:
+    return tuple(map(_file, sources))
 
 
 @lru_cache
 def _models() -> dict[str, PackagedModel]:
     return {
-        name: PackagedModel(id=name, **{**row, "source": _member(row["source"]), "notes": tuple(row["notes"])})
+        name: PackagedModel(id=name, **{**row, "source": _file(row["source"]), "notes": tuple(row["notes"])})
         for name, row in catalog_rows("packages.toml")["models"].items()
     }
 
@@ -193,26 +211,26 @@ def _models() -> dict[str, PackagedModel]:
 @lru_cache
 def _calibration() -> dict[str, PackagedCalibration]:
     return {
-        name: PackagedCalibration(name=name, **{**row, "source": _member(row["source"]), "notes": tuple(row["notes"])})
+        name: PackagedCalibration(name=name, **{**row, "source": _file(row["source"]), "notes": tuple(row["notes"])})
         for name, row in catalog_rows("packages.toml")["calibration"].items()
     }
 
 
 @lru_cache
-def _items() -> tuple[PackagedItems, ...]:
-    return tuple(_items_of(name, row) for name, row in catalog_rows("packages.toml")["items"].items())
+def _datasets() -> tuple[PackagedDataset, ...]:
+    return tuple(_dataset(name, row) for name, row in catalog_rows("packages.toml")["datasets"].items())
 
 
-def _items_of(name: str, row: dict[str, Any]) -> PackagedItems:
+def _dataset(name: str, row: dict[str, Any]) -> PackagedDataset:
     support = catalog_rows("packages.toml")["support"]
-    return PackagedItems(
+    return PackagedDataset(
         name=name,
         folder=row["folder"],
         tasks=tuple(row["tasks"]),
         splits=tuple(row["splits"].items()),
-        sources=_members(row["sources"]),
+        sources=_files(row["sources"]),
         support=tuple(
-            Support(folder=support[key]["folder"], sources=_members(support[key]["sources"]))
+            SupportFiles(folder=support[key]["folder"], sources=_files(support[key]["sources"]))
             for key in row.get("support", ())
         ),
         licence=row["licence"],

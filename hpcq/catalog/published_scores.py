@@ -1,7 +1,7 @@
-"""Scores that studies have published, as data, to be shown beside ours: one TSV a study under `published/`.
+"""Published scores of other studies for comparison in reports: one TSV per study under `published/`.
 
-Only what is on the same scale as lm-eval's raw metrics is looked up (percent). arXiv 2409.11055v6 normalises its second
-leaderboard's scores, so those are not compared.
+Only scores on the scale of lm-eval's raw metrics (percent) are used. arXiv 2409.11055v6 normalizes the scores of its
+second leaderboard, so these are not compared.
 """
 
 from __future__ import annotations
@@ -14,7 +14,7 @@ from pathlib import Path
 _FOLDER = Path(__file__).parent / "published"
 _STUDIES = {"arxiv-2409.11055v6": "arxiv-2409.11055v6-leaderboards.tsv"}
 
-# The study's column for a task of ours: its first leaderboard, raw percent, table 2.
+# lm-eval task -> column of the study: its first leaderboard, raw percent, table 2.
 _COLUMNS = {
     "arc_challenge": "arc_challenge",
     "hellaswag": "hellaswag",
@@ -23,7 +23,7 @@ _COLUMNS = {
     "winogrande": "winogrande",
     "gsm8k": "gsm8k",
 }
-# The study's method and bits for a scheme of ours; '*' is its AutoGPTQ, '**' its llmcompressor.
+# Scheme -> method and bits in the study; '*' is its AutoGPTQ, '**' its llmcompressor.
 _METHODS = {
     "fp16": ("FP16", "16/16"),
     "bf16": ("FP16", "16/16"),
@@ -37,19 +37,24 @@ _METHODS = {
 
 @dataclass(frozen=True, kw_only=True)
 class PublishedScore:
-    """A score in percent, and the study that reports it."""
+    """A published score.
+
+    Attributes:
+        study: Name of the study.
+        value: The score in percent.
+    """
 
     study: str
     value: float
 
 
 def study_names() -> tuple[str, ...]:
-    """Every study that the catalog has tables of."""
+    """Return the names of all studies in the catalog."""
     return tuple(_STUDIES)
 
 
-def find_published(study: str, model_id: str, scheme: str, task: str) -> PublishedScore | None:
-    """What `study` reports for that model, scheme and task; None: nothing, or not on our scale."""
+def find_published_score(study: str, model_id: str, scheme: str, task: str) -> PublishedScore | None:
+    """Return the score of `study` for a model, scheme and task; None: it has none on the same scale."""
     column, method = _COLUMNS.get(task), _METHODS.get(scheme)
     if column is None or method is None:
         return None
@@ -58,7 +63,7 @@ def find_published(study: str, model_id: str, scheme: str, task: str) -> Publish
 
 
 def _study_name(model_id: str) -> str:
-    """The study writes 'Llama-3.1-8B-it' for 'meta-llama/Llama-3.1-8B-Instruct'; capital letters do not matter."""
+    """Return the study's name of a model in lower case: 'llama-3.1-8b-it' for 'meta-llama/Llama-3.1-8B-Instruct'."""
     name = model_id.rsplit("/", 1)[-1].lower()
     return name.replace("-instruct", "-it").replace("-hf", "").replace("meta-", "")
 

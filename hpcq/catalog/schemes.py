@@ -1,7 +1,4 @@
-"""Schemes as data: the recipe behind each name. The rows and their sources stand in schemes.toml.
-
-Knows what a recipe needs of a model's shape; never imports a quantizing tool.
-"""
+"""Quantization schemes by name (schemes.toml), and whether a scheme fits a model's shape."""
 
 from __future__ import annotations
 
@@ -17,33 +14,37 @@ from hpcq.core.work import Scheme
 
 _GROUP_SUFFIX = re.compile(r"(?P<base>.+)-g(?P<group_size>[1-9][0-9]*)")
 _USUAL_GROUP_SIZES = (128, 64, 32)
-"""Those that the Marlin kernels for 4-bit weights take (vLLM)."""
-
+"""Group sizes that vLLM's Marlin kernels for 4-bit weights support."""
 
 _FLOATING_POINT = ("fp32", "bf16", "fp16")
 _CALIBRATED_METHODS = ("gptq", "awq", "smoothquant")
 
 
 def make_scheme(**fields: Any) -> Scheme:
-    """A scheme of these fields; whether it needs a calibration set follows from them."""
-    static = fields["activations"] not in _FLOATING_POINT and not fields.get("dynamic", False)
-    needs_calibration = fields["method"] in _CALIBRATED_METHODS or (fields["method"] == "rtn" and static)
+    """Return a scheme with these fields, and derive whether it needs a calibration set."""
+    is_static = fields["activations"] not in _FLOATING_POINT and not fields.get("dynamic", False)
+    needs_calibration = fields["method"] in _CALIBRATED_METHODS or (fields["method"] == "rtn" and is_static)
     return Scheme(
         **{**fields, "ignore": tuple(fields.get("ignore", ("lm_head",)))}, needs_calibration=needs_calibration
     )
 
 
 def scheme_names() -> tuple[str, ...]:
-    """Every scheme that the catalog knows by its plain name."""
+    """Return the names of all schemes in the catalog, without group sizes."""
     return tuple(_schemes())
 
 
-def find_scheme(name: str, defined: Mapping[str, Scheme] | None = None) -> Scheme | None:
-    """The scheme of that name: one of `defined`, or the catalog's, or either with a group size as in 'gptq-w4a16-g64'.
+def find_scheme(name: str, custom: Mapping[str, Scheme] | None = None) -> Scheme | None:
+    """Return the scheme with this name: one of `custom`, or the catalog's. The name may end with a group size.
 
-    None: unknown, or a group size on a scheme that has no groups.
+    Args:
+        name: Name of the scheme, such as 'gptq-w4a16' or 'gptq-w4a16-g64'.
+        custom: The manifest's own schemes.
+
+    Returns:
+        The scheme; None if the name is unknown, or if it has a group size and the scheme has no groups.
     """
-    known = {**_schemes(), **(defined or {})}
+    known = {**_schemes(), **(custom or {})}
     if name in known:
         return known[name]
     base, group_size = split_group_size(name)
@@ -52,36 +53,38 @@ def find_scheme(name: str, defined: Mapping[str, Scheme] | None = None) -> Schem
     return replace(known[base], name=name, group_size=group_size)
 
 
-def rehearsed(scheme: Scheme, *, is_sized: bool = False) -> Scheme:
-    """What stands in for `scheme` in a rehearsal: as it is, but made up where it would be quantized.
+def synthetic_scheme(scheme: Scheme, *, keep_method: bool = False) -> Scheme:
+    """Return the replacement of `scheme` with the synthetic back end: nothing is quantized.
 
-    is_sized: it is placed where the real one would be, so it keeps its method.
+    Args:
+        scheme: The scheme.
+        keep_method: Keep the method, so that the unit gets the resources of a real quantization.
     """
     if not scheme.is_quantized:
         return scheme
-    if is_sized:
+    if keep_method:
         return replace(scheme, tool="synthetic")
     return replace(scheme, tool="synthetic", method="synthetic", needs_calibration=False)
 
 
 def split_group_size(name: str) -> tuple[str, int | None]:
-    """A scheme's name without its group size, and the group size: ('gptq-w4a16', 64) for 'gptq-w4a16-g64'."""
+    """Split a name into scheme and group size: ('gptq-w4a16', 64) for 'gptq-w4a16-g64'."""
     match = _GROUP_SUFFIX.fullmatch(name)
     return (match["base"], int(match["group_size"])) if match else (name, None)
 
 
-def misfit(scheme: Scheme, shape: ModelShape) -> int | None:
-    """The first width of a quantized linear layer's input that `scheme`'s group size does not divide; None: it fits."""
+def indivisible_width(scheme: Scheme, shape: ModelShape) -> int | None:
+    """Return the first input width of a quantized layer that the group size does not divide; None: it divides all."""
     if scheme.granularity != "group" or scheme.group_size is None or scheme.tool == "synthetic":
         return None
-    inputs = (shape.hidden, shape.intermediate, shape.heads * shape.head_dim)
-    return next((width for width in inputs if width % scheme.group_size), None)
+    widths = (shape.hidden_size, shape.intermediate_size, shape.heads * shape.head_dim)
+    return next((width for width in widths if width % scheme.group_size), None)
 
 
 def fitting_group_size(scheme: Scheme, shape: ModelShape) -> int | None:
-    """The largest usual group size that fits every quantized layer; None: there is none."""
+    """Return the largest usual group size that divides the input width of every quantized layer; None: none does."""
     sizes = _USUAL_GROUP_SIZES
-    return next((size for size in sizes if misfit(replace(scheme, group_size=size), shape) is None), None)
+    return next((size for size in sizes if indivisible_width(replace(scheme, group_size=size), shape) is None), None)
 
 
 @lru_cache

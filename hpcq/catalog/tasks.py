@@ -1,7 +1,4 @@
-"""Benchmarks and suites as data: where lm-eval defines them, how large they are, which of their numbers a table shows.
-
-Knows lm-eval's names and files, and never imports it. The rows and their sources stand in tasks.toml.
-"""
+"""Tasks of lm-eval and suites of them (tasks.toml): definition, size, token averages, reported metric."""
 
 from __future__ import annotations
 
@@ -11,115 +8,137 @@ from typing import Any
 
 from hpcq.catalog.toml_rows import catalog_rows
 
-_REHEARSED_DOCUMENTS = 100
-_REHEARSED_REQUESTS = 4
+_SYNTHETIC_DOCUMENTS = 100
+_SYNTHETIC_REQUESTS = 4
 
 
 @dataclass(frozen=True, kw_only=True)
-class TokenFacts:
-    """What the prompts of a benchmark are made of, in tokens, on average.
+class PromptTokens:
+    """Parts of a log-likelihood task's prompts, in tokens on average.
 
-    fixed: what stands before all else, the same for every item of a data set. example: one few-shot example.
-    are_examples_drawn: anew for each item; else its data set's first ones stand before every item. question: what an
-    item's requests share besides. choice: what follows in each of them, without its last token, which no model reads.
+    Attributes:
+        shared_prefix: Beginning of all prompts of a subtask.
+        example: One few-shot example.
+        are_examples_sampled: Examples are sampled for each document; otherwise those of a subtask are all the same.
+        question: Further text that all requests of a document share.
+        choice: End of each request, without its last token, which the model does not read.
     """
 
-    fixed: float = 0.0
+    shared_prefix: float = 0.0
     example: float = 0.0
-    are_examples_drawn: bool = False
+    are_examples_sampled: bool = False
     question: float
     choice: float
 
 
 @dataclass(frozen=True, kw_only=True)
-class GenerationFacts:
-    """What the prompts and answers of a benchmark that generates are made of, in tokens, on average.
+class GenerationTokens:
+    """Parts of a generation task's prompts and answers, in tokens on average.
 
-    fixed, example, question: as of `TokenFacts`. answer: the text that a model writes.
+    Attributes:
+        shared_prefix: As in `PromptTokens`.
+        example: As in `PromptTokens`.
+        question: As in `PromptTokens`.
+        answer: Text that a model generates.
     """
 
-    fixed: float = 0.0
+    shared_prefix: float = 0.0
     example: float = 0.0
     question: float
     answer: float
 
-    def prompt(self, shots: int) -> float:
-        """Tokens of a prompt with so many few-shot examples."""
-        return self.fixed + shots * self.example + self.question
+    def prompt_tokens(self, shots: int) -> float:
+        """Return the tokens of a prompt with `shots` few-shot examples."""
+        return self.shared_prefix + shots * self.example + self.question
 
 
 @dataclass(frozen=True, kw_only=True)
-class TaskFacts:
-    """What is known of a benchmark before lm-eval is imported.
+class TaskInfo:
+    """What is known about a task without importing lm-eval.
 
-    folder: where its YAML lies, under lm_eval/tasks. metric, filter: the number that tables show. items: documents in
-    the full set. num_fewshot: what its definition says. requests_per_item: on average. output: loglikelihood or
-    generate_until. max_gen_toks: generated tokens at most, as its definition says (0: it generates nothing).
-    is_group: a group of several data sets, `data_sets` of them. is_runnable: False for a benchmark that hpcq knows by
-    name only. tokens: None where nobody has counted them, and where it generates. generation: where it does.
+    Attributes:
+        name: Name of the task in lm-eval.
+        folder: Folder of its YAML files below lm_eval/tasks.
+        metric: Metric that tables show.
+        filter: Filter of that metric.
+        documents: Number of documents of the full evaluated split.
+        num_fewshot: Number of few-shot examples in its definition.
+        requests_per_document: Mean number of requests per document.
+        output_type: "loglikelihood" or "generate_until".
+        max_gen_toks: Maximum number of generated tokens in its definition; 0: it does not generate.
+        is_group: It is a group of several subtasks.
+        num_subtasks: Number of subtasks of a group; 1 otherwise.
+        is_runnable: False: hpcq knows the name, but cannot evaluate it.
+        tokens: Token averages of a log-likelihood task; None: unknown.
+        generation: Token averages of a generation task.
     """
 
     name: str
     folder: str
     metric: str
     filter: str = "none"
-    items: int
+    documents: int
     num_fewshot: int
-    requests_per_item: float
-    output: str
+    requests_per_document: float
+    output_type: str
     max_gen_toks: int = 0
     is_group: bool = False
-    data_sets: int = 1
+    num_subtasks: int = 1
     is_runnable: bool = True
-    tokens: TokenFacts | None = None
-    generation: GenerationFacts | None = None
+    tokens: PromptTokens | None = None
+    generation: GenerationTokens | None = None
 
 
 @dataclass(frozen=True, kw_only=True)
 class Suite:
-    """A named set of tasks, each with its number of few-shot examples (None: as the task's definition says)."""
+    """A named set of tasks.
+
+    Attributes:
+        name: Name of the suite.
+        tasks: Task names, each with its number of few-shot examples; None: as in the task's definition.
+    """
 
     name: str
     tasks: tuple[tuple[str, int | None], ...]
 
 
 def task_names() -> tuple[str, ...]:
-    """Every task that the catalog knows."""
+    """Return the names of all tasks in the catalog."""
     return tuple(_tasks())
 
 
-def find_task(name: str) -> TaskFacts | None:
-    """The task of that name; None: unknown."""
+def find_task(name: str) -> TaskInfo | None:
+    """Return the task with this name; None: unknown."""
     return _tasks().get(name)
 
 
-def rehearsed_size(name: str, limit: int | None) -> tuple[int, int]:
-    """Documents of a task in a rehearsal, and requests of each."""
-    facts = find_task(name)
-    if facts is None:
-        return limit or _REHEARSED_DOCUMENTS, _REHEARSED_REQUESTS
-    return min(limit or _REHEARSED_DOCUMENTS, facts.items), max(1, round(facts.requests_per_item))
+def synthetic_size(name: str, limit: int | None) -> tuple[int, int]:
+    """Return the number of documents of a task with the synthetic back end, and of requests per document."""
+    info = find_task(name)
+    if info is None:
+        return limit or _SYNTHETIC_DOCUMENTS, _SYNTHETIC_REQUESTS
+    return min(limit or _SYNTHETIC_DOCUMENTS, info.documents), max(1, round(info.requests_per_document))
 
 
 def suite_names() -> tuple[str, ...]:
-    """Every suite that the catalog knows."""
+    """Return the names of all suites in the catalog."""
     return tuple(_suites())
 
 
 def find_suite(name: str) -> Suite | None:
-    """The suite of that name; None: unknown."""
+    """Return the suite with this name; None: unknown."""
     return _suites().get(name)
 
 
 @lru_cache
-def _tasks() -> dict[str, TaskFacts]:
+def _tasks() -> dict[str, TaskInfo]:
     return {name: _task(name, row) for name, row in catalog_rows("tasks.toml")["tasks"].items()}
 
 
-def _task(name: str, row: dict[str, Any]) -> TaskFacts:
-    tokens = TokenFacts(**row["tokens"]) if "tokens" in row else None
-    generation = GenerationFacts(**row["generation"]) if "generation" in row else None
-    return TaskFacts(name=name, **{**row, "tokens": tokens, "generation": generation})
+def _task(name: str, row: dict[str, Any]) -> TaskInfo:
+    tokens = PromptTokens(**row["tokens"]) if "tokens" in row else None
+    generation = GenerationTokens(**row["generation"]) if "generation" in row else None
+    return TaskInfo(name=name, **{**row, "tokens": tokens, "generation": generation})
 
 
 @lru_cache

@@ -1,4 +1,4 @@
-"""Reading the catalog's TOML files, beside the modules that give them types. Knows nothing of what is in them."""
+"""Reader of the catalog's TOML files."""
 
 from __future__ import annotations
 
@@ -10,11 +10,11 @@ from typing import Any
 
 @lru_cache
 def catalog_rows(file_name: str) -> dict[str, Any]:
-    """The content of `hpcq/catalog/<file_name>`; callers do not change it."""
+    """Return the content of `hpcq/catalog/<file_name>`. It is cached: do not modify it."""
     text = resources.files("hpcq.catalog").joinpath(file_name).read_text(encoding="utf-8")
     return tomllib.loads(text)
 
 
 def with_tuples(row: dict[str, Any]) -> dict[str, Any]:
-    """A row whose lists are tuples, as a frozen record wants them."""
+    """Return a copy of a row with its lists as tuples, which are hashable."""
     return {key: tuple(value) if isinstance(value, list) else value for key, value in row.items()}

@@ -1,7 +1,7 @@
-"""The command line: parses, calls one function of `hpcq.api`, prints, and turns exceptions into exit codes.
+"""Command line: parse arguments, call one function of `hpcq.api`, print, and turn exceptions into exit codes.
 
 Exit codes (a contract): 0 done; 1 the run has failed or incomplete units; 2 the user's input; 3 the environment; 130
-interrupted. Every verb is one file beside this one; none imports anything heavy before its own `run`.
+interrupted. Each verb is one module of this package, and imports heavy modules only inside its `run` function.
 """
 
 from __future__ import annotations
@@ -20,17 +20,17 @@ from hpcq.core.errors import HpcqError, StorageError
 from hpcq.core.files import describe_os_error
 
 VERBS = ("plan", "submit", "status", "logs", "resume", "cancel", "merge", "report", "stage", "init")
-WRITERS = ("submit", "resume", "merge")
-"""The verbs that write runs."""
-SHARERS = ("stage", "report", "init")
-"""The verbs that write for others, too, as the user's umask says: what is staged, a report's file, a profile."""
+BUFFERED_VERBS = ("submit", "resume", "merge")
+"""Verbs that change a run: their output is buffered, so that a closed pipe cannot interrupt them."""
+VERBS_WITH_USER_UMASK = ("stage", "report", "init")
+"""Verbs that keep the user's umask, because others may read what they write: staged data, reports, profiles."""
 
 INTERRUPTED = 130
 PRIVATE_UMASK = 0o077
 
 
 def build_parser() -> argparse.ArgumentParser:
-    """The whole command line, one sub-parser a verb."""
+    """Build the parser of the command line, with one sub-parser per verb."""
     parser = argparse.ArgumentParser(
         prog="hpcq",
         description="Which quantization of which model can be trusted for which tasks, and what does it cost?",
@@ -48,45 +48,52 @@ def build_parser() -> argparse.ArgumentParser:
 
 
 def main(argv: Sequence[str] | None = None) -> int:
-    """Run one command and return its exit code. Without `argv`, as the process's own: streams and signals, too."""
+    """Run one command.
+
+    Args:
+        argv: Arguments; None for those of the process, whose streams and signals are then set up, too.
+
+    Returns:
+        The exit code.
+    """
     if argv is None:
-        process_setup.enter()
+        process_setup.set_up()
     try:
         return _run(argv)
     finally:
-        process_setup.leave()
+        process_setup.flush_stdout()
 
 
 def _run(argv: Sequence[str] | None) -> int:
     code = 0
     try:
         arguments = build_parser().parse_args(argv)
-        if arguments.verb not in SHARERS:
+        if arguments.verb not in VERBS_WITH_USER_UMASK:
             os.umask(PRIVATE_UMASK)
-        code = _write(arguments) if arguments.verb in WRITERS else arguments.run(arguments)
+        code = _run_buffered(arguments) if arguments.verb in BUFFERED_VERBS else arguments.run(arguments)
         sys.stdout.flush()
     except HpcqError as error:
         print(error, file=sys.stderr)
         return error.exit_code
     except BrokenPipeError:
-        # The reader of our output left (`hpcq report … | head`): nothing is wrong, and nothing more can be written.
+        # The reader closed the pipe (`hpcq report … | head`): not an error, but nothing more can be written.
         return code
     except OSError as error:
         print(describe_os_error(error), file=sys.stderr)
         return StorageError.exit_code
     except KeyboardInterrupt:
-        print("Interrupted. What was committed is kept: type the command again to go on.", file=sys.stderr)
+        print("Interrupted. Committed results are kept; run the command again to continue.", file=sys.stderr)
         return INTERRUPTED
     return code
 
 
-def _write(arguments: argparse.Namespace) -> int:
-    """Run a verb that writes, to its exit code even if nobody reads what it prints."""
-    said = io.StringIO()
+def _run_buffered(arguments: argparse.Namespace) -> int:
+    """Run a verb with buffered output: it completes and returns its exit code even if the reader closes the pipe."""
+    output = io.StringIO()
     try:
-        with contextlib.redirect_stdout(said):
+        with contextlib.redirect_stdout(output):
             code: int = arguments.run(arguments)
         return code
     finally:
         with contextlib.suppress(BrokenPipeError):
-            print(said.getvalue(), end="", flush=True)
+            print(output.getvalue(), end="", flush=True)

@@ -1,4 +1,4 @@
-"""Arguments that several verbs share, in the same words everywhere, and the one way to print a JSON document."""
+"""Arguments shared by several verbs, and output of JSON documents."""
 
 from __future__ import annotations
 
@@ -8,13 +8,13 @@ from typing import Any
 
 
 def add_manifest(parser: argparse.ArgumentParser) -> None:
-    """MANIFEST and -O key=value."""
+    """Add MANIFEST and -O."""
     parser.add_argument("manifest", metavar="MANIFEST", help="a TOML manifest, or the manifest.lock.toml of a run")
     add_overrides(parser)
 
 
 def add_overrides(parser: argparse.ArgumentParser) -> None:
-    """-O key=value, as often as needed."""
+    """Add -O KEY=VALUE, which can be repeated."""
     parser.add_argument(
         "-O",
         "--override",
@@ -22,27 +22,29 @@ def add_overrides(parser: argparse.ArgumentParser) -> None:
         metavar="KEY=VALUE",
         action="append",
         default=[],
-        help="set a key of the manifest, as in -O tasks.limit=20 (repeat for more)",
+        help="set a key of the manifest, e.g. -O tasks.limit=20 (can be repeated)",
     )
 
 
 def add_run(parser: argparse.ArgumentParser) -> None:
-    """RUN: a name, a folder, or the manifest that names it."""
-    parser.add_argument("run_name", metavar="RUN", help="a run's name or folder, or the manifest that names it")
+    """Add RUN: the name or folder of a run, or its manifest."""
+    parser.add_argument("run_name", metavar="RUN", help="name or folder of the run, or its manifest")
 
 
 def add_json(parser: argparse.ArgumentParser) -> None:
-    """--json: standard output holds one JSON document and nothing else."""
-    parser.add_argument("--json", action="store_true", help="print one JSON document on standard output, nothing else")
+    """Add --json: standard output is one JSON document."""
+    parser.add_argument(
+        "--json", action="store_true", help="print one JSON document and nothing else on standard output"
+    )
 
 
 def add_yes(parser: argparse.ArgumentParser) -> None:
-    """--yes."""
+    """Add --yes."""
     parser.add_argument(
-        "--yes", action="store_true", help="hand over without asking, whatever plan.confirm_above_gpu_hours says"
+        "--yes", action="store_true", help="submit without confirmation (overrides plan.confirm_above_gpu_hours)"
     )
 
 
 def print_json(document: dict[str, Any]) -> None:
-    """Print `document`, indented, keys in the order in which they were made."""
+    """Print `document` with indentation; keys keep their order."""
     print(json.dumps(document, indent=2))

@@ -1,4 +1,4 @@
-"""Cancel a run's jobs, or those of the units named. What they committed is kept."""
+"""Cancel the jobs of a run, or of some of its units. Committed results are kept."""
 
 from __future__ import annotations
 
@@ -8,19 +8,19 @@ from hpcq.cli.arguments import add_run
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
-    """RUN and UNITs."""
+    """Add RUN and UNIT."""
     add_run(parser)
-    parser.add_argument("units", metavar="UNIT", nargs="*", help="ids of units, or parts of them; by default all")
+    parser.add_argument("units", metavar="UNIT", nargs="*", help="unit ids or parts of them (default: all units)")
 
 
 def run(arguments: argparse.Namespace) -> int:
-    """Cancel and say how many."""
+    """Cancel and print the number of cancelled units."""
     from hpcq import api
 
     cancelled = api.cancel(arguments.run_name, arguments.units)
     if not cancelled:
-        print("Nothing to cancel: no job of this run is waiting or running.")
+        print("Nothing to cancel: no job of this run is pending or running.")
         return 0
-    print(f"Cancelled {len(cancelled)} {'unit' if len(cancelled) == 1 else 'units'}; what they committed is kept.")
-    print(f"To go on later: hpcq resume {arguments.run_name}")
+    print(f"Cancelled {len(cancelled)} {'unit' if len(cancelled) == 1 else 'units'}; committed results are kept.")
+    print(f"Continue later with: hpcq resume {arguments.run_name}")
     return 0

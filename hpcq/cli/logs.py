@@ -1,4 +1,4 @@
-"""Print what a run's units printed; with UNIT, of that unit alone (any part of its id that names one)."""
+"""Print the logs of a run's units, or of the units whose id contains UNIT."""
 
 from __future__ import annotations
 
@@ -12,14 +12,14 @@ FOLLOW_INTERVAL_S = 0.5
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
-    """RUN, UNIT, --follow."""
+    """Add RUN, UNIT and --follow."""
     add_run(parser)
-    parser.add_argument("unit", metavar="UNIT", nargs="?", help="a unit's id, or a part of it; by default all units")
-    parser.add_argument("--follow", action="store_true", help="go on printing what is added, until interrupted")
+    parser.add_argument("unit", metavar="UNIT", nargs="?", help="a unit id or part of it (default: all units)")
+    parser.add_argument("--follow", action="store_true", help="keep printing new lines until interrupted")
 
 
 def run(arguments: argparse.Namespace) -> int:
-    """Print the logs, each under a line with its unit and attempt."""
+    """Print the logs, each below a line with its path."""
     from hpcq import api
 
     positions: dict[str, int] = {}

@@ -1,4 +1,4 @@
-"""Merge what a run has committed so far into its results.h5 and score it; safe at any time, as often as you like."""
+"""Merge the responses committed so far into results.h5 and score them. Can be repeated at any time."""
 
 from __future__ import annotations
 
@@ -8,13 +8,13 @@ from hpcq.cli.arguments import add_json, add_run, print_json
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
-    """RUN, --json."""
+    """Add RUN and --json."""
     add_run(parser)
     add_json(parser)
 
 
 def run(arguments: argparse.Namespace) -> int:
-    """Merge and print what was found; exit code 1 if responses are missing or in conflict."""
+    """Merge and print the counts; exit code 1 if responses are missing or in conflict."""
     from hpcq import api
     from hpcq.cli.formatting import merge_lines
 

@@ -1,4 +1,4 @@
-"""Show units, arrays and what already exists; nothing is written or submitted."""
+"""Show the units, arrays and estimates of a manifest; nothing is written or submitted."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ from hpcq.cli.arguments import add_json, add_manifest, print_json
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
-    """MANIFEST, -O, --json, --units."""
+    """Add MANIFEST, -O, --json and --units."""
     add_manifest(parser)
     add_json(parser)
     parser.add_argument("--units", action="store_true", help="list every unit, not only the arrays")

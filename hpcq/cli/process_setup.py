@@ -1,7 +1,4 @@
-"""What the process of a command does first: see that it can speak, and that it can be stopped.
-
-Knows standard streams and signals. Knows no verb.
-"""
+"""Set-up of the command's process: standard streams that tolerate a closed reader, and signal handlers."""
 
 from __future__ import annotations
 
@@ -17,52 +14,52 @@ if TYPE_CHECKING:
     from _typeshed import ReadableBuffer
 
 
-class _Heedless(io.FileIO):
-    """Writes, and drops what nobody takes: telling of the work must never break it off."""
+class _LossyStderr(io.FileIO):
+    """Standard error that drops what cannot be written: a progress line must never stop the work."""
 
     def write(self, data: ReadableBuffer, /) -> int:
-        """Say that all was written, whether or not the reader is still there or the disk has room."""
+        """Write, and report success even if the reader is gone or the disk is full."""
         with contextlib.suppress(OSError):
             return super().write(data)
         return memoryview(data).nbytes
 
 
-def enter() -> None:
-    """Make the process fit to run a verb."""
-    _open_streams()
+def set_up() -> None:
+    """Prepare the streams and signals of the process."""
+    _repair_streams()
     if threading.current_thread() is threading.main_thread():
-        _hear_signals()
+        _install_signal_handlers()
 
 
-def leave() -> None:
-    """Write what is left, or drop it: else Python tries again at its end, complains, and exits with 120."""
+def flush_stdout() -> None:
+    """Write buffered output or drop it: otherwise Python fails to flush at exit, and its exit code is 120."""
     try:
         sys.stdout.flush()
     except OSError:
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
 
 
-def _open_streams() -> None:
+def _repair_streams() -> None:
     for stream in (sys.stdin, sys.stdout, sys.stderr):
-        if stream is None:  # closed by whoever started the command: `hpcq … >&-`
-            # The lowest free number is the stream's own. Free, it would be the number of the next file that is opened.
+        if stream is None:  # closed by the caller: `hpcq … >&-`
+            # The lowest free descriptor is the one of this stream. Left free, the next opened file would get it.
             os.set_inheritable(os.open(os.devnull, os.O_RDWR), True)  # noqa: FBT003 (it takes no keyword)
     sys.stdout = sys.stdout or os.fdopen(1, "w", encoding="utf-8", closefd=False)
     if isinstance(sys.stdout, io.TextIOWrapper):
         sys.stdout.reconfigure(errors="replace")
     sys.stderr = io.TextIOWrapper(
-        io.BufferedWriter(_Heedless(2, "w", closefd=False)),
+        io.BufferedWriter(_LossyStderr(2, "w", closefd=False)),
         encoding=sys.stderr.encoding if sys.stderr else "utf-8",
         errors="replace",
         line_buffering=True,
     )
 
 
-def _hear_signals() -> None:
-    """Let SIGTERM and SIGHUP stop the command in order, as Ctrl-C does.
+def _install_signal_handlers() -> None:
+    """Make SIGTERM and SIGHUP raise KeyboardInterrupt, as Ctrl-C does.
 
-    SIGINT, too, need not be heard otherwise: what a script starts in the background is born with it ignored. SIGHUP
-    that is ignored stays so: that is what `nohup` is for.
+    SIGINT is set, too: shells start background commands of a script with SIGINT ignored. A SIGHUP that is ignored stays
+    ignored, because that is the purpose of `nohup`.
     """
     for number in (signal.SIGINT, signal.SIGTERM, signal.SIGHUP):
         if number != signal.SIGHUP or signal.getsignal(number) is not signal.SIG_IGN:

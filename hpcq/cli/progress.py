@@ -1,4 +1,4 @@
-"""A run on this machine as it goes, on standard error: redrawn on a terminal, a line now and then in a pipe."""
+"""Progress display of a local run on standard error: a live view on a terminal, plain lines in a pipe."""
 
 from __future__ import annotations
 
@@ -8,11 +8,11 @@ import time
 from collections.abc import Callable, Iterator
 from typing import TYPE_CHECKING
 
-from hpcq.cli.formatting import requests_of
-from hpcq.core.work import State
+from hpcq.cli.formatting import request_progress
+from hpcq.core.work import UnitState
 from hpcq.monitor.eta import run_progress, unit_seconds_left
-from hpcq.monitor.snapshot import RunStatus, UnitStatus
-from hpcq.report.table import duration
+from hpcq.monitor.status import RunStatus, UnitStatus
+from hpcq.report.table import format_duration
 
 if TYPE_CHECKING:
     from rich.console import Console
@@ -20,75 +20,75 @@ if TYPE_CHECKING:
 REDRAW_INTERVAL_S = 1.0
 PLAIN_INTERVAL_S = 15.0
 
-Watch = Callable[[RunStatus], None]
+StatusCallback = Callable[[RunStatus], None]
 
 
 @contextlib.contextmanager
-def watching() -> Iterator[Watch]:
-    """Yield what to call with every new state."""
+def progress_display() -> Iterator[StatusCallback]:
+    """Yield a function to call with each new state of the run."""
     if sys.stderr.isatty():
         from rich.console import Console
 
         console = Console(stderr=True)
         if not console.is_dumb_terminal:
-            with _redrawn(console) as watch:
-                yield watch
+            with _live_display(console) as on_status:
+                yield on_status
             return
     yield _PlainLines()
 
 
 class _PlainLines:
-    """Tells each unit's beginning and end once, and the requests now and then."""
+    """Print each change of a unit's state, and the requests done every `PLAIN_INTERVAL_S`."""
 
     def __init__(self) -> None:
-        self._told: dict[str, State] = {}
-        self._last = time.monotonic()
+        self._reported: dict[str, UnitState] = {}
+        self._printed_s = time.monotonic()
 
     def __call__(self, status: RunStatus) -> None:
         for unit in status.units:
-            before = self._told.get(unit.id, State.WAITING)
+            before = self._reported.get(unit.id, UnitState.WAITING)
             if unit.state is not before:
-                self._told[unit.id] = unit.state
+                self._reported[unit.id] = unit.state
                 reason = f": {unit.reason}" if unit.reason else ""
-                self._tell(f"{unit.id}: {unit.state}{reason}")
-        if time.monotonic() - self._last >= PLAIN_INTERVAL_S:
-            self._last = time.monotonic()
+                self._print(f"{unit.id}: {unit.state}{reason}")
+        if time.monotonic() - self._printed_s >= PLAIN_INTERVAL_S:
+            self._printed_s = time.monotonic()
             for line in running_lines(status):
-                self._tell(line)
+                self._print(line)
 
-    def _tell(self, line: str) -> None:
+    def _print(self, line: str) -> None:
         print(line, file=sys.stderr, flush=True)
 
 
 def running_lines(status: RunStatus) -> list[str]:
-    """A line for the run, and one for each unit that runs."""
+    """Return one line for the run and one line per running unit."""
     progress = run_progress(status)
     units = f"{status.counts.get('done', 0)}/{len(status.units)} units"
     requests = f", {progress.done}/{progress.total} requests" if progress.total else ""
-    left = f", about {duration(progress.seconds_left)} left" if progress.seconds_left is not None else ""
+    left = f", about {format_duration(progress.seconds_left)} left" if progress.seconds_left is not None else ""
     return [f"{status.run}: {units}{requests}{left}"] + [
-        f"  {unit.id}: {_going(unit)}" for unit in status.units if unit.state is State.RUNNING
+        f"  {unit.id}: {_unit_progress(unit)}" for unit in status.units if unit.state is UnitState.RUNNING
     ]
 
 
-def _going(unit: UnitStatus) -> str:
+def _unit_progress(unit: UnitStatus) -> str:
     left = unit_seconds_left(unit)
-    parts = [requests_of(unit), unit.phase or "", f"{duration(left)} left" if left is not None else ""]
+    parts = [request_progress(unit), unit.phase or "", f"{format_duration(left)} left" if left is not None else ""]
     return ", ".join(part for part in parts if part) or "starting"
 
 
 @contextlib.contextmanager
-def _redrawn(console: Console) -> Iterator[Watch]:
+def _live_display(console: Console) -> Iterator[StatusCallback]:
     from rich.live import Live
     from rich.text import Text
 
     with Live(Text("starting"), console=console, refresh_per_second=4, transient=True) as live:
-        drawn = 0.0
+        drawn_s = 0.0
 
-        def watch(status: RunStatus) -> None:
-            nonlocal drawn
-            if time.monotonic() - drawn >= REDRAW_INTERVAL_S:
-                drawn = time.monotonic()
+        def on_status(status: RunStatus) -> None:
+            nonlocal drawn_s
+            if time.monotonic() - drawn_s >= REDRAW_INTERVAL_S:
+                drawn_s = time.monotonic()
                 live.update(Text("\n".join(running_lines(status))))
 
-        yield watch
+        yield on_status

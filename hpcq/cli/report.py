@@ -1,4 +1,4 @@
-"""Print the scores of one or more runs as a table, or in a format for papers, sheets, pages and programs."""
+"""Print the scores of one or more runs as a table, or as Markdown, CSV, LaTeX, HTML or JSON."""
 
 from __future__ import annotations
 
@@ -10,12 +10,14 @@ FORMATS = ("text", "md", "csv", "latex", "html", "json")
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
-    """RUN …, --format, --compare, --output."""
-    parser.add_argument("runs", metavar="RUN", nargs="+", help="a run's name or folder, or the manifest that names it")
-    parser.add_argument("--format", choices=FORMATS, default="text", help="default: text")
-    parser.add_argument("--json", dest="format", action="store_const", const="json", help="the same as --format json")
+    """Add RUN …, --format, --json, --compare and --output."""
+    parser.add_argument("runs", metavar="RUN", nargs="+", help="names or folders of runs, or their manifests")
+    parser.add_argument("--format", choices=FORMATS, default="text", help="output format (default: text)")
+    parser.add_argument("--json", dest="format", action="store_const", const="json", help="same as --format json")
     parser.add_argument(
-        "--compare", metavar="STUDY", help="show beside each score what a published study reports: 'published' for any"
+        "--compare",
+        metavar="STUDY",
+        help="add the scores of a published study ('published': of any study in the catalog)",
     )
     parser.add_argument("--output", metavar="FILE", type=Path, help="write to FILE instead of standard output")
 

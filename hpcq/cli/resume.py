@@ -1,8 +1,9 @@
-"""Hand over again what a run still lacks, and only that.
+"""Submit the missing units of a run.
 
-Units that failed are left alone unless --failed is given; units that still wait or run are never doubled. What cannot
-change a result may be changed on the way, and stays so: -O evaluate.shards=7 deals what is missing to seven jobs,
--O cluster.profile=FILE goes on elsewhere.
+Units that have failed permanently are skipped unless --failed is given. Pending and running units are never submitted
+twice. Settings that cannot change a result can be overridden, and are kept for later commands:
+-O evaluate.shards=7 distributes the missing requests over seven jobs, -O cluster.profile=FILE continues on another
+cluster.
 """
 
 from __future__ import annotations
@@ -13,21 +14,20 @@ from hpcq.cli.arguments import add_json, add_overrides, add_run, add_yes
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
-    """RUN, -O, --failed, --wait, --yes, --json."""
+    """Add RUN, -O, --failed, --wait, --yes and --json."""
     add_run(parser)
     add_overrides(parser)
     add_json(parser)
     add_yes(parser)
-    parser.add_argument("--failed", action="store_true", help="try again what has failed, too")
-    parser.add_argument("--wait", action="store_true", help="on Slurm: return when the run has ended")
+    parser.add_argument("--failed", action="store_true", help="also submit units that have failed permanently")
+    parser.add_argument("--wait", action="store_true", help="with Slurm: return when the run has ended")
 
 
 def run(arguments: argparse.Namespace) -> int:
-    """Resume and print as submit does."""
+    """Submit the missing units; the output is that of `submit`."""
     from hpcq import api
-    from hpcq.cli.confirm import confirm
-    from hpcq.cli.submit_and_wait import hand_over
+    from hpcq.cli.submit_and_wait import confirm, submit_and_wait
 
-    opened = api.open_run(arguments.run_name, arguments.overrides)
-    confirm(opened, yes=arguments.yes, retry_failed=arguments.failed)
-    return hand_over(opened, wait=arguments.wait, as_json=arguments.json, retry_failed=arguments.failed)
+    loaded = api.load_run(arguments.run_name, arguments.overrides)
+    confirm(loaded, yes=arguments.yes, retry_failed=arguments.failed)
+    return submit_and_wait(loaded, wait=arguments.wait, as_json=arguments.json, retry_failed=arguments.failed)

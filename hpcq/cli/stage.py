@@ -1,4 +1,4 @@
-"""Bring a manifest's models, benchmark items and calibration text to this file system; what is there is left alone."""
+"""Copy the models, benchmark items and calibration text of a manifest to the cache, unless they exist."""
 
 from __future__ import annotations
 
@@ -10,12 +10,12 @@ from hpcq.cli.arguments import add_manifest
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
-    """MANIFEST, -O."""
+    """Add MANIFEST and -O."""
     add_manifest(parser)
 
 
 def run(arguments: argparse.Namespace) -> int:
-    """Stage, telling on standard error what is being done."""
+    """Stage, with progress on standard error, and print the staged paths."""
     from hpcq import api
 
     staged = api.stage(

@@ -1,4 +1,4 @@
-"""Show where a run stands: its units by state, requests done, time left, and why what failed has failed."""
+"""Show the state of a run: units by state, completed requests, time left, and reasons of failures."""
 
 from __future__ import annotations
 
@@ -11,27 +11,27 @@ WATCH_INTERVAL_S = 5.0
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
-    """RUN, --watch, --json."""
+    """Add RUN, --watch and --json."""
     add_run(parser)
     add_json(parser)
-    parser.add_argument("--watch", action="store_true", help="show it again every few seconds until the run has ended")
+    parser.add_argument("--watch", action="store_true", help="repeat every few seconds until the run has ended")
 
 
 def run(arguments: argparse.Namespace) -> int:
-    """Print the picture; exit code 1 if the run is not done and nobody works on it."""
+    """Print the state; exit code 1 if the run is not done and no job or command works on it."""
     from hpcq import api
     from hpcq.cli.formatting import status_lines
-    from hpcq.core.work import State
-    from hpcq.monitor.snapshot import LIVE
+    from hpcq.core.work import UnitState
+    from hpcq.monitor.status import ACTIVE_STATES
 
     while True:
         status = api.status(arguments.run_name)
-        goes_on = status.state in LIVE or status.held
-        again = arguments.watch and goes_on
+        is_active = status.state in ACTIVE_STATES or status.is_locked
+        again = arguments.watch and is_active
         if not arguments.json:
             print("\n".join(status_lines(status)), flush=True)
         elif not again:
             print_json(status.as_json())
         if not again:
-            return 0 if goes_on or status.state is State.DONE else 1
+            return 0 if is_active or status.state is UnitState.DONE else 1
         time.sleep(WATCH_INTERVAL_S)

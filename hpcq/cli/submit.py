@@ -1,7 +1,7 @@
-"""Hand over what is missing: to Slurm and return, or to this machine and wait. Typing it again is safe.
+"""Submit all missing units of a manifest to Slurm, or run them on this machine. Can be repeated safely.
 
-On Slurm the command returns when everything is queued, the merge included; on this machine it runs to the end, merges,
-and prints the report.
+With Slurm, the command returns when all jobs, the merge included, are in the queue. With the local scheduler, it runs
+all units, merges, and prints the report.
 """
 
 from __future__ import annotations
@@ -13,21 +13,20 @@ from hpcq.cli.arguments import add_json, add_manifest, add_yes
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
-    """MANIFEST, -O, --dry-run, --wait, --yes, --json."""
+    """Add MANIFEST, -O, --dry-run, --wait, --yes and --json."""
     add_manifest(parser)
     add_json(parser)
     add_yes(parser)
     parser.add_argument("--dry-run", action="store_true", help="check everything, print the plan, submit nothing")
-    parser.add_argument("--wait", action="store_true", help="on Slurm: return when the run has ended")
+    parser.add_argument("--wait", action="store_true", help="with Slurm: return when the run has ended")
 
 
 def run(arguments: argparse.Namespace) -> int:
-    """Submit and print what to type next, or the report."""
+    """Submit and print the next commands, or the report."""
     from hpcq import api
     from hpcq.cli.arguments import print_json
-    from hpcq.cli.confirm import confirm
     from hpcq.cli.formatting import plan_lines
-    from hpcq.cli.submit_and_wait import hand_over
+    from hpcq.cli.submit_and_wait import confirm, submit_and_wait
 
     if arguments.dry_run:
         planned = api.dry_run(Path(arguments.manifest), arguments.overrides)
@@ -36,6 +35,6 @@ def run(arguments: argparse.Namespace) -> int:
         else:
             print("\n".join([*plan_lines(planned), "", "Nothing was submitted: this was a dry run."]))
         return 0
-    opened = api.open_manifest(Path(arguments.manifest), arguments.overrides)
-    confirm(opened, yes=arguments.yes)
-    return hand_over(opened, wait=arguments.wait, as_json=arguments.json)
+    loaded = api.load_manifest(Path(arguments.manifest), arguments.overrides)
+    confirm(loaded, yes=arguments.yes)
+    return submit_and_wait(loaded, wait=arguments.wait, as_json=arguments.json)

@@ -1,64 +1,107 @@
-"""What `submit` and `resume` share: hand over, tell what was done, wait if asked to, and end with the report."""
+"""Common part of `submit` and `resume`: confirm, submit, optionally wait, and print the jobs or the report."""
 
 from __future__ import annotations
 
 import sys
 import time
+from collections.abc import Mapping
 
 from hpcq import api
 from hpcq.cli.arguments import print_json
 from hpcq.cli.formatting import status_lines
-from hpcq.cli.progress import watching
-from hpcq.core.errors import RunIncomplete
-from hpcq.core.work import Kind, State
-from hpcq.monitor.snapshot import LIVE, RunStatus
+from hpcq.cli.progress import progress_display
+from hpcq.core.errors import RunIncompleteError, UserInputError
+from hpcq.core.work import UnitKind, UnitState
+from hpcq.monitor.status import ACTIVE_STATES, RunStatus
 
 WAIT_INTERVAL_S = 2.0
 
 
-def hand_over(opened: api.Opened, *, wait: bool, as_json: bool, retry_failed: bool = False) -> int:
-    """Submit and print; exit code 1 if the run has ended with failed or missing units."""
-    with watching() as watch:
-        handed = api.hand_over(opened, retry_failed=retry_failed, watch=watch)
-        status = handed.status
-        while wait and status.state in LIVE:
+def confirm(loaded: api.LoadedRun, *, yes: bool, retry_failed: bool = False) -> None:
+    """Ask for confirmation if the estimated GPU-hours are above `plan.confirm_above_gpu_hours` of the manifest.
+
+    Raises:
+        UserInputError: The answer was no, or the standard streams are not a terminal.
+    """
+    limit = loaded.resolved.manifest.plan.confirm_above_gpu_hours
+    if limit is None or yes:
+        return
+    hours = api.estimate_gpu_hours(loaded, retry_failed=retry_failed)
+    if sum(hours.values()) <= limit:
+        return
+    estimate = _format_gpu_hours(hours)
+    if not (sys.stdin.isatty() and sys.stderr.isatty()):
+        raise UserInputError(
+            f"This would take {estimate}, more than plan.confirm_above_gpu_hours = {limit:g}: add --yes to submit."
+        )
+    print(f"{estimate}: submit? [y/N] ", end="", file=sys.stderr, flush=True)
+    if sys.stdin.readline().strip().lower() not in ("y", "yes"):
+        raise UserInputError("Nothing was submitted.")
+
+
+def submit_and_wait(loaded: api.LoadedRun, *, wait: bool, as_json: bool, retry_failed: bool = False) -> int:
+    """Submit and print the jobs or, if the run has ended, its report.
+
+    Args:
+        loaded: The run.
+        wait: With Slurm, wait until the run has ended.
+        as_json: Print the document of `status --json` with the submitted arrays instead of text.
+        retry_failed: Also submit units that have failed permanently.
+
+    Returns:
+        The exit code: 1 if the run has ended with failed or missing units, else 0.
+    """
+    with progress_display() as on_status:
+        result = api.submit(loaded, retry_failed=retry_failed, on_status=on_status)
+        status = result.status
+        while wait and status.state in ACTIVE_STATES:
             time.sleep(WAIT_INTERVAL_S)
-            status = api.status(str(opened.layout.folder))
-            watch(status)
-    ended = status.state not in LIVE
+            status = api.status(str(loaded.layout.folder))
+            on_status(status)
+    ended = status.state not in ACTIVE_STATES
     if as_json:
         submitted = [
-            {"array": item.array, "job_id": item.job_id, "units": list(item.units)} for item in handed.submissions
+            {"array": item.array, "job_id": item.job_id, "units": list(item.units)} for item in result.submissions
         ]
         print_json({**status.as_json(), "submitted": submitted})
     elif ended:
-        _print_end(status, opened)
+        _print_result(status, loaded)
     else:
-        _print_queued(handed, opened)
-    return 1 if ended and status.state is not State.DONE else 0
+        _print_queued(result, loaded)
+    return 1 if ended and status.state is not UnitState.DONE else 0
 
 
-def _print_queued(handed: api.Handed, opened: api.Opened) -> None:
-    for item in handed.submissions:
+def _print_queued(result: api.SubmitResult, loaded: api.LoadedRun) -> None:
+    for item in result.submissions:
         print(f"job {item.job_id}: {item.array}, {len(item.units)} {'unit' if len(item.units) == 1 else 'units'}")
-    if not handed.submissions:
-        print("Nothing to hand over: what is missing waits or runs already.")
-    name = opened.layout.name
-    print(f"\nWatch it:    hpcq status {name} --watch")
-    print(f"Read logs:   hpcq logs {name} --follow")
-    print(f"The result:  hpcq report {name}")
+    if not result.submissions:
+        print("Nothing to submit: all missing units are pending or running.")
+    name = loaded.layout.name
+    print(f"\nWatch:   hpcq status {name} --watch")
+    print(f"Logs:    hpcq logs {name} --follow")
+    print(f"Report:  hpcq report {name}")
 
 
-def _print_end(status: RunStatus, opened: api.Opened) -> None:
-    """The report, or what stands in its way and what to type next."""
-    if status.state is not State.DONE or opened.is_rehearsal:
+def _print_result(status: RunStatus, loaded: api.LoadedRun) -> None:
+    """Print the report, or the state of an incomplete run and the next command."""
+    if status.state is not UnitState.DONE or loaded.is_synthetic:
         print("\n".join(status_lines(status)))
-    if opened.is_rehearsal:
-        print("\nThis was a rehearsal: its responses are synthetic, and never scores.")
-    elif any(unit.kind == Kind.MERGE and unit.state is State.DONE for unit in status.units):
+    if loaded.is_synthetic:
+        print("\nThe responses of this run are synthetic: it has no scores.")
+    elif any(unit.kind == UnitKind.MERGE and unit.state is UnitState.DONE for unit in status.units):
         try:
-            sys.stdout.write(api.report([str(opened.layout.folder)]))
-        except RunIncomplete as nothing:
-            print(f"\n{nothing}")
-    if status.state is not State.DONE:
-        print(f"\nTry again what is missing: hpcq resume {opened.layout.name} --failed")
+            sys.stdout.write(api.report([str(loaded.layout.folder)]))
+        except RunIncompleteError as error:
+            print(f"\n{error}")
+    if status.state is not UnitState.DONE:
+        print(f"\nRun the missing units again: hpcq resume {loaded.layout.name} --failed")
+
+
+def _format_gpu_hours(hours: Mapping[str, float]) -> str:
+    """Format as 'about 1,240 GPU-hours on h100 and 12 GPU-hours on a100'."""
+    first, *others = (f"{_format_hours(count)} GPU-hours on {name}" for name, count in hours.items())
+    return " and ".join([f"about {first}", *others])
+
+
+def _format_hours(count: float) -> str:
+    return f"{count:,.0f}" if count >= 10 else f"{count:.2g}"  # noqa: PLR2004 (two digits)

@@ -1,6 +1,6 @@
-"""The record of an attempt: one execution of a unit, one JSON file, replaced by rename as the attempt goes on.
+"""Attempt records: one JSON file per execution of a unit, replaced by rename on every update.
 
-The job writes it, workers add what they learn (`total`, `restored`), and the monitor reads it. Times are UTC, ISO 8601.
+The job writes the record, workers update it (`total`, `restored`), the monitor reads it. Times are UTC, ISO 8601.
 """
 
 from __future__ import annotations
@@ -15,29 +15,44 @@ from pathlib import Path
 from typing import Any
 
 from hpcq.core.errors import HpcqError
-from hpcq.core.files import listed, make_folder, storage_faults, write_text
-from hpcq.core.node_rank import Place
+from hpcq.core.files import list_folder, make_folder, storage_errors, write_text
+from hpcq.core.node_context import NodeContext
 
 
-def now() -> str:
-    """The present as ISO 8601 in UTC, to the millisecond."""
+def utc_now() -> str:
+    """Return the current time as ISO 8601 in UTC, to the millisecond."""
     return datetime.datetime.now(datetime.UTC).isoformat(timespec="milliseconds")
 
 
 @dataclass(frozen=True, kw_only=True)
 class AttemptRecord:
-    """What is known of one attempt.
+    """State of one attempt, as its file stores it.
 
-    launcher: local or slurm. process: `hpcq.core.processes.identity` of it. outcome: running, done, failed, interrupted.
-    reason, error: one sentence where it failed, and the exception's class. total, restored: the unit's requests in all,
-    and those which the store already answered when the attempt began (None: not counted yet). `facts` is what the
-    worker measured (seconds by phase, peak memory in bytes, versions, device), for the merge and the planner; `planned`
-    among them: the class, the back end and the seconds that were reckoned when it was handed over.
-
-    restart: how often Slurm had started the job before. gpus: that the attempt held, on all of its nodes. rung: of the
-    ladder of smaller settings (`hpcq.launch.recovery.retry_policy`). Once it has ended: failure (`hpcq.core.failures.Failure`),
-    faulty_node (where that was, if not on `node`), decision (`hpcq.launch.recovery.retry_policy.Action`: what becomes of the unit),
-    added: responses, or blocks of a checkpoint, that this attempt committed.
+    Attributes:
+        unit: Id of the unit.
+        attempt: Number of the attempt, from 1.
+        job_id: Slurm's job id, or the local launcher's.
+        node: Host name of the node (of rank 0, if the unit spans several).
+        pid: Process id on that node.
+        start: Time at which the attempt started.
+        launcher: 'local' or 'slurm'.
+        process: `hpcq.core.processes.identity` of the process.
+        end: Time at which the attempt ended.
+        outcome: 'running', 'done', 'failed' or 'interrupted'.
+        reason: One sentence on why it failed.
+        error: Class of the exception.
+        total: Number of requests of the unit (None: not counted yet).
+        restored: Requests that the store had answers for when the attempt started (None: not counted yet).
+        phase: Current step, such as 'loading'.
+        restart: How often Slurm had started the job before.
+        gpus: GPUs that the attempt held, over all of its nodes.
+        oom_step: Index of the reduced settings that it ran with (`hpcq.launch.recovery.retry_policy`).
+        failure: `hpcq.core.failures.Failure`, once it has failed.
+        faulty_node: Node on which the failure occurred, if not `node`.
+        decision: `hpcq.launch.recovery.retry_policy.Action`: what happens to the unit next.
+        committed: Responses, or blocks of a checkpoint, that this attempt committed.
+        facts: Measurements of the worker (seconds by phase, peak memory in bytes, versions, device) for the merge and
+            the planner. `planned` holds the GPU class, the back end and the estimated seconds at submission.
     """
 
     unit: str
@@ -57,20 +72,24 @@ class AttemptRecord:
     phase: str | None = None
     restart: int = 0
     gpus: int = 0
-    rung: int = 0
+    oom_step: int = 0
     failure: str | None = None
     faulty_node: str = ""
     decision: str | None = None
-    added: int = 0
+    committed: int = 0
     facts: dict[str, Any] = field(default_factory=dict)
     schema: int = 1
 
 
 class Attempt:
-    """A live attempt: every `update`, from whichever thread, is on disk when it returns.
+    """A running attempt. `update` may be called from any thread; the change is on disk when it returns.
 
-    batch_share: `EvaluateWork.batch_share` of this attempt. gather: called before an engine is started; has the other
-    nodes of the unit do the same, and tells where this one stands (None: there is no other).
+    Attributes:
+        path: File of the record.
+        record: The record as last committed.
+        batch_share: `EvaluateWork.batch_share` of this attempt.
+        start_followers: Called before an engine starts: makes the other nodes of the unit start theirs, and returns
+            this node's context (None: the unit runs on one node).
     """
 
     batch_share: float = 1.0
@@ -78,27 +97,30 @@ class Attempt:
     def __init__(self, folder: Path, record: AttemptRecord) -> None:
         self.path = _path(folder, record.unit, record.attempt)
         self.record = record
-        self.gather: Callable[[], Place | None] = lambda: None
+        self.start_followers: Callable[[], NodeContext | None] = lambda: None
         self._lock = threading.RLock()
-        self._on_notice: list[Callable[[], object]] = []
+        self._callbacks: list[Callable[[], object]] = []
         self._commit()
 
     def update(self, **changes: Any) -> None:
-        """Replace fields of the record; `facts` are added to those already there."""
+        """Replace fields of the record; `facts` are merged into the existing ones."""
         with self._lock:
             facts = {**self.record.facts, **changes.pop("facts", {})}
             self.record = replace(self.record, facts=facts, **changes)
             self._commit()
 
-    def on_notice(self, act: Callable[[], object]) -> None:
-        """Have `act` called, from another thread, when the attempt's end is announced. A courtesy: it need not be."""
-        self._on_notice.append(act)
+    def on_termination_notice(self, callback: Callable[[], object]) -> None:
+        """Register `callback`, to be called from another thread when the attempt's termination is announced.
 
-    def notify(self) -> None:
-        """Call what was to be called. What fails in it is printed: the attempt goes on, and its own thread meets it."""
-        for act in self._on_notice:
+        An attempt may end without an announcement: nothing may depend on the call.
+        """
+        self._callbacks.append(callback)
+
+    def notify_termination(self) -> None:
+        """Call the registered functions. Their errors are only printed: the attempt's own thread meets them too."""
+        for callback in self._callbacks:
             try:
-                act()
+                callback()
             except (HpcqError, OSError):
                 traceback.print_exc()
 
@@ -107,17 +129,17 @@ class Attempt:
 
 
 def new_attempt(folder: Path, record: AttemptRecord) -> Attempt:
-    """Begin `record` under the next free number, whatever number it has; no two processes get the same.
+    """Write `record` under the next free number and return the attempt; its own `attempt` number is ignored.
 
-    The number is claimed by making a folder, which one process alone can do. A number whose claimant was killed before
-    it wrote the record stays unused.
+    No two processes get the same number: a process claims one by creating a folder, which only one process can do. A
+    number stays unused if its claimant was killed before it wrote the record.
 
     Raises:
-        StorageError: the record cannot be written.
+        StorageError: The record cannot be written.
     """
-    with storage_faults(folder):
+    with storage_errors(folder):
         make_folder(folder)
-        number = next_number(folder, record.unit)
+        number = next_attempt_number(folder, record.unit)
         while True:
             claim = folder / f".{record.unit}.{number}.claim"
             try:
@@ -134,19 +156,19 @@ def new_attempt(folder: Path, record: AttemptRecord) -> Attempt:
 
 
 def read_attempts(folder: Path) -> dict[str, list[AttemptRecord]]:
-    """Every attempt under `folder` that can be read, by unit, in order. Fields of later versions are ignored.
+    """Return every readable attempt in `folder`, by unit, in order. Fields of later versions are ignored.
 
     Raises:
-        StorageError: the file system refused to tell.
+        StorageError: The folder or a file cannot be read.
     """
     return _read_all(_records(folder))
 
 
-def attempts_of(folder: Path, unit: str) -> list[AttemptRecord]:
-    """Those of one unit, in order, without reading the others'.
+def read_unit_attempts(folder: Path, unit: str) -> list[AttemptRecord]:
+    """Return the attempts of one unit, in order, without reading those of other units.
 
     Raises:
-        StorageError: the file system refused to tell.
+        StorageError: The folder or a file cannot be read.
     """
     return _read_all([path for path in _records(folder) if path.name.startswith(f"{unit}.")]).get(unit, [])
 
@@ -154,7 +176,7 @@ def attempts_of(folder: Path, unit: str) -> list[AttemptRecord]:
 def _read_all(paths: Iterable[Path]) -> dict[str, list[AttemptRecord]]:
     found: dict[str, list[AttemptRecord]] = {}
     for path in paths:
-        with storage_faults(path):
+        with storage_errors(path):
             record = _read(path)
         if record and (record.unit, record.attempt) == _unit_and_number(path):
             found.setdefault(record.unit, []).append(record)
@@ -164,11 +186,11 @@ def _read_all(paths: Iterable[Path]) -> dict[str, list[AttemptRecord]]:
 
 
 def _records(folder: Path) -> list[Path]:
-    return [path for path in listed(folder) if path.suffix == ".json" and not path.name.startswith(".")]
+    return [path for path in list_folder(folder) if path.suffix == ".json" and not path.name.startswith(".")]
 
 
 def _read(path: Path) -> AttemptRecord | None:
-    """None for a file that was cut or is none of ours."""
+    """Return the record; None if the file is truncated or not an attempt record."""
     known = AttemptRecord.__dataclass_fields__
     try:
         content = json.loads(path.read_text(encoding="utf-8"))
@@ -182,22 +204,22 @@ def _path(folder: Path, unit: str, number: int) -> Path:
 
 
 def _unit_and_number(path: Path) -> tuple[str, int] | None:
-    """What the name of an attempt's file tells, even where its content does not."""
+    """Return unit and number from the name of an attempt's file, whose content may be unreadable."""
     unit, _, number = path.stem.rpartition(".")
     return (unit, int(number)) if number.isdecimal() else None
 
 
-def last_words(log: str | None) -> str:
-    """The last line that a job printed before its unit began, and where; for a reason."""
+def last_log_line(log: str | None) -> str:
+    """Return the last line that a job printed before its unit started, and its log, for use in a reason."""
     try:
         lines = Path(log).read_text(encoding="utf-8", errors="replace").split("\n") if log else []
     except OSError:
-        return f"it left no log at {log}"
-    spoken = [line.strip() for line in lines if line.strip()]
-    return f"{spoken[-1]} ({log})" if spoken else f"it said nothing in {log}"
+        return f"no log at {log}"
+    printed = [line.strip() for line in lines if line.strip()]
+    return f"{printed[-1]} ({log})" if printed else f"no output in {log}"
 
 
-def next_number(folder: Path, unit: str) -> int:
-    """The number of the attempt that starts now: 1 for the first. Attempts that cannot be read count, too."""
+def next_attempt_number(folder: Path, unit: str) -> int:
+    """Return the number of the next attempt, from 1. Attempts that cannot be read count too."""
     names = filter(None, map(_unit_and_number, _records(folder)))
-    return max((number for of, number in names if of == unit), default=0) + 1
+    return max((number for name, number in names if name == unit), default=0) + 1

@@ -1,6 +1,6 @@
-"""A worker's word that every request of its unit is answered and committed: one small file beside the unit's segments.
+"""Completion marker: a small file next to a unit's segments, written once every request is answered and committed.
 
-Knows the file alone. Each attempt's word differs from the one before it, so that they are told apart without clocks.
+The markers of two attempts differ, so that they can be distinguished without clocks.
 """
 
 from __future__ import annotations
@@ -10,37 +10,42 @@ import json
 from dataclasses import dataclass
 from pathlib import Path
 
-from hpcq.core.files import storage_faults, write_text
-from hpcq.core.paths import COMPLETE
+from hpcq.core.files import storage_errors, write_text
+from hpcq.core.paths import COMPLETION_FILE
 
 
 @dataclass(frozen=True, kw_only=True)
-class Completion:
-    """What is told. address: of the responses. digest: of the word itself."""
+class CompletionMarker:
+    """A completion marker.
+
+    Attributes:
+        address: Content address of the responses.
+        digest: First 16 hexadecimal digits of the SHA-256 of the marker file.
+    """
 
     address: str
     digest: str
 
 
-def write_completion(folder: Path, *, address: str, requests: int, attempt: int) -> None:
-    """Commit the word for the unit of `folder`."""
-    told = {"schema": 1, "requests": requests, "address": address, "attempt": attempt}
-    write_text(folder / COMPLETE, json.dumps(told) + "\n")
+def write_completion_marker(folder: Path, *, address: str, requests: int, attempt: int) -> None:
+    """Commit the marker of the unit whose segments are in `folder`."""
+    content = {"schema": 1, "requests": requests, "address": address, "attempt": attempt}
+    write_text(folder / COMPLETION_FILE, json.dumps(content) + "\n")
 
 
-def read_completion(folder: Path) -> Completion | None:
-    """The word for the unit of `folder`; None where there is none, or none that can be understood.
+def read_completion_marker(folder: Path) -> CompletionMarker | None:
+    """Return the marker of the unit whose segments are in `folder`; None if there is none or it is malformed.
 
     Raises:
-        StorageError: the file system refused to tell.
+        StorageError: The file cannot be read.
     """
-    path = folder / COMPLETE
+    path = folder / COMPLETION_FILE
     try:
-        with storage_faults(path):
+        with storage_errors(path):
             content = path.read_bytes()
-        told = json.loads(content)
+        document = json.loads(content)
     except (FileNotFoundError, ValueError):
         return None
-    if not isinstance(told, dict) or "address" not in told:
+    if not isinstance(document, dict) or "address" not in document:
         return None
-    return Completion(address=str(told["address"]), digest=hashlib.sha256(content).hexdigest()[:16])
+    return CompletionMarker(address=str(document["address"]), digest=hashlib.sha256(content).hexdigest()[:16])

@@ -1,7 +1,7 @@
-"""What identifies the things that a run reads: digests of checkpoints, benchmark items and text.
+"""Digests of what a run reads: checkpoints, benchmark items and text.
 
-Knows which files of a folder can change a result; knows nothing of manifests. A file's digest is kept in the cache as
-long as the file's size, time of change and inode stay, for hashing a large model takes minutes.
+Only files that can change a result are hashed. Hashing a large model takes minutes, so a file's digest is cached until
+its size, modification time or inode changes.
 """
 
 from __future__ import annotations
@@ -12,57 +12,57 @@ import json
 from collections.abc import Iterable
 from pathlib import Path
 
-from hpcq.core.cache import cache_folder
 from hpcq.core.errors import StorageError
 from hpcq.core.files import digest_of_file, write_text
+from hpcq.core.paths import cache_folder
 
 _CHECKPOINT_FILES = ("*.safetensors", "*.bin", "*.json", "tokenizer.model", "*.txt", "*.jinja", "*.py")
 _ITEM_FILES = ("*.jsonl",)
 
-_Known = dict[str, tuple[int, int, int, str]]
-"""Size, time of change in nanoseconds, inode and digest, by path."""
+_Cache = dict[str, tuple[int, int, int, str]]
+"""Size in bytes, modification time in nanoseconds, inode and digest, by path."""
 
 
 def digest_of_model(folder: Path) -> str:
-    """SHA-256 over names and contents of a checkpoint's weights, configuration, tokenizer and code.
+    """Return the SHA-256 over names and contents of a checkpoint's weights, configuration, tokenizer and code.
 
     Raises:
-        OSError: a file cannot be read.
+        OSError: A file cannot be read.
     """
     return _digest(path for pattern in _CHECKPOINT_FILES for path in folder.glob(pattern))
 
 
 def digest_of_items(folder: Path) -> str:
-    """SHA-256 over names and contents of a task's `<split>.jsonl` files, whatever the number that is evaluated.
+    """Return the SHA-256 over names and contents of all `<split>.jsonl` files of a task, also if a limit is set.
 
     Raises:
-        OSError: a file cannot be read.
+        OSError: A file cannot be read.
     """
     return _digest(path for pattern in _ITEM_FILES for path in folder.glob(pattern))
 
 
 def digest_of_text(path: Path) -> str:
-    """SHA-256 of one file.
+    """Return the SHA-256 of one file.
 
     Raises:
-        OSError: the file cannot be read.
+        OSError: The file cannot be read.
     """
-    known = _read_known()
+    known = _read_cache()
     digest = _digest_of_file(path, known)
-    _keep(known)
+    _write_cache(known)
     return digest
 
 
 def _digest(paths: Iterable[Path]) -> str:
-    known = _read_known()
+    known = _read_cache()
     total = hashlib.sha256()
     for path in sorted(path for path in paths if path.is_file()):
         total.update(f"{path.name}\0{_digest_of_file(path, known)}\n".encode())
-    _keep(known)
+    _write_cache(known)
     return total.hexdigest()
 
 
-def _digest_of_file(path: Path, known: _Known) -> str:
+def _digest_of_file(path: Path, known: _Cache) -> str:
     key, status = str(path.resolve()), path.stat()
     stamp = (status.st_size, status.st_mtime_ns, status.st_ino)
     entry = known.get(key)
@@ -75,8 +75,8 @@ def _cache_file() -> Path:
     return cache_folder() / "digests.json"
 
 
-def _read_known() -> _Known:
-    """What earlier calls found; a cache that cannot be read is an empty one."""
+def _read_cache() -> _Cache:
+    """Return the cached digests; an unreadable cache counts as empty."""
     try:
         content = json.loads(_cache_file().read_text(encoding="utf-8"))
         return {
@@ -87,8 +87,8 @@ def _read_known() -> _Known:
         return {}
 
 
-def _keep(known: _Known) -> None:
-    """Write the cache if it has grown; a folder that may not be written only costs time."""
-    if known != _read_known():
+def _write_cache(known: _Cache) -> None:
+    """Write the cache if it changed. If the folder is not writable, later calls only take longer."""
+    if known != _read_cache():
         with contextlib.suppress(StorageError):
             write_text(_cache_file(), json.dumps(known, indent=0, sort_keys=True))

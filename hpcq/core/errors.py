@@ -1,6 +1,6 @@
-"""The exceptions that a user may meet: each carries one sentence with the value, the place and the cure.
+"""Exceptions that a user may see: each message has the value, the place and the fix in one sentence.
 
-Raised where the cause is known, shown by the command line alone, which turns the class into an exit code.
+They are raised where the cause is known. Only the command line prints them and turns the class into an exit code.
 """
 
 from __future__ import annotations
@@ -9,19 +9,19 @@ from collections.abc import Sequence
 
 
 class HpcqError(Exception):
-    """Root of the tree. `exit_code` is part of the command line's contract."""
+    """Base class. `exit_code` is part of the command line's contract."""
 
     exit_code = 1
 
 
 class UserInputError(HpcqError):
-    """The manifest, the profile or an option is wrong; nothing has been started or written."""
+    """The manifest, the profile or an option is invalid; nothing was started or written."""
 
     exit_code = 2
 
 
 class ManifestError(UserInputError):
-    """Everything that is wrong with a manifest, all at once: one sentence a problem."""
+    """All problems of a manifest at once, one sentence per problem."""
 
     def __init__(self, problems: Sequence[str]) -> None:
         self.problems = tuple(problems)
@@ -29,27 +29,29 @@ class ManifestError(UserInputError):
 
 
 class SetupError(HpcqError):
-    """The machine or the cluster lacks something: no Slurm, no interpreter, a full disk, a missing model."""
+    """Something is missing on the machine or the cluster: Slurm, an interpreter, disk space, a model."""
 
     exit_code = 3
 
 
 class StorageError(SetupError):
-    """The file system refused: no room, no permission, read-only, stale."""
+    """The file system refused an operation: no space, no permission, read-only, stale file handle."""
 
 
-class RunIncomplete(HpcqError):
+class RunIncompleteError(HpcqError):
     """The run has failed or incomplete units."""
 
 
 class SegmentCorruptError(HpcqError):
-    """A segment cannot be trusted: cut short, altered, foreign, or of a later version. The merge sets it aside."""
+    """A segment cannot be trusted: truncated, altered, foreign, or of a later version. The merge sets it aside."""
 
 
-class ProcessEnded(HpcqError):
-    """A process without which the unit cannot go on has ended: an engine's worker, or the unit's part on another node.
+class ProcessDiedError(HpcqError):
+    """A process that the unit needs has exited: an engine's worker, or the unit's process on another node.
 
-    failure: the class of its end (`hpcq.core.failures.Failure`). node: where, in Slurm's words; '' where this process runs.
+    Attributes:
+        failure: Class of the failure (`hpcq.core.failures.Failure`).
+        node: Slurm's name of the node on which it ran; '' for the node of this process.
     """
 
     def __init__(self, message: str, *, failure: str, node: str = "") -> None:
@@ -58,5 +60,5 @@ class ProcessEnded(HpcqError):
         super().__init__(message)
 
 
-class WorkFailed(HpcqError):
-    """A worker could not do its unit for a reason that it can state in a sentence."""
+class WorkerError(HpcqError):
+    """A worker could not complete its unit, for a reason that it can state in one sentence."""

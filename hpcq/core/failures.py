@@ -1,7 +1,7 @@
-"""Why an attempt ended before its work was done: the classes, what tells them, and the exit code of each.
+"""Failure classes of attempts: classification of exceptions and exit codes, and the exit code of each class.
 
-Knows exceptions by name and text alone, so that no library need be imported to judge what it raised. What follows from
-a class is decided in launch/retries.py.
+Exceptions of libraries are classified by name and text, so that no library has to be imported for it. What happens
+after a failure is decided in `hpcq.launch.recovery.retry_policy`.
 """
 
 from __future__ import annotations
@@ -11,17 +11,24 @@ import re
 from collections.abc import Iterator, Mapping
 from enum import StrEnum
 
-from hpcq.core.errors import HpcqError, ProcessEnded, SetupError, StorageError, UserInputError
+from hpcq.core.errors import HpcqError, ProcessDiedError, SetupError, StorageError, UserInputError
 
 
 class Failure(StrEnum):
-    """The class of an ending.
+    """Class of a failure.
 
-    preempted: the scheduler took the node, or requeued the job. timeout: the time limit. node fault: the node or its
-    GPU, not the work. out of memory: of the host or of a GPU. killed: by a signal that nobody announced and that
-    nothing explains. taken: another process of the node had what was needed, such as a port. full disk: no room, no
-    quota, or the file system refuses. lacking: this machine lacks something that the plan counted on; another try
-    succeeds only after somebody's cure. bad input: the manifest, the model or the data. bug: anything else.
+    Attributes:
+        PREEMPTED: The scheduler took the node or requeued the job.
+        TIMEOUT: The time limit was reached.
+        NODE_FAULT: The node or its GPU failed, not the work.
+        OUT_OF_MEMORY: The host or a GPU ran out of memory.
+        KILLED: A signal without announcement and without another explanation.
+        PORT_IN_USE: Another process on the node held a port that was needed.
+        FULL_DISK: No space, no quota, or the file system refuses to write.
+        MISSING_RESOURCE: Something that the plan relied on is missing on this machine. A retry succeeds only after a
+            user has provided it.
+        INVALID_INPUT: The manifest, the model or the data are at fault.
+        BUG: Anything else.
     """
 
     PREEMPTED = "preempted"
@@ -29,33 +36,33 @@ class Failure(StrEnum):
     NODE_FAULT = "node fault"
     OUT_OF_MEMORY = "out of memory"
     KILLED = "killed"
-    TAKEN = "taken"
+    PORT_IN_USE = "port in use"
     FULL_DISK = "full disk"
-    LACKING = "lacking"
-    BAD_INPUT = "bad input"
+    MISSING_RESOURCE = "missing resource"
+    INVALID_INPUT = "invalid input"
     BUG = "bug"
 
 
 EXIT_CODES: Mapping[Failure, int] = {
-    Failure.BAD_INPUT: 65,
-    Failure.LACKING: 69,
+    Failure.INVALID_INPUT: 65,
+    Failure.MISSING_RESOURCE: 69,
     Failure.BUG: 70,
     Failure.OUT_OF_MEMORY: 71,
     Failure.NODE_FAULT: 72,
     Failure.FULL_DISK: 74,
-    Failure.TAKEN: 75,
+    Failure.PORT_IN_USE: 75,
 }
-"""What a worker leaves with: the numbers of sysexits.h(3) where it has one that fits (data, unavailable, software, os,
-os file, io, temporary failure). A scheduler keeps an exit code even where no file could be written."""
+"""Exit codes of a worker: those of sysexits.h(3) where one fits (data, unavailable, software, os, os file, io,
+temporary failure). The scheduler keeps an exit code even if no file could be written."""
 
-EXPOSED = 77
-"""What sbatch/private.sh leaves with: others can write what was to be executed, until its user says chmod."""
+UNSAFE_PERMISSIONS = 77
+"""Exit code of sbatch/private.sh: other users can write a file that was to be executed; its owner has to chmod it."""
 
 SIGKILLED, SIGTERMED = 128 + 9, 128 + 15
-"""What a shell and srun report of a process that ended by SIGKILL, by SIGTERM."""
+"""Exit codes that a shell and srun report for a process terminated by SIGKILL and by SIGTERM."""
 
-# Words that drivers and libraries use of a sick device, link or mount; matched in the text of what was raised. CUDA:
-# the runtime's error strings; a GPU that has "fallen off the bus" is Xid 79 (NVIDIA, "Xid Errors").
+# How drivers and libraries report a faulty device, link or mount; matched in the text of exceptions. CUDA: the error
+# strings of the runtime; a GPU that has "fallen off the bus" is Xid 79 (NVIDIA, "Xid Errors").
 _NODE_FAULT = re.compile(
     r"uncorrectable ECC|fallen off the bus|device is lost|cudaErrorDevicesUnavailable|all CUDA-capable devices are busy"
     r"|no CUDA-capable device|CUDA driver initialization failed|unspecified launch failure|hardware error"
@@ -66,67 +73,67 @@ _NODE_FAULT = re.compile(
 )
 _OUT_OF_MEMORY = re.compile(r"out of memory|cannot allocate memory|can't allocate memory|bad_alloc", re.IGNORECASE)
 _OUT_OF_MEMORY_KINDS = ("MemoryError", "OutOfMemoryError")
-_TAKEN = re.compile(r"EADDRINUSE|Address already in use", re.IGNORECASE)
-# What gloo, torch's stores, NCCL and vLLM (0.32) say where a peer has ended.
-_ECHO = re.compile(
+_PORT_IN_USE = re.compile(r"EADDRINUSE|Address already in use", re.IGNORECASE)
+# How gloo, torch's stores, NCCL and vLLM (0.32) report that a peer has exited.
+_PEER_LOST = re.compile(
     r"Connection (?:reset|closed) by peer|Broken pipe|DistNetworkError|DistStoreError|ncclRemoteError"
     r"|remote process exited|Executor failed|(?:WorkerProc|Engine core) initialization failed"
     r"|EngineCore encountered an issue|^cancelled$",
     re.IGNORECASE,
 )
-_SICK_MOUNT = (errno.ESTALE, errno.ENODEV, errno.ENOTCONN, errno.EHOSTDOWN)
+_UNAVAILABLE_MOUNT = (errno.ESTALE, errno.ENODEV, errno.ENOTCONN, errno.EHOSTDOWN)
 _FULL = (errno.ENOSPC, errno.EDQUOT, errno.EIO, errno.EROFS)
 
 
-def failure_of(error: BaseException) -> Failure:
-    """The class of an attempt that ended with `error`: the first of it and its causes that tells more than a bug."""
-    return next((found for cause in _causes(error) if (found := _judge(cause)) is not Failure.BUG), Failure.BUG)
+def classify_error(error: BaseException) -> Failure:
+    """Return the failure class of `error`: the first among it and its causes that is more specific than BUG."""
+    return next((found for cause in _causes(error) if (found := _classify(cause)) is not Failure.BUG), Failure.BUG)
 
 
-def exit_code_of(failure: Failure) -> int:
-    """What a worker whose unit ended so leaves with."""
+def exit_code_for(failure: Failure) -> int:
+    """Return the exit code of a worker whose unit failed with this class."""
     return EXIT_CODES.get(failure, SIGKILLED)
 
 
-def is_echo(error: BaseException) -> bool:
-    """Whether `error` says no more than that another process is not there any more: that one knows the reason."""
-    return _ECHO.search(str(error)) is not None and not _TAKEN.search(str(error))
+def is_secondary(error: BaseException) -> bool:
+    """Return whether `error` only reports that another process has exited; the reason is in that process's error."""
+    return _PEER_LOST.search(str(error)) is not None and not _PORT_IN_USE.search(str(error))
 
 
-def failure_of_exit(code: int) -> Failure | None:
-    """The class that an exit code tells; None where it tells none (0, or a code that is not ours)."""
+def classify_exit_code(code: int) -> Failure | None:
+    """Return the failure class of an exit code; None for 0 and for codes that hpcq does not define."""
     if code == SIGKILLED:
         return Failure.KILLED
-    if code == EXPOSED:
-        return Failure.LACKING
+    if code == UNSAFE_PERMISSIONS:
+        return Failure.MISSING_RESOURCE
     return next((failure for failure, known in EXIT_CODES.items() if known == code), None)
 
 
-def _judge(error: BaseException) -> Failure:
+def _classify(error: BaseException) -> Failure:
     text = f"{type(error).__name__}: {error}"
     if isinstance(error, HpcqError):
-        return _judge_ours(error)
-    if _TAKEN.search(text):
-        return Failure.TAKEN
+        return _classify_hpcq_error(error)
+    if _PORT_IN_USE.search(text):
+        return Failure.PORT_IN_USE
     if isinstance(error, OSError):
-        return _judge_errno(error.errno, text)
+        return _classify_errno(error.errno, text)
     if any(kind.__name__ in _OUT_OF_MEMORY_KINDS for kind in type(error).__mro__) or _OUT_OF_MEMORY.search(text):
         return Failure.OUT_OF_MEMORY
     return Failure.NODE_FAULT if _NODE_FAULT.search(text) else Failure.BUG
 
 
-def _judge_ours(error: HpcqError) -> Failure:
-    if isinstance(error, ProcessEnded):
+def _classify_hpcq_error(error: HpcqError) -> Failure:
+    if isinstance(error, ProcessDiedError):
         return Failure(error.failure)
     if isinstance(error, StorageError):
-        return _judge_errno(_errno_of(error), "") if _errno_of(error) in _SICK_MOUNT else Failure.FULL_DISK
+        return _classify_errno(_errno_of(error), "") if _errno_of(error) in _UNAVAILABLE_MOUNT else Failure.FULL_DISK
     if isinstance(error, SetupError):
-        return Failure.LACKING
-    return Failure.BAD_INPUT if isinstance(error, UserInputError) else Failure.BUG
+        return Failure.MISSING_RESOURCE
+    return Failure.INVALID_INPUT if isinstance(error, UserInputError) else Failure.BUG
 
 
-def _judge_errno(number: int | None, text: str) -> Failure:
-    if number in _SICK_MOUNT or _NODE_FAULT.search(text):
+def _classify_errno(number: int | None, text: str) -> Failure:
+    if number in _UNAVAILABLE_MOUNT or _NODE_FAULT.search(text):
         return Failure.NODE_FAULT
     if number in _FULL:
         return Failure.FULL_DISK
@@ -138,7 +145,7 @@ def _errno_of(error: BaseException) -> int | None:
 
 
 def _causes(error: BaseException) -> Iterator[BaseException]:
-    """`error`, and what it was raised from or while handling."""
+    """Yield `error` and the exceptions that it was raised from or while handling."""
     seen: list[BaseException] = []
     found: BaseException | None = error
     while found is not None and found not in seen:

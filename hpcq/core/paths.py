@@ -1,19 +1,23 @@
-"""Where everything of a run lies on disk: the one class that owns the names (a contract that others script against)."""
+"""Paths of a run's files and of the cache. The names in a run's folder are a contract that users script against."""
 
 from __future__ import annotations
 
+import os
+import re
 from dataclasses import dataclass
 from pathlib import Path
 
-from hpcq.core.work import Variant, slug
+from hpcq.core.addressing import DIGEST_CHARACTERS, slug
+from hpcq.core.files import list_folder
+from hpcq.core.work import UnitKind, Variant
 
-COMPLETE = "complete.json"
-"""In a unit's folder of segments: its worker's word that every request is answered and committed."""
+COMPLETION_FILE = "complete.json"
+"""File in a unit's folder of segments: the marker that every request is answered and committed."""
 
 
 @dataclass(frozen=True, kw_only=True)
 class RunLayout:
-    """The folders of the run `name`, all absolute."""
+    """Paths of the run `name`, all absolute."""
 
     name: str
     runs: Path
@@ -22,22 +26,22 @@ class RunLayout:
 
     @property
     def folder(self) -> Path:
-        """Everything that the run knows."""
+        """Folder of the run, except logs and checkpoints."""
         return self.runs / self.name
 
     @property
-    def lock(self) -> Path:
-        """The manifest as resolved; itself submittable."""
+    def manifest_lock(self) -> Path:
+        """The resolved manifest; it can be submitted itself."""
         return self.folder / "manifest.lock.toml"
 
     @property
     def plan(self) -> Path:
-        """Units and arrays, the document of `plan --json`."""
+        """Units and arrays: the document of `plan --json`."""
         return self.folder / "plan.json"
 
     @property
-    def held(self) -> Path:
-        """Locked while a command hands the run over; names its host and process."""
+    def run_lock(self) -> Path:
+        """Lock file, locked while a command submits the run; holds the identity of its process."""
         return self.folder / ".lock"
 
     @property
@@ -47,43 +51,65 @@ class RunLayout:
 
     @property
     def segments(self) -> Path:
-        """One folder a unit, immutable HDF5 files in it."""
+        """One folder per unit, with immutable HDF5 files."""
         return self.folder / "segments"
 
     @property
     def attempts(self) -> Path:
-        """One JSON file an attempt."""
+        """One JSON file per attempt."""
         return self.folder / "attempts"
 
     @property
-    def meetings(self) -> Path:
-        """Where the nodes of a unit that spans several find each other: a folder for as long as each runs."""
-        return self.folder / "meetings"
+    def rendezvous(self) -> Path:
+        """Rendezvous of the nodes of multi-node units: one folder per start of a job, deleted when it ends."""
+        return self.folder / "rendezvous"
 
     @property
     def submissions(self) -> Path:
-        """One JSON file for every array handed to the scheduler."""
+        """One JSON file per array that was submitted to the scheduler."""
         return self.folder / "submissions"
 
     @property
     def job_logs(self) -> Path:
-        """What the run's units print: `<unit>.<attempt>.log`."""
+        """Output of the run's units: `<unit>.<attempt>.log`."""
         return self.logs / self.name
 
     @property
     def launcher_logs(self) -> Path:
-        """submitit's own folder: batch scripts, pickles, and what was printed before a unit began."""
+        """submitit's folder: batch scripts, pickles, and output from before a unit started."""
         return self.job_logs / "submitit"
 
     def unit_segments(self, unit_id: str) -> Path:
-        """Where one unit commits its segments."""
+        """Return the folder to which a unit commits its segments."""
         return self.segments / unit_id
 
     def checkpoint(self, variant: Variant) -> Path:
-        """Where a quantized variant lies, shared by all runs; a base checkpoint lies where its model does."""
+        """Return the folder of a quantized variant, shared by all runs; a base checkpoint is in its model's folder."""
         return checkpoint_path(self.checkpoints, variant)
 
 
 def checkpoint_path(checkpoints: Path, variant: Variant) -> Path:
-    """`<checkpoints>/<model>/<scheme>-<digest>`."""
-    return checkpoints / variant.model.slug / f"{slug(variant.scheme.name)}-{variant.address[:12]}"
+    """Return `<checkpoints>/<model>/<scheme>-<digest>`."""
+    return checkpoints / variant.model.slug / f"{slug(variant.scheme.name)}-{variant.address[:DIGEST_CHARACTERS]}"
+
+
+def segment_folders(segments: Path, variant: Variant) -> list[Path]:
+    """Return the existing folders of all units `evaluate.<variant>[.<i>of<n>]` in `segments`.
+
+    Units of earlier plans, with another number of shards, are included.
+    """
+    name = re.compile(rf"{UnitKind.EVALUATE}\.{re.escape(variant.id)}(\.\d+of\d+)?")
+    return [folder for folder in list_folder(segments) if name.fullmatch(folder.name)]
+
+
+def cache_folder() -> Path:
+    """Return the absolute root of the cache that outlives a checkout; it need not exist yet.
+
+    It holds environments, staged models, benchmark items and calibration text, all of which can be made again.
+    `HPCQ_CACHE`, else `$XDG_CACHE_HOME/hpcq`, else `~/.cache/hpcq`.
+    """
+    named = os.environ.get("HPCQ_CACHE")
+    if named:
+        return Path(named).expanduser().resolve()
+    base = os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache"
+    return Path(base).expanduser().resolve() / "hpcq"

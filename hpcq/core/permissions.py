@@ -1,7 +1,8 @@
-"""Sees that nobody else can change what a run executes: its folders are made for their user alone, and checked.
+"""Permissions of a run's folders: no other user may be able to change what the run executes.
 
-Knows folders, owners and modes; sbatch/private.sh is the same check where a job begins. A job's pickle is code: who can
-write it, its folder, or the link to hpcq in the run's folder, acts in the user's name.
+A job's pickle is code: a user who can write it, its folder, or the link to hpcq in the run's folder can run anything as
+the owner of the run. The folders are created for their owner only, and checked. sbatch/private.sh repeats the check
+when a job starts.
 """
 
 from __future__ import annotations
@@ -14,7 +15,7 @@ from collections.abc import Iterator
 from pathlib import Path
 
 from hpcq.core.errors import UserInputError
-from hpcq.core.files import storage_faults
+from hpcq.core.files import storage_errors
 from hpcq.core.paths import RunLayout
 
 _FOLDER_MODE = 0o700
@@ -23,12 +24,12 @@ _OTHERS_WRITE = stat.S_IWGRP | stat.S_IWOTH
 
 
 @contextlib.contextmanager
-def private(layout: RunLayout) -> Iterator[None]:
-    """Check the run's folders, make those that are missing, and let no other user read what is made in the block.
+def private_folders(layout: RunLayout) -> Iterator[None]:
+    """Check the run's folders, create missing ones, and keep files created in the block unreadable for other users.
 
     Raises:
-        UserInputError: another user owns one of them, or can write it.
-        StorageError: one cannot be made.
+        UserInputError: Another user owns one of the folders, or can write to it.
+        StorageError: A folder cannot be created.
     """
     folders = (layout.folder, layout.job_logs, layout.launcher_logs)
     for folder in (*folders, layout.folder / "package"):
@@ -36,8 +37,8 @@ def private(layout: RunLayout) -> Iterator[None]:
     before = os.umask(_UMASK)
     try:
         for folder in folders:
-            with storage_faults(folder):
-                # The mode bounds what a default ACL of the folder above grants, too (acl(5)).
+            with storage_errors(folder):
+                # The mode also limits what a default ACL of the parent folder grants (acl(5)).
                 folder.mkdir(mode=_FOLDER_MODE, parents=True, exist_ok=True)
         yield
     finally:
@@ -45,23 +46,23 @@ def private(layout: RunLayout) -> Iterator[None]:
 
 
 def _check(folder: Path) -> None:
-    with storage_faults(folder):
+    with storage_errors(folder):
         if not folder.exists():
             return
         found = folder.stat()
     if found.st_uid not in (os.geteuid(), 0):
         raise UserInputError(
-            f"{folder}: belongs to {_name(found.st_uid)}, who could have the jobs run anything in your name; "
-            "give the run folders of its own (-O paths.runs=…, -O paths.logs=…)."
+            f"{folder}: belongs to {_user_name(found.st_uid)}, who could make the jobs run anything as you; "
+            "choose other folders for the run (-O paths.runs=…, -O paths.logs=…)."
         )
     if found.st_mode & _OTHERS_WRITE:
         raise UserInputError(
-            f"{folder}: can be written by others (mode {stat.S_IMODE(found.st_mode):o}), who could have the jobs run "
-            f"anything in your name; type `chmod go-w {folder}`."
+            f"{folder}: can be written by other users (mode {stat.S_IMODE(found.st_mode):o}), who could make the jobs "
+            f"run anything as you; type `chmod go-w {folder}`."
         )
 
 
-def _name(uid: int) -> str:
+def _user_name(uid: int) -> str:
     try:
         return f"the user {pwd.getpwuid(uid).pw_name}"
     except KeyError:

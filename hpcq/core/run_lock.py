@@ -1,8 +1,8 @@
-"""Who works on a run: one command at a time, by a lock that the kernel frees whatever becomes of its holder.
+"""Lock of a run: one command at a time works on it. The kernel releases the lock when its owner exits.
 
-A file system without locks (Lustre mounted without flock, NFS without its lock daemon) leaves the name that the holder
-wrote: then commands on one host see each other and those on two do not. Nothing is lost by that; work may be handed
-over twice, and every unit's work may be done twice.
+On a file system without locks (Lustre mounted without flock, NFS without its lock daemon) the process identity in the
+lock file is used instead: then commands on one host exclude each other, and commands on different hosts do not. No data
+is lost in that case; units may be submitted and computed twice.
 """
 
 from __future__ import annotations
@@ -16,28 +16,28 @@ from collections.abc import Iterator
 from typing import IO
 
 from hpcq.core.errors import SetupError
-from hpcq.core.files import storage_faults
+from hpcq.core.files import storage_errors
 from hpcq.core.paths import RunLayout
 from hpcq.core.processes import identity, is_alive
 
-ATTEMPTS = 10
-ATTEMPT_INTERVAL_S = 0.1
-_PRIVATE = 0o700
+MAX_TRIES = 10
+RETRY_INTERVAL_S = 0.1
+_FOLDER_MODE = 0o700
 _NO_LOCKS = (errno.ENOLCK, errno.EOPNOTSUPP, errno.ENOSYS)
 
 
 @contextlib.contextmanager
-def hold(layout: RunLayout) -> Iterator[None]:
-    """Hold the run while it is handed over (on this machine: while it runs), so that nothing is done twice.
+def run_lock(layout: RunLayout) -> Iterator[None]:
+    """Lock the run while it is submitted (with the local launcher: while it runs), so that nothing is done twice.
 
-    Makes the run's folder, for its user alone, if need be.
+    Creates the run's folder, for its owner only, if it does not exist.
 
     Raises:
-        SetupError: another process holds it.
+        SetupError: Another process has the lock.
     """
-    with storage_faults(layout.folder):
-        layout.folder.mkdir(parents=True, exist_ok=True, mode=_PRIVATE)
-        with layout.held.open("a+", encoding="utf-8") as file:
+    with storage_errors(layout.folder):
+        layout.folder.mkdir(parents=True, exist_ok=True, mode=_FOLDER_MODE)
+        with layout.run_lock.open("a+", encoding="utf-8") as file:
             _lock(file, layout)
             file.truncate(0)
             file.write(identity(os.getpid()) or "")
@@ -49,19 +49,19 @@ def hold(layout: RunLayout) -> Iterator[None]:
 
 
 def _lock(file: IO[str], layout: RunLayout) -> None:
-    """Take the lock; `is_held` has it for an instant too, so a refusal must last to be believed."""
-    for _ in range(ATTEMPTS):
-        if _take(file, fcntl.LOCK_EX, layout):
+    """Acquire the lock, with retries: `is_locked` of another command acquires it for a moment too."""
+    for _ in range(MAX_TRIES):
+        if _try_lock(file, fcntl.LOCK_EX, layout):
             return
-        time.sleep(ATTEMPT_INTERVAL_S)
+        time.sleep(RETRY_INTERVAL_S)
     raise SetupError(
         f"{layout.folder}: another hpcq command is working on this run; watch it with "
         f"`hpcq status {layout.name} --watch`."
     )
 
 
-def _take(file: IO[str], kind: int, layout: RunLayout) -> bool:
-    """Take the lock if nobody has it; without locks, see whether whoever wrote the file lives on this host."""
+def _try_lock(file: IO[str], kind: int, layout: RunLayout) -> bool:
+    """Acquire the lock if it is free; without locks, return whether the owner in the file has exited on this host."""
     try:
         fcntl.flock(file, kind | fcntl.LOCK_NB)
     except BlockingIOError:
@@ -69,19 +69,19 @@ def _take(file: IO[str], kind: int, layout: RunLayout) -> bool:
     except OSError as error:
         if error.errno not in _NO_LOCKS:
             raise
-        return not is_alive(layout.held.read_text(encoding="utf-8").strip())
+        return not is_alive(layout.run_lock.read_text(encoding="utf-8").strip())
     return True
 
 
-def is_held(layout: RunLayout) -> bool:
-    """Whether a command, here or on a host that shares the file system's locks, is working on the run."""
+def is_locked(layout: RunLayout) -> bool:
+    """Return whether a command is working on the run, on this host or on one that shares the file system's locks."""
     try:
-        with storage_faults(layout.held), layout.held.open("r", encoding="utf-8") as file:
-            return not _take(file, fcntl.LOCK_SH, layout)
+        with storage_errors(layout.run_lock), layout.run_lock.open("r", encoding="utf-8") as file:
+            return not _try_lock(file, fcntl.LOCK_SH, layout)
     except FileNotFoundError:
         return False
 
 
-def holder(layout: RunLayout) -> str | None:
-    """The identity of the process that holds the run; None: nobody does."""
-    return (layout.held.read_text(encoding="utf-8").strip() or None) if is_held(layout) else None
+def lock_owner(layout: RunLayout) -> str | None:
+    """Return the identity of the process that has the lock; None if it is free."""
+    return (layout.run_lock.read_text(encoding="utf-8").strip() or None) if is_locked(layout) else None

@@ -1,75 +1,26 @@
-"""The vocabulary that every room shares: what a unit of work is made of, and its content address.
+"""Records of work: what a unit does, on which model, with which scheme and tasks.
 
-Knows nothing of TOML, Slurm, HDF5 or any model library. A worker receives one of the `*Work` records and needs
-nothing else; the planner makes them.
-
-A content address is the SHA-256 of everything that can change a result and of nothing that cannot. Which is which is
-said where a field is declared: `unaddressed()` marks a field that cannot (a path, a label, a batch size, a shard).
+Workers receive one of the `*Work` records; the planner builds them. Content addresses are made of the field names and
+values of these records (`hpcq.core.addressing`): renaming an addressed field changes every address.
 """
 
 from __future__ import annotations
 
 import dataclasses
-import hashlib
-import json
-import re
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from enum import StrEnum
 from functools import cached_property
-from typing import Any, Literal
+from typing import Literal
 
-from hpcq.core.node_rank import Place
-
-ADDRESS_VERSION = 1
-DIGEST_CHARACTERS = 12
-SLUG_CHARACTERS = 80
-"""Of a name, so that a unit's id with two of them fits into the 255 bytes that a file's name may have."""
+from hpcq.core.addressing import DIGEST_CHARACTERS, address_of, slug, unaddressed
+from hpcq.core.node_context import NodeContext
 
 Versions = tuple[tuple[str, str], ...]
 """Distribution names and exact versions of the tools that can change a result, sorted by name."""
 
 
-def unaddressed(default: Any = dataclasses.MISSING) -> Any:
-    """A dataclass field that cannot change a result, and so is left out of the content address."""
-    return field(default=default, metadata={"addressed": False})
-
-
-def canonical(value: object) -> Any:
-    """`value` as plain JSON types, without the fields that are left out of the address; keys are sorted by the encoder.
-
-    A field that holds its default is left out too, so that adding an optional field later keeps old addresses.
-
-    Raises:
-        TypeError: a value that has no canonical form.
-    """
-    if dataclasses.is_dataclass(value) and not isinstance(value, type):
-        return {
-            item.name: canonical(getattr(value, item.name))
-            for item in dataclasses.fields(value)
-            if item.metadata.get("addressed", True) and getattr(value, item.name) != item.default
-        }
-    if isinstance(value, dict):
-        return {str(key): canonical(item) for key, item in value.items()}
-    if isinstance(value, list | tuple):
-        return [canonical(item) for item in value]
-    if value is None or isinstance(value, str | int | float | bool):
-        return value
-    raise TypeError(f"{type(value).__name__} has no canonical form for a content address")
-
-
-def address_of(*parts: object) -> str:
-    """The content address of `parts`: 64 hexadecimal digits."""
-    text = json.dumps([ADDRESS_VERSION, *map(canonical, parts)], sort_keys=True, separators=(",", ":"))
-    return hashlib.sha256(text.encode()).hexdigest()
-
-
-def slug(text: str) -> str:
-    """`text` as a name fit for a folder, a job and an HDF5 group: lower case, digits, '.', '-' and '_'."""
-    return re.sub(r"[^a-z0-9._-]+", "-", text.lower())[:SLUG_CHARACTERS].strip("-.") or "unnamed"
-
-
-class Kind(StrEnum):
-    """What a unit does."""
+class UnitKind(StrEnum):
+    """Kind of work that a unit does."""
 
     STAGE = "stage"
     QUANTIZE = "quantize"
@@ -78,8 +29,8 @@ class Kind(StrEnum):
     MERGE = "merge"
 
 
-class State(StrEnum):
-    """Where a unit stands. The store wins over Slurm: what is committed is DONE, whatever the queue says."""
+class UnitState(StrEnum):
+    """State of a unit. The store wins over Slurm: a unit whose work is committed is DONE, even if it is queued."""
 
     WAITING = "waiting"
     PENDING = "pending"
@@ -93,8 +44,15 @@ class State(StrEnum):
 class Model:
     """A base checkpoint.
 
-    `digest` is the SHA-256 over its weight, configuration and tokenizer files (None: not on this file system yet);
-    where it is known it identifies the model alone, else `id` and `revision` do.
+    A known `digest` identifies the model alone; otherwise `id` and `revision` do.
+
+    Attributes:
+        id: Name on the hub, or a path.
+        revision: Commit on the hub.
+        digest: SHA-256 over weight, configuration and tokenizer files (None: not on this file system yet).
+        trust_remote_code: Allow code from the checkpoint to run.
+        path: Folder of the checkpoint.
+        notes: Remarks for reports.
     """
 
     id: str
@@ -106,18 +64,29 @@ class Model:
 
     @property
     def slug(self) -> str:
-        """The last part of the id: 'huggingfacetb/SmolLM2-135M' is 'smollm2-135m'."""
+        """Last part of the id as a slug: 'huggingfacetb/SmolLM2-135M' becomes 'smollm2-135m'."""
         return slug(self.id.rstrip("/").rsplit("/", 1)[-1])
 
 
 @dataclass(frozen=True, kw_only=True)
 class Scheme:
-    """How to quantize. `tool` 'none' is a base checkpoint as it is.
+    """How to quantize.
 
-    method: none · rtn (round to nearest) · gptq · awq · smoothquant (smoothing, then gptq) · synthetic.
-    weights, activations: fp32, bf16, fp16, fp8_e4m3, int8, int4.
-    granularity of the weights' scales: tensor, channel or group (of `group_size` inputs).
-    dynamic: activation scales are computed at run time, a token at a time; False: once, from the calibration set.
+    Attributes:
+        name: Name in the manifest.
+        tool: Quantization tool; 'none' for an unmodified base checkpoint.
+        method: none, rtn (round to nearest), gptq, awq, smoothquant (smoothing, then gptq) or synthetic.
+        weights: Data type of the weights: fp32, bf16, fp16, fp8_e4m3, int8 or int4.
+        activations: Data type of the activations, as for `weights`.
+        granularity: Granularity of the weights' scales: tensor, channel or group (of `group_size` inputs).
+        group_size: Inputs per group.
+        symmetric: Quantize the weights symmetrically.
+        dynamic: Compute activation scales at run time, per token; False: once, from the calibration set.
+        damping: GPTQ: fraction of the mean diagonal that is added to the Hessian.
+        activation_order: GPTQ: quantize columns in the order of decreasing activation.
+        smoothing_strength: SmoothQuant's migration strength (alpha).
+        ignore: Modules that stay unquantized.
+        needs_calibration: The method uses a calibration set.
     """
 
     name: str = unaddressed()
@@ -137,15 +106,21 @@ class Scheme:
 
     @property
     def is_quantized(self) -> bool:
-        """False for a base checkpoint as it is."""
+        """False for an unmodified base checkpoint."""
         return self.tool != "none"
 
 
 @dataclass(frozen=True, kw_only=True)
 class Calibration:
-    """The calibration set, cut from the text whose SHA-256 is `digest`.
+    """Calibration set, cut from a text.
 
-    samples: sequences of `sequence_length` tokens each.
+    Attributes:
+        digest: SHA-256 of the text (None: not on this file system yet).
+        samples: Number of sequences.
+        sequence_length: Tokens per sequence.
+        seed: Seed of the sampling.
+        dataset: Name of the text in the manifest.
+        path: File of the text.
     """
 
     digest: str | None
@@ -158,7 +133,7 @@ class Calibration:
 
 @dataclass(frozen=True, kw_only=True)
 class Variant:
-    """Model × scheme. `calibration` and `versions` (of the quantizing tools) are empty where the scheme needs none."""
+    """Model × scheme. `calibration` and `versions` (of the quantization tools) are empty if the scheme needs none."""
 
     model: Model
     scheme: Scheme
@@ -167,23 +142,29 @@ class Variant:
 
     @cached_property
     def address(self) -> str:
-        """Content address of the checkpoint that this variant is."""
+        """Content address of the variant's checkpoint."""
         model = dataclasses.replace(self.model, id="", revision=None) if self.model.digest else self.model
         return address_of("variant", dataclasses.replace(self, model=model))
 
     @property
     def id(self) -> str:
-        """Stable name: model, scheme, and the start of the address."""
+        """Stable name: model, scheme, and the first digits of the address."""
         return f"{self.model.slug}--{slug(self.scheme.name)}--{self.address[:DIGEST_CHARACTERS]}"
 
 
 @dataclass(frozen=True, kw_only=True)
 class Task:
-    """A benchmark of lm-eval's, by its own definition; None means as the definition says.
+    """A benchmark of lm-eval. None means the value of the task's definition.
 
-    limit: the first so many documents. data_path: a folder with `<split>.jsonl` files in the schema which the
-    definition expects (None: the definition's own place on the hub), `data_digest` the SHA-256 over them. max_gen_toks:
-    generated tokens at most.
+    Attributes:
+        name: Name of the task in lm-eval.
+        num_fewshot: Examples per prompt.
+        limit: Number of documents to evaluate, from the first.
+        max_gen_toks: Maximum number of generated tokens.
+        fewshot_seed: Seed of the choice of examples.
+        data_digest: SHA-256 over the files in `data_path`.
+        data_path: Folder with `<split>.jsonl` files in the schema of the definition (None: the definition's data set on
+            the hub).
     """
 
     name: str
@@ -197,7 +178,7 @@ class Task:
 
 @dataclass(frozen=True, kw_only=True)
 class Shard:
-    """A slice of a variant's pieces (what is computed whole): number `index` of `count`."""
+    """Part number `index` (from 0) of `count` of a variant's requests. A chunk of requests is never split."""
 
     index: int = 0
     count: int = 1
@@ -205,21 +186,23 @@ class Shard:
 
 @dataclass(frozen=True, kw_only=True)
 class QuantizeWork:
-    """Make `variant`'s checkpoint at `checkpoint_path`, a folder that exists only when whole."""
+    """Create the checkpoint of `variant` at `checkpoint_path`, a folder that exists only once it is complete."""
 
     variant: Variant
     checkpoint_path: str
     device: str = unaddressed("auto")
 
-    kind: Literal[Kind.QUANTIZE] = Kind.QUANTIZE
+    kind: Literal[UnitKind.QUANTIZE] = UnitKind.QUANTIZE
 
 
 @dataclass(frozen=True, kw_only=True)
 class Offload:
-    """Where weights may lie that the GPUs have no room for.
+    """Placement of weights that do not fit into the GPUs' memory.
 
-    to: none, cpu (the host's memory), or disk (that first, then the node's own disk). gpu_gib: of weights on each GPU
-    in turn, at most; empty: what there is, less what computing takes. host_gib: in the host's memory, likewise.
+    Attributes:
+        to: none, cpu (host memory), or disk (host memory first, then the node's local disk).
+        gpu_gib: Maximum GiB of weights per GPU, in their order; empty: all memory that computing does not need.
+        host_gib: Maximum GiB of weights in host memory; None: all memory that computing does not need.
     """
 
     to: Literal["none", "cpu", "disk"] = "none"
@@ -229,14 +212,27 @@ class Offload:
 
 @dataclass(frozen=True, kw_only=True)
 class EvaluateWork:
-    """Answer `shard` of the requests that `tasks` make of `variant`.
+    """Answer the requests of one shard of `tasks` with `variant`.
 
-    backend: accelerate, vllm, synthetic. dtype: what the back end computes in. `versions`: of the evaluating tools.
-    batch_size: requests that are computed together where they share no prefix. flush_interval_s: seconds between
-    segments. device: auto, cpu or cuda. `options` are the back end's own settings that can change a result, `engine`
-    those that change no more than its last bits. batch_share: how much of what is usual is to be computed at once; less
-    than one after an attempt that ran out of memory. offload: of accelerate's weights. place: of this process, where
-    the unit spans several nodes.
+    Attributes:
+        variant: Model and scheme.
+        tasks: Benchmarks.
+        backend: accelerate, vllm or synthetic.
+        dtype: Data type in which the back end computes.
+        versions: Versions of the evaluation tools.
+        seed: Seed of the back end.
+        options: Settings of the back end that can change a result.
+        checkpoint_path: Folder of the checkpoint.
+        segments_path: Folder to which the unit commits its segments.
+        shard: Part of the requests that this unit answers.
+        batch_size: Requests per batch, for requests that share no prefix.
+        flush_interval_s: Seconds between segments.
+        device: auto, cpu or cuda.
+        synthetic_options: Settings of the synthetic back end.
+        engine_options: Settings of the back end that change at most the last bits of a result.
+        batch_share: Fraction of the usual batch; less than 1 after an attempt that ran out of memory.
+        node_context: Context of this node, if the unit spans several.
+        offload: Placement of weights, for accelerate.
     """
 
     variant: Variant
@@ -252,32 +248,32 @@ class EvaluateWork:
     batch_size: int = unaddressed(1)
     flush_interval_s: float = unaddressed(30.0)
     device: str = unaddressed("auto")
-    pace: tuple[tuple[str, float], ...] = unaddressed(())
-    engine: tuple[tuple[str, str | int | float | bool], ...] = unaddressed(())
+    synthetic_options: tuple[tuple[str, float], ...] = unaddressed(())
+    engine_options: tuple[tuple[str, str | int | float | bool], ...] = unaddressed(())
     batch_share: float = unaddressed(1.0)
-    place: Place | None = unaddressed(None)
+    node_context: NodeContext | None = unaddressed(None)
     offload: Offload = unaddressed(Offload())
 
-    kind: Literal[Kind.EVALUATE] = Kind.EVALUATE
+    kind: Literal[UnitKind.EVALUATE] = UnitKind.EVALUATE
 
     def task_address(self, task: Task) -> str:
-        """Content address of the responses to `task`: what its rows in the store carry."""
+        """Return the content address of the responses to `task`, which is stored with its rows."""
         return address_of("responses", dataclasses.replace(self, tasks=(task,), variant=self._identified()))
 
     @cached_property
     def address(self) -> str:
-        """Content address of all of this work's responses, whatever the shard."""
+        """Content address of the responses of all shards of this work."""
         return address_of("evaluate", dataclasses.replace(self, variant=self._identified()))
 
     @property
-    def is_rehearsal(self) -> bool:
-        """The synthetic back end's responses are never scores."""
+    def is_synthetic(self) -> bool:
+        """Whether the responses come from the synthetic back end; such responses are never reported as scores."""
         return self.backend == "synthetic"
 
     @property
     def shares_prefixes(self) -> bool:
-        """Whether requests that begin alike are to be computed together."""
-        return not self.is_rehearsal and bool(dict(self.options).get("prefix_sharing", True))
+        """Whether a prefix that requests have in common is computed once."""
+        return not self.is_synthetic and bool(dict(self.options).get("prefix_sharing", True))
 
     def _identified(self) -> Variant:
         model = self.variant.model
@@ -288,14 +284,14 @@ class EvaluateWork:
 
 @dataclass(frozen=True, kw_only=True)
 class MergeWork:
-    """Merge every segment of a run, score it, and write `results_path`. `evaluations` are whole (shard 0 of 1)."""
+    """Merge all segments of a run, score them, and write `results_path`. `evaluations` are unsharded (shard 0 of 1)."""
 
     run: str
     evaluations: tuple[EvaluateWork, ...]
     segments_path: str
     results_path: str
 
-    kind: Literal[Kind.MERGE] = Kind.MERGE
+    kind: Literal[UnitKind.MERGE] = UnitKind.MERGE
 
 
 Work = QuantizeWork | EvaluateWork | MergeWork

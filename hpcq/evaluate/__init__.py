@@ -1,1 +1,1 @@
-"""Evaluation: requests made by lm-eval's own tasks, answered by a back end, scored centrally from what was stored."""
+"""Evaluation: requests from lm-eval's own tasks, answered by a back end, scored centrally from stored responses."""

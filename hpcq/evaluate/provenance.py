@@ -1,7 +1,4 @@
-"""Where responses come from: the tools' versions, verified, and what a segment tells of the process that made it.
-
-Knows the work's records and this machine. Must not import a tool whose version it asks for.
-"""
+"""Provenance of responses: verified versions of the tools, and the attributes of a segment."""
 
 from __future__ import annotations
 
@@ -13,32 +10,31 @@ from hpcq.core.attempts import Attempt
 from hpcq.core.errors import SetupError
 from hpcq.core.work import EvaluateWork, Versions
 
+Provenance = dict[str, str | int | float]
+
 
 def verify_versions(versions: Versions) -> None:
-    """Make sure that this interpreter has exactly the tools that the work's address names.
+    """Check that this interpreter has exactly the tools that the work's address names.
 
-    A build's local suffix does not count: torch 2.13.0+cpu is 2.13.0.
+    The tools are not imported. The local suffix of a build is ignored: torch 2.13.0+cpu counts as 2.13.0.
 
     Raises:
-        SetupError: one is missing or of another version.
+        SetupError: a tool is missing or has another version.
     """
-    for name, wanted in versions:
+    for name, planned in versions:
         try:
             found = importlib.metadata.version(name)
         except importlib.metadata.PackageNotFoundError:
             found = "missing"
-        if found.partition("+")[0] != wanted.partition("+")[0]:
+        if found.partition("+")[0] != planned.partition("+")[0]:
             raise SetupError(
-                f"{sys.executable}: {name} is {found} where the plan says {wanted}: make the environment again from its"
-                " lock (`make environments`), or submit the manifest again to plan with what is there."
+                f"{sys.executable}: {name} is {found}, but the plan requires {planned}. Rebuild the environment from"
+                " its lock (`make environments`), or submit the manifest again to plan with the installed version."
             )
 
 
-Provenance = dict[str, str | int | float]
-
-
-def provenance_of(work: EvaluateWork, attempt: Attempt, described: Provenance) -> Provenance:
-    """What every segment of this attempt tells of itself."""
+def segment_provenance(work: EvaluateWork, attempt: Attempt, backend_description: Provenance) -> Provenance:
+    """Return the attributes that every segment of this attempt carries."""
     record = attempt.record
     return {
         "hpcq": __version__,
@@ -58,5 +54,5 @@ def provenance_of(work: EvaluateWork, attempt: Attempt, described: Provenance) -
         "shard": f"{work.shard.index}of{work.shard.count}",
         "python": sys.version.split()[0],
         **{f"version_{name}": version for name, version in work.versions},
-        **described,
+        **backend_description,
     }

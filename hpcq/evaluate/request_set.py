@@ -1,6 +1,6 @@
-"""All that a work asks: its tasks' full request list, and the address under which each task's responses are stored.
+"""Full request list of an evaluation, and the address under which each task's responses are stored.
 
-Shared by the worker and the merge, so that they cannot differ. Imports lm-eval only where real tasks are asked for.
+Worker and merge both use it, so that they cannot differ. lm-eval is imported only for real tasks.
 """
 
 from __future__ import annotations
@@ -10,43 +10,46 @@ from dataclasses import dataclass, field
 from typing import TYPE_CHECKING
 
 from hpcq.core.work import EvaluateWork, Task
-from hpcq.evaluate.requests import Request, rehearsed_requests
+from hpcq.evaluate.requests import Request, synthetic_requests
 
 if TYPE_CHECKING:
     from hpcq.evaluate.tasks import BuiltTask
 
 
 @dataclass(frozen=True, kw_only=True, eq=False)
-class Questions:
-    """The requests that a list of tasks makes, whatever the model. tasks: by the name that stands in the keys.
+class RequestSet:
+    """The requests of a list of tasks; they do not depend on the model.
 
-    built: what scoring needs; empty in a rehearsal.
+    Attributes:
+        requests: All requests.
+        tasks: The task by the name in its requests' keys; a group of tasks has several names.
+        built_tasks: lm-eval's tasks, for scoring; empty for synthetic requests.
     """
 
     requests: Sequence[Request]
     tasks: Mapping[str, Task]
-    built: Sequence[BuiltTask] = field(default=())
+    built_tasks: Sequence[BuiltTask] = field(default=())
 
     def addresses(self, work: EvaluateWork) -> dict[str, str]:
-        """The content address of `work`'s responses to each task."""
+        """Return the content address of `work`'s responses to each task."""
         return {name: work.task_address(task) for name, task in self.tasks.items()}
 
 
-def questions_of(tasks: Sequence[Task], *, is_rehearsal: bool) -> Questions:
-    """Everything that `tasks` ask. A rehearsal asks made-up requests, for which neither lm-eval nor data are needed.
+def build_request_set(tasks: Sequence[Task], *, is_synthetic: bool) -> RequestSet:
+    """Build all requests of `tasks`. Synthetic requests need neither lm-eval nor data.
 
     Raises:
-        UserInputError: an unknown task, or a setting that its definition excludes.
-        SetupError: a task's data cannot be had.
-        WorkFailed: lm-eval cannot make a task's requests.
+        UserInputError: a task is unknown, or its definition excludes a setting.
+        SetupError: a task's data are not available.
+        WorkerError: lm-eval cannot make a task's requests.
     """
-    if is_rehearsal:
-        return Questions(requests=rehearsed_requests(tasks), tasks={task.name: task for task in tasks})
+    if is_synthetic:
+        return RequestSet(requests=synthetic_requests(tasks), tasks={task.name: task for task in tasks})
     from hpcq.evaluate.tasks import build_tasks
 
     built = build_tasks(tasks)
-    return Questions(
+    return RequestSet(
         requests=[request for one in built for request in one.requests()],
         tasks={name: one.task for one in built for name in one.leaves},
-        built=built,
+        built_tasks=built,
     )

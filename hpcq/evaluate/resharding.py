@@ -1,10 +1,9 @@
-"""What was answered already when an evaluation was first cut into so many shards: decided once, kept for ever.
+"""Snapshot of the answered requests at the first start of an evaluation with a given number of shards.
 
-Knows requests' keys, and one small file beside the units' segments. Must not know batches or back ends.
-
-Shards of one evaluation begin at different times, days apart in a long queue, and again after every interruption. Each
-must cut the same list, or a request would be nobody's; what is known changes all the time. So the first one to begin
-writes down what is known at that moment, and the others go by that.
+The shards of one evaluation start at different times, days apart in a long queue, and again after every interruption.
+All of them must divide the same list, or some request would belong to no shard; but the set of answered requests
+changes all the time. Therefore the first shard to start writes a snapshot, a small file next to the units' segments,
+and all shards use it. It is never changed.
 """
 
 from __future__ import annotations
@@ -16,36 +15,42 @@ from pathlib import Path
 
 import numpy as np
 
-from hpcq.core.files import committed_folder, storage_faults
-from hpcq.core.work import DIGEST_CHARACTERS, EvaluateWork
+from hpcq.core.addressing import DIGEST_CHARACTERS
+from hpcq.core.files import committed_folder, storage_errors
+from hpcq.core.work import EvaluateWork
 from hpcq.store import RequestKey
 
-_FILE = "answered.json"
+_FILE_NAME = "answered.json"
 
 
-def answered_at_first(
-    work: EvaluateWork, requests: Iterable[RequestKey], known: Collection[RequestKey]
+def answered_snapshot(
+    work: EvaluateWork, requests: Iterable[RequestKey], answered: Collection[RequestKey]
 ) -> frozenset[RequestKey]:
-    """Those of `requests`, the full list, that were answered when the first of `work`'s shards began.
+    """Return the requests that were answered when the first of `work`'s shards started.
 
-    If none has begun yet that is now, and `known` is written down. A folder that is renamed into place takes no other's
-    place, so of several that begin at once one is the first.
+    If none has started, write the snapshot from `answered`. Renaming a folder into place does not replace another, so
+    of several shards that start at once exactly one is the first.
+
+    Args:
+        work: The evaluation, with its shard.
+        requests: The full request list of the evaluation.
+        answered: Requests that are answered now.
 
     Raises:
-        StorageError: the file system refused.
+        StorageError: the file system reported an error.
     """
     if work.shard.count == 1:
         return frozenset()
     keys = sorted(requests)
-    asked = _digest(keys)
-    folder = _folder(work)
+    request_digest = _digest(keys)
+    folder = _snapshot_folder(work)
     if not folder.is_dir():
         with committed_folder(folder) as temporary:
-            (temporary / _FILE).write_text(_text(keys, asked, known), encoding="utf-8")
-    return frozenset(_read(folder / _FILE, keys, asked))
+            (temporary / _FILE_NAME).write_text(_snapshot_text(keys, request_digest, answered), encoding="utf-8")
+    return frozenset(_read_snapshot(folder / _FILE_NAME, keys, request_digest))
 
 
-def _folder(work: EvaluateWork) -> Path:
+def _snapshot_folder(work: EvaluateWork) -> Path:
     segments = Path(work.segments_path).parent
     return segments / f"answered.{work.variant.id}.of{work.shard.count}.{work.address[:DIGEST_CHARACTERS]}"
 
@@ -57,19 +62,22 @@ def _digest(keys: Iterable[RequestKey]) -> str:
     return digest.hexdigest()
 
 
-def _text(keys: Sequence[RequestKey], asked: str, known: Collection[RequestKey]) -> str:
-    """A bit a request: a million of them are 250 kB."""
-    bits = np.packbits(np.fromiter((key in known for key in keys), dtype=bool, count=len(keys)))
-    return json.dumps({"schema": 1, "requests": asked, "answered": bits.tobytes().hex()}) + "\n"
+def _snapshot_text(keys: Sequence[RequestKey], request_digest: str, answered: Collection[RequestKey]) -> str:
+    """Return the content of the file, with one bit per request: 250 kB per million requests."""
+    bits = np.packbits(np.fromiter((key in answered for key in keys), dtype=bool, count=len(keys)))
+    return json.dumps({"schema": 1, "requests": request_digest, "answered": bits.tobytes().hex()}) + "\n"
 
 
-def _read(path: Path, keys: Sequence[RequestKey], asked: str) -> list[RequestKey]:
-    """None of `keys` where the file is damaged or of other requests: that costs every shard the balance, no more."""
+def _read_snapshot(path: Path, keys: Sequence[RequestKey], request_digest: str) -> list[RequestKey]:
+    """Return the answered ones of `keys`; none if the file is damaged or belongs to other requests.
+
+    A damaged file only costs the balance of the shards: every request still belongs to one.
+    """
     try:
-        with storage_faults(path):
+        with storage_errors(path):
             content = json.loads(path.read_text(encoding="utf-8"))
         bits = np.unpackbits(np.frombuffer(bytes.fromhex(content["answered"]), dtype=np.uint8))
-        is_ours = content["requests"] == asked
+        is_ours = content["requests"] == request_digest
     except (FileNotFoundError, ValueError, TypeError, KeyError):
         return []
     return [key for key, bit in zip(keys, bits, strict=False) if bit and is_ours]

@@ -1,7 +1,4 @@
-"""Scores from stored responses, by lm-eval's own evaluator: its metrics, filters, standard errors and groups.
-
-Knows lm-eval and responses by key. Must not know a model, a segment or a shard: a score is a view of responses.
-"""
+"""Scores from stored responses, by lm-eval's own evaluator: its metrics, filters, standard errors and groups."""
 
 from __future__ import annotations
 
@@ -14,14 +11,14 @@ from typing import Any
 import lm_eval.evaluator
 from lm_eval.api.model import LM
 
-from hpcq.core.errors import RunIncomplete
+from hpcq.core.errors import RunIncompleteError
 from hpcq.evaluate.requests import requests_of
 from hpcq.evaluate.tasks import BuiltTask
 from hpcq.store import RequestKey, Response, Score
 
 
 class StoreLM(LM):
-    """An LM that answers from stored responses, and from nothing else."""
+    """An lm-eval model that answers only from stored responses."""
 
     def __init__(self, responses: Mapping[RequestKey, Response], versions: Mapping[str, str]) -> None:
         super().__init__()
@@ -29,42 +26,42 @@ class StoreLM(LM):
         self._versions = versions
 
     def loglikelihood(self, requests: list[Any]) -> list[tuple[float | None, bool | None]]:
-        """(log-likelihood, greedy flag) of each."""
+        """Return log-likelihood and greedy flag of each request."""
         return self._all(requests, lambda response: (response.loglikelihood, response.is_greedy))
 
     def loglikelihood_rolling(self, requests: list[Any]) -> list[float | None]:
-        """The log-likelihood of each."""
+        """Return the log-likelihood of each request."""
         return self._all(requests, lambda response: response.loglikelihood)
 
     def generate_until(self, requests: list[Any]) -> list[str | None]:
-        """The text of each."""
+        """Return the text of each request."""
         return self._all(requests, lambda response: response.text)
 
     def _all(self, requests: list[Any], answer: Callable[[Response], Any]) -> list[Any]:
-        # lm-eval repeats an Instance in its list, one after the other, as often as it is to be asked.
+        # lm-eval repeats an Instance in its list once per repeat, one after the other.
         instances = list({id(instance): instance for instance in requests}.values())
         return [
-            answer(self._known(request.key))
+            answer(self._response(request.key))
             for instance in instances
             for request in requests_of([instance], self._versions[instance.task_name])
         ]
 
-    def _known(self, key: RequestKey) -> Response:
+    def _response(self, key: RequestKey) -> Response:
         try:
             return self._responses[key]
         except KeyError:
-            raise RunIncomplete(f"There is no response to {key}: nothing can be scored over a part.") from None
+            raise RunIncompleteError(f"There is no response to {key}. A task is scored only when complete.") from None
 
 
 def score(built: Sequence[BuiltTask], responses: Mapping[RequestKey, Response]) -> list[Score]:
-    """Every score that the responses allow: of tasks, and of groups of tasks, all of whose requests are answered."""
-    return [one for task in built for one in _scores_of(task, responses)]
+    """Return the scores of all tasks, and groups of tasks, whose requests are all answered."""
+    return [one for task in built for one in _task_scores(task, responses)]
 
 
-def _scores_of(task: BuiltTask, responses: Mapping[RequestKey, Response]) -> Iterator[Score]:
-    lacking = {request.key.task for request in task.requests() if request.key not in responses}
-    leaves = {name: leaf for name, leaf in task.leaves.items() if name not in lacking}
-    groups = {name: group for name, group in task.groups.items() if not lacking & _leaves_of(group)}
+def _task_scores(task: BuiltTask, responses: Mapping[RequestKey, Response]) -> Iterator[Score]:
+    incomplete = {request.key.task for request in task.requests() if request.key not in responses}
+    leaves = {name: leaf for name, leaf in task.leaves.items() if name not in incomplete}
+    groups = {name: group for name, group in task.groups.items() if not incomplete & _leaf_names(group)}
     if not leaves:
         return
     for leaf in leaves.values():
@@ -72,8 +69,8 @@ def _scores_of(task: BuiltTask, responses: Mapping[RequestKey, Response]) -> Ite
             instance.resps.clear()
             instance.filtered_resps.clear()
     _seed_metrics(task.task.fewshot_seed)
-    # One process: lm-eval would bootstrap in as many as the node has cores, whatever the job was given. Its generators
-    # are seeded by chunk, so that the digits are the same.
+    # One process: lm-eval would bootstrap in one process per core of the node, more than the job has. Its generators
+    # are seeded per chunk, so the digits are the same.
     os.environ["DISABLE_MULTIPROC"] = "1"
     results = lm_eval.evaluator.evaluate(
         lm=StoreLM(responses, task.versions),
@@ -82,22 +79,22 @@ def _scores_of(task: BuiltTask, responses: Mapping[RequestKey, Response]) -> Ite
         log_samples=False,
     )
     for name, values in results["results"].items():
-        yield from _scores_in(name, values)
+        yield from _row_scores(name, values)
 
 
 def _seed_metrics(seed: int) -> None:
-    """Some metrics draw lots (IFEval's where an instruction leaves something open, and its detector of languages)."""
+    """Seed the metrics that use random numbers (IFEval, for open instructions and in its language detector)."""
     random.seed(seed)
     if "langdetect" in sys.modules:
         sys.modules["langdetect"].DetectorFactory.seed = seed
 
 
-def _leaves_of(group: Any) -> set[str]:
+def _leaf_names(group: Any) -> set[str]:
     return {leaf.task_name for leaf in group.get_all_tasks()}
 
 
-def _scores_in(name: str, values: Mapping[str, Any]) -> Iterator[Score]:
-    """The scores in one row of lm-eval's results: 'acc,none' with its 'acc_stderr,none', which may be 'N/A'."""
+def _row_scores(name: str, values: Mapping[str, Any]) -> Iterator[Score]:
+    """Yield the scores in one row of lm-eval's results: 'acc,none' with its 'acc_stderr,none', which may be 'N/A'."""
     for label, value in values.items():
         metric, comma, filter_ = label.partition(",")
         if not comma or metric.endswith("_stderr") or not isinstance(value, int | float):

@@ -1,7 +1,6 @@
-"""The evaluation worker: answers one shard of a variant's requests and commits the responses to the store.
+"""Evaluation worker: answers one shard of a variant's requests and commits the responses to the store.
 
-Knows requests, pieces, the door to back ends and the store. Must not know how it was launched, nor score anything.
-May be killed at any instant and run again: what a segment holds is not computed twice.
+It can be killed at any time and run again: responses in a committed segment are not computed twice. It scores nothing.
 """
 
 from __future__ import annotations
@@ -13,107 +12,116 @@ from dataclasses import replace
 from pathlib import Path
 
 from hpcq.core.attempts import Attempt
-from hpcq.core.completion import write_completion
+from hpcq.core.completion import write_completion_marker
 from hpcq.core.errors import UserInputError
-from hpcq.core.node_rank import Place
+from hpcq.core.node_context import NodeContext
+from hpcq.core.paths import segment_folders
 from hpcq.core.work import EvaluateWork
-from hpcq.evaluate.backends.interface import Joining, make_backend
-from hpcq.evaluate.prefix.chunks import cut, share
-from hpcq.evaluate.provenance import provenance_of, verify_versions
-from hpcq.evaluate.request_set import questions_of
+from hpcq.evaluate.backends.interface import MultiNodeBackend, make_backend
+from hpcq.evaluate.prefix.chunks import chunks_of_shard, partition
+from hpcq.evaluate.provenance import segment_provenance, verify_versions
+from hpcq.evaluate.request_set import build_request_set
 from hpcq.evaluate.requests import Request
-from hpcq.evaluate.resharding import answered_at_first
-from hpcq.evaluate.unit_folders import unit_folders
-from hpcq.store import RequestKey, SegmentWriter, load
+from hpcq.evaluate.resharding import answered_snapshot
+from hpcq.store import RequestKey, SegmentWriter, load_index
 
 
 def evaluate(work: EvaluateWork, attempt: Attempt) -> None:
-    """Answer every request of the shard that no segment of the run answers, commit the responses, and say so.
+    """Answer the shard's requests that have no response in the run, and commit the responses and the completion marker.
 
     Raises:
-        HpcqError: the tools, the tasks, the checkpoint or the file system do not allow it; the sentence says which.
+        HpcqError: the tools, the tasks, the checkpoint or the file system do not permit it; the message has the reason.
     """
-    if not work.is_rehearsal:
+    if not work.is_synthetic:
         verify_versions(work.versions)
     attempt.update(phase="building requests")
-    questions = questions_of(work.tasks, is_rehearsal=work.is_rehearsal)
-    addresses = questions.addresses(work)
-    known = _known(work, addresses)
-    answered = answered_at_first(work, (request.key for request in questions.requests), known)
-    pieces = cut(questions.requests, rows=work.batch_size, shares_prefixes=work.shares_prefixes)
-    mine = [piece.requests for piece in share(pieces, work.shard, answered)]
+    request_set = build_request_set(work.tasks, is_synthetic=work.is_synthetic)
+    addresses = request_set.addresses(work)
+    answered = _answered_requests(work, addresses)
+    snapshot = answered_snapshot(work, (request.key for request in request_set.requests), answered)
+    chunks = partition(request_set.requests, rows=work.batch_size, shares_prefixes=work.shares_prefixes)
+    mine = [chunk.requests for chunk in chunks_of_shard(chunks, work.shard, snapshot)]
     total = sum(map(len, mine))
-    missing = [piece for piece in mine if any(request.key not in known for request in piece)]
-    restored = sum(request.key in known for piece in mine for request in piece)
+    missing = [chunk for chunk in mine if any(request.key not in answered for request in chunk)]
+    restored = sum(request.key in answered for chunk in mine for request in chunk)
     attempt.update(phase="loading", total=total, restored=restored)
     if missing:
-        _answer(work, attempt, missing, known, addresses)
-    write_completion(Path(work.segments_path), address=work.address, requests=total, attempt=attempt.record.attempt)
+        _answer(work, attempt, missing, answered, addresses)
+    write_completion_marker(
+        Path(work.segments_path), address=work.address, requests=total, attempt=attempt.record.attempt
+    )
     attempt.update(phase=None, facts={"peak_memory_bytes": _peak_memory_bytes()})
 
 
-def join(work: EvaluateWork, place: Place, batch_share: float) -> None:
-    """Lend this node to the back end on node 0, until somebody ends the process. The store is none of its business.
+def join(work: EvaluateWork, node_context: NodeContext, batch_share: float) -> None:
+    """Serve the rank-0 back end from this node until the process is terminated. Does not access the store.
+
+    Args:
+        work: The evaluation.
+        node_context: Rank and addresses of this node.
+        batch_share: Fraction of the usual batch, the same as on rank 0.
 
     Raises:
-        HpcqError: the tools do not allow it, or a process of the back end here has ended.
+        HpcqError: the tools do not permit it, or a process of the back end on this node exited.
     """
-    if not work.is_rehearsal:
+    if not work.is_synthetic:
         verify_versions(work.versions)
-    backend = make_backend(replace(work, batch_share=batch_share, place=place))
-    if not isinstance(backend, Joining):
-        raise UserInputError(f"evaluate.backend: {work.backend!r} computes on one node, and was given {place.nodes}.")
-    backend.join()
+    backend = make_backend(replace(work, batch_share=batch_share, node_context=node_context))
+    if not isinstance(backend, MultiNodeBackend):
+        raise UserInputError(
+            f"evaluate.backend: {work.backend!r} runs on one node only, but the unit has {node_context.nnodes} nodes."
+        )
+    backend.run_follower()
 
 
-def _known(work: EvaluateWork, addresses: dict[str, str]) -> set[RequestKey]:
-    """What the run's segments answer already, whichever shard computed it.
+def _answered_requests(work: EvaluateWork, addresses: dict[str, str]) -> set[RequestKey]:
+    """Return the requests that the run's segments answer, from any shard.
 
-    A request on which segments disagree counts as answered: a third answer would settle nothing.
+    A request with conflicting responses counts as answered: a third response would not settle the conflict.
     """
-    index = load(unit_folders(Path(work.segments_path).parent, work.variant), expect=addresses)
+    index = load_index(segment_folders(Path(work.segments_path).parent, work.variant), expect=addresses)
     return {*index.responses, *(conflict.key for conflict in index.conflicts)}
 
 
 def _answer(
     work: EvaluateWork,
     attempt: Attempt,
-    pieces: Sequence[Sequence[Request]],
-    known: set[RequestKey],
+    chunks: Sequence[Sequence[Request]],
+    answered: set[RequestKey],
     addresses: dict[str, str],
 ) -> None:
-    backend = make_backend(replace(work, batch_share=attempt.batch_share, place=attempt.gather()))
+    backend = make_backend(replace(work, batch_share=attempt.batch_share, node_context=attempt.start_followers()))
     began_s = time.monotonic()
     backend.load()
     loaded_s = time.monotonic()
-    described = backend.describe()
-    attempt.update(phase="answering", facts={"load_seconds": round(loaded_s - began_s, 3), **described})
+    description = backend.describe()
+    attempt.update(phase="answering", facts={"load_seconds": round(loaded_s - began_s, 3), **description})
     writer = SegmentWriter(
         Path(work.segments_path),
         attempt=attempt.record.attempt,
         addresses=addresses,
-        provenance=provenance_of(work, attempt, described),
-        counts=backend.counts,
+        provenance=segment_provenance(work, attempt, description),
+        counts=backend.token_counts,
         flush_interval_s=work.flush_interval_s,
     )
-    attempt.on_notice(writer.flush)
-    answered = 0
+    attempt.on_termination_notice(writer.flush)
+    written = 0
     with writer:
-        for request, response in backend.stream(pieces, known):
-            if request.key not in known:
+        for request, response in backend.stream(chunks, answered):
+            if request.key not in answered:
                 writer.add(request.key, response)
-                answered += 1
+                written += 1
     seconds = time.monotonic() - loaded_s
     attempt.update(
         facts={
-            "answered": answered,
+            "answered": written,
             "answer_seconds": round(seconds, 3),
-            "requests_per_second": answered / seconds,
-            **backend.counts(),
+            "requests_per_second": written / seconds,
+            **backend.token_counts(),
         }
     )
 
 
 def _peak_memory_bytes() -> int:
-    """Linux counts in KiB."""
+    """Return the peak resident memory of this process (Linux reports it in KiB)."""
     return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024

@@ -1,1 +1,1 @@
-"""Handing units to a scheduler and running them on a node. Imports nothing: a job's start-up pays for every import."""
+"""Launchers, and the job that runs on a node. Imports nothing: a job's start-up pays for every import."""

@@ -1,7 +1,4 @@
-"""What the planner orders and what a launcher did about it: frozen records, nothing else.
-
-Knows the vocabulary of units. Knows no scheduler, no submitit, no manifest.
-"""
+"""Array specifications: the input of a launcher, and the records of what it submitted or ran."""
 
 from __future__ import annotations
 
@@ -11,16 +8,18 @@ from enum import StrEnum
 from pathlib import Path
 from typing import Any
 
-from hpcq.core.work import Kind, State, Work
-from hpcq.launch.recovery.retry_policy import Policy
+from hpcq.core.work import UnitKind, UnitState, Work
+from hpcq.launch.recovery.retry_policy import RetryPolicy
 
 
 class Dependency(StrEnum):
-    """How an array waits for the arrays that it names in `depends_on`.
+    """How an array waits for the arrays in its `depends_on`: the dependency types of sbatch.
 
-    aftercorr: element i waits for the success of element i of each of them (same length, same order); the element is
-    cancelled if that one fails. afterok: everything waits for the success of every element. afterany: everything waits
-    for the end of every element, whatever it is.
+    Attributes:
+        AFTERCORR: Element i waits for the success of element i of each array (same length, same order). It is cancelled
+            if that element fails.
+        AFTEROK: The array waits for the success of all elements.
+        AFTERANY: The array waits for the termination of all elements, in any state.
     """
 
     NONE = "none"
@@ -31,10 +30,13 @@ class Dependency(StrEnum):
 
 @dataclass(frozen=True, kw_only=True)
 class Environment:
-    """Where a unit's worker finds its tools.
+    """Environment of a unit's worker.
 
-    python: the interpreter's path. modules: environment modules to load. setup: shell lines of the cluster's
-    administrator, run as they stand. variables: exported, quoted.
+    Attributes:
+        python: Path of the interpreter.
+        modules: Environment modules to load.
+        setup: Shell lines from the cluster profile, run unchanged.
+        variables: Environment variables to export. Their values are quoted.
     """
 
     name: str
@@ -45,8 +47,13 @@ class Environment:
 
 
 @dataclass(frozen=True, kw_only=True)
-class UnitOrder:
-    """One unit, and the record that its worker receives. planned: what its attempts record of the plan (plain JSON)."""
+class UnitSpec:
+    """One unit of an array.
+
+    Attributes:
+        work: Record that the unit's worker receives.
+        planned: Estimates of the plan that each attempt records (plain JSON).
+    """
 
     unit_id: str
     work: Work
@@ -54,19 +61,23 @@ class UnitOrder:
 
 
 @dataclass(frozen=True, kw_only=True)
-class ArrayOrder:
+class ArraySpec:
     """Units of one kind that share a GPU class, a shape and an environment.
 
-    memory_gib: host memory of one unit on one node (None: the scheduler's default). throttle: units at once (None: as
-    many as fit). extra: further options of sbatch, by their long names without dashes; True is an option without a
-    value. depends_on: names of arrays. element: where given, the dependency is on that element of them alone; they are
-    then orders of the same submission. retries: what becomes of a unit whose attempt fails.
+    Attributes:
+        memory_gib: Host memory per unit and node. None: the scheduler's default.
+        throttle: Maximum number of units that run at the same time. None: no limit.
+        extra: Further sbatch options by their long names without dashes. True: an option without a value.
+        depends_on: Names of arrays.
+        element: Index of the only element of these arrays to depend on. They must be submitted in the same call. None:
+            depend on all elements.
+        retries: Policy for units whose attempt fails.
     """
 
     name: str
     run: str
-    kind: Kind
-    units: tuple[UnitOrder, ...]
+    kind: UnitKind
+    units: tuple[UnitSpec, ...]
     environment: Environment
     partition: str | None = None
     nodes: int = 1
@@ -84,15 +95,18 @@ class ArrayOrder:
     depends_on: tuple[str, ...] = ()
     dependency: Dependency = Dependency.NONE
     element: int | None = None
-    retries: Policy = field(default_factory=Policy)
+    retries: RetryPolicy = field(default_factory=RetryPolicy)
 
 
 @dataclass(frozen=True, kw_only=True)
 class Submission:
     """One array that the scheduler accepted: `units[i]` is element i of `job_id`.
 
-    An order longer than the scheduler's largest array becomes several submissions, told apart by `part`. folder:
-    submitit's folder of this submission (batch script, pickles, what was printed before a unit began).
+    Attributes:
+        part: Number of this submission among those of its array. An array longer than the scheduler's maximum is
+            split into several submissions.
+        folder: submitit's folder of this submission: batch script, pickles, output before a unit started.
+        time: Time of submission, UTC, ISO 8601.
     """
 
     array: str
@@ -104,15 +118,15 @@ class Submission:
     schema: int = 1
 
     def launcher_log(self, index: int) -> Path:
-        """What element `index` printed before its unit began: where to look when no attempt was recorded."""
+        """Path of the output of element `index` before its unit started: the log to read if no attempt was recorded."""
         element = f"{self.job_id}_{index}" if len(self.units) > 1 else self.job_id
         return Path(self.folder) / f"{element}_0_log.err"
 
 
 @dataclass(frozen=True, kw_only=True)
-class Outcome:
-    """How a unit ended that a launcher saw to its end (the local one): done, failed or cancelled, with the reason."""
+class UnitResult:
+    """State of a unit that the local launcher runs: running, done, failed or cancelled, with the reason."""
 
     unit_id: str
-    state: State
+    state: UnitState
     reason: str | None = None

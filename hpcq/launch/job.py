@@ -1,7 +1,7 @@
-"""What runs on a node for one unit: record the attempt, send its output to its own log, open the worker's door.
+"""Job of one unit on a node: record the attempt, redirect output to the unit's log, call the worker.
 
-Knows attempts and where workers live. Imports nothing heavy: hundreds of array elements pay for every import. Its
-instances are pickled on the submitting host and unpickled by a worker's interpreter, perhaps of another Python version.
+The module imports nothing heavy, because hundreds of array elements pay for each import. `UnitJob` is pickled on the
+submitting host and unpickled by the worker's interpreter, possibly of another Python version.
 """
 
 from __future__ import annotations
@@ -17,36 +17,42 @@ from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
-from hpcq.core.attempts import Attempt, AttemptRecord, new_attempt, now
-from hpcq.core.errors import ProcessEnded
-from hpcq.core.failures import EXIT_CODES, SIGTERMED, Failure, exit_code_of, failure_of
+from hpcq.core.attempts import Attempt, AttemptRecord, new_attempt, utc_now
+from hpcq.core.errors import ProcessDiedError
+from hpcq.core.failures import EXIT_CODES, SIGTERMED, Failure, classify_error, exit_code_for
 from hpcq.core.paths import RunLayout
 from hpcq.core.processes import identity
-from hpcq.core.work import Kind, Work
-from hpcq.launch.array_spec import ArrayOrder, UnitOrder
-from hpcq.launch.multinode.coordinator import Company
-from hpcq.launch.multinode.follower import follow
-from hpcq.launch.multinode.rendezvous import Seat, own_seat
-from hpcq.launch.output import leave, output_to, sentence
-from hpcq.launch.recovery.close_attempts import added_by
-from hpcq.launch.recovery.preemption import Announced
-from hpcq.launch.recovery.retry_policy import LADDER, Action, Policy, next_rung
-from hpcq.launch.recovery.signals import Notices, ignore_announcements
-from hpcq.launch.recovery.stale_attempts import SlurmJob, own_job, settle_predecessors
+from hpcq.core.work import UnitKind, Work
+from hpcq.launch.array_spec import ArraySpec, UnitSpec
+from hpcq.launch.multinode.coordinator import Coordinator
+from hpcq.launch.multinode.follower import run_follower
+from hpcq.launch.multinode.rendezvous import RankInfo, current_rank_info
+from hpcq.launch.output import error_message, exit_now, redirect_output
+from hpcq.launch.recovery.close_attempts import committed_rows
+from hpcq.launch.recovery.preemption import PreemptionHandler
+from hpcq.launch.recovery.retry_policy import OOM_STEPS, Action, RetryPolicy, next_oom_step
+from hpcq.launch.recovery.signals import SignalListener, ignore_termination_signals
+from hpcq.launch.recovery.stale_attempts import close_stale_attempts
+from hpcq.slurm.scontrol import SlurmJob, current_job
 
-_DOORS = {
-    Kind.QUANTIZE: ("hpcq.quantize.worker", "quantize"),
-    Kind.EVALUATE: ("hpcq.evaluate.worker", "evaluate"),
-    Kind.MERGE: ("hpcq.evaluate.merge", "merge"),
+_WORKERS = {
+    UnitKind.QUANTIZE: ("hpcq.quantize.worker", "quantize"),
+    UnitKind.EVALUATE: ("hpcq.evaluate.worker", "evaluate"),
+    UnitKind.MERGE: ("hpcq.evaluate.merge", "merge"),
 }
 
 
 @dataclass(frozen=True, kw_only=True)
 class UnitJob:
-    """The callable that submitit pickles. Folders are text: a `Path` pickled by Python 3.13 cannot be read by 3.11.
+    """The callable that submitit pickles.
 
-    Running it again is harmless, whatever became of the attempts before: workers commit and resume. It has none of the
-    `checkpoint` that submitit looks for: what is done when the end is announced stands in launch/announced.py.
+    Folders are strings: Python 3.11 cannot read a `Path` pickled by Python 3.13. Running the job again is safe in any
+    state, because workers commit and resume. submitit's `checkpoint` hook is not used: `PreemptionHandler` handles
+    termination signals.
+
+    Attributes:
+        gpus: GPUs of the unit on all of its nodes.
+        planned: Estimates of the plan, recorded with the attempt.
     """
 
     unit_id: str
@@ -56,12 +62,12 @@ class UnitJob:
     checkpoints_folder: str
     logs_folder: str
     gpus: int
-    retries: Policy
+    retries: RetryPolicy
     planned: Mapping[str, Any] = field(default_factory=dict)
 
     @classmethod
-    def of(cls, order: ArrayOrder, unit: UnitOrder, layout: RunLayout) -> UnitJob:
-        """The job of one unit of `order`, of the run that lies at `layout`."""
+    def from_spec(cls, array: ArraySpec, unit: UnitSpec, layout: RunLayout) -> UnitJob:
+        """Return the job of one unit of `array`, of the run at `layout`."""
         return cls(
             unit_id=unit.unit_id,
             work=unit.work,
@@ -69,80 +75,80 @@ class UnitJob:
             runs_folder=str(layout.runs),
             checkpoints_folder=str(layout.checkpoints),
             logs_folder=str(layout.logs),
-            gpus=order.nodes * order.gpus_per_node,
-            retries=order.retries,
+            gpus=array.nodes * array.gpus_per_node,
+            retries=array.retries,
             planned=unit.planned,
         )
 
     @property
     def layout(self) -> RunLayout:
-        """Where the run lies."""
+        """Folders of the run."""
         folders = {"runs": self.runs_folder, "checkpoints": self.checkpoints_folder, "logs": self.logs_folder}
         return RunLayout(name=self.run, **{name: Path(folder) for name, folder in folders.items()})
 
     def __call__(self) -> None:
-        """Run the unit. What a worker raises is recorded, and the process leaves with the exit code of its class."""
+        """Run the unit. An error of the worker is recorded, and the process exits with its failure class's code."""
         if _is_slurm():
-            ignore_announcements()
-        with _ExitCode():
-            seat = own_seat(self.layout, self.unit_id) if _spans_nodes() else None
-            if seat is not None and seat.rank > 0:
-                follow(seat, self.work, self.layout.job_logs, self.unit_id)
+            ignore_termination_signals()
+        with _ExitWithFailureCode():
+            rank_info = current_rank_info(self.layout, self.unit_id) if _spans_nodes() else None
+            if rank_info is not None and rank_info.rank > 0:
+                run_follower(rank_info, self.work, self.layout.job_logs, self.unit_id)
             else:
-                self._run(seat)
+                self._run(rank_info)
 
-    def _run(self, seat: Seat | None) -> None:
-        attempt = self._begin()
+    def _run(self, rank_info: RankInfo | None) -> None:
+        attempt = self._start_attempt()
         log = self.layout.job_logs / f"{self.unit_id}.{attempt.record.attempt}.log"
-        outcome = _Outcome(attempt, self.layout)
-        with output_to(log), self._notices(attempt), outcome, _company(seat, attempt, outcome):
-            sys.stdout.write(_heading(attempt.record))
-            _door(self.work.kind)(self.work, attempt)
+        recorder = _OutcomeRecorder(attempt, self.layout)
+        with redirect_output(log), self._signal_listener(attempt), recorder, _coordinator(rank_info, attempt, recorder):
+            sys.stdout.write(_log_header(attempt.record))
+            _worker(self.work.kind)(self.work, attempt)
 
-    def _begin(self) -> Attempt:
+    def _start_attempt(self) -> Attempt:
         layout, own = self.layout, _own_job()
-        history = settle_predecessors(layout, self.unit_id, self.retries, own=own)
+        history = close_stale_attempts(layout, self.unit_id, self.retries, own=own)
         record = AttemptRecord(
             unit=self.unit_id,
             attempt=0,
             job_id=own.job_id if own else os.environ.get("SUBMITIT_LOCAL_JOB_ID", str(os.getpid())),
             node=_node(),
             pid=os.getpid(),
-            start=now(),
+            start=utc_now(),
             launcher="slurm" if own else "local",
             process=identity(os.getpid()) or "",
             restart=own.restart if own else 0,
             gpus=self.gpus,
-            rung=next_rung(history),
+            oom_step=next_oom_step(history),
             facts={"planned": dict(self.planned)} if self.planned else {},
         )
-        refusal = _refusal(history, own)
-        if refusal is not None:
-            said = replace(record, failure=refusal.failure, decision=refusal.decision, reason=refusal.reason)
-            new_attempt(layout.attempts, replace(said, outcome="failed", end=record.start))
-            raise SystemExit(EXIT_CODES[Failure.LACKING])
+        final = _final_attempt(history, own)
+        if final is not None:
+            refused = replace(record, failure=final.failure, decision=final.decision, reason=final.reason)
+            new_attempt(layout.attempts, replace(refused, outcome="failed", end=record.start))
+            raise SystemExit(EXIT_CODES[Failure.MISSING_RESOURCE])
         attempt = new_attempt(layout.attempts, record)
-        attempt.batch_share = LADDER[record.rung].batch
+        attempt.batch_share = OOM_STEPS[record.oom_step].batch_share
         return attempt
 
-    def _notices(self, attempt: Attempt) -> Notices:
+    def _signal_listener(self, attempt: Attempt) -> SignalListener:
         if _is_slurm():
-            return Notices(Announced(attempt, self.layout, self.retries), leaves=False)
-        return Notices(lambda _number: attempt.notify(), leaves=True)
+            return SignalListener(PreemptionHandler(attempt, self.layout, self.retries), exit_on_sigterm=False)
+        return SignalListener(lambda _number: attempt.notify_termination(), exit_on_sigterm=True)
 
 
-def _refusal(history: Sequence[AttemptRecord], own: SlurmJob | None) -> AttemptRecord | None:
-    """The last attempt, where it was the last: Slurm queued its job again, although the unit was given up."""
+def _final_attempt(history: Sequence[AttemptRecord], own: SlurmJob | None) -> AttemptRecord | None:
+    """Return the last attempt if its decision was not to retry, although Slurm has requeued its job; else None."""
     last = history[-1] if history else None
     if own is None or last is None or last.job_id != own.job_id or last.decision is None:
         return None
-    return None if Action(last.decision).goes_on else last
+    return None if Action(last.decision).is_retry else last
 
 
-class _ExitCode:
-    """Leaves with the exit code of what leaves the block, which a scheduler keeps even where no file can be written.
+class _ExitWithFailureCode:
+    """Exits with the code of the failure class of an exception. Slurm keeps the code even if no file can be written.
 
-    submitit (1.5.4) would keep a pickle of an exception, which nobody reads, and leave with 1.
+    submitit (1.5.4) would pickle the exception, which is never read, and exit with 1.
     """
 
     def __enter__(self) -> None:
@@ -150,15 +156,15 @@ class _ExitCode:
 
     def __exit__(self, _kind: object, error: BaseException | None, _trace: object) -> None:
         if isinstance(error, Exception):
-            sys.stderr.write(f"hpcq: {sentence(error)}\n")
-            code = exit_code_of(failure_of(error))
+            sys.stderr.write(f"hpcq: {error_message(error)}\n")
+            code = exit_code_for(classify_error(error))
             if _spans_nodes():
-                leave(code)  # what waits for a node that is gone must not hold this one
+                exit_now(code)  # threads may wait for a dead node
             raise SystemExit(code) from error
 
 
-class _Outcome:
-    """Records how a block ended: whatever leaves it goes on its way."""
+class _OutcomeRecorder:
+    """Records the outcome of a block in the attempt. Exceptions propagate."""
 
     def __init__(self, attempt: Attempt, layout: RunLayout) -> None:
         self._attempt = attempt
@@ -169,69 +175,72 @@ class _Outcome:
 
     def __exit__(self, _kind: object, error: BaseException | None, _trace: object) -> None:
         if error is None:
-            self._attempt.update(outcome="done", reason=None, failure=None, decision=None, end=now())
+            self._attempt.update(outcome="done", reason=None, failure=None, decision=None, end=utc_now())
         elif isinstance(error, Exception):
             self.failed(error)
         else:
-            self._attempt.update(outcome="interrupted", reason=_interruption(error), end=now())
+            self._attempt.update(outcome="interrupted", reason=_interruption(error), end=utc_now())
 
     def failed(self, error: Exception) -> None:
-        """Record that the unit ended by `error`."""
+        """Record that the unit failed with `error`."""
         traceback.print_exception(error)
         self._attempt.update(
             outcome="failed",
-            reason=sentence(error),
+            reason=error_message(error),
             error=type(error).__name__,
-            failure=str(failure_of(error)),
-            faulty_node=error.node if isinstance(error, ProcessEnded) else "",
+            failure=str(classify_error(error)),
+            faulty_node=error.node if isinstance(error, ProcessDiedError) else "",
             decision=None,
-            added=added_by(self._layout, self._attempt.record),
-            end=now(),
+            committed=committed_rows(self._layout, self._attempt.record),
+            end=utc_now(),
         )
 
-    def failed_elsewhere(self, error: Exception) -> None:
-        """The same from another thread, while this node's main thread may wait for a node that is gone; and leave.
+    def peer_failed(self, error: Exception) -> None:
+        """Record the failure of another node and exit; called from another thread.
 
-        Where the unit has been told to stop, it is no wonder that others end: that reason stands.
+        The main thread may wait for a dead node. If termination was already requested, that reason is kept: failures of
+        other nodes are expected then.
         """
         if self._attempt.record.outcome == "running":
-            self._attempt.notify()  # what is answered is committed
+            self._attempt.notify_termination()  # commits the responses so far
             self.failed(error)
-            leave(exit_code_of(failure_of(error)))
+            exit_now(exit_code_for(classify_error(error)))
 
 
-def _company(seat: Seat | None, attempt: Attempt, outcome: _Outcome) -> Company | contextlib.nullcontext[None]:
-    """The unit's other nodes, if it has any, for as long as the block lasts."""
-    return Company(seat, attempt, outcome.failed_elsewhere) if seat else contextlib.nullcontext()
+def _coordinator(
+    rank_info: RankInfo | None, attempt: Attempt, recorder: _OutcomeRecorder
+) -> Coordinator | contextlib.nullcontext[None]:
+    """Return the coordinator of the unit's other nodes; a null context for a unit on one node."""
+    return Coordinator(rank_info, attempt, recorder.peer_failed) if rank_info else contextlib.nullcontext()
 
 
-def _door(kind: Kind) -> Callable[[Work, Attempt], None]:
-    module, function = _DOORS[kind]
-    door: Callable[[Work, Attempt], None] = getattr(importlib.import_module(module), function)
-    return door
+def _worker(kind: UnitKind) -> Callable[[Work, Attempt], None]:
+    module, function = _WORKERS[kind]
+    worker: Callable[[Work, Attempt], None] = getattr(importlib.import_module(module), function)
+    return worker
 
 
 def _is_slurm() -> bool:
-    """A local run inside somebody's allocation sees SLURM_JOB_ID too; submitit says which launcher is meant."""
+    """Whether the Slurm launcher started this process. SLURM_JOB_ID is also set in a local run in an allocation."""
     return os.environ.get("SUBMITIT_EXECUTOR") == "slurm"
 
 
 def _spans_nodes() -> bool:
-    """Whether this process is one of several that Slurm started for a unit, each on a node."""
+    """Whether this process is one of several that Slurm started for the unit, one per node."""
     return _is_slurm() and int(os.environ.get("SLURM_NTASKS", "1")) > 1
 
 
 def _own_job() -> SlurmJob | None:
-    """The job that this is; None where Slurm did not start it."""
-    return own_job() if _is_slurm() else None
+    """Return the current Slurm job; None if Slurm did not start this process."""
+    return current_job() if _is_slurm() else None
 
 
 def _node() -> str:
-    """Slurm's name of the node, which need not be the host's."""
+    """Return Slurm's name of the node, which can differ from the host name."""
     return (os.environ.get("SLURMD_NODENAME") if _is_slurm() else None) or socket.gethostname()
 
 
-def _heading(record: AttemptRecord) -> str:
+def _log_header(record: AttemptRecord) -> str:
     return f"{record.unit}: attempt {record.attempt}, job {record.job_id} on {record.node}, {record.start}\n"
 
 
@@ -239,5 +248,5 @@ def _interruption(interruption: BaseException) -> str:
     if isinstance(interruption, KeyboardInterrupt):
         return "interrupted from the keyboard"
     if isinstance(interruption, SystemExit) and interruption.code == SIGTERMED:
-        return "told to stop by SIGTERM: preempted or cancelled"
-    return "stopped before it was done"
+        return "received SIGTERM: preempted or cancelled"
+    return "stopped before completion"

@@ -1,7 +1,4 @@
-"""Units as Slurm sees them: what the queue says of each unit that was handed over, by one call to Slurm.
-
-Joins the queue with the records of submissions. Knows neither plan nor store.
-"""
+"""State in Slurm of each submitted unit: joins the queue (one squeue call) with the records of submissions."""
 
 from __future__ import annotations
 
@@ -11,79 +8,83 @@ from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, replace
 
 from hpcq.core.paths import RunLayout
-from hpcq.core.work import State
+from hpcq.core.work import UnitState
 from hpcq.launch.array_spec import Submission
-from hpcq.launch.submissions import read_submissions, record_lost, was_handed_over
-from hpcq.slurm.squeue import Element, JobState, poll
+from hpcq.launch.submissions import read_submissions, recover_unrecorded, was_submitted
+from hpcq.slurm.squeue import Element, QueueEntry, poll
 
 _LAUNCH_FAILED = "launch failed requeued held"
-_LOOK_INTERVAL_S = 1.0
+_POLL_INTERVAL_S = 1.0
 
 
 @dataclass(frozen=True, kw_only=True)
-class UnitJobView:
-    """The last job of a unit. index None: it is a plain job, as submitit makes of a unit that is alone in its array.
+class UnitJobStatus:
+    """State of a unit's last job.
 
-    state None: Slurm knows it no more. slurm_state: Slurm's own word. log: what it printed before the unit began.
+    Attributes:
+        index: Index in the array. None: not an array (submitit submits a single unit as a plain job).
+        state: None if Slurm no longer knows the job.
+        slurm_state: Slurm's name of the state.
+        log: Path of the output before the unit started.
     """
 
     array: str
     array_job_id: str
     index: int | None
-    state: State | None
+    state: UnitState | None
     slurm_state: str | None = None
     reason: str | None = None
     log: str = ""
 
     @property
     def element(self) -> Element | str:
-        """What scancel must be told: the element of an array, or the plain job."""
+        """Argument for `squeue.cancel`: the element of an array, or the id of a plain job."""
         return self.array_job_id if self.index is None else (self.array_job_id, self.index)
 
     @property
     def job_id(self) -> str:
-        """As Slurm writes it."""
+        """Job id as Slurm prints it: '100_7' for an element of an array."""
         return self.array_job_id if self.index is None else f"{self.array_job_id}_{self.index}"
 
     @property
     def is_live(self) -> bool:
-        """It waits or runs."""
-        return self.state in (State.PENDING, State.RUNNING)
+        """Whether the job is pending or running."""
+        return self.state in (UnitState.PENDING, UnitState.RUNNING)
 
     @property
     def is_held(self) -> bool:
-        """Slurm could not start it (a prolog that failed, a node in disorder) and lets it wait until it is released."""
-        return self.state is State.PENDING and (self.reason or "").endswith(_LAUNCH_FAILED)
+        """Whether Slurm failed to start the job (failed prolog, faulty node) and holds it until it is released."""
+        return self.state is UnitState.PENDING and (self.reason or "").endswith(_LAUNCH_FAILED)
 
 
-def unit_jobs(layout: RunLayout) -> dict[str, UnitJobView]:
-    """The last job of every unit that was handed over.
+def unit_jobs(layout: RunLayout) -> dict[str, UnitJobStatus]:
+    """Return the state of the last job of each submitted unit.
 
     Raises:
-        SetupError: there is no Slurm, or it does not answer.
+        SetupError: Slurm is missing or does not respond.
     """
     queue = poll(layout.name)
-    record_lost(layout, queue)
-    found: dict[str, UnitJobView] = {}
+    recover_unrecorded(layout, queue)
+    found: dict[str, UnitJobStatus] = {}
     for submission in read_submissions(layout):
         for index, unit in enumerate(submission.units):
-            found[unit] = _view(submission, index, queue.get((submission.job_id, index)))
+            found[unit] = _unit_job_status(submission, index, queue.get((submission.job_id, index)))
     return found
 
 
-def unit_jobs_if_any(layout: RunLayout) -> dict[str, UnitJobView]:
-    """As `unit_jobs`; where nothing was ever handed to Slurm, it is not asked."""
-    return unit_jobs(layout) if was_handed_over(layout) else {}
+def unit_jobs_if_any(layout: RunLayout) -> dict[str, UnitJobStatus]:
+    """As `unit_jobs`, but without a call to Slurm if nothing was submitted."""
+    return unit_jobs(layout) if was_submitted(layout) else {}
 
 
-def wait_until_ended(layout: RunLayout, jobs: Iterable[UnitJobView], timeout_s: float) -> list[UnitJobView]:
-    """Wait, `timeout_s` at most, until Slurm has ended every one of `jobs`; those that have not ended by then.
+def wait_until_ended(layout: RunLayout, jobs: Iterable[UnitJobStatus], timeout_s: float) -> list[UnitJobStatus]:
+    """Wait until Slurm has ended all `jobs`, for up to `timeout_s` seconds; return those that are still live.
 
-    scancel returns at once. Slurm then leaves a job KillWait (30 s by default) before it kills, and after that runs
-    the node's epilog, and until all is over it says that the job runs.
+    scancel returns immediately. Slurm then gives a job KillWait (30 s by default) before SIGKILL and runs the node's
+    epilog; until that is complete it reports the job as running.
 
     Raises:
-        SetupError: there is no Slurm, or it does not answer.
+        SetupError: Slurm is missing or does not respond.
     """
     deadline_s = time.monotonic() + timeout_s
     wanted = {job.job_id for job in jobs}
@@ -91,11 +92,11 @@ def wait_until_ended(layout: RunLayout, jobs: Iterable[UnitJobView], timeout_s: 
         left = [job for job in unit_jobs(layout).values() if job.job_id in wanted and job.is_live]
         if not left or time.monotonic() > deadline_s:
             return left
-        time.sleep(_LOOK_INTERVAL_S)
+        time.sleep(_POLL_INTERVAL_S)
 
 
-def live_arrays(jobs: Mapping[str, UnitJobView]) -> dict[str, tuple[str, ...]]:
-    """Job ids, by array, of what waits or runs."""
+def live_arrays(jobs: Mapping[str, UnitJobStatus]) -> dict[str, tuple[str, ...]]:
+    """Return the ids of pending and running jobs by array."""
     ids: dict[str, set[str]] = defaultdict(set)
     for job in jobs.values():
         if job.is_live:
@@ -103,8 +104,8 @@ def live_arrays(jobs: Mapping[str, UnitJobView]) -> dict[str, tuple[str, ...]]:
     return {array: tuple(sorted(found)) for array, found in ids.items()}
 
 
-def _view(submission: Submission, index: int, job: JobState | None) -> UnitJobView:
-    view = UnitJobView(
+def _unit_job_status(submission: Submission, index: int, job: QueueEntry | None) -> UnitJobStatus:
+    status = UnitJobStatus(
         array=submission.array,
         array_job_id=submission.job_id,
         index=index if len(submission.units) > 1 else None,
@@ -112,6 +113,6 @@ def _view(submission: Submission, index: int, job: JobState | None) -> UnitJobVi
         log=str(submission.launcher_log(index)),
     )
     if job is None or (job.array, job.part) != (submission.array, submission.part):
-        return view
+        return status
     reason = f"{job.slurm_state}, {job.reason}" if job.reason else job.slurm_state
-    return replace(view, state=job.state, slurm_state=job.slurm_state, reason=reason)
+    return replace(status, state=job.state, slurm_state=job.slurm_state, reason=reason)

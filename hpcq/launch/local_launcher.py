@@ -1,7 +1,4 @@
-"""Runs array orders on this machine through submitit's LocalExecutor: the same orders, the same jobs, no scheduler.
-
-Knows how much of the machine may be used and which unit waits for which. Knows neither plan nor store.
-"""
+"""Local launcher: run arrays on this machine through submitit's LocalExecutor, with the same jobs as under Slurm."""
 
 from __future__ import annotations
 
@@ -19,27 +16,31 @@ from typing import Any
 
 from hpcq.core.attempts import AttemptRecord, read_attempts
 from hpcq.core.failures import Failure
-from hpcq.core.files import storage_faults
+from hpcq.core.files import storage_errors
 from hpcq.core.paths import RunLayout
 from hpcq.core.processes import identity
-from hpcq.core.work import State
+from hpcq.core.work import UnitState
 from hpcq.launch import job_script
-from hpcq.launch.array_spec import ArrayOrder, Dependency, Outcome, UnitOrder
+from hpcq.launch.array_spec import ArraySpec, Dependency, UnitResult, UnitSpec
 from hpcq.launch.job import UnitJob
-from hpcq.launch.recovery.close_attempts import EndedJob, conclude, did_not_begin
+from hpcq.launch.recovery.close_attempts import EndedJob, close_and_decide, record_failed_start
 
 POLL_INTERVAL_S = 0.2
-PATIENCE_S = 10.0
-"""Seconds between the request to stop and the order to."""
+STOP_TIMEOUT_S = 10.0
+"""Seconds between SIGTERM and SIGKILL."""
 
-_WITHOUT_A_WORD = "its process ended without a word: killed, or out of memory"
+_NO_REASON = "its process exited without reporting a reason: killed, or out of memory"
 _TEN_YEARS_MIN = 10 * 365 * 24 * 60
-_BROKEN = (State.FAILED, State.CANCELLED)
+_FAILED_STATES = (UnitState.FAILED, UnitState.CANCELLED)
 
 
 @dataclass(frozen=True, kw_only=True)
-class Machine:
-    """What of this machine the run may use. parallel_units: at once, at most (None: as many as fit)."""
+class LocalResources:
+    """Resources of this machine that the run may use.
+
+    Attributes:
+        parallel_units: Maximum number of units that run at the same time. None: no limit.
+    """
 
     cores: int
     memory_gib: float
@@ -49,19 +50,19 @@ class Machine:
 
 @dataclass(kw_only=True)
 class _Task:
-    """One unit on its way. `job` is submitit's."""
+    """A unit that is pending or running. `job` is submitit's job object."""
 
-    order: ArrayOrder
+    array: ArraySpec
     index: int
     job: Any = None
     gpus: tuple[int, ...] = ()
 
     @property
-    def unit(self) -> UnitOrder:
-        return self.order.units[self.index]
+    def unit(self) -> UnitSpec:
+        return self.array.units[self.index]
 
 
-def _ignore(_outcome: Outcome) -> None:
+def _ignore(_result: UnitResult) -> None:
     pass
 
 
@@ -71,135 +72,138 @@ def _do_nothing() -> None:
 
 @dataclass
 class LocalLauncher:
-    """Runs orders of the run that lies at `layout` to their end.
+    """Runs arrays of the run at `layout` to completion.
 
-    on_change: called with each unit that begins (running) and ends. on_poll: called in between, five times a second.
+    Attributes:
+        resources: Resources that the units may use in total.
+        on_change: Called each time a unit starts (state RUNNING) or ends.
+        on_poll: Called five times per second while units run.
     """
 
     layout: RunLayout
-    machine: Machine
-    on_change: Callable[[Outcome], None] = _ignore
+    resources: LocalResources
+    on_change: Callable[[UnitResult], None] = _ignore
     on_poll: Callable[[], None] = _do_nothing
-    _waiting: list[_Task] = field(init=False, default_factory=list)
+    _pending: list[_Task] = field(init=False, default_factory=list)
     _running: list[_Task] = field(init=False, default_factory=list)
-    _outcomes: dict[str, Outcome] = field(init=False, default_factory=dict)
+    _results: dict[str, UnitResult] = field(init=False, default_factory=dict)
 
-    def run(self, arrays: Sequence[ArrayOrder]) -> dict[str, Outcome]:
-        """Run every unit of `arrays`, in order where nothing else is said, and return how each ended.
+    def run(self, arrays: Sequence[ArraySpec]) -> dict[str, UnitResult]:
+        """Run all units of `arrays`, in order unless dependencies require otherwise, and return the result of each.
 
-        Dependencies on arrays that are not among `arrays` count as fulfilled. Whatever ends this call early (Ctrl-C, an
-        error of a callback) first stops what runs; the run can be taken up again.
+        Dependencies on arrays that are not in `arrays` count as satisfied. If this call ends early (Ctrl-C, an error in
+        a callback), it first stops the running units; the run can be resumed.
         """
-        by_name = {order.name: order for order in arrays}
-        self._waiting = [_Task(order=order, index=index) for order in arrays for index in range(len(order.units))]
-        self._running, self._outcomes = [], {}
-        with storage_faults(self.layout.launcher_logs):
+        by_name = {array.name: array for array in arrays}
+        self._pending = [_Task(array=array, index=index) for array in arrays for index in range(len(array.units))]
+        self._running, self._results = [], {}
+        with storage_errors(self.layout.launcher_logs):
             self.layout.launcher_logs.mkdir(parents=True, exist_ok=True)
         try:
-            while self._waiting or self._running:
+            while self._pending or self._running:
                 self._collect()
-                self._advance(by_name)
+                self._start_ready(by_name)
                 self.on_poll()
                 if self._running:
                     time.sleep(POLL_INTERVAL_S)
         finally:
             self._stop()
-        return dict(self._outcomes)
+        return dict(self._results)
 
-    def _settle(self, task: _Task, state: State, reason: str | None = None) -> None:
-        outcome = Outcome(unit_id=task.unit.unit_id, state=state, reason=reason)
-        self._outcomes[outcome.unit_id] = outcome
-        self.on_change(outcome)
+    def _set_result(self, task: _Task, state: UnitState, reason: str | None = None) -> None:
+        result = UnitResult(unit_id=task.unit.unit_id, state=state, reason=reason)
+        self._results[result.unit_id] = result
+        self.on_change(result)
 
-    def _advance(self, by_name: dict[str, ArrayOrder]) -> None:
-        for task in list(self._waiting):
+    def _start_ready(self, by_name: dict[str, ArraySpec]) -> None:
+        for task in list(self._pending):
             needed = list(_needed(task, by_name))
-            broken = None if task.order.dependency is Dependency.AFTERANY else self._broken(needed)
-            if broken:
-                self._waiting.remove(task)
-                self._settle(task, State.CANCELLED, f"{broken.unit_id} {broken.state}: {broken.reason}")
+            failed = None if task.array.dependency is Dependency.AFTERANY else self._first_failed(needed)
+            if failed:
+                self._pending.remove(task)
+                self._set_result(task, UnitState.CANCELLED, f"{failed.unit_id} {failed.state}: {failed.reason}")
             elif all(self._has_ended(unit) for unit in needed) and fits(
-                task.order, [running.order for running in self._running], self.machine
+                task.array, [running.array for running in self._running], self.resources
             ):
-                self._waiting.remove(task)
+                self._pending.remove(task)
                 self._start(task)
 
     def _has_ended(self, unit: str) -> bool:
-        return unit in self._outcomes and self._outcomes[unit].state is not State.RUNNING
+        return unit in self._results and self._results[unit].state is not UnitState.RUNNING
 
-    def _broken(self, needed: Sequence[str]) -> Outcome | None:
-        found = (self._outcomes.get(unit) for unit in needed)
-        return next((outcome for outcome in found if outcome and outcome.state in _BROKEN), None)
+    def _first_failed(self, needed: Sequence[str]) -> UnitResult | None:
+        found = (self._results.get(unit) for unit in needed)
+        return next((result for result in found if result and result.state in _FAILED_STATES), None)
 
     def _start(self, task: _Task) -> None:
         from submitit.local.local import LocalExecutor
 
-        order, unit = task.order, task.unit
-        # A folder of its own: submitit's files are named by process id alone, and process ids come again.
-        with storage_faults(self.layout.launcher_logs):
+        array, unit = task.array, task.unit
+        # One folder per unit start: submitit names files by process id only, and the kernel reuses process ids.
+        with storage_errors(self.layout.launcher_logs):
             folder = Path(tempfile.mkdtemp(prefix=f"{unit.unit_id}.", dir=self.layout.launcher_logs))
         environment = folder / "environment.sh"
         job_script.write_environment(
             environment,
-            order.environment,
-            threads=order.cpus_per_unit,
+            array.environment,
+            threads=array.cpus_per_unit,
             package_path=job_script.package_path(self.layout.folder),
         )
-        # Not through submitit's `setup`: it puts a shell between, which neither forwards signals nor has the job's id.
-        command = ["bash", str(job_script.script("enter.sh")), str(environment), order.environment.python]
+        # Not by submitit's `setup`: its additional shell neither forwards signals nor has the job's id.
+        command = ["bash", str(job_script.script("enter.sh")), str(environment), array.environment.python]
         executor = LocalExecutor(folder=folder, python=shlex.join(command))
-        taken = {gpu for running in self._running for gpu in running.gpus}
-        free = [gpu for gpu in range(self.machine.gpus) if gpu not in taken]
-        task.gpus = tuple(free[: order.gpus_per_node])
+        used = {gpu for running in self._running for gpu in running.gpus}
+        free = [gpu for gpu in range(self.resources.gpus) if gpu not in used]
+        task.gpus = tuple(free[: array.gpus_per_node])
         executor.update_parameters(
             timeout_min=_TEN_YEARS_MIN, gpus_per_node=len(task.gpus), visible_gpus=task.gpus, tasks_per_node=1
         )
-        with _interrupts_held():
-            task.job = executor.submit(UnitJob.of(order, unit, self.layout))
+        with _interrupts_blocked():
+            task.job = executor.submit(UnitJob.from_spec(array, unit, self.layout))
             self._running.append(task)
-        self._settle(task, State.RUNNING)
+        self._set_result(task, UnitState.RUNNING)
 
     def _collect(self) -> None:
         for task in [task for task in self._running if task.job.done()]:
             self._running.remove(task)
-            record = self._record(task) or self._did_not_begin(task)
+            record = self._record(task) or self._record_failed_start(task)
             if record.outcome == "done":
-                self._settle(task, State.DONE)
+                self._set_result(task, UnitState.DONE)
             elif record.outcome == "interrupted":
-                self._settle(task, State.FAILED, record.reason)
+                self._set_result(task, UnitState.FAILED, record.reason)
             else:
-                self._retry(task, record)
+                self._retry_or_fail(task, record)
 
-    def _retry(self, task: _Task, record: AttemptRecord) -> None:
-        """Start the unit again where its record, or the lack of a last word in it, says that this may help."""
-        record, decision = conclude(
-            self.layout, record, task.order.retries, failure=Failure.KILLED, reason=_WITHOUT_A_WORD
+    def _retry_or_fail(self, task: _Task, record: AttemptRecord) -> None:
+        """Close the attempt and start the unit again if the retry policy says so."""
+        record, decision = close_and_decide(
+            self.layout, record, task.array.retries, failure=Failure.KILLED, reason=_NO_REASON
         )
-        if decision.action.goes_on:
-            self._waiting.insert(0, _Task(order=task.order, index=task.index))
+        if decision.action.is_retry:
+            self._pending.insert(0, _Task(array=task.array, index=task.index))
         else:
-            self._settle(task, State.FAILED, record.reason)
+            self._set_result(task, UnitState.FAILED, record.reason)
 
-    def _did_not_begin(self, task: _Task) -> AttemptRecord:
-        """Write down the attempt in the job's stead, so that later commands know why there is none."""
+    def _record_failed_start(self, task: _Task) -> AttemptRecord:
+        """Record the attempt on behalf of the job, so that later commands report why the unit did not start."""
         log = str(task.job.paths.stderr)
         job = EndedJob(job_id=str(task.job.job_id), launcher="local", node=socket.gethostname(), log=log)
-        return did_not_begin(self.layout, task.unit.unit_id, job, Failure.LACKING)
+        return record_failed_start(self.layout, task.unit.unit_id, job, Failure.MISSING_RESOURCE)
 
     def _record(self, task: _Task) -> AttemptRecord | None:
-        """What the job wrote of the attempt that is `task`, if it came so far."""
+        """Return the record that the job of `task` wrote; None if it did not get that far."""
         records = read_attempts(self.layout.attempts).get(task.unit.unit_id, [])
         host, job_id = socket.gethostname(), str(task.job.job_id)
-        return next((r for r in reversed(records) if (r.node, r.job_id) == (host, job_id)), None)
+        return next((one for one in reversed(records) if (one.node, one.job_id) == (host, job_id)), None)
 
     def _stop(self) -> None:
-        """Ask what runs to stop, then make it; controllers pass SIGTERM on, and units leave with a record."""
-        deadline = time.monotonic() + PATIENCE_S
+        """Stop running units: SIGTERM (submitit's controllers forward it, and units write records), then SIGKILL."""
+        deadline = time.monotonic() + STOP_TIMEOUT_S
         while self._running and time.monotonic() < deadline:
             for task in self._running:
                 _signal(int(task.job.job_id), signal.SIGTERM)
             time.sleep(POLL_INTERVAL_S)
-            # Not `job.done()`: that is true from the moment the result is written, while the process still leaves.
+            # Not `job.done()`: it is true as soon as the result is written, before the process has exited.
             self._running = [task for task in self._running if identity(int(task.job.job_id))]
         for task in self._running:
             record = self._record(task)
@@ -208,33 +212,33 @@ class LocalLauncher:
         self._running = []
 
 
-def fits(order: ArrayOrder, running: Sequence[ArrayOrder], machine: Machine) -> bool:
-    """Whether a unit of `order` may begin beside those of the orders in `running`.
+def fits(array: ArraySpec, running: Sequence[ArraySpec], resources: LocalResources) -> bool:
+    """Whether a unit of `array` fits while one unit of each array in `running` runs.
 
-    One that wants more than the machine has runs alone: it may succeed, and waiting would not help it.
+    A unit that needs more than the machine has runs alone: it may succeed, and waiting would not help.
     """
-    together = [*running, order]
+    together = [*running, array]
     return not running or (
-        sum(one.cpus_per_unit for one in together) <= machine.cores
-        and sum(one.memory_gib or 0.0 for one in together) <= machine.memory_gib
-        and sum(one.gpus_per_node for one in together) <= machine.gpus
-        and (machine.parallel_units is None or len(together) <= machine.parallel_units)
-        and (order.throttle is None or sum(one is order for one in together) <= order.throttle)
+        sum(one.cpus_per_unit for one in together) <= resources.cores
+        and sum(one.memory_gib or 0.0 for one in together) <= resources.memory_gib
+        and sum(one.gpus_per_node for one in together) <= resources.gpus
+        and (resources.parallel_units is None or len(together) <= resources.parallel_units)
+        and (array.throttle is None or sum(one is array for one in together) <= array.throttle)
     )
 
 
-def _needed(task: _Task, by_name: dict[str, ArrayOrder]) -> Iterator[str]:
-    """Ids of the units that `task` waits for."""
-    if task.order.dependency is Dependency.NONE:
+def _needed(task: _Task, by_name: dict[str, ArraySpec]) -> Iterator[str]:
+    """Yield the ids of the units that `task` depends on."""
+    if task.array.dependency is Dependency.NONE:
         return
-    for name in task.order.depends_on:
+    for name in task.array.depends_on:
         if name not in by_name:
             continue
         units = by_name[name].units
-        if task.order.dependency is Dependency.AFTERCORR:
+        if task.array.dependency is Dependency.AFTERCORR:
             units = units[task.index : task.index + 1]
-        elif task.order.element is not None:
-            units = units[task.order.element : task.order.element + 1]
+        elif task.array.element is not None:
+            units = units[task.array.element : task.array.element + 1]
         for unit in units:
             yield unit.unit_id
 
@@ -245,11 +249,12 @@ def _signal(process: int, number: signal.Signals) -> None:
 
 
 @contextmanager
-def _interrupts_held() -> Iterator[None]:
-    """Start children with SIGINT and SIGHUP blocked, which they inherit: a terminal sends them to the whole group.
+def _interrupts_blocked() -> Iterator[None]:
+    """Block SIGINT and SIGHUP while children start, which inherit the mask: a terminal signals the whole process group.
 
-    Without this each child would die of it on its own, submitit's controllers with a traceback on the user's terminal;
-    so it comes to the launcher alone, which stops its units in order. One that comes now is delivered afterwards.
+    Without the mask each child would die on its own, submitit's controllers with a traceback on the user's terminal.
+    With it only the launcher receives the signal and stops its units in order. A signal that arrives while blocked is
+    delivered afterwards.
     """
     before = signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGINT, signal.SIGHUP})
     try:

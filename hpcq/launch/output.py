@@ -1,7 +1,4 @@
-"""How a unit's process tells what it does: its output goes to a log of its own, an error becomes a sentence.
-
-Knows file descriptors and errors. Must not know units.
-"""
+"""Output of a unit's process: redirection to its own log, error messages, immediate exit."""
 
 from __future__ import annotations
 
@@ -13,35 +10,35 @@ from pathlib import Path
 
 from hpcq.core.errors import HpcqError
 
-_REASON_CHARACTERS = 500
+_MAX_MESSAGE_CHARACTERS = 500
 
 
-def sentence(error: Exception) -> str:
-    """What a user is told of `error`."""
+def error_message(error: Exception) -> str:
+    """Return the message of `error` for the user: one line, with the class name if it is not one of hpcq's errors."""
     text = str(error).strip()
     if isinstance(error, HpcqError):
         return text
-    return f"{type(error).__name__}: {text.splitlines()[0] if text else 'no message'}"[:_REASON_CHARACTERS]
+    return f"{type(error).__name__}: {text.splitlines()[0] if text else 'no message'}"[:_MAX_MESSAGE_CHARACTERS]
 
 
 @contextlib.contextmanager
-def output_to(log: Path) -> Iterator[None]:
-    """Send file descriptors 1 and 2 to `log`, so that what libraries and child processes print goes there as well."""
+def redirect_output(log: Path) -> Iterator[None]:
+    """Redirect file descriptors 1 and 2 to `log`, including the output of libraries and child processes."""
     log.parent.mkdir(parents=True, exist_ok=True)
-    kept = os.dup(1), os.dup(2)
+    saved = os.dup(1), os.dup(2)
     target = os.open(log, os.O_WRONLY | os.O_CREAT | os.O_APPEND, 0o600)
     _redirect(target, target)
     os.close(target)
     try:
         yield
     finally:
-        _redirect(*kept)
-        for descriptor in kept:
+        _redirect(*saved)
+        for descriptor in saved:
             os.close(descriptor)
 
 
-def leave(code: int) -> None:
-    """End this process at once, whatever its other threads do; what it has printed is not lost."""
+def exit_now(code: int) -> None:
+    """Exit immediately without waiting for other threads; buffered output is flushed."""
     sys.stdout.flush()
     sys.stderr.flush()
     os._exit(code)

@@ -1,7 +1,7 @@
-"""The records of what was handed to Slurm, and how a record that was lost is found again.
+"""Records of the submissions to Slurm, and recovery of a record that is missing.
 
-A submission is written down right after sbatch. Should the submitting process die in between, the job's comment in
-the queue names the submission's folder, where the order was written before sbatch.
+A submission is recorded right after sbatch. If the submitting process dies in between, the record is recovered from
+the queue: the job's comment names the submission's folder, which contains its specification, written before sbatch.
 """
 
 from __future__ import annotations
@@ -11,75 +11,78 @@ from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
 
-from hpcq.core.attempts import now
-from hpcq.core.files import listed, write_text
+from hpcq.core.attempts import utc_now
+from hpcq.core.files import list_folder, write_text
 from hpcq.core.paths import RunLayout
-from hpcq.core.work import Kind
-from hpcq.launch.array_spec import ArrayOrder, Submission, UnitOrder
-from hpcq.launch.recovery.retry_policy import Policy
-from hpcq.slurm.squeue import Element, JobState
+from hpcq.core.work import UnitKind
+from hpcq.launch.array_spec import ArraySpec, Submission, UnitSpec
+from hpcq.launch.recovery.retry_policy import RetryPolicy
+from hpcq.slurm.squeue import Element, QueueEntry
 
-_ORDER = "order.json"
+_SPEC_FILE = "submission.json"
 
 
 @dataclass(frozen=True, kw_only=True)
-class Ordered:
-    """What was ordered from a submission's folder, for the jobs themselves.
+class SubmissionSpec:
+    """Specification of a submission, for the jobs themselves: `submission.json` in the submission's folder.
 
-    units: ids, by element. exclude: nodes that the profile excludes. memory_gib: as asked of Slurm (None: its default).
+    Attributes:
+        units: Unit ids by array index.
+        exclude: Nodes that the profile excludes.
+        memory_gib: Host memory requested from Slurm. None: Slurm's default.
     """
 
     array: str
     part: int
     units: tuple[str, ...]
     layout: RunLayout
-    kind: Kind
+    kind: UnitKind
     exclude: str | None
     memory_gib: float | None
-    retries: Policy
+    retries: RetryPolicy
 
 
-def write_order(folder: Path, layout: RunLayout, order: ArrayOrder, part: int, units: Sequence[UnitOrder]) -> None:
-    """Write down what is about to be submitted from `folder`."""
+def write_spec(folder: Path, layout: RunLayout, array: ArraySpec, part: int, units: Sequence[UnitSpec]) -> None:
+    """Write the specification of the next submission to `folder`."""
     content = {
-        "array": order.name,
+        "array": array.name,
         "part": part,
         "units": [unit.unit_id for unit in units],
         "layout": asdict(layout),
-        "kind": order.kind,
-        "exclude": order.exclude,
-        "memory_gib": order.memory_gib,
-        "retries": order.retries.as_json(),
+        "kind": array.kind,
+        "exclude": array.exclude,
+        "memory_gib": array.memory_gib,
+        "retries": array.retries.as_json(),
     }
-    write_text(folder / _ORDER, json.dumps(content, default=str) + "\n")
+    write_text(folder / _SPEC_FILE, json.dumps(content, default=str) + "\n")
 
 
-def read_order(folder: Path) -> Ordered:
-    """What `write_order` wrote."""
-    content = json.loads((folder / _ORDER).read_text(encoding="utf-8"))
+def read_spec(folder: Path) -> SubmissionSpec:
+    """Read the specification that `write_spec` wrote."""
+    content = json.loads((folder / _SPEC_FILE).read_text(encoding="utf-8"))
     name = content["layout"].pop("name")
-    return Ordered(
+    return SubmissionSpec(
         array=content["array"],
         part=content["part"],
         units=tuple(content["units"]),
         layout=RunLayout(name=name, **{key: Path(value) for key, value in content["layout"].items()}),
-        kind=Kind(content["kind"]),
+        kind=UnitKind(content["kind"]),
         exclude=content["exclude"],
         memory_gib=content["memory_gib"],
-        retries=Policy.from_json(content["retries"]),
+        retries=RetryPolicy.from_json(content["retries"]),
     )
 
 
-def record(layout: RunLayout, folder: Path, job_id: str) -> Submission:
-    """Write down that what was ordered from `folder` has become `job_id`."""
-    order = json.loads((folder / _ORDER).read_text(encoding="utf-8"))
+def record_submission(layout: RunLayout, folder: Path, job_id: str) -> Submission:
+    """Record that Slurm accepted the submission in `folder` as `job_id`."""
+    spec = json.loads((folder / _SPEC_FILE).read_text(encoding="utf-8"))
     submission = Submission(
-        array=order["array"],
-        part=order["part"],
+        array=spec["array"],
+        part=spec["part"],
         job_id=job_id,
-        units=tuple(order["units"]),
+        units=tuple(spec["units"]),
         folder=str(folder),
-        time=now(),
+        time=utc_now(),
     )
     path = layout.submissions / f"{submission.array}.{job_id}.json"
     write_text(path, json.dumps(asdict(submission), indent=1) + "\n")
@@ -87,7 +90,7 @@ def record(layout: RunLayout, folder: Path, job_id: str) -> Submission:
 
 
 def read_submissions(layout: RunLayout) -> list[Submission]:
-    """Every submission of the run, oldest first. Fields of later versions are ignored."""
+    """Return all submissions of the run, oldest first. Unknown fields (of later versions) are ignored."""
     known = set(Submission.__dataclass_fields__)
     found = []
     for path in _records(layout):
@@ -97,20 +100,20 @@ def read_submissions(layout: RunLayout) -> list[Submission]:
     return sorted(found, key=lambda submission: (submission.time, submission.array, submission.part))
 
 
-def was_handed_over(layout: RunLayout) -> bool:
-    """Whether anything of the run was ever submitted, or about to be."""
-    return bool(_records(layout)) or any((folder / _ORDER).exists() for folder in listed(layout.launcher_logs))
+def was_submitted(layout: RunLayout) -> bool:
+    """Whether anything of the run was submitted, or was about to be."""
+    return bool(_records(layout)) or any((folder / _SPEC_FILE).exists() for folder in list_folder(layout.launcher_logs))
 
 
-def record_lost(layout: RunLayout, queue: Mapping[Element, JobState]) -> list[Submission]:
-    """Record the submissions of this run that are in the queue and nowhere else, and return them."""
+def recover_unrecorded(layout: RunLayout, queue: Mapping[Element, QueueEntry]) -> list[Submission]:
+    """Record the submissions of this run that are in the queue but have no record, and return them."""
     recorded = {submission.job_id for submission in read_submissions(layout)}
     found = []
     for job_id, folder in sorted({(job_id, Path(job.folder)) for (job_id, _), job in queue.items()}):
-        if job_id not in recorded and folder.parent == layout.launcher_logs and (folder / _ORDER).is_file():
-            found.append(record(layout, folder, job_id))
+        if job_id not in recorded and folder.parent == layout.launcher_logs and (folder / _SPEC_FILE).is_file():
+            found.append(record_submission(layout, folder, job_id))
     return found
 
 
 def _records(layout: RunLayout) -> list[Path]:
-    return [path for path in listed(layout.submissions) if path.suffix == ".json"]
+    return [path for path in list_folder(layout.submissions) if path.suffix == ".json"]

@@ -1,13 +1,13 @@
-"""The manifest: from a user's TOML to what it comes to, and back to a lock. The names that other rooms use.
+"""Manifests: parse, validate and resolve a user's TOML file, and write the lock file.
 
-Knows the catalog, the cluster's profile and the disk, and only reads; knows nothing of plans, jobs or results.
+Reads the catalog, cluster profiles and the file system. Writes only digests to the cache.
 """
 
 from hpcq.manifest.loader import load
 from hpcq.manifest.lockfile import lock_text
 from hpcq.manifest.profiles import Profile
-from hpcq.manifest.resolved import EvaluateSettings, QuantizeSettings, ReportSettings, Resolved
-from hpcq.manifest.resolver import layout_of, resolve
+from hpcq.manifest.resolved import EvaluateSettings, QuantizeSettings, ReportSettings, ResolvedManifest
+from hpcq.manifest.resolver import resolve, run_layout
 from hpcq.manifest.schema import Manifest
 
 __all__ = [
@@ -16,9 +16,9 @@ __all__ = [
     "Profile",
     "QuantizeSettings",
     "ReportSettings",
-    "Resolved",
-    "layout_of",
+    "ResolvedManifest",
     "load",
     "lock_text",
     "resolve",
+    "run_layout",
 ]

@@ -1,7 +1,4 @@
-"""What is right by itself in a manifest and cannot be had together: lengths no model takes, devices no node has.
-
-Knows the manifest's tables and the profile; reads nothing but what their look-ups read.
-"""
+"""Checks for valid values that contradict each other: lengths that no model supports, devices that no node has."""
 
 from __future__ import annotations
 
@@ -10,64 +7,77 @@ from collections.abc import Iterator
 from hpcq.catalog.schemes import find_scheme
 from hpcq.catalog.tasks import find_task
 from hpcq.core.errors import ManifestError
-from hpcq.core.work import Kind
+from hpcq.core.work import UnitKind
 from hpcq.manifest.error_messages import Problem
-from hpcq.manifest.lookups import defined_schemes, name_of, profile_of, scheme_names_of, shape_of, tasks_of
+from hpcq.manifest.lookups import (
+    cluster_profile,
+    defined_schemes,
+    model_id,
+    model_scheme_names,
+    model_shape,
+    task_entries,
+)
 from hpcq.manifest.schema import Manifest, TaskOptions
 
 
-def lengths(manifest: Manifest) -> Iterator[Problem]:
-    """A length beyond every model's, or one that an answer alone fills."""
-    contexts = _contexts(manifest)
-    wanted = manifest.evaluate.max_length
-    are_all_known = all(name_of(entry) in contexts for entry in manifest.models)
-    if wanted is not None and contexts and are_all_known and wanted > max(contexts.values()):
-        most = max(contexts, key=contexts.__getitem__)
-        sentence = f"{wanted} is more than any of the models takes: {most} has {contexts[most]}. Leave it out."
-        yield ("evaluate", "max_length"), sentence
-        wanted = None
-    for place, task, _ in tasks_of(manifest):
+def check_lengths(manifest: Manifest) -> Iterator[Problem]:
+    """Find a `max_length` beyond all models' context lengths, and answers that leave no room for the prompt."""
+    contexts = _context_lengths(manifest)
+    max_length = manifest.evaluate.max_length
+    are_all_known = all(model_id(entry) in contexts for entry in manifest.models)
+    if max_length is not None and contexts and are_all_known and max_length > max(contexts.values()):
+        longest = max(contexts, key=contexts.__getitem__)
+        sentence = (
+            f"{max_length} exceeds the context length of every model; the longest is {contexts[longest]} of {longest}."
+        )
+        yield ("evaluate", "max_length"), f"{sentence} Remove the key."
+        max_length = None
+    for key_path, task, _ in task_entries(manifest):
         facts, options = find_task(task), manifest.tasks.options.get(task, TaskOptions())
         answer = options.max_gen_toks or (facts.max_gen_toks if facts else 0)
         for model, context in contexts.items():
-            room = min(context, wanted or context)
-            if answer >= room:
-                key = ("tasks", "options", task, "max_gen_toks") if options.max_gen_toks else place
-                sentence = f"an answer of '{task}' may have {answer} tokens, and {model} takes {room} with the prompt:"
-                yield key, f"{sentence} set tasks.options.{task}.max_gen_toks to less, or evaluate.max_length to more."
+            limit = min(context, max_length or context)
+            if answer >= limit:
+                key = ("tasks", "options", task, "max_gen_toks") if options.max_gen_toks else key_path
+                sentence = (
+                    f"'{task}' generates up to {answer} tokens, but {model} is limited to {limit} with the prompt. "
+                )
+                yield key, f"{sentence}Decrease tasks.options.{task}.max_gen_toks, or increase evaluate.max_length."
                 break
 
 
-def calibration(manifest: Manifest) -> Iterator[Problem]:
-    """Sequences that are longer than what a model to be calibrated takes."""
+def check_calibration(manifest: Manifest) -> Iterator[Problem]:
+    """Find calibration sequences that exceed the context length of a model to quantize."""
     defined, length = defined_schemes(manifest), manifest.calibration.sequence_length
-    contexts = _contexts(manifest)
+    contexts = _context_lengths(manifest)
     for index, entry in enumerate(manifest.models):
-        schemes = (find_scheme(name, defined) for _, name in scheme_names_of(index, manifest))
-        context = contexts.get(name_of(entry))
+        schemes = (find_scheme(name, defined) for _, name in model_scheme_names(index, manifest))
+        context = contexts.get(model_id(entry))
         if context and length > context and any(scheme and scheme.needs_calibration for scheme in schemes):
-            sentence = f"{length} is more than {name_of(entry)} takes, {context} tokens. Use {context} or less."
-            yield ("calibration", "sequence_length"), sentence
+            sentence = f"{length} exceeds the context length of {model_id(entry)}, {context} tokens."
+            yield ("calibration", "sequence_length"), f"{sentence} Use {context} or less."
             return
 
 
-def devices(manifest: Manifest) -> Iterator[Problem]:
-    """A device that no class with the role has."""
+def check_devices(manifest: Manifest) -> Iterator[Problem]:
+    """Find a device that no node class with the required role has."""
     try:
-        profile = profile_of(manifest)
-    except ManifestError:  # told by the check of the profile
+        profile = cluster_profile(manifest)
+    except ManifestError:  # reported by checks._profile
         return
     for section, device, kind in (
-        ("evaluate", manifest.evaluate.device, Kind.EVALUATE),
-        ("quantize", manifest.quantize.device, Kind.QUANTIZE),
+        ("evaluate", manifest.evaluate.device, UnitKind.EVALUATE),
+        ("quantize", manifest.quantize.device, UnitKind.QUANTIZE),
     ):
-        has_gpus = any(offer.gpus_per_node for offer in profile.gpu_classes.values() if kind.value in offer.roles)
+        has_gpus = any(each.gpus_per_node for each in profile.gpu_classes.values() if kind.value in each.roles)
         if device == "cuda" and not has_gpus:
-            sentence = f"'cuda' is asked for, and no class of profile '{profile.name}' with the role '{kind}' has GPUs."
+            sentence = (
+                f"'cuda' is requested, but no node class of profile '{profile.name}' with the role '{kind}' has GPUs."
+            )
             yield (section, "device"), f"{sentence} Use 'auto'."
 
 
-def _contexts(manifest: Manifest) -> dict[str, int]:
-    """Tokens that each model takes, of those whose shape is known."""
-    shapes = {name_of(entry): shape_of(entry, manifest) for entry in manifest.models}
-    return {name: shape.context for name, shape in shapes.items() if shape and shape.context}
+def _context_lengths(manifest: Manifest) -> dict[str, int]:
+    """Return the context length of each model whose shape is known, in tokens."""
+    shapes = {model_id(entry): model_shape(entry, manifest) for entry in manifest.models}
+    return {name: shape.context_length for name, shape in shapes.items() if shape and shape.context_length}

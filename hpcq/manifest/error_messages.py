@@ -1,33 +1,31 @@
-"""pydantic's errors as sentences: the key, the value, what is allowed and what was probably meant.
-
-Knows pydantic's kinds of errors (2.14) and the schema's field descriptions; knows no key by name.
-"""
+"""User-facing error messages: pydantic's errors (types of 2.14) as sentences, and suggestions for unknown names."""
 
 from __future__ import annotations
 
 import datetime
+import difflib
 import re
 import types
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from typing import Annotated, Any, Union, get_args, get_origin
 
 from pydantic import BaseModel, ValidationError
 from pydantic_core import ErrorDetails
 
-from hpcq.manifest.source import KeyPath, dotted
-from hpcq.manifest.suggestions import did_you_mean
+from hpcq.manifest.source import KeyPath, dotted_key
 
 Problem = tuple[KeyPath, str]
-"""Where, and a whole sentence."""
+"""The key path of the invalid value, and a full sentence."""
 
-_LONGEST_SHOWN = 60
-"""Characters of a text, digits of a number."""
+_MAX_VALUE_LENGTH = 60
+"""Maximum characters of a text, or digits of a number, in a message."""
+_MAX_LISTED_NAMES = 20
 _KEY = "[key]"
-"""Where pydantic found fault with a key of a mapping, not with its value."""
-_WANTED = {
-    "string_type": "text",
-    "int_type": "a whole number",
-    "int_from_float": "a whole number",
+"""pydantic's marker for an error in a mapping's key rather than its value."""
+_EXPECTED = {
+    "string_type": "a string",
+    "int_type": "an integer",
+    "int_from_float": "an integer",
     "float_type": "a number",
     "finite_number": "a finite number",
     "bool_type": "true or false",
@@ -43,20 +41,20 @@ _WANTED = {
 }
 
 
-def problems_of(error: ValidationError, schema: type[BaseModel]) -> list[Problem]:
-    """One problem for each of pydantic's errors, in the order of the schema."""
+def to_problems(error: ValidationError, schema: type[BaseModel]) -> list[Problem]:
+    """Return one problem per pydantic error, in the order of the schema."""
     return [_problem(details, schema) for details in error.errors(include_url=False)]
 
 
-def shown(value: object) -> str:
-    """A value as its user may have written it, cut short."""
+def format_value(value: object) -> str:
+    """Return `value` in TOML-like notation, shortened for a message."""
     if isinstance(value, bool):
         return str(value).lower()
     if isinstance(value, str):
-        text = value if len(value) <= _LONGEST_SHOWN else f"{value[:_LONGEST_SHOWN]}…"
+        text = value if len(value) <= _MAX_VALUE_LENGTH else f"{value[:_MAX_VALUE_LENGTH]}…"
         return f"'{text}'"
-    if isinstance(value, int) and abs(value) >= 10**_LONGEST_SHOWN:
-        return f"a number of more than {_LONGEST_SHOWN} digits"
+    if isinstance(value, int) and abs(value) >= 10**_MAX_VALUE_LENGTH:
+        return f"a number of more than {_MAX_VALUE_LENGTH} digits"
     for kind, name in ((dict, "a table"), (list, "a list"), (datetime.date, "a date"), (datetime.time, "a time")):
         if isinstance(value, kind):
             return name if value else name.replace("a ", "an empty ")
@@ -71,24 +69,24 @@ def _problem(details: ErrorDetails, schema: type[BaseModel]) -> Problem:
             return (*key_path, *context["within"]), context["sentence"]
         case "extra_forbidden":
             known = sorted(section.model_fields) if section else []
-            listed = f"unknown key; allowed here are {', '.join(known)}."
-            return key_path, listed + did_you_mean(str(key_path[-1]), known)
+            sentence = f"unknown key; allowed here are {', '.join(known)}."
+            return key_path, sentence + did_you_mean(str(key_path[-1]), known)
         case "missing":
-            meaning = section.model_fields[str(key_path[-1])].description if section else ""
-            return key_path, f"is missing. {meaning}"
+            description = section.model_fields[str(key_path[-1])].description if section else ""
+            return key_path, f"is missing. {description}"
         case "literal_error":
             allowed = re.findall(r"'([^']*)'", context["expected"]) or re.findall(r"\d+", context["expected"])
-            listed = f"must be one of {', '.join(allowed)}, not {shown(details['input'])}."
-            return key_path, listed + did_you_mean(shown(details["input"]).strip("'"), allowed)
+            sentence = f"must be one of {', '.join(allowed)}, not {format_value(details['input'])}."
+            return key_path, sentence + did_you_mean(format_value(details["input"]).strip("'"), allowed)
         case "tuple_type" if isinstance(details["input"], dict):
-            return key_path, f"must be a list of tables, not one table; write [[{dotted(key_path)}]]."
+            return key_path, f"must be a list of tables, not one table; write [[{dotted_key(key_path)}]]."
         case kind:
-            wanted = _WANTED[kind].format(**context) if kind in _WANTED else details["msg"]
-            return key_path, f"must be {wanted}, not {shown(details['input'])}."
+            expected = _EXPECTED[kind].format(**context) if kind in _EXPECTED else details["msg"]
+            return key_path, f"must be {expected}, not {format_value(details['input'])}."
 
 
 def _walk(location: tuple[str | int, ...], schema: type[BaseModel]) -> tuple[KeyPath, type[BaseModel] | None]:
-    """The key path of pydantic's `location` without the tags of unions, and the table that its last key stands in."""
+    """Return the key path of pydantic's `location` without union tags, and the schema of the last key's table."""
     section: type[BaseModel] | None = schema
     annotations: list[Any] = [schema]
     key_path: list[str | int] = []
@@ -100,7 +98,7 @@ def _walk(location: tuple[str | int, ...], schema: type[BaseModel]) -> tuple[Key
             continue
         key_path.append(step)
         section = next((kind for kind, _ in _members(annotations) if _is_section(kind)), None)
-        annotations = [inner for kind, _ in _members(annotations) for inner in _inside(kind, step)]
+        annotations = [inner for kind, _ in _members(annotations) for inner in _item_types(kind, step)]
     return tuple(key_path), section
 
 
@@ -109,7 +107,7 @@ def _tags(annotations: list[Any]) -> set[str]:
 
 
 def _members(annotations: list[Any]) -> Iterator[tuple[Any, str | None]]:
-    """Every plain type among `annotations`, with its tag where a union has them."""
+    """Yield every plain type in `annotations`, with its union tag or None."""
     for annotation in annotations:
         origin = get_origin(annotation)
         if origin is Annotated:
@@ -126,8 +124,8 @@ def _is_section(kind: Any) -> bool:
     return isinstance(kind, type) and issubclass(kind, BaseModel)
 
 
-def _inside(kind: Any, step: str | int) -> list[Any]:
-    """The type of what lies at `step` in a table, a mapping or a list."""
+def _item_types(kind: Any, step: str | int) -> list[Any]:
+    """Return the types of the value at `step` of a table, a mapping or a list."""
     if _is_section(kind):
         field = kind.model_fields.get(step)
         return [field.annotation] if field else []
@@ -135,3 +133,18 @@ def _inside(kind: Any, step: str | int) -> list[Any]:
     if get_origin(kind) is dict:
         return [arguments[1]]
     return [arguments[0]] if get_origin(kind) is tuple and isinstance(step, int) else []
+
+
+def did_you_mean(name: str, known: Iterable[str]) -> str:
+    """Return ' Did you mean …?' with the closest of `known`, or the first with that prefix, ignoring case; else ''."""
+    by_lower = {other.lower(): other for other in known}
+    close = difflib.get_close_matches(name.lower(), by_lower, n=1)
+    close = close or [other for other in by_lower if name and other.startswith(name.lower())]
+    return f" Did you mean '{by_lower[close[0]]}'?" if close else ""
+
+
+def unknown_name(what: str, name: str, known: Iterable[str]) -> str:
+    """Return the message for a name that is not in `known`."""
+    names = tuple(known)
+    listed = ", ".join(names[:_MAX_LISTED_NAMES]) + (", …" if len(names) > _MAX_LISTED_NAMES else "")
+    return f"unknown {what} '{name}'; known are {listed}.{did_you_mean(name, names)}"

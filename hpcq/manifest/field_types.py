@@ -1,76 +1,107 @@
-"""The kinds of values that manifests and profiles are made of, and what a validator raises. Knows no key of either."""
+"""Field types and validators shared by the schemas of manifests and cluster profiles."""
 
 from __future__ import annotations
 
+import re
 from typing import Annotated, Any, TypeVar
 
 from pydantic import AfterValidator, BaseModel, ConfigDict, Field
 from pydantic_core import PydanticCustomError
 
-from hpcq.manifest.error_messages import shown
+from hpcq.manifest.error_messages import format_value
 
 _Items = TypeVar("_Items", bound=tuple[Any, ...])
 
-_LARGEST = 10**9
-"""No number of anything in a run comes near it."""
+_MAX_INT = 10**9
+"""Upper bound of every count; far above any real value."""
 
 
 class Section(BaseModel):
-    """A table of a manifest or profile: frozen, no unknown keys, no conversion between types."""
+    """A table of a manifest or profile: frozen, without unknown keys, without type conversion."""
 
     model_config = ConfigDict(frozen=True, extra="forbid", strict=True, allow_inf_nan=False)
 
 
-def refusal(sentence: str, *within: str | int) -> PydanticCustomError:
-    """The error that a validator raises: a whole sentence, about the value at `within` below the validated one."""
+def validation_error(sentence: str, *within: str | int) -> PydanticCustomError:
+    """Return the error for a validator to raise.
+
+    Args:
+        sentence: the message, shown after the key.
+        within: key path of the invalid value, relative to the validated value.
+    """
     return PydanticCustomError("refused", "{sentence}", {"sentence": sentence, "within": within})
 
 
-def distinct(values: _Items) -> _Items:
-    """Refuse a list in which something comes twice."""
+def no_duplicates(values: _Items) -> _Items:
+    """Reject a list with duplicates."""
     for index, value in enumerate(values):
         if value in values[:index]:
-            raise refusal(f"'{value}' is listed twice.", index)
+            raise validation_error(f"'{value}' is listed twice.", index)
     return values
 
 
 def _not_blank(text: str) -> str:
     if not text.strip():
-        raise refusal("must not be empty.")
+        raise validation_error("must not be empty.")
     if "\0" in text:
-        raise refusal("must not contain a NUL character.")
+        raise validation_error("must not contain a NUL character.")
     return text
 
 
-def _not_absurd(number: int) -> int:
-    if number > _LARGEST:
-        raise refusal(f"must be {_LARGEST} or less, not {shown(number)}.")
+def _bounded(number: int) -> int:
+    if number > _MAX_INT:
+        raise validation_error(f"must be {_MAX_INT} or less, not {format_value(number)}.")
     return number
 
 
-Text = Annotated[str, AfterValidator(_not_blank)]
-"""Text that is not blank."""
+NonBlankStr = Annotated[str, AfterValidator(_not_blank)]
+"""Text with at least one character that is not whitespace."""
 
-Texts = Annotated[tuple[Text, ...], Field(strict=False)]
-"""A list of texts, in order; the same one may come twice."""
+NonBlankStrs = Annotated[tuple[NonBlankStr, ...], Field(strict=False)]
+"""An ordered list of texts; duplicates are allowed."""
 
-Names = Annotated[tuple[Text, ...], Field(strict=False), AfterValidator(distinct)]
-"""A list of names, none twice."""
+UniqueStrs = Annotated[tuple[NonBlankStr, ...], Field(strict=False), AfterValidator(no_duplicates)]
+"""An ordered list of texts without duplicates."""
 
-Count = Annotated[int, Field(ge=1), AfterValidator(_not_absurd)]
-"""How many there are of something, at least one."""
+PositiveInt = Annotated[int, Field(ge=1), AfterValidator(_bounded)]
+"""A count from 1 to `_MAX_INT`."""
 
-CountOrNone = Annotated[int, Field(ge=0), AfterValidator(_not_absurd)]
-"""How many there are of something, which may be none."""
+NonNegativeInt = Annotated[int, Field(ge=0), AfterValidator(_bounded)]
+"""A count from 0 to `_MAX_INT`."""
 
 Seed = Annotated[int, Field(ge=0, le=2**32 - 1)]
-"""A seed as numpy takes it."""
+"""A seed in the range that numpy accepts."""
 
-Seconds = Annotated[float, Field(ge=0)]
-"""A duration that may be nothing."""
+NonNegativeFloat = Annotated[float, Field(ge=0)]
+"""A number of 0 or more."""
 
-Positive = Annotated[float, Field(gt=0)]
+PositiveFloat = Annotated[float, Field(gt=0)]
 """A number above 0."""
 
-Digest = Annotated[str, Field(pattern="^[0-9a-f]{64}$")]
-"""A SHA-256."""
+Sha256 = Annotated[str, Field(pattern="^[0-9a-f]{64}$")]
+"""A SHA-256, 64 lower-case hexadecimal digits."""
+
+_SECRET_NAME = re.compile(
+    r"(?:^|_)TOKEN(?![A-Z])|SECRET|PASSWORD|PASSWD|PASSPHRASE|(?:^|_)(?:API|ACCESS|PRIVATE)_?KEY|CREDENTIAL",
+    re.IGNORECASE,
+)
+_LOCATION_SUFFIX = re.compile(r"_(?:PATH|FILE|DIR|HOME)$", re.IGNORECASE)
+_LITERAL_ASSIGNMENT = re.compile(r"""(?<![\w$])([A-Za-z_]\w*)=["']?[^\s"'$`;&|)]""")
+"""A shell assignment of a literal value: not `NAME=$OTHER`, `NAME=$(cat FILE)` or `NAME=`."""
+
+
+def reject_secret_name(name: str) -> str:
+    """Reject names of secrets (HF_TOKEN, OPENAI_API_KEY), but not MONKEY, TOKENIZERS_PARALLELISM or HF_TOKEN_PATH."""
+    if _SECRET_NAME.search(name) and not _LOCATION_SUFFIX.search(name):
+        raise validation_error(
+            f"'{name}' looks like a secret and would be written to lock files and job scripts. Export it in the shell "
+            "that submits (Slurm passes it to the jobs), or source a file that only you can read in setup."
+        )
+    return name
+
+
+def reject_secret_value(text: str) -> str:
+    """Reject shell lines and sbatch options that assign a literal value to a secret."""
+    for name in _LITERAL_ASSIGNMENT.findall(text):
+        reject_secret_name(name)
+    return text

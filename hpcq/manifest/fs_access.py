@@ -1,7 +1,7 @@
-"""Questions to the file system that always have an answer: what cannot be looked at is not there. Knows no manifest.
+"""File system queries that never raise: a path that cannot be accessed counts as missing.
 
-pathlib's own raise PermissionError for a path below a folder that may not be entered, and OSError for a name too long
-(Python 3.11).
+pathlib's own methods raise PermissionError for a path below a folder without execute permission, and OSError for a name
+that is too long (Python 3.11).
 """
 
 from __future__ import annotations
@@ -10,25 +10,25 @@ import os
 from pathlib import Path
 
 
-def is_there(path: Path) -> bool:
-    """Whether there is a file or folder."""
+def path_exists(path: Path) -> bool:
+    """Return whether `path` exists."""
     return os.path.exists(path)  # noqa: PTH110
 
 
 def is_file(path: Path) -> bool:
-    """Whether there is a file."""
+    """Return whether `path` is a file."""
     return os.path.isfile(path)  # noqa: PTH113
 
 
 def is_folder(path: Path) -> bool:
-    """Whether there is a folder."""
+    """Return whether `path` is a folder."""
     return os.path.isdir(path)  # noqa: PTH112
 
 
-def forbidden_part(path: Path) -> Path | None:
-    """The first folder on the way to `path`, or `path` itself, that exists and that this user may not read."""
+def unreadable_part(path: Path) -> Path | None:
+    """Return the first existing part of `path` that this user may not access; None if there is none."""
     for part in (*reversed(path.parents), path):
-        wanted = os.R_OK if part == path else os.X_OK
-        if is_there(part) and not os.access(part, wanted):
+        permission = os.R_OK if part == path else os.X_OK
+        if path_exists(part) and not os.access(part, permission):
             return part
     return None

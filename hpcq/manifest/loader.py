@@ -1,8 +1,10 @@
-"""From a file and options to a manifest, or to everything that is wrong with it. Reads, never writes."""
+"""Load a manifest from a TOML file and `-O key=value` overrides, and collect every problem in it."""
 
 from __future__ import annotations
 
+import tomllib
 from collections.abc import Sequence
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -11,69 +13,139 @@ from pydantic import ValidationError
 from hpcq.catalog.models import model_ids
 from hpcq.core.errors import ManifestError
 from hpcq.manifest.checks import find_problems
-from hpcq.manifest.error_messages import Problem, problems_of
-from hpcq.manifest.overrides import OverrideProblem, apply_override
+from hpcq.manifest.error_messages import Problem, to_problems
 from hpcq.manifest.schema import DEFINED_SCHEMES, Manifest
 from hpcq.manifest.source import KeyPath, Source
-from hpcq.manifest.toml_positions import locate
-from hpcq.manifest.toml_reader import read_document
+from hpcq.manifest.toml_document import key_lines, read_document
 
 
 def load(path: Path, overrides: Sequence[str] = ()) -> Manifest:
-    """The manifest in the TOML file `path`, with `overrides` ('key=value') put in.
+    """Return the manifest in the TOML file `path`, with `overrides` applied.
+
+    Args:
+        path: the TOML file.
+        overrides: 'key=value' texts, applied in order.
 
     Raises:
-        ManifestError: everything that is wrong with the file and the options, one sentence a problem.
+        ManifestError: the file or an override has errors; one sentence per problem.
     """
     text, document = read_document(path)
-    options: dict[KeyPath, str] = {}
-    refused = []
-    for option in overrides:
+    applied: dict[KeyPath, str] = {}
+    override_errors = []
+    for override_text in overrides:
         try:
-            override = apply_override(document, option)
-            options[override.key_path] = override.text
-        except OverrideProblem as problem:
-            refused.append(f"-O {option}: {problem}")
-    source = Source(path=path, lines=locate(text), options=options)
+            override = apply_override(document, override_text)
+            applied[override.key_path] = override.text
+        except OverrideError as error:
+            override_errors.append(f"-O {override_text}: {error}")
+    source = Source(path=path, lines=key_lines(text), overrides=applied)
     manifest, problems = _validate(document, source)
-    if refused or problems:
+    if override_errors or problems:
         in_order = sorted(problems, key=lambda problem: source.line(problem[0]))
-        raise ManifestError([*refused, *(source.problem(*problem) for problem in in_order)])
+        raise ManifestError([*override_errors, *(source.message(*problem) for problem in in_order)])
     return manifest
 
 
 def _validate(document: dict[str, Any], source: Source) -> tuple[Manifest, list[Problem]]:
-    """The manifest, or a stand-in for it and its problems.
+    """Return the manifest and its problems.
 
-    Where tables are broken the others are checked all the same, with something harmless in the broken ones' place. A
-    table with unknown names of schemes is not broken by them: its other names are checked too.
+    Tables with schema errors are replaced by valid placeholders, so that the other tables are still checked. An unknown
+    scheme name does not invalidate its table: the other names in it are checked too.
     """
-    faults = _schema_problems(document)
-    broken = {str(key_path[0]) for key_path, _ in faults}
+    schema_errors = _schema_problems(document)
+    invalid = {str(key_path[0]) for key_path, _ in schema_errors}
     unknown = _schema_problems(document, {DEFINED_SCHEMES: _defined_names(document)})
-    problems = list(dict.fromkeys([*unknown, *faults]))
-    stand_ins: dict[str, Any] = {"run": {"name": "unnamed"}, "models": [{"id": model_ids()[0]}]}
-    harmless = {key: value for key, value in document.items() if key not in broken}
-    harmless |= {key: value for key, value in stand_ins.items() if key in broken}
-    manifest = Manifest.model_validate(harmless).read_from(source)
-    told = {key_path for key_path, _ in problems}
-    found = find_problems(manifest, set(Manifest.model_fields) - broken)
-    return manifest, problems + [problem for problem in found if problem[0] not in told]
+    problems = list(dict.fromkeys([*unknown, *schema_errors]))
+    placeholders: dict[str, Any] = {"run": {"name": "unnamed"}, "models": [{"id": model_ids()[0]}]}
+    valid = {key: value for key, value in document.items() if key not in invalid}
+    valid |= {key: value for key, value in placeholders.items() if key in invalid}
+    manifest = Manifest.model_validate(valid).with_source(source)
+    reported = {key_path for key_path, _ in problems}
+    found = find_problems(manifest, set(Manifest.model_fields) - invalid)
+    return manifest, problems + [problem for problem in found if problem[0] not in reported]
 
 
 def _schema_problems(document: dict[str, Any], context: dict[str, Any] | None = None) -> list[Problem]:
-    """What the schema finds wrong; names of schemes are looked up only where `context` says which are defined."""
+    """Return the schema errors. Scheme names are checked only if `context` contains the defined ones."""
     try:
         Manifest.model_validate(document, context=context)
     except ValidationError as error:
-        return problems_of(error, Manifest)
+        return to_problems(error, Manifest)
     return []
 
 
 def _defined_names(document: dict[str, Any]) -> list[str]:
-    """The names that `schemes.define` brings, as far as it is well-formed."""
+    """Return the scheme names in `schemes.define`; malformed entries are skipped."""
     schemes = document.get("schemes")
     define = schemes.get("define") if isinstance(schemes, dict) else None
     entries = define if isinstance(define, list) else []
     names = [entry.get("name") for entry in entries if isinstance(entry, dict)]
     return [name for name in names if isinstance(name, str)]
+
+
+@dataclass(frozen=True, kw_only=True)
+class Override:
+    """One applied `-O` override.
+
+    Attributes:
+        text: 'key=value' as given.
+        key_path: the key that it sets.
+        value: the new value.
+    """
+
+    text: str
+    key_path: KeyPath
+    value: Any
+
+
+class OverrideError(ValueError):
+    """An override cannot be applied; the message is a full sentence."""
+
+
+def apply_override(document: dict[str, Any], text: str) -> Override:
+    """Apply the override `text` ('key=value') to `document`. Missing tables are created, missing list elements are not.
+
+    Raises:
+        OverrideError: the key or '=' is missing, the value is not valid TOML, or the key path does not exist.
+    """
+    key, equals, raw = text.partition("=")
+    parts = [part.strip() for part in key.split(".")]
+    if not equals or not all(parts):
+        raise OverrideError("use key=value, with a dotted key such as evaluate.batch_size.")
+    value = _value(raw.strip())
+    here: Any = document
+    key_path: KeyPath = ()
+    for position, part in enumerate(parts):
+        step = _step(here, part, key_path)
+        key_path = (*key_path, step)
+        if position == len(parts) - 1:
+            here[step] = value
+        else:
+            here = here.setdefault(step, {}) if isinstance(here, dict) else here[step]
+    return Override(text=text, key_path=key_path, value=value)
+
+
+def _step(here: Any, part: str, before: Sequence[str | int]) -> str | int:
+    """Return `part` as a key of the table `here` or as an index of the list `here`."""
+    name = ".".join(str(step) for step in before)
+    if isinstance(here, dict):
+        return part
+    if not isinstance(here, list):
+        raise OverrideError(f"{name} is a value and has no key '{part}'.")
+    if part not in (str(index) for index in range(len(here))):
+        valid = f"valid indices are 0 to {len(here) - 1}" if here else "it is empty"
+        raise OverrideError(f"'{part}' is not an element of the list {name}; {valid}.")
+    return int(part)
+
+
+def _value(raw: str) -> Any:
+    """Return `raw` as a TOML value, or as a string if it is not TOML and does not begin like a TOML list or string."""
+    try:
+        parsed = tomllib.loads(f"value = {raw}")
+    except tomllib.TOMLDecodeError as error:
+        if raw[:1] in ("[", "{", '"', "'"):
+            raise OverrideError(f"{raw} is not a TOML value ({error}).") from error
+        return raw
+    except (ValueError, RecursionError):  # int() raises ValueError, which tomllib does not convert
+        raise OverrideError("the value has too many digits or is nested too deeply.") from None
+    return parsed["value"] if len(parsed) == 1 else raw

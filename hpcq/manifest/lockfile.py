@@ -1,4 +1,4 @@
-"""The lock of a run: its manifest with every default, digest, version and the profile written out; a manifest too."""
+"""Lock file of a run: the manifest with all defaults, digests, tool versions and the profile; itself a manifest."""
 
 from __future__ import annotations
 
@@ -12,20 +12,25 @@ import hpcq
 from hpcq.catalog import packages
 from hpcq.catalog.schemes import find_scheme
 from hpcq.core.work import Scheme, Versions
-from hpcq.manifest.lookups import defined_schemes, name_of, place_of, scheme_names_of
+from hpcq.manifest.lookups import defined_schemes, model_id, model_scheme_names, resolve_path
 from hpcq.manifest.profiles import Profile
-from hpcq.manifest.resolved import Resolved
+from hpcq.manifest.resolved import ResolvedManifest
 from hpcq.manifest.schema import Manifest
 
 _HEADER = """\
-# The manifest of run '{name}' as it was resolved, written by hpcq {version}. It is a manifest itself: plan it or
-# submit it, here or elsewhere. Digests are checked when it is read.
+# Resolved manifest of run '{name}', written by hpcq {version}. It is a valid manifest: plan or submit it, here or
+# elsewhere. Digests are checked when it is read.
 
 """
 
 
-def lock_text(resolved: Resolved, versions: Mapping[str, Versions] | None = None) -> str:
-    """The lock as TOML. `versions`: of the tools, by Python environment; by default those that a lock recorded."""
+def lock_text(resolved: ResolvedManifest, versions: Mapping[str, Versions] | None = None) -> str:
+    """Return the lock file as TOML.
+
+    Args:
+        resolved: the resolved manifest.
+        versions: tool versions by Python environment; by default those that a lock file recorded.
+    """
     manifest = resolved.manifest
     document = manifest.model_dump(mode="json", exclude_none=True)
     layout, settings = resolved.layout, resolved.evaluate
@@ -35,12 +40,12 @@ def lock_text(resolved: Resolved, versions: Mapping[str, Versions] | None = None
     document["schemes"]["define"] = [_definition(scheme) for scheme in _named_schemes(manifest)]
     document["evaluate"]["environment"] = settings.environment
     document["quantize"]["environment"] = resolved.quantize.environment
-    if packages.staged_calibration(manifest.calibration.dataset) is None:
-        document["calibration"]["dataset"] = str(place_of(manifest.calibration.dataset, manifest))
+    if packages.staged_calibration_path(manifest.calibration.dataset) is None:
+        document["calibration"]["dataset"] = str(resolve_path(manifest.calibration.dataset, manifest))
     if resolved.calibration and resolved.calibration.digest:
         document["calibration"]["digest"] = resolved.calibration.digest
     if manifest.tasks.data not in ("hub", "packages"):
-        document["tasks"]["data"] = str(place_of(manifest.tasks.data, manifest))
+        document["tasks"]["data"] = str(resolve_path(manifest.tasks.data, manifest))
     for task in resolved.tasks:
         if task.data_digest:
             document["tasks"]["options"].setdefault(task.name, {})["digest"] = task.data_digest
@@ -53,30 +58,30 @@ def lock_text(resolved: Resolved, versions: Mapping[str, Versions] | None = None
 
 
 def _profile(profile: Profile) -> dict[str, Any]:
-    other = "slurm" if profile.scheduler == "local" else "local"
-    return profile.model_dump(mode="json", exclude_none=True, exclude={other})
+    unused = "slurm" if profile.scheduler == "local" else "local"
+    return profile.model_dump(mode="json", exclude_none=True, exclude={unused})
 
 
-def _models(resolved: Resolved) -> list[dict[str, Any]]:
+def _models(resolved: ResolvedManifest) -> list[dict[str, Any]]:
     manifest = resolved.manifest
     digests = {(model.id, model.revision): model.digest for model, _ in resolved.pairs}
     entries = []
     for index, entry in enumerate(manifest.models):
         row = entry.model_dump(mode="json", exclude_none=True)
-        row["id"] = name_of(entry)
-        row["schemes"] = [name for _, name in scheme_names_of(index, manifest)]
+        row["id"] = model_id(entry)
+        row["schemes"] = [name for _, name in model_scheme_names(index, manifest)]
         if entry.path is not None:
-            row["path"] = str(place_of(entry.path, manifest))
+            row["path"] = str(resolve_path(entry.path, manifest))
         digest = digests[row["id"], entry.revision]
         entries.append({**row, "digest": digest} if digest else row)
     return entries
 
 
 def _named_schemes(manifest: Manifest) -> list[Scheme]:
-    """Every scheme that the manifest names, as what the name stands for today."""
+    """Return every scheme that the manifest names, as the current catalog and `schemes.define` define it."""
     defined = defined_schemes(manifest)
-    named = [name for index in range(len(manifest.models)) for _, name in scheme_names_of(index, manifest)]
-    names = dict.fromkeys([*manifest.schemes.use, *named])
+    of_models = [name for index in range(len(manifest.models)) for _, name in model_scheme_names(index, manifest)]
+    names = dict.fromkeys([*manifest.schemes.use, *of_models])
     return [scheme for name in names if (scheme := find_scheme(name, defined))]
 
 

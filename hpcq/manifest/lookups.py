@@ -1,7 +1,6 @@
-"""What the names in a manifest stand for: folders, shapes, schemes, tasks. Each is looked up here, and nowhere else.
+"""Look up the names in a manifest (folders, model shapes, schemes, tasks) in the catalog and the file system.
 
-Looks at the catalog and at the file system, changes neither. None means that a name stands for nothing; checks.py turns
-that into a sentence, and resolving.py comes after it.
+None means that a name is unknown: checks.py reports it before resolver.py runs.
 """
 
 from __future__ import annotations
@@ -10,73 +9,73 @@ from dataclasses import replace
 from pathlib import Path
 
 from hpcq.catalog import packages
-from hpcq.catalog.configs import CannotSize, read_shape, shape_of_checkpoint
-from hpcq.catalog.models import ModelShape, find_shape
+from hpcq.catalog.hf_config import UnsupportedConfigError, find_checkpoint_shape, read_checkpoint_shape
+from hpcq.catalog.models import ModelShape, find_model_shape
 from hpcq.catalog.schemes import find_scheme, make_scheme
 from hpcq.catalog.tasks import find_suite, find_task
 from hpcq.core.work import Scheme
-from hpcq.manifest.fs_access import is_file, is_folder, is_there
+from hpcq.manifest.fs_access import is_file, is_folder, path_exists
 from hpcq.manifest.profiles import Profile, load_profile
 from hpcq.manifest.schema import Manifest, ModelEntry, SchemeDefinition
 from hpcq.manifest.source import KeyPath
 
-_WHOLE = ("tool", "method", "weights", "activations")
-"""What a definition without a base must say."""
+_REQUIRED_WITHOUT_BASE = ("tool", "method", "weights", "activations")
+"""Required keys of a scheme definition without a base."""
 
 
-def profile_of(manifest: Manifest) -> Profile:
-    """The cluster's profile.
+def cluster_profile(manifest: Manifest) -> Profile:
+    """Return the cluster profile.
 
     Raises:
-        ManifestError: there is none of that name, or it is wrong.
+        ManifestError: the profile does not exist or is invalid.
     """
     profile = manifest.cluster.profile
     return profile if isinstance(profile, Profile) else load_profile(profile, manifest.source.folder)
 
 
-def place_of(text: str, manifest: Manifest) -> Path:
-    """The absolute path of what the manifest names: beside it if it is there, else in the working directory."""
+def resolve_path(text: str, manifest: Manifest) -> Path:
+    """Return `text` as an absolute path: relative to the manifest if it exists there, else to the working directory."""
     path = Path(text).expanduser()
-    beside = manifest.source.folder / path
-    return (beside if is_there(beside) else path).absolute()
+    near_manifest = manifest.source.folder / path
+    return (near_manifest if path_exists(near_manifest) else path).absolute()
 
 
-def name_of(entry: ModelEntry) -> str:
-    """The model's id; a model named by its path alone has the path for an id."""
+def model_id(entry: ModelEntry) -> str:
+    """Return the model's id; without one, its path."""
     return entry.id or entry.path or ""
 
 
-def folder_of(entry: ModelEntry, manifest: Manifest) -> Path | None:
-    """Where the model's checkpoint is or will be on this file system; None: it comes from the hub."""
+def checkpoint_folder(entry: ModelEntry, manifest: Manifest) -> Path | None:
+    """Return the folder of the model's checkpoint, which may not exist yet; None if the model comes from the hub."""
     if entry.path is not None:
-        return place_of(entry.path, manifest)
-    return packages.staged_model(name_of(entry)) if entry.revision is None else None
+        return resolve_path(entry.path, manifest)
+    return packages.staged_model_path(model_id(entry)) if entry.revision is None else None
 
 
-def shape_of(entry: ModelEntry, manifest: Manifest) -> ModelShape | None:
-    """The model's shape: the catalog's for a model by id, config.json's for one by path; else the other one."""
-    folder = folder_of(entry, manifest)
-    stated = shape_of_checkpoint(folder) if folder else None
-    known = find_shape(name_of(entry))
-    return stated or known if entry.path is not None else known or stated
+def model_shape(entry: ModelEntry, manifest: Manifest) -> ModelShape | None:
+    """Return the model's shape. The catalog has priority for a model with an id, config.json for one with a path."""
+    folder = checkpoint_folder(entry, manifest)
+    from_config = find_checkpoint_shape(folder) if folder else None
+    from_catalog = find_model_shape(model_id(entry))
+    return from_config or from_catalog if entry.path is not None else from_catalog or from_config
 
 
-def why_unsized(entry: ModelEntry, manifest: Manifest) -> str | None:
-    """Why the model's shape is not known; None: it is."""
-    if shape_of(entry, manifest) is not None:
+def shape_error(entry: ModelEntry, manifest: Manifest) -> str | None:
+    """Return why the model's shape is unknown; None if it is known."""
+    if model_shape(entry, manifest) is not None:
         return None
-    folder = folder_of(entry, manifest)
+    folder = checkpoint_folder(entry, manifest)
     if folder is None:
-        return "the catalog does not have it, and it is not on this file system"
+        return "it is not in the catalog, and not on this file system"
     try:
-        read_shape(folder)
-    except CannotSize as problem:
-        return str(problem)
+        read_checkpoint_shape(folder)
+    except UnsupportedConfigError as error:
+        return str(error)
     return None
 
 
-def scheme_names_of(index: int, manifest: Manifest) -> list[tuple[KeyPath, str]]:
-    """The names of the schemes of model number `index`, each with the place where it stands."""
+def model_scheme_names(index: int, manifest: Manifest) -> list[tuple[KeyPath, str]]:
+    """Return the names of the schemes of model number `index`, each with its key path."""
     own = manifest.models[index].schemes
     if own is None:
         return [(("schemes", "use", position), name) for position, name in enumerate(manifest.schemes.use)]
@@ -84,24 +83,24 @@ def scheme_names_of(index: int, manifest: Manifest) -> list[tuple[KeyPath, str]]
 
 
 def defined_schemes(manifest: Manifest) -> dict[str, Scheme]:
-    """The schemes that the manifest defines, by name; those that cannot be made are left out."""
+    """Return the valid schemes in `schemes.define`, by name."""
     made: dict[str, Scheme] = {}
     for definition in manifest.schemes.define:
-        scheme = make_defined(definition, made)
+        scheme = build_scheme(definition, made)
         if scheme is not None:
             made[definition.name] = scheme
     return made
 
 
-def make_defined(definition: SchemeDefinition, earlier: dict[str, Scheme]) -> Scheme | None:
-    """The scheme of one definition, its base from the catalog or among `earlier` ones; None: it cannot be made."""
+def build_scheme(definition: SchemeDefinition, earlier: dict[str, Scheme]) -> Scheme | None:
+    """Return the scheme of one definition, based on the catalog or on `earlier` definitions; None if it is invalid."""
     fields = definition.model_dump(exclude={"base"}, exclude_none=True)
     if definition.group_size is not None:
         fields.setdefault("granularity", "group")
     elif definition.granularity not in (None, "group"):
         fields["group_size"] = None
     if definition.base is None:
-        return make_scheme(**fields) if all(key in fields for key in _WHOLE) else None
+        return make_scheme(**fields) if all(key in fields for key in _REQUIRED_WITHOUT_BASE) else None
     base = find_scheme(definition.base, earlier)
     if base is None:
         return None
@@ -109,8 +108,8 @@ def make_defined(definition: SchemeDefinition, earlier: dict[str, Scheme]) -> Sc
     return make_scheme(**{key: value for key, value in vars(merged).items() if key != "needs_calibration"})
 
 
-def tasks_of(manifest: Manifest) -> list[tuple[KeyPath, str, int | None]]:
-    """Every task: the place that names it, its name, and the number of few-shot examples that its suite says."""
+def task_entries(manifest: Manifest) -> list[tuple[KeyPath, str, int | None]]:
+    """Return the key path, the name and the suite's number of few-shot examples of every task."""
     found: list[tuple[KeyPath, str, int | None]] = []
     for position, name in enumerate(manifest.tasks.suites):
         suite = find_suite(name)
@@ -119,31 +118,31 @@ def tasks_of(manifest: Manifest) -> list[tuple[KeyPath, str, int | None]]:
     return found
 
 
-def items_of(task: str, manifest: Manifest) -> Path | None:
-    """Where the task's items are or will be on this file system; None: nowhere, or they come from the hub."""
+def items_folder(task: str, manifest: Manifest) -> Path | None:
+    """Return the folder of the task's items, which may not exist yet; None if unknown or from the hub."""
     data = manifest.tasks.data
     if data == "hub":
         return None
     if data == "packages":
-        return packages.staged_items(task)
-    folder = place_of(data, manifest) / task
+        return packages.staged_dataset_path(task)
+    folder = resolve_path(data, manifest) / task
     return folder if is_folder(folder) else None
 
 
 def calibration_file(manifest: Manifest) -> Path | None:
-    """Where the calibration text is or will be; None: no package ships one of that name, and there is no such file."""
+    """Return the path of the calibration text, which may not be staged yet; None if the dataset is unknown."""
     dataset = manifest.calibration.dataset
-    staged = packages.staged_calibration(dataset)
-    path = place_of(dataset, manifest)
+    staged = packages.staged_calibration_path(dataset)
+    path = resolve_path(dataset, manifest)
     return staged or (path if is_file(path) else None)
 
 
-def items_used(task: str, limit: int | None, manifest: Manifest) -> tuple[int, int] | None:
-    """How many of the task's items are evaluated, and how many the full set has; None: all, or not to be known."""
+def item_counts(task: str, limit: int | None, manifest: Manifest) -> tuple[int, int] | None:
+    """Return the number of evaluated items and of all items of a task; None if all are evaluated or it is unknown."""
     facts = find_task(task)
     if facts is None or facts.is_group:
         return None
-    packaged = packages.find_items(task) if manifest.tasks.data == "packages" else None
-    available = packaged.splits[0][1] if packaged else facts.items
+    packaged = packages.find_packaged_dataset(task) if manifest.tasks.data == "packages" else None
+    available = packaged.splits[0][1] if packaged else facts.documents
     used = min(limit or available, available)
-    return (used, facts.items) if used < facts.items else None
+    return (used, facts.documents) if used < facts.documents else None

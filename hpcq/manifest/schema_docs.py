@@ -1,7 +1,4 @@
-"""The reference of every key, as Markdown, from the schema itself: what docs/manifest.md and docs/cluster.md must hold.
-
-Knows JSON schema as pydantic writes it; knows no key by name.
-"""
+"""Generate the Markdown reference of all keys from a schema, for docs/manifest.md and docs/cluster.md."""
 
 from __future__ import annotations
 
@@ -13,19 +10,19 @@ from pydantic import BaseModel
 
 _Schema = dict[str, Any]
 
-_KINDS = {"string": "text", "integer": "whole number", "number": "number", "boolean": "true or false"}
+_TYPE_NAMES = {"string": "string", "integer": "integer", "number": "number", "boolean": "boolean"}
 _BOUNDS = (("minimum", "≥"), ("exclusiveMinimum", ">"), ("maximum", "≤"), ("exclusiveMaximum", "<"))
 
 
 def reference(schema: type[BaseModel]) -> str:
-    """A heading and a table of keys for every table of `schema`, nested ones after those that they stand in."""
+    """Return a heading and a table of keys for every table of `schema`; nested tables follow their parent."""
     document = schema.model_json_schema()
     return "\n".join(_section((), "", document, document["$defs"]))
 
 
 def _section(path: tuple[str, ...], heading: str, section: _Schema, definitions: _Schema) -> Iterator[str]:
     keys: dict[str, _Schema] = section["properties"]
-    tables = {key: _table_within(field) for key, field in keys.items()}
+    tables = {key: _nested_table(field) for key, field in keys.items()}
     rows = [_row(key, field, section) for key, field in keys.items() if tables[key] is None]
     if heading:
         yield from (f"### `{heading}`", "", section["description"], "")
@@ -40,12 +37,12 @@ def _section(path: tuple[str, ...], heading: str, section: _Schema, definitions:
             yield from _section(inner, heading, definitions[name], definitions)
 
 
-def _table_within(field: _Schema) -> tuple[str, str] | None:
-    """The definition of the table or tables that a key holds, and whether one, a list or a mapping; None: values."""
+def _nested_table(field: _Schema) -> tuple[str, str] | None:
+    """Return the definition of a key's table(s), and 'table', 'list' or 'mapping'; None for plain values."""
     kinds = {"table": field, "list": field.get("items"), "mapping": field.get("additionalProperties")}
     optional = _choices(field)
     if len(optional) == 1:
-        return _table_within(optional[0])
+        return _nested_table(optional[0])
     for kind, inner in kinds.items():
         if isinstance(inner, dict) and "$ref" in inner:
             return inner["$ref"].rsplit("/", 1)[1], kind
@@ -60,24 +57,24 @@ def _choices(field: _Schema) -> list[_Schema]:
 def _row(key: str, field: _Schema, section: _Schema) -> str:
     default = field.get("default")
     if key in section.get("required", ()):
-        shown = "required"
+        default_text = "required"
     else:
-        shown = "" if default is None else f"`{json.dumps(default, ensure_ascii=False)}`"
-    return f"| `{key}` | {_kind(field)} | {shown} | {field['description']} |"
+        default_text = "" if default is None else f"`{json.dumps(default, ensure_ascii=False)}`"
+    return f"| `{key}` | {_type_name(field)} | {default_text} | {field['description']} |"
 
 
-def _kind(field: _Schema) -> str:
-    """What may stand there, in words."""
+def _type_name(field: _Schema) -> str:
+    """Return the allowed type or values, in words."""
     choices = _choices(field)
     if choices:
-        return " or ".join(_kind(choice) for choice in choices)
+        return " or ".join(_type_name(choice) for choice in choices)
     if "enum" in field:
         return ", ".join(f"`{value}`" for value in field["enum"])
     if field.get("type") == "array":
-        return f"list of {_kind(field['items'])}"
+        return f"list of {_type_name(field['items'])}"
     if field.get("type") == "object":
         return "table of values"
     if "pattern" in field:
         return "SHA-256"
     bounds = [f"{sign} {field[bound]}" for bound, sign in _BOUNDS if bound in field]
-    return " ".join([_KINDS.get(field.get("type", ""), "table"), *bounds])
+    return " ".join([_TYPE_NAMES.get(field.get("type", ""), "table"), *bounds])

@@ -1,1 +1,1 @@
-"""The state of a run as one picture, from what the store holds and what the scheduler says. The store wins."""
+"""State of a run, from the store and from Slurm. Where the two differ, the store counts."""

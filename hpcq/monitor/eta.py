@@ -1,4 +1,4 @@
-"""How long a run still takes, from what it did so far. An estimate: requests are not alike."""
+"""Estimate of the remaining time of a run from its rate so far. Requests differ in cost, so it is approximate."""
 
 from __future__ import annotations
 
@@ -6,15 +6,18 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from datetime import UTC, datetime
 
-from hpcq.core.work import Kind, State
-from hpcq.monitor.snapshot import RunStatus, UnitStatus
+from hpcq.core.work import UnitKind, UnitState
+from hpcq.monitor.status import RunStatus, UnitStatus
 
 
 @dataclass(frozen=True, kw_only=True)
 class Progress:
-    """Requests of the whole run. total counts units that have not begun at the mean of those that have; None: none has.
+    """Progress of a run.
 
-    seconds_left: None until something has been answered.
+    Attributes:
+        done: Committed requests.
+        total: All requests. Units that have not started count with the mean of the others; None if none has started.
+        seconds_left: Estimated seconds until all requests are committed; None until the first one is.
     """
 
     done: int
@@ -23,7 +26,7 @@ class Progress:
 
 
 def unit_seconds_left(unit: UnitStatus, now: datetime | None = None) -> float | None:
-    """For a running evaluation: what is missing at the rate of its attempt so far."""
+    """Estimate the seconds left of a running evaluation from the rate of its attempt; None if unknown."""
     if unit.running_since is None or not unit.total or unit.done is None:
         return None
     elapsed = ((now or datetime.now(UTC)) - datetime.fromisoformat(unit.running_since)).total_seconds()
@@ -32,8 +35,8 @@ def unit_seconds_left(unit: UnitStatus, now: datetime | None = None) -> float | 
 
 
 def run_progress(status: RunStatus, now: datetime | None = None) -> Progress:
-    """The run as a whole: units that wait take their turn beside those that run."""
-    units = [unit for unit in status.units if unit.kind == Kind.EVALUATE]
+    """Estimate the progress of the run, assuming that waiting units run at the total rate of the running ones."""
+    units = [unit for unit in status.units if unit.kind == UnitKind.EVALUATE]
     totals = [unit.total for unit in units if unit.total]
     done = sum(unit.done or 0 for unit in units)
     if not totals:
@@ -45,7 +48,7 @@ def run_progress(status: RunStatus, now: datetime | None = None) -> Progress:
 
 def _seconds_left(units: Sequence[UnitStatus], mean: float, now: datetime | None) -> float | None:
     now = now or datetime.now(UTC)
-    running = [unit for unit in units if unit.state is State.RUNNING]
+    running = [unit for unit in units if unit.state is UnitState.RUNNING]
     lefts = [left for unit in running if (left := unit_seconds_left(unit, now)) is not None]
     if not lefts:
         return None
@@ -56,5 +59,5 @@ def _seconds_left(units: Sequence[UnitStatus], mean: float, now: datetime | None
     )
     if not rate:
         return max(lefts)
-    missing = sum((unit.total or mean) - (unit.done or 0) for unit in units if unit.state is not State.DONE)
+    missing = sum((unit.total or mean) - (unit.done or 0) for unit in units if unit.state is not UnitState.DONE)
     return max(*lefts, missing / rate)

@@ -1,4 +1,4 @@
-"""From a resolved manifest to units of work, and from the units that are missing to arrays.
+"""The planner: turns a resolved manifest into units of work, and missing units into arrays.
 
-Submits and writes nothing.
+It submits and writes nothing.
 """

@@ -1,14 +1,15 @@
-"""Units that are to run become arrays, one for each kind, GPU class, shape and environment.
+"""Job arrays: group units to run into arrays, one per kind, GPU class, shape and environment.
 
-An evaluation needs one quantization, and a Slurm array has one dependency. Two ways say it exactly, so that a failed
-quantization holds up its own evaluations alone: `aftercorr`, by which element i of an array waits for element i of
-another (one array a shard, its variants in the order of the quantizations), or `afterok` on one element (one array a
-variant, of all its shards). The one that makes fewer arrays is taken. For the first, quantizations whose evaluations
-differ in shape or number of shards go to different arrays.
+Dependencies: an evaluation depends on one quantization, and a Slurm array has one dependency. Two forms are exact, so
+that a failed quantization blocks only its own evaluations. With `aftercorr`, element i of an array waits for element i
+of another (one array per shard, variants in the order of the quantizations). With `afterok` on one element, there is
+one array per variant with all its shards. The form with fewer arrays is used. For `aftercorr`, quantizations whose
+evaluations differ in shape or number of shards go to different arrays.
 
-Slurm starts what was submitted first, so what ends last comes first: arrays, and units in an array, by the seconds from
-their start to the end of all that needs them. Units of unknown seconds keep their order, after the others. An array's
-last unit comes before the next array's first, so long units and short ones go to different arrays, a few bands of them.
+Order: Slurm starts first what was submitted first. Arrays, and units in an array, are ordered by the seconds from their
+start to the end of everything that depends on them, longest first. Units of unknown duration come last, in their
+original order. All units of an array precede those of the next array, so units are also split into a few duration
+bands, each with its own arrays.
 """
 
 from __future__ import annotations
@@ -17,66 +18,74 @@ from collections import defaultdict
 from collections.abc import Iterable, Mapping, Sequence
 from math import log
 
-from hpcq.core.work import Kind, address_of
+from hpcq.core.addressing import address_of
+from hpcq.core.work import UnitKind
 from hpcq.manifest.profiles import GpuClass, Profile
-from hpcq.plan.placement.time_limits import asked_minutes, limit_minutes
+from hpcq.plan.placement.time_limits import max_limit_minutes, requested_minutes
 from hpcq.plan.schedule.critical_path import tails
-from hpcq.plan.schedule.simulator import timeline
+from hpcq.plan.schedule.simulator import simulate
 from hpcq.plan.units import PlannedArray, PlannedUnit, Shape
 
 _BAND = 1.5
-"""Units of an array last so many times as long as each other at most."""
+"""Maximum ratio of the longest to the shortest unit of an array."""
 _BANDS = 5
-"""All that is shorter than the longest by _BAND ** (_BANDS - 1) shares the last one: little is lost by its order."""
+"""Number of bands. Units shorter than the longest by _BAND ** (_BANDS - 1) share the last one."""
 
-_ShardPlace = tuple[Shape, str, int, int]
+_ShardKey = tuple[Shape, str, int, int]
 
 
 def make_arrays(
-    units: Sequence[PlannedUnit], profile: Profile, *, under_way: Mapping[str, str] | None = None
+    units: Sequence[PlannedUnit], profile: Profile, *, active_arrays: Mapping[str, str] | None = None
 ) -> tuple[PlannedArray, ...]:
-    """Arrays of `units` (those which are to run now), each after those that it depends on.
+    """Return the arrays of `units`, each after those that it depends on.
 
-    under_way: units that were handed over earlier and have not ended, and the array that each is an element of.
+    Args:
+        units: Units to run now.
+        profile: The cluster.
+        active_arrays: Array name of each unit that was submitted before and has not ended.
     """
-    under_way = under_way or {}
+    active_arrays = active_arrays or {}
     seconds = {unit.id: unit.seconds or 0.0 for unit in units}
     remaining = {unit_id: seconds[unit_id] + tail for unit_id, tail in tails(units, seconds).items()}
     units = sorted(units, key=lambda unit: -remaining[unit.id])
-    ways = [
-        _in_order(
-            _gathered(units, profile, under_way, bands), units, profile, under_way, remaining, widest_first=widest
+    variants = [
+        _order_arrays(
+            _group_units(units, profile, active_arrays, bands),
+            units,
+            profile,
+            active_arrays,
+            remaining,
+            widest_first=widest_first,
         )
         for bands in ({}, _bands(units, seconds))
-        for widest in (False, True)
+        for widest_first in (False, True)
     ]
-    different = list(dict.fromkeys(tuple(array.name for array in arrays) for arrays in ways))
-    if len(different) == 1:
-        return ways[0]
-    return min(ways, key=lambda arrays: timeline(arrays, profile, seconds).wall_seconds)
+    if len({tuple(array.name for array in arrays) for arrays in variants}) == 1:
+        return variants[0]
+    return min(variants, key=lambda arrays: simulate(arrays, profile, seconds).wall_seconds)
 
 
-def _gathered(
-    units: Sequence[PlannedUnit], profile: Profile, under_way: Mapping[str, str], bands: Mapping[str, int]
+def _group_units(
+    units: Sequence[PlannedUnit], profile: Profile, active_arrays: Mapping[str, str], bands: Mapping[str, int]
 ) -> list[PlannedArray]:
-    """All arrays but the merge's."""
-    evaluations = [unit for unit in units if unit.kind is Kind.EVALUATE]
+    """Return all arrays except the merge's."""
+    evaluations = [unit for unit in units if unit.kind is UnitKind.EVALUATE]
     quantize_arrays, aligned = _quantize_and_aligned(units, evaluations, profile, bands)
-    corresponding = {unit.id for array in aligned for unit in array.units}
-    free = [unit for unit in evaluations if unit.id not in corresponding]
-    return [*quantize_arrays, *aligned, *_free_evaluations(free, profile, under_way, bands)]
+    with_quantization = {unit.id for array in aligned for unit in array.units}
+    others = [unit for unit in evaluations if unit.id not in with_quantization]
+    return [*quantize_arrays, *aligned, *_other_evaluations(others, profile, active_arrays, bands)]
 
 
-def _in_order(
+def _order_arrays(
     arrays: list[PlannedArray],
     units: Sequence[PlannedUnit],
     profile: Profile,
-    under_way: Mapping[str, str],
+    active_arrays: Mapping[str, str],
     remaining: Mapping[str, float],
     *,
     widest_first: bool,
 ) -> tuple[PlannedArray, ...]:
-    """`arrays` from what ends last on, or from the most nodes on, each behind the one that it waits for; the merge."""
+    """Order `arrays` by remaining time or by nodes, largest first, each after its dependency. Append the merge."""
     rank = {
         array.name: (array.shape.nodes if widest_first else 0, max(remaining[unit.id] for unit in array.units))
         for array in arrays
@@ -87,76 +96,77 @@ def _in_order(
                 rank[name] = max(rank[name], rank[array.name])
     ordered = sorted(arrays, key=lambda array: (-rank[array.name][0], -rank[array.name][1]))
     for unit in units:
-        if unit.kind is Kind.MERGE:
-            earlier = {under_way[needed] for needed in unit.depends_on if needed in under_way}
+        if unit.kind is UnitKind.MERGE:
+            earlier = {active_arrays[needed] for needed in unit.depends_on if needed in active_arrays}
             ordered.append(_merge_array(unit, profile, [array.name for array in ordered], sorted(earlier)))
     return tuple(ordered)
 
 
 def _bands(units: Sequence[PlannedUnit], seconds: Mapping[str, float]) -> dict[str, int]:
-    """Of each unit, from the longest on; of a quantization that of its evaluations, whose arrays follow its own."""
+    """Return each unit's band, 0 for the longest. A quantization has the first band of its evaluations."""
     longest = max(seconds.values(), default=0.0)
     bands: dict[str, int] = {}
     for unit in units:
-        lasts = seconds[unit.id]
-        bands[unit.id] = min(_BANDS - 1, int(log(longest / lasts, _BAND))) if lasts else _BANDS
-    followers: dict[str, int] = {}
+        duration_s = seconds[unit.id]
+        bands[unit.id] = min(_BANDS - 1, int(log(longest / duration_s, _BAND))) if duration_s else _BANDS
+    of_dependents: dict[str, int] = {}
     for unit in units:
-        for needed in unit.depends_on if unit.kind is not Kind.MERGE else ():
-            followers[needed] = min(followers.get(needed, _BANDS), bands[unit.id])
-    return {**bands, **followers}
+        for needed in unit.depends_on if unit.kind is not UnitKind.MERGE else ():
+            of_dependents[needed] = min(of_dependents.get(needed, _BANDS), bands[unit.id])
+    return {**bands, **of_dependents}
 
 
 def _quantize_and_aligned(
     units: Iterable[PlannedUnit], evaluations: Sequence[PlannedUnit], profile: Profile, bands: Mapping[str, int]
 ) -> tuple[list[PlannedArray], list[PlannedArray]]:
-    shards_of: dict[str, dict[_ShardPlace, PlannedUnit]] = defaultdict(dict)
+    """Return the arrays of quantizations, and the arrays of evaluations that depend on one of them."""
+    shards_of: dict[str, dict[_ShardKey, PlannedUnit]] = defaultdict(dict)
     for unit in evaluations:
         for needed in unit.depends_on:
-            shards_of[needed][_shard_place(unit)] = unit
-    groups: dict[tuple[Shape, str, tuple[_ShardPlace, ...], int | None], list[PlannedUnit]] = defaultdict(list)
+            shards_of[needed][_shard_key(unit)] = unit
+    groups: dict[tuple[Shape, str, tuple[_ShardKey, ...], int | None], list[PlannedUnit]] = defaultdict(list)
     for unit in units:
-        if unit.kind is Kind.QUANTIZE:
+        if unit.kind is UnitKind.QUANTIZE:
             groups[unit.shape, unit.environment, tuple(sorted(shards_of[unit.id])), bands.get(unit.id)].append(unit)
     quantize_arrays, aligned = [], []
-    for (_, _, places, _), members in groups.items():
+    for (_, _, keys, _), members in groups.items():
         array = _array(members, profile)
         quantize_arrays.append(array)
-        if len(places) <= len(members):
-            for place in places:
-                followers = [shards_of[unit.id][place] for unit in members]
-                aligned.append(_array(followers, profile, depends_on=(array.name,), dependency="aftercorr"))
+        if len(keys) <= len(members):
+            for key in keys:
+                dependents = [shards_of[unit.id][key] for unit in members]
+                aligned.append(_array(dependents, profile, depends_on=(array.name,), dependency="aftercorr"))
             continue
         for element, unit in enumerate(members):
             aligned += [
                 _array(shards, profile, depends_on=(array.name,), dependency="afterok", element=element)
-                for shards in _alike(shards_of[unit.id][place] for place in places)
+                for shards in _by_shape_and_environment(shards_of[unit.id][key] for key in keys)
             ]
     return quantize_arrays, aligned
 
 
-def _alike(units: Iterable[PlannedUnit]) -> Iterable[list[PlannedUnit]]:
-    """`units` by shape and environment, which the elements of an array share."""
+def _by_shape_and_environment(units: Iterable[PlannedUnit]) -> Iterable[list[PlannedUnit]]:
+    """Group `units` by shape and environment, which the elements of an array share."""
     groups: dict[tuple[Shape, str], list[PlannedUnit]] = defaultdict(list)
     for unit in units:
         groups[unit.shape, unit.environment].append(unit)
     return groups.values()
 
 
-def _shard_place(unit: PlannedUnit) -> _ShardPlace:
+def _shard_key(unit: PlannedUnit) -> _ShardKey:
     shard = unit.shard
     if shard is None:
         raise TypeError(f"{unit.id} has no shard")
     return (unit.shape, unit.environment, shard.count, shard.index)
 
 
-def _free_evaluations(
-    evaluations: Iterable[PlannedUnit], profile: Profile, under_way: Mapping[str, str], bands: Mapping[str, int]
+def _other_evaluations(
+    evaluations: Iterable[PlannedUnit], profile: Profile, active_arrays: Mapping[str, str], bands: Mapping[str, int]
 ) -> list[PlannedArray]:
-    """Evaluations whose checkpoint is there, or is being made by an array handed over earlier."""
+    """Return arrays of evaluations whose checkpoint exists, or is being written by an array submitted before."""
     groups: dict[tuple[Shape, str, tuple[str, ...], int | None], list[PlannedUnit]] = defaultdict(list)
     for unit in evaluations:
-        earlier = tuple(sorted({under_way[needed] for needed in unit.depends_on if needed in under_way}))
+        earlier = tuple(sorted({active_arrays[needed] for needed in unit.depends_on if needed in active_arrays}))
         groups[unit.shape, unit.environment, earlier, bands.get(unit.id)].append(unit)
     return [
         _array(members, profile, depends_on=earlier, dependency="afterany" if earlier else "none")
@@ -177,11 +187,15 @@ def _array(
     dependency: str = "none",
     element: int | None = None,
 ) -> PlannedArray:
-    """An array whose name says what it holds: kind, class, and a digest of its units, so that no two share a name."""
+    """Return an array, named by kind, GPU class and a digest of its units, which makes the name unique."""
     first = units[0]
     offer = profile.gpu_classes[first.shape.gpu_class]
-    most = limit_minutes(profile, first.shape.gpu_class)
-    limits = [asked_minutes(unit.ample_seconds, most) for unit in units] if profile.scheduler == "slurm" else [most]
+    max_minutes = max_limit_minutes(profile, first.shape.gpu_class)
+    limits = (
+        [requested_minutes(unit.padded_seconds, max_minutes) for unit in units]
+        if profile.scheduler == "slurm"
+        else [max_minutes]
+    )
     digest = address_of([unit.id for unit in units])[:6]
     return PlannedArray(
         name=f"{first.kind}-{first.shape.gpu_class}-{digest}",
@@ -198,13 +212,13 @@ def _array(
 
 
 def _throttle(offer: GpuClass, shape: Shape) -> int | None:
-    """The profile's; where a unit takes several nodes, no more than there is room for.
+    """Return the profile's throttle; for units of several nodes, not more than fit on the class at once.
 
-    Slurm keeps nodes idle for an element that waits for room, not for one that its array's throttle holds back: of
-    three nodes, one would stand idle beside units of two.
+    Slurm reserves idle nodes for an element that waits for resources, but not for an element that waits for its array's
+    throttle. Without this limit, one of three nodes would stay idle during units of two nodes.
     """
     if shape.nodes == 1:
         return offer.throttle
-    on_a_node = max(1, offer.gpus_per_node // shape.gpus_per_node) if shape.gpus_per_node else 1
-    fit = max(1, offer.nodes * on_a_node // shape.nodes)
-    return min(fit, offer.throttle or fit)
+    per_node = max(1, offer.gpus_per_node // shape.gpus_per_node) if shape.gpus_per_node else 1
+    fitting = max(1, offer.nodes * per_node // shape.nodes)
+    return min(fitting, offer.throttle or fitting)

@@ -1,83 +1,95 @@
-"""A resolved manifest becomes units: a quantization a variant, its evaluation in shards, one merge."""
+"""Planner: turn a resolved manifest into units (one quantization per variant, evaluations in shards, one merge)."""
 
 from __future__ import annotations
 
 from collections.abc import Iterator, Mapping, Sequence
 
 from hpcq import __version__
-from hpcq.catalog.kernels import title_of
+from hpcq.catalog.kernels import backend_title
 from hpcq.catalog.tasks import find_task
-from hpcq.core.work import Model, Scheme, Task, Variant, address_of
-from hpcq.manifest import Resolved
+from hpcq.core.addressing import address_of
+from hpcq.core.work import Model, Scheme, Task, Variant
+from hpcq.manifest import ResolvedManifest
 from hpcq.plan.arrays import make_arrays
-from hpcq.plan.build_units import evaluations_of, merge_of, units_of_variant
-from hpcq.plan.cost.calibration import NOTHING_EARLIER, Earlier
-from hpcq.plan.cost.estimator import Reckoner, merge_seconds, reckoning_sentences, results_bytes
+from hpcq.plan.build_units import merge_unit, merged_evaluations, variant_units
+from hpcq.plan.cost.calibration import EMPTY_HISTORY, RunHistory
+from hpcq.plan.cost.estimator import Estimator, estimate_notes, merge_seconds, results_bytes
 from hpcq.plan.memory.weights import weight_bytes
-from hpcq.plan.placement.assignment import Choice, choices_of
-from hpcq.plan.placement.records import CannotPlace
-from hpcq.plan.placement.requirements import evaluation_of, slower_evaluation_of
-from hpcq.plan.placement.sharding import spread
-from hpcq.plan.placement.suggestions import alternatives
-from hpcq.plan.schedule.simulator import expected
+from hpcq.plan.placement.assignment import Assignment, assign_variants
+from hpcq.plan.placement.place import PlacementError
+from hpcq.plan.placement.requirements import accelerate_requirements, evaluation_requirements
+from hpcq.plan.placement.sharding import choose_shard_counts
+from hpcq.plan.placement.suggestions import suggest
+from hpcq.plan.schedule.simulator import simulate_estimates
 from hpcq.plan.tool_versions import QUANTIZERS, versions_of
 from hpcq.plan.units import Plan, PlannedUnit, Refusal
 
 
-def make_plan(resolved: Resolved, earlier: Earlier = NOTHING_EARLIER) -> Plan:
-    """Every unit of the run, in the order quantize, evaluate, merge of each; what cannot run is refused, with the cure.
+def make_plan(resolved: ResolvedManifest, history: RunHistory = EMPTY_HISTORY) -> Plan:
+    """Return all units of the run, finished or not. What cannot run is refused, with a suggestion.
 
-    earlier: what the run's folder tells of what was done already. Nothing is read but the catalog and the
-    environments' locks, and nothing is written.
+    Reads only the catalog and the environments' locks. Writes nothing.
+
+    Args:
+        resolved: The manifest.
+        history: Measurements and shard counts from the run's folder.
     """
     tasks, refused = _runnable_tasks(resolved)
-    reckoner = Reckoner(resolved=resolved, tasks=tasks, earlier=earlier)
+    estimator = Estimator(resolved=resolved, tasks=tasks, history=history)
     variants = {variant.id: variant for variant in (variant_of(resolved, *pair) for pair in resolved.pairs)}
-    choices, unplaced = choices_of(reckoner, tuple(variants.values()))
+    assignments, unplaced = assign_variants(estimator, tuple(variants.values()))
     refused += [_refusal(resolved, variant, unplaced[name]) for name, variant in variants.items() if name in unplaced]
-    if resolved.manifest.plan.objective == "finish":
-        choices = spread(choices, resolved.profile, lambda tried: _wall_s(_units(reckoner, variants, tried), resolved))
-    units = _units(reckoner, variants, choices)
-    notes = dict.fromkeys(note for name, choice in choices.items() for note in _notes(resolved, variants[name], choice))
+    if resolved.manifest.plan.objective == "makespan":
+        assignments = choose_shard_counts(
+            assignments, resolved.profile, lambda tried: _wall_s(_units(estimator, variants, tried), resolved)
+        )
+    units = _units(estimator, variants, assignments)
+    notes = dict.fromkeys(
+        note for name, assignment in assignments.items() for note in _notes(resolved, variants[name], assignment)
+    )
     return Plan(
         run=resolved.name,
-        address=address_of("run", sorted(work.address for work in evaluations_of(units))),
+        address=address_of("run", sorted(work.address for work in merged_evaluations(units))),
         units=tuple(units),
         refused=tuple(refused),
-        checkpoint_bytes=sum(_checkpoint_bytes(resolved, variants[name]) for name in choices),
-        notes=(*resolved.notes, *_left_out(refused), *notes),
+        checkpoint_bytes=sum(_checkpoint_bytes(resolved, variants[name]) for name in assignments),
+        notes=(*resolved.notes, *_skipped_tasks(refused), *notes),
         compare=resolved.report.compare,
-        reckoning=tuple(reckoning_sentences(reckoner.workload, [choice.evaluation for choice in choices.values()])),
-        results_bytes=results_bytes(reckoner.workload, len(choices)),
+        estimate_notes=tuple(
+            estimate_notes(estimator.workload, [assignment.evaluation for assignment in assignments.values()])
+        ),
+        results_bytes=results_bytes(estimator.workload, len(assignments)),
     )
 
 
-def _units(reckoner: Reckoner, variants: Mapping[str, Variant], choices: Mapping[str, Choice]) -> list[PlannedUnit]:
-    """Variant by variant, the quantization before the evaluations; at the end the merge."""
-    resolved = reckoner.resolved
+def _units(
+    estimator: Estimator, variants: Mapping[str, Variant], assignments: Mapping[str, Assignment]
+) -> list[PlannedUnit]:
+    """Return the units variant by variant, the quantization before its evaluations; the merge is last."""
+    resolved = estimator.resolved
     units = [
         unit
-        for name, choice in choices.items()
-        for unit in units_of_variant(resolved, variants[name], reckoner.tasks, choice, reckoner.earlier.timed_out)
+        for name, assignment in assignments.items()
+        for unit in variant_units(resolved, variants[name], estimator.tasks, assignment, estimator.history.timed_out)
     ]
     if units:
-        units.append(merge_of(resolved, units, merge_seconds(reckoner.workload, len(choices))))
+        units.append(merge_unit(resolved, units, merge_seconds(estimator.workload, len(assignments))))
     return units
 
 
-def _wall_s(units: Sequence[PlannedUnit], resolved: Resolved) -> float | None:
-    line = expected(make_arrays(units, resolved.profile), resolved.profile)
-    return line.wall_seconds if line else None
+def _wall_s(units: Sequence[PlannedUnit], resolved: ResolvedManifest) -> float | None:
+    timeline = simulate_estimates(make_arrays(units, resolved.profile), resolved.profile)
+    return timeline.wall_seconds if timeline else None
 
 
-def _checkpoint_bytes(resolved: Resolved, variant: Variant) -> int:
-    """0 where it is the base checkpoint, or of unknown size."""
+def _checkpoint_bytes(resolved: ResolvedManifest, variant: Variant) -> int:
+    """Return the size of the variant's own checkpoint; 0 if it uses the base checkpoint or its size is unknown."""
     shape = resolved.shapes.get(variant.model.id)
     return weight_bytes(shape, variant.scheme) if variant.scheme.is_quantized and shape else 0
 
 
-def variant_of(resolved: Resolved, model: Model, scheme: Scheme) -> Variant:
-    """Model × scheme with everything that can change the checkpoint."""
+def variant_of(resolved: ResolvedManifest, model: Model, scheme: Scheme) -> Variant:
+    """Return model × scheme with everything that can change the checkpoint."""
     if not scheme.is_quantized:
         return Variant(model=model, scheme=scheme)
     return Variant(
@@ -88,7 +100,7 @@ def variant_of(resolved: Resolved, model: Model, scheme: Scheme) -> Variant:
     )
 
 
-def _runnable_tasks(resolved: Resolved) -> tuple[tuple[Task, ...], list[Refusal]]:
+def _runnable_tasks(resolved: ResolvedManifest) -> tuple[tuple[Task, ...], list[Refusal]]:
     runnable, refused = [], []
     for task in resolved.tasks:
         facts = find_task(task.name)
@@ -99,32 +111,36 @@ def _runnable_tasks(resolved: Resolved) -> tuple[tuple[Task, ...], list[Refusal]
                 Refusal(
                     variant=None,
                     reason=f"{task.name}: hpcq {__version__} knows this benchmark by name and cannot run it yet.",
-                    cure="other tasks; where the manifest names some, `submit` runs them and leaves this one out",
+                    suggestion="other tasks; if the manifest names some, `submit` runs them and skips this one",
                 )
             )
     return tuple(runnable), refused
 
 
-def _left_out(refused: list[Refusal]) -> Iterator[str]:
-    """What a reader of the scores must know of benchmarks that are not among them."""
+def _skipped_tasks(refused: list[Refusal]) -> Iterator[str]:
+    """Yield a note for each benchmark that the scores do not include."""
     yield from (f"Not evaluated: {refusal.reason}" for refusal in refused if refusal.variant is None)
 
 
-def _refusal(resolved: Resolved, variant: Variant, problem: CannotPlace) -> Refusal:
-    wanted, slower = evaluation_of(resolved, resolved.evaluate, variant), slower_evaluation_of(resolved, variant)
-    cure = problem.cure or alternatives(resolved.profile, wanted, variant.calibration, slower)
-    return Refusal(variant=variant.id, reason=f"{variant.id}: {problem}.", cure=cure)
+def _refusal(resolved: ResolvedManifest, variant: Variant, problem: PlacementError) -> Refusal:
+    requirements = evaluation_requirements(resolved, resolved.evaluate, variant)
+    on_accelerate = accelerate_requirements(resolved, variant)
+    suggestion = problem.suggestion or suggest(
+        resolved.profile, requirements, variant.calibration, on_accelerate=on_accelerate
+    )
+    return Refusal(variant=variant.id, reason=f"{variant.id}: {problem}.", suggestion=suggestion)
 
 
-def _notes(resolved: Resolved, variant: Variant, choice: Choice) -> Iterator[str]:
-    """What a reader must know of how the variant is computed, or was planned."""
-    placed, model = choice.evaluation.placement, variant.model.id
-    kernel = placed.kernel
-    if choice.because:
-        yield f"{variant.id}: evaluated by {title_of(choice.settings.placed_as)}, because {choice.because}."
-    if placed.offloaded:
-        yield f"{variant.id} on {placed.shape.gpu_class}: {placed.offloaded.sentence}."
+def _notes(resolved: ResolvedManifest, variant: Variant, assignment: Assignment) -> Iterator[str]:
+    """Yield notes on how the variant is computed or was planned, for readers of the results."""
+    placement, model = assignment.evaluation.placement, variant.model.id
+    kernel = placement.kernel
+    if assignment.fallback_reason:
+        backend = backend_title(assignment.settings.placement_backend)
+        yield f"{variant.id}: evaluated by {backend}, because {assignment.fallback_reason}."
+    if placement.offloaded:
+        yield f"{variant.id} on {placement.shape.gpu_class}: {placement.offloaded.description}."
     if kernel and kernel.note:
-        yield f"{variant.scheme.name} on {placed.shape.gpu_class} ({title_of(kernel.backend)}): {kernel.note}."
-    if placed.shape.gpus and model in resolved.unsized and not resolved.manifest.is_rehearsal:
-        yield f"{model}: one GPU is planned and no memory reckoned, because {resolved.unsized[model]}."
+        yield f"{variant.scheme.name} on {placement.shape.gpu_class} ({backend_title(kernel.backend)}): {kernel.note}."
+    if placement.shape.gpus and model in resolved.shape_errors and not resolved.manifest.is_synthetic:
+        yield f"{model}: one GPU is planned without a memory estimate, because {resolved.shape_errors[model]}."

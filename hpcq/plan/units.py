@@ -1,19 +1,26 @@
-"""What a plan is made of: units with their place, arrays of units, refusals. Frozen records without logic."""
+"""Records of a plan: units with their resources, arrays of units, refusals. Frozen, without logic."""
 
 from __future__ import annotations
 
 from dataclasses import dataclass
 
-from hpcq.core.work import EvaluateWork, Kind, MergeWork, QuantizeWork, Shard, Variant, Work
-from hpcq.plan.memory.gpu_memory import Need
-from hpcq.plan.memory.offload import Offloaded
+from hpcq.core.work import EvaluateWork, MergeWork, QuantizeWork, Shard, UnitKind, Variant, Work
+from hpcq.plan.memory.gpu_memory import GpuMemory
+from hpcq.plan.memory.offload import OffloadPlan
 
 
 @dataclass(frozen=True, kw_only=True, order=True)
 class Shape:
-    """The piece of a cluster that one unit takes. gpus_per_node 0: CPUs alone.
+    """Resources of one unit on a cluster.
 
-    host_gib: of a node's memory that it needs, where that may be more than its share by GPUs; 0: the share is enough.
+    Attributes:
+        gpu_class: Name of the class in the cluster profile.
+        nodes: Number of nodes.
+        gpus_per_node: GPUs on each node; 0: the unit runs on CPUs alone.
+        tensor_parallel: GPUs that share each weight matrix.
+        pipeline_parallel: Groups of GPUs that share the layers.
+        host_memory_gib: Memory needed on each node, where this may exceed the unit's share of the node by GPUs;
+            0: the share is enough.
     """
 
     gpu_class: str
@@ -21,17 +28,17 @@ class Shape:
     gpus_per_node: int = 0
     tensor_parallel: int = 1
     pipeline_parallel: int = 1
-    host_gib: float = 0.0
+    host_memory_gib: float = 0.0
 
     @property
     def gpus(self) -> int:
-        """GPUs in all."""
+        """GPUs on all nodes together."""
         return self.nodes * self.gpus_per_node
 
 
 @dataclass(frozen=True, kw_only=True)
-class Reckoned:
-    """Seconds of a unit's parts. start: of processes. load: of the checkpoint. work: of all that is computed."""
+class PhaseSeconds:
+    """Estimated seconds of a unit by phase: starting processes, loading the checkpoint, computing."""
 
     start: float
     load: float
@@ -42,11 +49,19 @@ class Reckoned:
 class PlannedUnit:
     """One piece of work and where it runs.
 
-    memory_gib_per_gpu: estimated; None where there is no GPU or no known shape. need: what it is made of, where it
-    evaluates. kernel: what it is computed with, where that is known. seconds: of the whole unit, loading included,
-    estimated; None: unknown. ample_seconds: with slack, for its time limit; None: as long as may be. reckoned: what
-    `seconds` are made of, before earlier attempts put them right. offloaded: weights that
-    the GPUs have no room for, if there are any.
+    Attributes:
+        id: Name of the unit, unique in its run.
+        work: What to compute; its address identifies the result.
+        environment: Name of the Python environment.
+        shape: Resources.
+        memory_gib_per_gpu: Estimated memory of the fullest GPU; None without GPUs, or if the model's size is unknown.
+        gpu_memory: The parts of that estimate, for evaluations.
+        kernel: Name of the kernel that multiplies the weights, if known.
+        seconds: Estimated run time, including loading; None: unknown.
+        padded_seconds: `seconds` with slack, for the time limit; None: request the longest limit.
+        uncalibrated_seconds: The estimate by phase before calibration from earlier attempts.
+        offloaded: Weights that do not fit on the GPUs, if any.
+        depends_on: Ids of the units that must finish first.
     """
 
     id: str
@@ -54,51 +69,64 @@ class PlannedUnit:
     environment: str
     shape: Shape
     memory_gib_per_gpu: float | None = None
-    need: Need | None = None
+    gpu_memory: GpuMemory | None = None
     kernel: str | None = None
     seconds: float | None = None
-    ample_seconds: float | None = None
-    reckoned: Reckoned | None = None
-    offloaded: Offloaded | None = None
+    padded_seconds: float | None = None
+    uncalibrated_seconds: PhaseSeconds | None = None
+    offloaded: OffloadPlan | None = None
     depends_on: tuple[str, ...] = ()
 
     @property
-    def kind(self) -> Kind:
-        """What the unit does."""
+    def kind(self) -> UnitKind:
+        """The unit's kind of work."""
         return self.work.kind
 
     @property
     def variant(self) -> Variant | None:
-        """The variant that it makes or evaluates; None for the merge."""
+        """The variant that the unit quantizes or evaluates; None for the merge."""
         return None if isinstance(self.work, MergeWork) else self.work.variant
 
     @property
     def shard(self) -> Shard | None:
-        """Its slice of the variant's requests, where it evaluates."""
+        """The part of the variant's requests that the unit evaluates; None for other units."""
         return self.work.shard if isinstance(self.work, EvaluateWork) else None
 
     @property
     def checkpoint(self) -> str | None:
-        """The checkpoint folder that it makes, where it quantizes."""
+        """The checkpoint folder that the unit writes, if it quantizes."""
         return self.work.checkpoint_path if isinstance(self.work, QuantizeWork) else None
 
 
 @dataclass(frozen=True, kw_only=True)
 class Refusal:
-    """What cannot run, why, and the nearest thing that can."""
+    """A variant or benchmark that cannot run.
+
+    Attributes:
+        variant: Id of the variant; None for a benchmark.
+        reason: Why it cannot run, with numbers.
+        suggestion: The nearest alternative that can.
+    """
 
     variant: str | None
     reason: str
-    cure: str
+    suggestion: str
 
 
 @dataclass(frozen=True, kw_only=True)
 class Plan:
-    """Every unit of a run, done or not.
+    """All units of a run, finished or not.
 
-    `address` identifies what the run computes; `notes` are caveats for its readers; `compare` names the published
-    studies that its report shows beside the scores. `reckoning` says what the seconds rest on. results_bytes: of
-    the responses and the merged results, estimated.
+    Attributes:
+        run: Name of the run.
+        address: Identifies what the run computes.
+        units: Units in the order quantize, evaluate of each variant, then the merge.
+        refused: Variants and benchmarks that cannot run.
+        checkpoint_bytes: Estimated size of the quantized checkpoints.
+        notes: Caveats for readers of the results.
+        compare: Published studies that the report shows next to the scores.
+        estimate_notes: What the estimated seconds are based on.
+        results_bytes: Estimated size of the responses and the merged results.
     """
 
     run: str
@@ -108,20 +136,29 @@ class Plan:
     checkpoint_bytes: int = 0
     notes: tuple[str, ...] = ()
     compare: tuple[str, ...] = ()
-    reckoning: tuple[str, ...] = ()
+    estimate_notes: tuple[str, ...] = ()
     results_bytes: int | None = None
 
 
 @dataclass(frozen=True, kw_only=True)
 class PlannedArray:
-    """Units of one kind, shape and environment.
+    """A Slurm job array: units of one kind, shape and environment.
 
-    dependency: none, aftercorr, afterok or afterany (Slurm's words) on the arrays in `depends_on`; with `element`, on
-    that element of them alone.
+    Attributes:
+        name: Name of the array, unique in its run.
+        kind: Kind of the units.
+        shape: Resources of each unit.
+        environment: Python environment of each unit.
+        units: The array's elements, in order.
+        throttle: Maximum number of elements that run at once; None: no limit.
+        time_limit_minutes: Time limit of each element.
+        depends_on: Names of the arrays that this one waits for.
+        dependency: Slurm's dependency type (aftercorr, afterok, afterany), or none.
+        element: The element of those arrays that this array waits for; None: all elements.
     """
 
     name: str
-    kind: Kind
+    kind: UnitKind
     shape: Shape
     environment: str
     units: tuple[PlannedUnit, ...]

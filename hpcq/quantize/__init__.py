@@ -1,1 +1,1 @@
-"""Makes quantized checkpoints: one door, and one file a tool. Knows units and files, never plans or launchers."""
+"""Quantization: creates quantized checkpoints, with one interface and one file per tool."""

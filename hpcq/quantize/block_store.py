@@ -1,9 +1,8 @@
-"""The finished blocks of a checkpoint in the making: each committed as it is done, and taken up again after a kill.
+"""Store for the finished blocks of an unfinished checkpoint: each is committed when done and restored after a kill.
 
-Knows bytes, digests and files; must not know any tool, nor how a tool divides its work. The metadata of a block's file
-has a digest of the file, and that of the block which was done before it. So blocks form a chain that begins with what
-they are made of: a file that was cut or altered, that belongs to another checkpoint, or whose predecessor was made
-anew with other bits is not used, and no mixture of two makings can come about.
+The metadata of a block's file has a digest of the file and the digest of the preceding block. So the blocks form a
+chain that begins with their origin. A block is not used if it is truncated or modified, if it belongs to another
+checkpoint, or if its predecessor was recomputed with other bits. So a checkpoint never mixes blocks of two runs.
 """
 
 from __future__ import annotations
@@ -16,8 +15,8 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-from hpcq.core.files import committed_file, storage_faults
-from hpcq.quantize.safetensors_io import METADATA, RawTensor, encoded, header_of, read_tensors, write_tensors
+from hpcq.core.files import committed_file, storage_errors
+from hpcq.quantize.safetensors_io import METADATA, RawTensor, canonical_json, header_of, read_tensors, write_tensors
 
 BLOCKS_SUFFIX = ".blocks"
 ASIDE_SUFFIX = ".set-aside"
@@ -28,91 +27,110 @@ _log = logging.getLogger(__name__)
 
 @dataclass(frozen=True, kw_only=True)
 class Block:
-    """What a tool changed in one step of its work, and what it noted there, as plain JSON types."""
+    """Result of one step of a tool.
+
+    Attributes:
+        tensors: Those that the step changed.
+        facts: Other results of the step, as plain JSON types.
+    """
 
     tensors: Mapping[str, RawTensor]
     facts: Mapping[str, Any] = field(default_factory=dict)
 
 
-class Blocks:
-    """The blocks of one checkpoint, in the order in which they are made.
+class BlockStore:
+    """The blocks of one checkpoint, in the order in which they are computed.
 
-    Ask with `take` for one after the other; the first that is not there, and all that follow, have to be made and
-    committed. `changed` is called after each. One process at a time may work on them (see claims.py).
+    Call `restore` for one after the other. After the first that returns None, compute and commit that block and all
+    that follow. One process at a time may use a store (see checkpoint_lock.py).
+
+    Attributes:
+        folder: Where the blocks are stored, one file per block.
+        restored: Number of blocks restored so far.
+        committed: Number of blocks committed so far.
     """
 
-    def __init__(self, folder: Path, origin: Mapping[str, Any], changed: Callable[[Blocks], None]) -> None:
+    def __init__(self, folder: Path, origin: Mapping[str, Any], on_change: Callable[[BlockStore], None]) -> None:
         self.folder = folder
         self.restored = self.committed = 0
         self._origin = origin
-        self._changed = changed
-        self._last = _digest(encoded(origin))
-        self._is_whole = True
+        self._on_change = on_change
+        self._last_digest = _digest(canonical_json(origin))
+        self._is_unbroken = True
 
-    def begin(self, **surroundings: str) -> None:
-        """Say, before the first block, what else than `origin` decides on the bits."""
-        self._last = _digest(encoded({**self._origin, **surroundings}))
+    def set_environment(self, **environment: str) -> None:
+        """Add to the origin what else determines the blocks' bits, such as the device. Call before the first block."""
+        self._last_digest = _digest(canonical_json({**self._origin, **environment}))
 
-    def take(self, name: str) -> Block | None:
-        """The block that was committed under this name, if all before it were taken, too; None: it has to be made.
+    def restore(self, name: str) -> Block | None:
+        """Return the block committed under `name` if all before it were restored; None if it must be computed.
 
         Raises:
-            StorageError: the file is there, and cannot be read.
+            StorageError: The file exists and cannot be read.
         """
         path = self._path(name)
-        if not self._is_whole or not path.exists():
-            self._is_whole = False
+        if not self._is_unbroken or not path.exists():
+            self._is_unbroken = False
             return None
         try:
-            block, digest = _read(path, name, self._last)
-        except _Unusable as reason:
-            _log.warning("%s: set aside: %s; the block is made again.", path, reason)
-            with storage_faults(path):
+            block, digest = _read(path, name, self._last_digest)
+        except _UnusableBlockError as reason:
+            _log.warning("%s: set aside: %s. The block is recomputed.", path, reason)
+            with storage_errors(path):
                 path.replace(path.with_name(path.name + ASIDE_SUFFIX))
-            self._is_whole = False
+            self._is_unbroken = False
             return None
-        self._last = digest
+        self._last_digest = digest
         self.restored += 1
-        self._changed(self)
+        self._on_change(self)
         return block
 
     def commit(self, name: str, block: Block) -> None:
         """Make a finished block durable.
 
         Raises:
-            StorageError: no room, no permission, read-only or stale.
+            StorageError: The disk is full, or the folder is not writable, read-only or stale.
         """
-        metadata = {"schema": SCHEMA, "name": name, "after": self._last, "facts": encoded(block.facts).decode()}
+        metadata = {
+            "schema": SCHEMA,
+            "name": name,
+            "after": self._last_digest,
+            "facts": canonical_json(block.facts).decode(),
+        }
         data = (tensor.data for tensor in block.tensors.values())
-        digest = _digest(encoded(header_of(block.tensors, metadata)), *data)
+        digest = _digest(canonical_json(header_of(block.tensors, metadata)), *data)
         with committed_file(self._path(name)) as temporary:
             write_tensors(temporary, block.tensors, {**metadata, "digest": digest})
-        self._last = digest
+        self._last_digest = digest
         self.committed += 1
-        self._changed(self)
+        self._on_change(self)
 
     def _path(self, name: str) -> Path:
         return self.folder / f"{name}.safetensors"
 
 
-class _Unusable(Exception):
+class _UnusableBlockError(Exception):
     """Why a block's file cannot be used."""
 
 
-def _read(path: Path, name: str, last: str) -> tuple[Block, str]:
-    """The block in a file, and its digest."""
+def _read(path: Path, name: str, last_digest: str) -> tuple[Block, str]:
+    """Return the block in a file and its digest.
+
+    Raises:
+        _UnusableBlockError: The file is damaged, or does not follow the block with `last_digest`.
+    """
     try:
-        with storage_faults(path):
+        with storage_errors(path):
             header, tensors, data = read_tensors(path)
         metadata = header[METADATA]
         digest = metadata.pop("digest")
         facts = json.loads(metadata["facts"])
     except (ValueError, KeyError, TypeError, AttributeError) as error:
-        raise _Unusable("it is cut short or altered") from error
-    if digest != _digest(encoded(header), data):
-        raise _Unusable("it is cut short or altered")
-    if (metadata.get("schema"), metadata.get("name"), metadata.get("after")) != (SCHEMA, name, last):
-        raise _Unusable("it belongs to another checkpoint, or to another making of this one")
+        raise _UnusableBlockError("it is truncated or modified") from error
+    if digest != _digest(canonical_json(header), data):
+        raise _UnusableBlockError("it is truncated or modified")
+    if (metadata.get("schema"), metadata.get("name"), metadata.get("after")) != (SCHEMA, name, last_digest):
+        raise _UnusableBlockError("it belongs to another checkpoint, or to another run of this one")
     return Block(tensors=tensors, facts=facts), digest
 
 

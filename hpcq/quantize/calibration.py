@@ -1,7 +1,4 @@
-"""Cuts a calibration text into token sequences of one length, the same on every machine.
-
-Knows JSON lines and lists of tokens; must not know tokenizers' libraries or what the sequences are for.
-"""
+"""Calibration sequences: a calibration text cut into token sequences of one length, the same on every machine."""
 
 from __future__ import annotations
 
@@ -18,14 +15,19 @@ from hpcq.core.work import Calibration
 def calibration_sequences(
     calibration: Calibration, tokenize: Callable[[str], Sequence[int]], *, separator: int | None
 ) -> list[list[int]]:
-    """The sequences that `calibration` means, from its own text.
+    """Return the token sequences that `calibration` describes.
+
+    Args:
+        calibration: The text, and the number and length of the sequences.
+        tokenize: From a passage to its tokens.
+        separator: Token after each passage; None for none.
 
     Raises:
-        SetupError: the text is not there, or is not the one that was planned with.
-        UserInputError: the text is malformed, or too short.
+        SetupError: The text is missing, or its digest is not the planned one.
+        UserInputError: The text is malformed or too short.
     """
     path = _checked_path(calibration)
-    passages = shuffled(read_passages(path), calibration.seed)
+    passages = shuffle(read_passages(path), calibration.seed)
     try:
         return pack(
             map(tokenize, passages),
@@ -38,10 +40,10 @@ def calibration_sequences(
 
 
 def read_passages(path: Path) -> list[str]:
-    """Every `text` of a file of JSON lines, in its order; blank lines are skipped.
+    """Return the `text` of every line of a JSON lines file, in order; blank lines are skipped.
 
     Raises:
-        UserInputError: a line that is no JSON object with a text.
+        UserInputError: A line is not a JSON object with a text.
     """
     passages = []
     with path.open(encoding="utf-8") as lines:
@@ -53,26 +55,30 @@ def read_passages(path: Path) -> list[str]:
             except (ValueError, KeyError, TypeError):
                 text = None
             if not isinstance(text, str):
-                raise UserInputError(f'{path}:{number}: not a JSON line {{"text": "…"}}: write one passage a line so.')
+                raise UserInputError(f'{path}:{number}: not a JSON line {{"text": "…"}}: write one passage per line.')
             passages.append(text)
     return passages
 
 
-def shuffled(passages: Sequence[str], seed: int) -> list[str]:
-    """`passages` in an order that depends on `seed` alone."""
-    # random.Random gives one order on every platform and in every Python since 3.2; sets and hashes do not.
+def shuffle(passages: Sequence[str], seed: int) -> list[str]:
+    """Return `passages` in an order that depends on `seed` alone."""
+    # random.Random gives the same order on every platform and in every Python since 3.2; sets and hashes do not.
     ordered = list(passages)
     random.Random(seed).shuffle(ordered)  # noqa: S311  reproducible, not secret
     return ordered
 
 
 def pack(passages: Iterable[Sequence[int]], *, samples: int, length: int, separator: int | None) -> list[list[int]]:
-    """Join `passages`, with `separator` after each, and cut `samples` sequences of exactly `length` tokens.
+    """Join `passages` and cut `samples` sequences of exactly `length` tokens.
 
-    Passages are read only as far as they are needed.
+    Args:
+        passages: Tokens of each passage; consumed only as far as needed.
+        samples: Number of sequences.
+        length: Tokens per sequence.
+        separator: Token after each passage; None for none.
 
     Raises:
-        UserInputError: too few tokens.
+        UserInputError: The passages have too few tokens.
     """
     needed = samples * length
     tokens: list[int] = []
@@ -93,7 +99,7 @@ def pack(passages: Iterable[Sequence[int]], *, samples: int, length: int, separa
 def _checked_path(calibration: Calibration) -> Path:
     if calibration.path is None or not Path(calibration.path).is_file():
         raise SetupError(
-            f"{calibration.path}: the calibration text '{calibration.dataset}' is not there: "
+            f"{calibration.path}: the calibration text '{calibration.dataset}' is missing: "
             f"stage the manifest, or correct calibration.dataset."
         )
     path = Path(calibration.path)

@@ -1,10 +1,10 @@
-"""Who may make a checkpoint: one worker at a time, and another as soon as there is evidence that the first is gone.
+"""Lock of a checkpoint: one worker at a time creates it; another takes over as soon as the owner is known to be gone.
 
-Knows processes, and how Slurm is asked for a job; must not know what is made. Works where rename is atomic and nothing
-else is. `<checkpoint>.claim/` holds a folder for each claim that was ever made, numbered; the highest counts. A claim
-is made aside and renamed to the next number, which fails where a folder with content has that name already. Nobody
-moves or removes another's claim: to take over from the dead is to make the claim with the next number, and of many
-contenders one succeeds. All claims go when the checkpoint is there, which every claimant looks for last.
+The lock needs nothing but an atomic rename from the file system. `<checkpoint>.claim/` has one numbered folder per
+claim; the highest number owns the lock. A claim is prepared under a temporary name and renamed to the next number. The
+rename fails if a folder with content already has that name, so only one of several contenders succeeds. A worker never
+moves or removes another's claim: a stale claim is superseded by creating the next-numbered one. All claims are removed
+once the checkpoint exists; every claimant checks for the checkpoint after its claim.
 """
 
 from __future__ import annotations
@@ -21,25 +21,36 @@ from collections.abc import Callable, Iterator
 from dataclasses import asdict, dataclass
 from pathlib import Path
 
-from hpcq.core.attempts import AttemptRecord, now
-from hpcq.core.files import committed_folder, temporary_beside
+from hpcq.core.attempts import AttemptRecord, utc_now
+from hpcq.core.files import committed_folder, temporary_path
 from hpcq.core.processes import identity, is_alive
 
 CLAIM_SUFFIX = ".claim"
 OWNER_FILE = "owner.json"
 RELEASED = "released"
 POLL_INTERVAL_S = 1.0
-SLURM_INTERVAL_S = 30.0
-"""Between two questions about one job: a site may allow a user four calls a minute, and many workers may wait."""
+SLURM_QUERY_INTERVAL_S = 30.0
+"""Minimum time between two queries for one job: a site may allow four calls per minute and user."""
 
 CLIENT_TIMEOUT_S = 30.0
-_AT_WORK = ("RUNNING", "COMPLETING", "SUSPENDED", "STOPPED", "SIGNALING", "STAGE_OUT", "RESIZING", "CONFIGURING")
-_HOST_AND_BOOT = 2
+_ACTIVE_STATES = ("RUNNING", "COMPLETING", "SUSPENDED", "STOPPED", "SIGNALING", "STAGE_OUT", "RESIZING", "CONFIGURING")
+_HOST_AND_BOOT_FIELDS = 2
 
 
 @dataclass(frozen=True, kw_only=True)
-class Owner:
-    """Who has made a claim. process: `hpcq.core.processes.identity`. token: tells this claim from all others."""
+class LockOwner:
+    """Owner of a claim: the attempt that created it. Stored as JSON in the claim's folder.
+
+    Attributes:
+        unit: The unit's id.
+        launcher: "slurm" or "local".
+        node: Host name.
+        process: Identity of the process (`hpcq.core.processes.identity`).
+        job_id: Slurm's job id.
+        restart: How many times Slurm had requeued the job.
+        time: When the claim was created (UTC).
+        token: Unique to this claim.
+    """
 
     unit: str
     launcher: str
@@ -51,8 +62,8 @@ class Owner:
     token: str
 
     @classmethod
-    def of(cls, record: AttemptRecord) -> Owner:
-        """The claimant that an attempt is."""
+    def from_attempt(cls, record: AttemptRecord) -> LockOwner:
+        """Return the owner that `record`'s attempt would be, with a new token."""
         return cls(
             unit=record.unit,
             launcher=record.launcher,
@@ -60,134 +71,142 @@ class Owner:
             process=record.process or identity(os.getpid()) or "",
             job_id=record.job_id,
             restart=record.restart,
-            time=now(),
+            time=utc_now(),
             token=secrets.token_hex(8),
         )
 
 
 @contextlib.contextmanager
-def claimed(checkpoint: Path, me: Owner, say: Callable[[str], None]) -> Iterator[bool]:
-    """Wait until `checkpoint` may be made, and hold that right in the block; False where it is there already.
+def lock_checkpoint(checkpoint: Path, me: LockOwner, report: Callable[[str], None]) -> Iterator[bool]:
+    """Hold the lock of `checkpoint` in the block, after waiting for it if necessary.
 
-    `say` is told for whom one waits.
+    Args:
+        checkpoint: The folder to create.
+        me: The owner to be.
+        report: Called with a message when waiting for another owner.
+
+    Yields:
+        True with the lock; False without it, because the checkpoint exists.
 
     Raises:
-        StorageError: no room, no permission, read-only or stale.
+        StorageError: The disk is full, or the folder is not writable, read-only or stale.
     """
     folder = checkpoint.with_name(checkpoint.name + CLAIM_SUFFIX)
-    mine = _wait(checkpoint, folder, me, say)
+    mine = _acquire(checkpoint, folder, me, report)
     try:
         yield mine is not None
     finally:
-        # A claim that cannot be given back expires with its process.
+        # A claim that cannot be released expires with its process.
         with contextlib.suppress(OSError):
             if checkpoint.is_dir():
-                _remove(folder)
+                _remove_claims(folder)
             elif mine:
                 (mine / RELEASED).touch()
 
 
-def _wait(checkpoint: Path, folder: Path, me: Owner, say: Callable[[str], None]) -> Path | None:
-    """The folder of a claim of one's own; None: the checkpoint is there."""
-    evidence, told = _Evidence(me), ""
+def _acquire(checkpoint: Path, folder: Path, me: LockOwner, report: Callable[[str], None]) -> Path | None:
+    """Return the folder of the claim that was created; None if the checkpoint exists."""
+    liveness, reported = _OwnerLiveness(me), ""
     while not checkpoint.is_dir():
-        latest = _latest(folder)
-        owner = _owner(folder / str(latest))
-        if owner is None or evidence.is_over(owner):
-            mine = _make(folder / str(latest + 1), me)
+        latest = _latest_number(folder)
+        owner = _read_owner(folder / str(latest))
+        if owner is None or liveness.is_gone(owner):
+            mine = _create_claim(folder / str(latest + 1), me)
             if mine and not checkpoint.is_dir():
                 return mine
-            continue  # another was faster, or has just finished
-        if told != owner.token:
-            say(_waiting_for(owner, folder))
-            told = owner.token
+            continue  # another worker was faster, or has just finished
+        if reported != owner.token:
+            report(_waiting_message(owner, folder))
+            reported = owner.token
         time.sleep(POLL_INTERVAL_S)
     return None
 
 
-def _latest(folder: Path) -> int:
+def _latest_number(folder: Path) -> int:
     try:
         return max((int(item.name) for item in folder.iterdir() if item.name.isdecimal()), default=0)
     except FileNotFoundError:
         return 0
 
 
-def _owner(claim: Path) -> Owner | None:
-    """None: nobody's, for it was given back, or is no longer there, or cannot be understood."""
+def _read_owner(claim: Path) -> LockOwner | None:
+    """Return the owner of a claim; None if the claim was released, is missing, or cannot be parsed."""
     try:
         content = json.loads((claim / OWNER_FILE).read_text(encoding="utf-8"))
-        owner = Owner(**{key: content[key] for key in Owner.__dataclass_fields__})
+        owner = LockOwner(**{key: content[key] for key in LockOwner.__dataclass_fields__})
     except (FileNotFoundError, ValueError, KeyError, TypeError):
         return None
     return None if (claim / RELEASED).exists() else owner
 
 
-def _make(claim: Path, me: Owner) -> Path | None:
-    """Make the claim, durable with its owner in it; None where another was faster."""
-    # The folder of claims goes when the checkpoint is there, perhaps between two steps of ours.
+def _create_claim(claim: Path, me: LockOwner) -> Path | None:
+    """Create a claim with its owner, durably; return None if another worker was faster."""
+    # The folder of all claims is removed once the checkpoint exists, possibly between two of our steps.
     with contextlib.suppress(FileNotFoundError), committed_folder(claim) as temporary:
         (temporary / OWNER_FILE).write_text(json.dumps(asdict(me), indent=1) + "\n", encoding="utf-8")
-    # What is there decides, not what rename said: over NFS an answer may be lost and the call repeated.
-    found = _owner(claim)
+    # Read it back instead of trusting rename's result: over NFS a reply may be lost and the call repeated.
+    found = _read_owner(claim)
     return claim if found and found.token == me.token else None
 
 
-def _remove(folder: Path) -> None:
-    """All claims at once, so that no lower number is seen without the higher."""
-    aside = temporary_beside(folder)
+def _remove_claims(folder: Path) -> None:
+    """Remove all claims atomically, so that no lower number is seen without the higher ones."""
+    aside = temporary_path(folder)
     folder.rename(aside)
     shutil.rmtree(aside, ignore_errors=True)
 
 
-def _waiting_for(owner: Owner, folder: Path) -> str:
+def _waiting_message(owner: LockOwner, folder: Path) -> str:
     if owner.launcher == "slurm":
-        return f"waiting for job {owner.job_id} on {owner.node}, which makes this checkpoint"
+        return f"waiting for job {owner.job_id} on {owner.node}, which is creating this checkpoint"
     return (
-        f"waiting for {owner.node} (process {owner.process.split()[-2:][0]}), which makes this checkpoint since "
-        f"{owner.time}; if that machine is gone, remove {folder}"
+        f"waiting for {owner.node} (process {owner.process.split()[-2:][0]}), which has been creating this checkpoint "
+        f"since {owner.time}; if that host is gone, remove {folder}"
     )
 
 
-class _Evidence:
-    """Whether the owner of a claim is gone: this host's kernel knows of its processes, Slurm of its jobs."""
+class _OwnerLiveness:
+    """Whether the owner of a claim is gone, according to this host's kernel (processes) or to Slurm (jobs)."""
 
-    def __init__(self, me: Owner) -> None:
+    def __init__(self, me: LockOwner) -> None:
         self._me = me
-        self._asked: tuple[str, float] = ("", 0.0)
+        self._last_query: tuple[str, float] = ("", 0.0)
 
-    def is_over(self, owner: Owner) -> bool:
-        """True only where it is known."""
+    def is_gone(self, owner: LockOwner) -> bool:
+        """Return True only if it is certain."""
         me = self._me
         if owner.process == me.process:
-            return True  # an earlier try of this very process, which could not give its claim back
+            return True  # an earlier claim of this process, which it could not release
         if owner.launcher == me.launcher == "slurm" and owner.job_id == me.job_id and owner.restart < me.restart:
             return True
-        there, here = (who.process.split()[:_HOST_AND_BOOT] for who in (owner, me))
+        there, here = (who.process.split()[:_HOST_AND_BOOT_FIELDS] for who in (owner, me))
         if there == here:
             return not is_alive(owner.process)
         if owner.launcher == "slurm":
-            return self._job_is_over(owner)
-        return there[:1] == here[:1]  # a process of this host, before it was started anew
+            return self._is_job_over(owner)
+        return there[:1] == here[:1]  # a process of this host before its reboot
 
-    def _job_is_over(self, owner: Owner) -> bool:
-        token, moment = self._asked
-        if token == owner.token and time.monotonic() - moment < SLURM_INTERVAL_S:
+    def _is_job_over(self, owner: LockOwner) -> bool:
+        token, queried_s = self._last_query
+        if token == owner.token and time.monotonic() - queried_s < SLURM_QUERY_INTERVAL_S:
             return False
-        over = job_is_over(owner.job_id, owner.restart)
-        self._asked = (owner.token, time.monotonic())
-        return over
+        is_over = is_job_over(owner.job_id, owner.restart)
+        self._last_query = (owner.token, time.monotonic())
+        return is_over
 
 
-def job_is_over(job_id: str, restart: int) -> bool:
-    """Whether Slurm says that a job's run number `restart` has ended; False where it says nothing."""
+def is_job_over(job_id: str, restart: int) -> bool:
+    """Whether Slurm reports that the job's run number `restart` has ended; False if Slurm does not answer."""
     command = ["scontrol", "--oneliner", "show", "job", job_id]
     try:
-        told = subprocess.run(command, capture_output=True, text=True, timeout=CLIENT_TIMEOUT_S, check=False)
+        result = subprocess.run(command, capture_output=True, text=True, timeout=CLIENT_TIMEOUT_S, check=False)
     except (OSError, subprocess.TimeoutExpired):
         return False
-    if told.returncode:
-        # Slurm forgets a job MinJobAge after its end (300 s by default), and no sooner.
-        return "Invalid job id" in told.stderr
-    state = re.search(r"\bJobState=(\w+)", told.stdout)
-    restarts = re.search(r"\bRestarts=(\d+)", told.stdout)
-    return (state is not None and state[1] not in _AT_WORK) or (restarts is not None and int(restarts[1]) > restart)
+    if result.returncode:
+        # Slurm purges a job MinJobAge (300 s by default) after its end, not earlier.
+        return "Invalid job id" in result.stderr
+    state = re.search(r"\bJobState=(\w+)", result.stdout)
+    restarts = re.search(r"\bRestarts=(\d+)", result.stdout)
+    return (state is not None and state[1] not in _ACTIVE_STATES) or (
+        restarts is not None and int(restarts[1]) > restart
+    )

@@ -1,6 +1,6 @@
-"""The door to every quantizing tool: what one is given, what it must do, and how it is found by name.
+"""Interface of the quantizers, and their registry.
 
-Knows no tool's library: a tool's module is imported only when the tool is asked for.
+Imports no tool's library: a quantizer's module is imported only when the quantizer is requested.
 """
 
 from __future__ import annotations
@@ -14,25 +14,33 @@ from typing import Any, Protocol
 
 from hpcq.core.errors import UserInputError
 from hpcq.core.work import Calibration, Scheme
-from hpcq.quantize.block_store import Blocks
+from hpcq.quantize.block_store import BlockStore
 
-ENTRY_POINTS = "hpcq.quantizers"
-"""Third parties name their quantizers here: `my-tool = my_package.module:MyQuantizer`, a class without arguments."""
+ENTRY_POINT_GROUP = "hpcq.quantizers"
+"""Third parties register quantizers here: `my-tool = my_package.module:MyQuantizer`, called without arguments."""
 
 _BUILT_IN = {
-    "llmcompressor": "hpcq.quantize.llmcompressor:LlmCompressor",
-    "synthetic": "hpcq.quantize.synthetic:Synthetic",
+    "llmcompressor": "hpcq.quantize.llmcompressor:LlmCompressorQuantizer",
+    "synthetic": "hpcq.quantize.synthetic:SyntheticQuantizer",
 }
 
 
 @dataclass(frozen=True, kw_only=True)
 class QuantizeJob:
-    """What a tool is given.
+    """Input of a quantizer.
 
-    base: the unquantized checkpoint's folder. output: an empty folder to fill. device: auto, cpu or cuda.
-    report: to be called with what the tool does now ('calibrating layer 7 of 30'), as often as it likes; its first word
-    names the phase that the time is booked on. blocks: where a tool that works for hours keeps what it has finished, so
-    that a kill costs it no more than a block; the checkpoint must come out the same, bit by bit, as without the kill.
+    Attributes:
+        base: Folder of the unquantized checkpoint.
+        output: Empty folder to fill.
+        scheme: How to quantize.
+        calibration: The calibration set; None if the scheme needs none.
+        device: "auto", "cpu" or "cuda".
+        seed: Seed of all random number generators.
+        trust_remote_code: Whether code in the checkpoint may run.
+        report: Call it with the current step ("calibrating layer 7 of 30"), as often as convenient. The first word is
+            the phase under which the time is recorded.
+        blocks: Where a quantizer that runs for hours stores finished blocks, so that a kill costs at most one block.
+            The checkpoint must be bit-identical to one made without the kill.
     """
 
     base: Path
@@ -43,33 +51,34 @@ class QuantizeJob:
     seed: int
     trust_remote_code: bool
     report: Callable[[str], None]
-    blocks: Blocks
+    blocks: BlockStore
 
 
 class Quantizer(Protocol):
-    """A quantizing tool."""
+    """A quantization tool."""
 
     def quantize(self, job: QuantizeJob) -> Mapping[str, Any]:
         """Fill `job.output` with a complete checkpoint: weights, configuration, tokenizer.
 
-        Returns facts for the checkpoint's metadata, as plain JSON types: at least `recipe` and `device`.
+        Returns:
+            Facts for the checkpoint's metadata, as plain JSON types: at least `recipe` and `device`.
 
         Raises:
-            UserInputError: the scheme is not one that the tool can make.
+            UserInputError: The tool does not support the scheme.
         """
 
 
-def quantizer(tool: str) -> Quantizer:
-    """The tool named `tool`.
+def make_quantizer(tool: str) -> Quantizer:
+    """Return the quantizer of the tool named `tool`. A third party cannot replace a built-in one.
 
     Raises:
-        UserInputError: no such tool.
+        UserInputError: There is no quantizer of that name.
     """
-    places = dict(_BUILT_IN)
-    for point in importlib.metadata.entry_points(group=ENTRY_POINTS):
-        places.setdefault(point.name, point.value)
-    if tool not in places:
-        raise UserInputError(f"'{tool}' is not a quantizing tool: choose {', '.join(sorted(places))}.")
-    module, _, name = places[tool].partition(":")
-    made: Quantizer = getattr(importlib.import_module(module), name)()
-    return made
+    registry = dict(_BUILT_IN)
+    for point in importlib.metadata.entry_points(group=ENTRY_POINT_GROUP):
+        registry.setdefault(point.name, point.value)
+    if tool not in registry:
+        raise UserInputError(f"'{tool}' is not an installed quantizer: choose {', '.join(sorted(registry))}.")
+    module, _, name = registry[tool].partition(":")
+    quantizer: Quantizer = getattr(importlib.import_module(module), name)()
+    return quantizer

@@ -1,7 +1,4 @@
-"""The quantizer that runs llmcompressor 0.14: loads the base checkpoint, applies a recipe, saves compressed tensors.
-
-Knows torch, transformers and llmcompressor; must not know where checkpoints live, or what a run is.
-"""
+"""Quantizer with llmcompressor 0.14: loads the base checkpoint, applies a recipe, saves compressed tensors."""
 
 from __future__ import annotations
 
@@ -17,15 +14,15 @@ from hpcq.core.errors import SetupError
 from hpcq.core.work import Calibration
 from hpcq.quantize.calibration import calibration_sequences
 from hpcq.quantize.interface import QuantizeJob
-from hpcq.quantize.recipes import Recipe, recipe_of
+from hpcq.quantize.recipes import Recipe, make_recipe
 
 TOKENS_PER_BATCH = 2048
-"""Calibration tokens in one forward pass. On a CPU core batches of 512 to 4096 tokens took the same time, and smaller
-ones a fifth more (SmolLM2-135M, float32)."""
+"""Calibration tokens per forward pass. On one CPU core batches of 512 to 4096 tokens took the same time, smaller
+ones 20 % longer (SmolLM2-135M, float32)."""
 
-WARNINGS_KEPT = 50
+MAX_WARNINGS = 50
 EXPECTED_WARNING = "Calibration pipeline is set to"
-"""llmcompressor says so of every pipeline that is not its own."""
+"""llmcompressor logs this warning for every pipeline that is not its own."""
 
 TOKENIZER_FILES = (
     "tokenizer.json",
@@ -42,24 +39,24 @@ TOKENIZER_FILES = (
 )
 
 
-class LlmCompressor:
+class LlmCompressorQuantizer:
     """Quantizes with llmcompressor's `oneshot`."""
 
     def quantize(self, job: QuantizeJob) -> dict[str, Any]:
-        """Make the checkpoint in `job.output`; see `Quantizer`."""
-        recipe = recipe_of(job.scheme)
+        """Create the checkpoint in `job.output`; see `Quantizer`."""
+        recipe = make_recipe(job.scheme)
         if job.device == "cpu":
-            # llmcompressor 0.14 takes the main accelerator wherever there is one; this is its only off switch, and
-            # works only before torch looks for devices.
+            # llmcompressor 0.14 always uses the main accelerator if there is one. This is the only way to disable it,
+            # and works only before torch queries devices.
             os.environ["CUDA_VISIBLE_DEVICES"] = ""
         job.report("loading")
-        device = _seeded_device(job)
-        model, tokenizer, saved_dtype = _load(job, device)
-        batches = _batches(job.calibration, tokenizer) if job.calibration else None
+        device = _seed_and_select_device(job)
+        model, tokenizer, saved_dtype = _load_model(job, device)
+        batches = _calibration_batches(job.calibration, tokenizer) if job.calibration else None
         compute_dtype = _compute_dtype(device, saved_dtype)
-        job.blocks.begin(device=device, compute_dtype=compute_dtype)
+        job.blocks.set_environment(device=device, compute_dtype=compute_dtype)
         job.report("calibrating" if job.calibration else "quantizing")
-        with _without_pinning(), _warnings() as warnings:
+        with _without_pinning(), _collected_warnings() as warnings:
             _apply(_modifiers(recipe, saved_dtype), model, tokenizer, batches, job, warnings)
         job.report("saving")
         _save(model, job, saved_dtype)
@@ -72,27 +69,27 @@ class LlmCompressor:
         }
 
 
-def _seeded_device(job: QuantizeJob) -> str:
+def _seed_and_select_device(job: QuantizeJob) -> str:
     import numpy as np
     import torch
 
     random.seed(job.seed)
-    np.random.seed(job.seed)  # noqa: NPY002  the libraries below use the global generator
+    np.random.seed(job.seed)  # noqa: NPY002  llmcompressor and transformers use the global generator
     torch.manual_seed(job.seed)
     has_cuda = torch.cuda.is_available()
     if job.device == "cuda" and not has_cuda:
-        raise SetupError("quantize.device is 'cuda', but torch sees no GPU here: choose another GPU class or 'cpu'.")
+        raise SetupError("quantize.device is 'cuda', but torch detects no GPU: choose another GPU class or 'cpu'.")
     return "cuda" if has_cuda else "cpu"
 
 
 def _compute_dtype(device: str, saved_dtype: str) -> str:
-    """float32 on CPUs, the checkpoint's own on GPUs."""
-    # CPUs without AVX512-BF16 or AMX emulate bfloat16: measured five times slower than float32 (torch 2.13, AVX2).
+    """Return the dtype to compute in: float32 on CPUs, the checkpoint's own on GPUs."""
+    # CPUs without AVX512-BF16 or AMX emulate bfloat16: measured 5x slower than float32 (torch 2.13, AVX2).
     return "float32" if device == "cpu" else saved_dtype
 
 
-def _load(job: QuantizeJob, device: str) -> tuple[Any, Any, str]:
-    """The base model in evaluation mode, its tokenizer, and the name of the dtype that it was saved in."""
+def _load_model(job: QuantizeJob, device: str) -> tuple[Any, Any, str]:
+    """Return the base model in evaluation mode, its tokenizer, and the name of the dtype that it was saved in."""
     import torch
     from transformers import AutoConfig, AutoModelForCausalLM, AutoTokenizer
 
@@ -107,8 +104,8 @@ def _load(job: QuantizeJob, device: str) -> tuple[Any, Any, str]:
     return model.eval(), tokenizer, saved_dtype
 
 
-def _batches(calibration: Calibration, tokenizer: Any) -> Any:
-    """The calibration set as a DataLoader, which `oneshot` takes as it is and neither cuts nor shuffles again."""
+def _calibration_batches(calibration: Calibration, tokenizer: Any) -> Any:
+    """Return the calibration set as a DataLoader, which `oneshot` neither truncates nor shuffles."""
     import torch
 
     sequences = calibration_sequences(
@@ -125,13 +122,15 @@ def _batches(calibration: Calibration, tokenizer: Any) -> Any:
     )
 
 
-def _apply(modifiers: list[Any], model: Any, tokenizer: Any, batches: Any, job: QuantizeJob, told: list[str]) -> None:
-    """Run the recipe on `model`, in place; blocks that `job` has kept from an earlier attempt are put back."""
+def _apply(
+    modifiers: list[Any], model: Any, tokenizer: Any, batches: Any, job: QuantizeJob, warnings: list[str]
+) -> None:
+    """Run the recipe on `model`, in place. Blocks that an earlier attempt committed are restored."""
     from llmcompressor import oneshot
 
-    from hpcq.quantize.resumable_pipeline import PIPELINE, progress_kept
+    from hpcq.quantize.resumable_pipeline import PIPELINE, resumable
 
-    with progress_kept(job.blocks, job.report, told):
+    with resumable(job.blocks, job.report, warnings):
         oneshot(model=model, recipe=modifiers, dataset=batches, processor=tokenizer, pipeline=PIPELINE)
 
 
@@ -147,10 +146,10 @@ def _modifiers(recipe: Recipe, saved_dtype: str) -> list[Any]:
 
 
 def _with_scale_dtype(settings: dict[str, Any], saved_dtype: str) -> dict[str, Any]:
-    """`settings` with scales that the saved dtype can hold.
+    """Return `settings` with scales in the saved dtype.
 
-    The arithmetic is float32 on a CPU, the checkpoint is not: were the scales rounded only when they are saved, the
-    weights would have been rounded by other scales than those that they are read with.
+    On a CPU the computation is in float32, but the checkpoint is not. If the scales were rounded only on saving, the
+    weights would have been quantized with other scales than they are dequantized with.
     """
     settings = copy.deepcopy(settings)
     for group in settings.get("config_groups", {}).values():
@@ -161,7 +160,7 @@ def _with_scale_dtype(settings: dict[str, Any], saved_dtype: str) -> dict[str, A
 
 
 def _save(model: Any, job: QuantizeJob, saved_dtype: str) -> None:
-    """Write weights as compressed tensors in `saved_dtype`, and the base's tokenizer as it is."""
+    """Write weights as compressed tensors in `saved_dtype`, and copy the base's tokenizer."""
     import torch
     from compressed_tensors.compressors import ModelCompressor
 
@@ -170,9 +169,9 @@ def _save(model: Any, job: QuantizeJob, saved_dtype: str) -> None:
         scheme = getattr(module, "quantization_scheme", None)
         for arguments in (scheme.weights, scheme.input_activations) if scheme else ():
             if arguments is not None:
-                # It has done its work; in the saved configuration it would be a word that other readers need not know.
+                # No longer needed, and older readers of the saved configuration do not know this field.
                 arguments.scale_dtype = None
-    # Compressed first, cast second: a float8 or integer weight is what it is, the rest came from `saved_dtype`.
+    # Compress before casting: float8 and integer weights keep their dtype; all others were loaded from `saved_dtype`.
     ModelCompressor.from_pretrained_model(model).compress_model(model)
     for tensor in (*model.parameters(), *model.buffers()):
         if tensor.dtype == torch.float32:
@@ -180,18 +179,18 @@ def _save(model: Any, job: QuantizeJob, saved_dtype: str) -> None:
     model.config.dtype = dtype
     model.save_pretrained(job.output)
     for name in TOKENIZER_FILES:
-        # Copied, not saved anew: a newer transformers writes class names that older readers do not know.
+        # Copied, not saved with transformers: newer versions write class names that older ones do not know.
         if (job.base / name).is_file():
             shutil.copyfile(job.base / name, job.output / name)
 
 
 @contextlib.contextmanager
 def _without_pinning() -> Iterator[None]:
-    """Let AWQ run where there is no accelerator.
+    """Disable pinned memory if there is no accelerator, so that AWQ runs on CPUs.
 
-    AWQModifier of llmcompressor 0.14 pins its cached inputs before the grid search, whatever the device, and torch
-    refuses to pin without an accelerator ("Cannot access accelerator device when none is available"). No option turns
-    it off: `offload_device` only chooses where inputs wait. Pinning speeds copies to an accelerator, and does no more.
+    AWQModifier of llmcompressor 0.14 pins its cached inputs before the grid search on every device. torch cannot pin
+    memory without an accelerator ("Cannot access accelerator device when none is available"). No option disables it:
+    `offload_device` only selects where inputs are stored. Pinning only speeds up copies to an accelerator.
     """
     import torch
     from compressed_tensors.utils import patch_attr
@@ -205,26 +204,26 @@ def _without_pinning() -> Iterator[None]:
 
 
 @contextlib.contextmanager
-def _warnings() -> Iterator[list[str]]:
-    """Gather what llmcompressor warns of, for the metadata.
+def _collected_warnings() -> Iterator[list[str]]:
+    """Collect llmcompressor's warnings for the metadata.
 
-    Some of it decides how far a score can be trusted: layers whose Hessian could not be inverted, and that were
-    therefore rounded to nearest under GPTQ's name, are told of in a warning and nowhere else.
+    Some affect how far a score can be trusted. For example, layers whose Hessian could not be inverted are rounded to
+    nearest instead of GPTQ, which llmcompressor reports only in a warning.
     """
     from loguru import logger
 
-    gathered: list[str] = []
+    warnings: list[str] = []
 
-    def gather(message: Any) -> None:
-        # llmcompressor's own level METRIC stands above WARNING, so the level's number alone would let it pass.
+    def collect(message: Any) -> None:
+        # llmcompressor's own level METRIC is above WARNING, so a filter by level alone would not exclude it.
         text = message.record["message"]
         if message.record["level"].name == "METRIC" or text.startswith(EXPECTED_WARNING):
             return
-        if text not in gathered and len(gathered) < WARNINGS_KEPT:
-            gathered.append(text)
+        if text not in warnings and len(warnings) < MAX_WARNINGS:
+            warnings.append(text)
 
-    sink = logger.add(gather, level="WARNING")
+    sink = logger.add(collect, level="WARNING")
     try:
-        yield gathered
+        yield warnings
     finally:
         logger.remove(sink)

@@ -1,6 +1,6 @@
-"""Scheme → llmcompressor's modifiers and their settings, as plain data that the checkpoint's metadata can keep.
+"""Recipes for llmcompressor: from a scheme to modifiers and their settings, as plain data for the metadata file.
 
-Knows the words of llmcompressor 0.14 and compressed-tensors 0.19; imports neither.
+The names are those of llmcompressor 0.14 and compressed-tensors 0.19; neither is imported.
 """
 
 from __future__ import annotations
@@ -11,9 +11,9 @@ from hpcq.core.errors import UserInputError
 from hpcq.core.work import Scheme
 
 Recipe = list[tuple[str, dict[str, Any]]]
-"""Modifiers by class name, in the order in which they run."""
+"""Class name and settings of each modifier, in the order in which they run."""
 
-_NUMBERS: dict[str, tuple[str, int]] = {
+_NUMBER_FORMATS: dict[str, tuple[str, int]] = {
     "int4": ("int", 4),
     "int8": ("int", 8),
     "fp8_e4m3": ("float", 8),
@@ -21,13 +21,13 @@ _NUMBERS: dict[str, tuple[str, int]] = {
 _UNQUANTIZED = ("fp32", "bf16", "fp16")
 
 
-def recipe_of(scheme: Scheme) -> Recipe:
-    """The modifiers that make `scheme`.
+def make_recipe(scheme: Scheme) -> Recipe:
+    """Return the recipe of `scheme`.
 
     Raises:
-        UserInputError: a combination that llmcompressor cannot make, or not with a sound result.
+        UserInputError: llmcompressor does not support the scheme, or not with correct results.
     """
-    _refuse_unsound(scheme)
+    _check_supported(scheme)
     groups = {"config_groups": {"group_0": config_group(scheme)}, "ignore": list(scheme.ignore)}
     match scheme.method:
         case "rtn":
@@ -41,7 +41,7 @@ def recipe_of(scheme: Scheme) -> Recipe:
                 ("GPTQModifier", groups | _gptq_settings(scheme)),
             ]
         case "awq":
-            # Since 0.14 AWQModifier only scales; the modifier after it rounds.
+            # Since 0.14 AWQModifier only scales; the next modifier rounds.
             return [("AWQModifier", {}), ("QuantizationModifier", groups)]
         case other:
             raise UserInputError(
@@ -50,12 +50,11 @@ def recipe_of(scheme: Scheme) -> Recipe:
 
 
 def config_group(scheme: Scheme) -> dict[str, Any]:
-    """The scheme's number formats as a `config_groups` entry of compressed-tensors.
+    """Return the scheme's number formats as a `config_groups` entry of compressed-tensors.
 
-    Written out rather than by a preset: the presets W4A16 and W8A16 mean groups of 128, which not every model's
-    layers are multiples of.
+    It does not use presets: W4A16 and W8A16 have a group size of 128, which does not divide the layers of every model.
     """
-    kind, bits = _NUMBERS[scheme.weights]
+    kind, bits = _NUMBER_FORMATS[scheme.weights]
     group: dict[str, Any] = {
         "targets": ["Linear"],
         "weights": {
@@ -68,11 +67,11 @@ def config_group(scheme: Scheme) -> dict[str, Any]:
         },
     }
     if scheme.activations not in _UNQUANTIZED:
-        kind, bits = _NUMBERS[scheme.activations]
+        kind, bits = _NUMBER_FORMATS[scheme.activations]
         group["input_activations"] = {
             "num_bits": bits,
             "type": kind,
-            # Dynamic scales are a token's own; a static one is the tensor's, the same for all that ever comes.
+            # Dynamic scales are per token; a static scale is per tensor, the same for all inputs.
             "strategy": "token" if scheme.dynamic else "tensor",
             "symmetric": True,
             "dynamic": scheme.dynamic,
@@ -85,22 +84,22 @@ def _gptq_settings(scheme: Scheme) -> dict[str, Any]:
     if scheme.damping is not None:
         settings["dampening_frac"] = scheme.damping
     if scheme.activation_order is not None:
-        # 'static' orders the columns and leaves the groups where they are, so that no kernel needs an index of groups.
+        # 'static' orders the columns but keeps the groups in place, so that kernels need no group index.
         settings["actorder"] = "static" if scheme.activation_order else None
     return settings
 
 
-def _refuse_unsound(scheme: Scheme) -> None:
+def _check_supported(scheme: Scheme) -> None:
     for field, value, allowed in (
-        ("weights", scheme.weights, tuple(_NUMBERS)),
-        ("activations", scheme.activations, (*_NUMBERS, *_UNQUANTIZED)),
+        ("weights", scheme.weights, tuple(_NUMBER_FORMATS)),
+        ("activations", scheme.activations, (*_NUMBER_FORMATS, *_UNQUANTIZED)),
         ("granularity", scheme.granularity, ("tensor", "channel", "group")),
     ):
         if value not in allowed:
             raise UserInputError(
-                f"'{scheme.name}': {field} '{value}' is not one of llmcompressor's: choose {', '.join(allowed)}."
+                f"'{scheme.name}': llmcompressor does not support {field} '{value}': choose {', '.join(allowed)}."
             )
     if scheme.granularity == "group" and not scheme.group_size:
-        raise UserInputError(f"'{scheme.name}': a group granularity needs group_size: give one, e.g. 128.")
+        raise UserInputError(f"'{scheme.name}': granularity 'group' needs group_size: set it, for example to 128.")
     if scheme.method == "awq" and scheme.granularity == "tensor":
         raise UserInputError(f"'{scheme.name}': awq needs scales per channel or group, not per tensor.")

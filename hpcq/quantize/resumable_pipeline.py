@@ -1,13 +1,10 @@
-"""llmcompressor's sequential calibration, with each block committed when it is done and put back in place after a kill.
+"""Resumable calibration pipeline for llmcompressor 0.14: each block is committed when done and restored after a kill.
 
-Knows torch and llmcompressor 0.14; must not know where blocks lie, or what a scheme is.
-
-llmcompressor has no resume of its own (its users have asked since 2025, issue 1410). What it offers is a registry of
-calibration pipelines, from which `oneshot(pipeline=…)` takes one by name. Ours walks through the model as its own
-sequential one does, with the same public parts in the same order, and so changes no bit. Only what its hooks and its
-`sequential_epoch_end` did to a block has to be kept: the block's parameters and buffers. The activations that one block
-hands to the next are not kept, they are as large as the calibration set; a pass through the blocks that were put
-back makes them again.
+llmcompressor cannot resume a calibration (requested in 2025, issue 1410). But it has a registry of calibration
+pipelines, from which `oneshot(pipeline=…)` selects one by name. This pipeline calls the same public functions in the
+same order as llmcompressor's sequential one, so the result is bit-identical. A committed block has the parameters and
+buffers that llmcompressor's hooks and its `sequential_epoch_end` changed. The activations between blocks are not
+stored, since they are as large as the calibration set. A forward pass through the restored blocks recomputes them.
 """
 
 from __future__ import annotations
@@ -38,12 +35,12 @@ from llmcompressor.utils.dev import get_main_device
 from llmcompressor.utils.helpers import DisableQuantization, calibration_forward_context
 from llmcompressor.utils.pytorch.module import infer_sequential_targets
 
-from hpcq.quantize.block_store import Block, Blocks
+from hpcq.quantize.block_store import Block, BlockStore
 from hpcq.quantize.safetensors_io import RawTensor
 
 PIPELINE = "resumable"
 
-# The names of safetensors' format (safetensors 0.6, Dtype).
+# Names of the safetensors format (safetensors 0.6, Dtype).
 _DTYPES = {
     "F64": torch.float64,
     "F32": torch.float32,
@@ -57,36 +54,39 @@ _DTYPES = {
     "U8": torch.uint8,
     "BOOL": torch.bool,
 }
-_NAMES = {dtype: name for name, dtype in _DTYPES.items()}
+_DTYPE_NAMES = {dtype: name for name, dtype in _DTYPES.items()}
 
 
 @dataclass(frozen=True, kw_only=True)
-class _Progress:
-    blocks: Blocks
+class _Context:
+    blocks: BlockStore
     report: Callable[[str], None]
     warnings: list[str]
 
 
-_progress: ContextVar[_Progress] = ContextVar("progress")
+_context: ContextVar[_Context] = ContextVar("resumable_context")
 
 
 @contextlib.contextmanager
-def progress_kept(blocks: Blocks, report: Callable[[str], None], warnings: list[str]) -> Iterator[None]:
-    """Let the pipeline, which `oneshot` makes without arguments, keep its progress in `blocks`.
+def resumable(blocks: BlockStore, report: Callable[[str], None], warnings: list[str]) -> Iterator[None]:
+    """Set the context of the pipeline, which `oneshot` constructs without arguments.
 
-    `warnings` grows as llmcompressor warns; what was warned of during a block is kept with it.
+    Args:
+        blocks: Where blocks are committed and restored.
+        report: Called with the current step.
+        warnings: llmcompressor's warnings so far; those logged during a block are stored with it.
     """
-    before = _progress.set(_Progress(blocks=blocks, report=report, warnings=warnings))
+    token = _context.set(_Context(blocks=blocks, report=report, warnings=warnings))
     try:
         yield
     finally:
-        _progress.reset(before)
+        _context.reset(token)
 
 
 class ResumablePipeline(CalibrationPipeline):
-    """Gives every modifier a pass of its own, as llmcompressor's 'independent' pipeline does.
+    """Runs a separate pass for every modifier, like llmcompressor's 'independent' pipeline.
 
-    It must: in one common pass GPTQ would collect its Hessians before the smoothing that changes them.
+    In a common pass GPTQ would collect its Hessians before SmoothQuant changes them.
     """
 
     @staticmethod
@@ -108,7 +108,10 @@ CalibrationPipeline.register_value(ResumablePipeline, PIPELINE)
 
 
 def _calibrate(stage: str, modifier: Any, model: Any, dataloader: Any, dataset_args: Any) -> None:
-    """One modifier's pass. Follows SequentialPipeline of llmcompressor 0.14, but for what it keeps and skips."""
+    """Run the pass of one modifier.
+
+    A copy of SequentialPipeline in llmcompressor 0.14, except that it commits and restores blocks.
+    """
     onload_device = get_main_device()
     set_onload_device(model, onload_device)
     subgraphs = trace_subgraphs(
@@ -124,7 +127,7 @@ def _calibrate(stage: str, modifier: Any, model: Any, dataloader: Any, dataset_a
         state.loss_masks = None
         state.sequential_prefetch = dataset_args.sequential_prefetch
         steps = [_Step(stage, number, len(subgraphs), modifier, model) for number in range(len(subgraphs))]
-        # The first that is not kept ends it: `all` asks for no more. Where all are, no pass is needed.
+        # `all` stops at the first block that cannot be restored. If all are restored, no pass is needed.
         if not all(step.restore() for step in steps):
             offload_device = torch.device(dataset_args.sequential_offload_device)
             activations = IntermediatesCache.from_dataloader(dataloader, onload_device, offload_device)
@@ -138,7 +141,7 @@ def _calibrate(stage: str, modifier: Any, model: Any, dataloader: Any, dataset_a
 
 
 class _Step:
-    """One block in one modifier's pass. Number 0 is what stands before the first layer."""
+    """One block in the pass of one modifier. Number 0 is what precedes the first layer."""
 
     def __init__(self, stage: str, number: int, count: int, modifier: Any, model: Any) -> None:
         self.number = number
@@ -147,10 +150,11 @@ class _Step:
         self._layer = f"layer {number} of {count - 1}" if number else "what precedes layer 1"
         self._modifier = modifier
         self._model = model
-        self._progress = _progress.get()
+        self._context = _context.get()
 
     def restore(self) -> bool:
-        block = self._progress.blocks.take(self._name)
+        """Restore the block; return False if it must be calibrated."""
+        block = self._context.blocks.restore(self._name)
         if block is None:
             return False
         self.is_restored = True
@@ -159,27 +163,29 @@ class _Step:
             update_offload_parameter(self._model.get_submodule(module), attribute, _from_raw(raw))
         for name, value in block.facts["modifier"].items():
             setattr(self._modifier, name, value)
-        told = self._progress.warnings
-        told.extend(text for text in block.facts["warnings"] if text not in told)
+        warnings = self._context.warnings
+        warnings.extend(text for text in block.facts["warnings"] if text not in warnings)
         return True
 
     def calibrate(self, subgraph: Any, activations: Any) -> None:
-        self._progress.report(f"calibrating {self._layer}")
+        """Calibrate and commit the block."""
+        self._context.report(f"calibrating {self._layer}")
         modules = subgraph.submodules(self._model)
-        tensors = _tensors_of(self._model, modules)
+        tensors = _tensor_reader(self._model, modules)
         before = {name: _digest(tensor) for name, tensor in tensors()}
         state = active_session().state
         for number, inputs in _batches(activations, subgraph):
             state.current_batch_idx = number
             subgraph.forward(self._model, **inputs)
         LifecycleCallbacks.sequential_epoch_end(modules)
-        changed = {name: _raw(tensor) for name, tensor in tensors() if _digest(tensor) != before[name]}
-        facts = {"modifier": _plain_state(self._modifier), "warnings": list(self._progress.warnings)}
-        self._progress.blocks.commit(self._name, Block(tensors=changed, facts=facts))
+        changed = {name: _to_raw(tensor) for name, tensor in tensors() if _digest(tensor) != before[name]}
+        facts = {"modifier": _json_state(self._modifier), "warnings": list(self._context.warnings)}
+        self._context.blocks.commit(self._name, Block(tensors=changed, facts=facts))
 
     def propagate(self, subgraph: Any, activations: Any) -> None:
+        """Compute the next block's inputs with the quantized block."""
         if self.is_restored:
-            self._progress.report(f"restoring {self._layer}")
+            self._context.report(f"restoring {self._layer}")
         with HooksMixin.disable_hooks():
             for number, inputs in _batches(activations, subgraph):
                 activations.update(number, subgraph.forward(self._model, **inputs))
@@ -191,19 +197,19 @@ def _batches(activations: Any, subgraph: Any) -> Iterator[tuple[int, dict[str, A
     return enumerate(fetch(subgraph.input_names))
 
 
-def _tensors_of(model: Any, modules: Sequence[Any]) -> Callable[[], Iterator[tuple[str, torch.Tensor]]]:
-    """Reads the modules' parameters and buffers, by their names in the model, one after the other.
+def _tensor_reader(model: Any, modules: Sequence[Any]) -> Callable[[], Iterator[tuple[str, torch.Tensor]]]:
+    """Return a function that iterates over the modules' parameters and buffers, by their names in the model.
 
-    Observers are no part of a block: they hold statistics, and are removed when the pass ends.
+    Observers do not belong to a block: they have statistics, and are removed at the end of the pass.
     """
     names = {module: name for name, module in model.named_modules()}
-    kept = [module for module in modules if not isinstance(module, Observer)]
+    owners = [module for module in modules if not isinstance(module, Observer)]
 
     def read() -> Iterator[tuple[str, torch.Tensor]]:
-        for module in kept:
-            for attribute in (*module._parameters, *module._buffers):  # noqa: SLF001  those of this module alone
-                # An offloaded model's tensors are read where they lie, not brought to the device and back; those that
-                # lie on disk are 'meta' there, and have to be brought.
+        for module in owners:
+            for attribute in (*module._parameters, *module._buffers):  # noqa: SLF001  without those of submodules
+                # Read offloaded tensors in place, without a copy to the device and back. Tensors that are offloaded to
+                # disk are on 'meta', and must be onloaded.
                 with disable_onloading():
                     tensor = getattr(module, attribute)
                 if tensor is not None and tensor.is_meta:
@@ -223,8 +229,8 @@ def _digest(tensor: torch.Tensor) -> str:
     return hashlib.sha256(_bytes(tensor)).hexdigest()
 
 
-def _raw(tensor: torch.Tensor) -> RawTensor:
-    return RawTensor(dtype=_NAMES[tensor.dtype], shape=tuple(tensor.shape), data=_bytes(tensor))
+def _to_raw(tensor: torch.Tensor) -> RawTensor:
+    return RawTensor(dtype=_DTYPE_NAMES[tensor.dtype], shape=tuple(tensor.shape), data=_bytes(tensor))
 
 
 def _from_raw(raw: RawTensor) -> torch.Tensor:
@@ -234,11 +240,11 @@ def _from_raw(raw: RawTensor) -> torch.Tensor:
     return torch.frombuffer(raw.data, dtype=dtype).reshape(raw.shape)
 
 
-def _plain_state(modifier: Any) -> Mapping[str, Any]:
-    """What a modifier counts from block to block: numbers and lists that JSON can hold.
+def _json_state(modifier: Any) -> Mapping[str, Any]:
+    """Return the state that a modifier accumulates over blocks: numbers and lists that JSON can represent.
 
-    It decides on no bit of the checkpoint. GPTQ's warning of layers that it had to round to nearest and AWQ's table of
-    errors are made of it at the end, and would otherwise tell of the last attempt's blocks alone.
+    It does not affect the checkpoint. At the end GPTQ derives its warning about layers rounded to nearest from it, and
+    AWQ its table of errors. Without it, both would cover only the blocks of the last attempt.
     """
     found = {}
     for name, value in (modifier.__pydantic_private__ or {}).items():

@@ -1,6 +1,7 @@
-"""Files of tensors in the safetensors format, written and read as bytes: an 8-byte length, a JSON header, the data.
+"""Reader and writer of safetensors files as bytes: an 8-byte header length, a JSON header, the data.
 
-Knows the format (huggingface/safetensors, README); imports neither torch nor numpy, which a rehearsal does without.
+The format is described in the README of huggingface/safetensors. Imports neither torch nor numpy, so that synthetic
+runs need neither.
 """
 
 from __future__ import annotations
@@ -15,12 +16,18 @@ METADATA = "__metadata__"
 _LENGTH_BYTES = 8
 
 Header = dict[str, Any]
-"""What stands before the data: a dtype, a shape and offsets for each tensor; and metadata, whose values are text."""
+"""JSON header of a file: dtype, shape and offsets of each tensor, and metadata, whose values are strings."""
 
 
 @dataclass(frozen=True, kw_only=True)
 class RawTensor:
-    """A tensor as it lies in a file: the dtype's name there ('F32', 'BF16', …), the shape, and the bytes."""
+    """A tensor as stored in a file.
+
+    Attributes:
+        dtype: Its name in the format ("F32", "BF16", …).
+        shape: The shape.
+        data: The bytes.
+    """
 
     dtype: str
     shape: tuple[int, ...]
@@ -28,7 +35,7 @@ class RawTensor:
 
 
 def header_of(tensors: Mapping[str, RawTensor], metadata: Mapping[str, str]) -> Header:
-    """The header of a file with `tensors` in their order."""
+    """Return the header of a file with `tensors` in their order."""
     header: Header = {METADATA: dict(metadata)}
     start = 0
     for name, tensor in tensors.items():
@@ -38,14 +45,14 @@ def header_of(tensors: Mapping[str, RawTensor], metadata: Mapping[str, str]) -> 
     return header
 
 
-def encoded(value: object) -> bytes:
-    """`value` as JSON in its one canonical spelling."""
+def canonical_json(value: object) -> bytes:
+    """Return `value` as canonical JSON: sorted keys, no spaces."""
     return json.dumps(value, sort_keys=True, separators=(",", ":")).encode()
 
 
 def write_tensors(path: Path, tensors: Mapping[str, RawTensor], metadata: Mapping[str, str]) -> None:
-    """Write a file, without copying what it is made of."""
-    header = encoded(header_of(tensors, metadata))
+    """Write a safetensors file, without copying the tensors' data."""
+    header = canonical_json(header_of(tensors, metadata))
     with path.open("wb") as file:
         file.write(len(header).to_bytes(_LENGTH_BYTES, "little"))
         file.write(header)
@@ -54,14 +61,17 @@ def write_tensors(path: Path, tensors: Mapping[str, RawTensor], metadata: Mappin
 
 
 def read_tensors(path: Path) -> tuple[Header, dict[str, RawTensor], memoryview]:
-    """The header, the tensors, and all of their bytes.
+    """Read a safetensors file.
 
-    Not by mmap: where another node cuts a file short, touching the mapping ends the process by SIGBUS. The bytes are
-    writable, for torch warns of those that are not.
+    It is not mapped (mmap): if another node truncates the file, access to the mapping kills the process with SIGBUS.
+    The buffer is writable because torch warns about read-only ones.
+
+    Returns:
+        The header, the tensors by name, and the bytes of all tensors.
 
     Raises:
-        OSError: the file cannot be read.
-        ValueError: it is no whole safetensors file.
+        OSError: The file cannot be read.
+        ValueError: It is not a complete safetensors file.
     """
     content = memoryview(bytearray(path.stat().st_size))
     with path.open("rb") as file:
@@ -71,11 +81,11 @@ def read_tensors(path: Path) -> tuple[Header, dict[str, RawTensor], memoryview]:
     try:
         return header, {name: _tensor(entry, data) for name, entry in header.items() if name != METADATA}, data
     except (KeyError, TypeError, AttributeError) as error:
-        raise ValueError(f"{path}: its header is none of safetensors'.") from error
+        raise ValueError(f"{path}: not a valid safetensors header.") from error
 
 
 def _tensor(entry: Mapping[str, Any], data: memoryview) -> RawTensor:
     start, end = entry["data_offsets"]
     if end > len(data):
-        raise ValueError("cut short")
+        raise ValueError("truncated")
     return RawTensor(dtype=entry["dtype"], shape=tuple(entry["shape"]), data=data[start:end])

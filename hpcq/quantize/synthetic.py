@@ -1,7 +1,7 @@
-"""A quantizer for rehearsals: a small folder that looks like a checkpoint, the same for the same scheme, after a pause.
+"""Synthetic quantizer: writes a small folder with the layout of a checkpoint, deterministic per scheme, after a delay.
 
-Imports no model library, so that hundreds of its units run in a test. It works for HPCQ_SYNTHETIC_QUANTIZE_SECONDS in
-HPCQ_SYNTHETIC_QUANTIZE_BLOCKS blocks, which are kept and taken up again as those of real models are.
+Imports no model library, so that a test can run hundreds of its units. The delay is HPCQ_SYNTHETIC_QUANTIZE_SECONDS,
+divided among HPCQ_SYNTHETIC_QUANTIZE_BLOCKS blocks, which are committed and restored like those of real models.
 """
 
 from __future__ import annotations
@@ -13,23 +13,23 @@ import time
 from collections.abc import Mapping
 from typing import Any
 
-from hpcq.core.work import address_of
+from hpcq.core.addressing import address_of
 from hpcq.quantize.block_store import Block
 from hpcq.quantize.interface import QuantizeJob
 from hpcq.quantize.safetensors_io import RawTensor, write_tensors
 
-PAUSE_VARIABLE = "HPCQ_SYNTHETIC_QUANTIZE_SECONDS"
+SECONDS_VARIABLE = "HPCQ_SYNTHETIC_QUANTIZE_SECONDS"
 BLOCKS_VARIABLE = "HPCQ_SYNTHETIC_QUANTIZE_BLOCKS"
 DEFAULT_BLOCKS = 4
 
 
-class Synthetic:
-    """Writes a deterministic stand-in for a checkpoint."""
+class SyntheticQuantizer:
+    """Writes a deterministic synthetic checkpoint."""
 
     def quantize(self, job: QuantizeJob) -> dict[str, Any]:
-        """Make one block after the other, with a pause for each, and write the folder."""
+        """Compute or restore one block after the other, with a delay for each, and write the folder."""
         count = int(os.environ.get(BLOCKS_VARIABLE, DEFAULT_BLOCKS))
-        pause_s = float(os.environ.get(PAUSE_VARIABLE, "0")) / count
+        pause_s = float(os.environ.get(SECONDS_VARIABLE, "0")) / count
         identity = address_of(job.scheme, job.calibration)
         tensors: dict[str, RawTensor] = {}
         for number in range(1, count + 1):
@@ -43,12 +43,12 @@ class Synthetic:
 
 def _block(job: QuantizeJob, identity: str, layer: str, pause_s: float) -> Mapping[str, RawTensor]:
     name = layer.replace(" ", "-")
-    if found := job.blocks.take(name):
+    if found := job.blocks.restore(name):
         job.report(f"restoring {layer}")
         return found.tensors
     job.report(f"calibrating {layer}")
     time.sleep(pause_s)
     content = hashlib.sha256(f"{identity} {layer}".encode()).digest()
-    made = {name: RawTensor(dtype="U8", shape=(len(content),), data=memoryview(content))}
-    job.blocks.commit(name, Block(tensors=made))
-    return made
+    tensors = {name: RawTensor(dtype="U8", shape=(len(content),), data=memoryview(content))}
+    job.blocks.commit(name, Block(tensors=tensors))
+    return tensors

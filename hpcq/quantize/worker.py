@@ -1,7 +1,4 @@
-"""The quantizing worker: one unit in, one whole checkpoint folder out, with a file that says how it came to be.
-
-Knows units, attempts and the door to the tools; must not know plans, launchers or any tool's library.
-"""
+"""Quantize worker: creates the checkpoint of one unit, with a metadata file about its origin."""
 
 from __future__ import annotations
 
@@ -14,18 +11,19 @@ import socket
 import time
 from collections.abc import Callable, Iterable, Mapping
 from dataclasses import asdict
-from importlib import metadata
+from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 from typing import Any
 
-from hpcq.core.attempts import Attempt, now
-from hpcq.core.errors import SetupError, UserInputError, WorkFailed
+from hpcq.catalog.hf_config import find_config_shape
+from hpcq.catalog.schemes import fitting_group_size, indivisible_width, split_group_size
+from hpcq.core.attempts import Attempt, utc_now
+from hpcq.core.errors import SetupError, UserInputError, WorkerError
 from hpcq.core.files import committed_folder, digest_of_file
-from hpcq.core.work import QuantizeWork, Variant, Versions
-from hpcq.quantize.block_store import BLOCKS_SUFFIX, Blocks
-from hpcq.quantize.checkpoint_lock import Owner, claimed
-from hpcq.quantize.fit import check_divisibility
-from hpcq.quantize.interface import QuantizeJob, quantizer
+from hpcq.core.work import QuantizeWork, Scheme, Variant, Versions
+from hpcq.quantize.block_store import BLOCKS_SUFFIX, BlockStore
+from hpcq.quantize.checkpoint_lock import LockOwner, lock_checkpoint
+from hpcq.quantize.interface import QuantizeJob, make_quantizer
 
 METADATA_FILE = "hpcq.json"
 METADATA_SCHEMA = 1
@@ -40,29 +38,30 @@ RECORDED_VERSIONS = (
     "torch",
     "transformers",
 )
-TOKENIZER_MARKS = ("tokenizer.json", "tokenizer.model", "tokenizer_config.json", "vocab.json")
+MAIN_TOKENIZER_FILES = ("tokenizer.json", "tokenizer.model", "tokenizer_config.json", "vocab.json")
+"""A checkpoint has a tokenizer if it has at least one of these."""
 
 
 def quantize(work: QuantizeWork, attempt: Attempt) -> None:
-    """Make the checkpoint of `work`, or return at once if it is there: a checkpoint folder that exists is whole.
+    """Create the checkpoint of `work`. Return at once if it exists: a checkpoint folder that exists is complete.
 
     Raises:
-        UserInputError: the scheme does not fit the model, or the tool cannot make it.
-        SetupError: the base checkpoint, the calibration text or the tools are not those that were planned with.
-        StorageError: no room, or no permission.
-        WorkFailed: the tool returned, but left no complete checkpoint.
+        UserInputError: The scheme does not fit the model, or the tool does not support it.
+        SetupError: The base checkpoint, the calibration text or the tools are not the planned ones.
+        StorageError: The disk is full, or the folder is not writable.
+        WorkerError: The tool returned without a complete checkpoint.
     """
     path = Path(work.checkpoint_path)
     if not path.is_dir():
         _check_versions(work.variant.versions)
-        if not _is_rehearsal(work):
+        if not _is_synthetic(work):
             _check_base(Path(work.variant.model.path or ""), work)
-    clock = PhaseClock(lambda phase: attempt.update(phase=phase))
-    with claimed(path, Owner.of(attempt.record), clock.report) as is_mine:
-        if is_mine:
-            _make(work, attempt, clock)
+    timer = PhaseTimer(lambda phase: attempt.update(phase=phase))
+    with lock_checkpoint(path, LockOwner.from_attempt(attempt.record), timer.report) as has_lock:
+        if has_lock:
+            _create_checkpoint(work, attempt, timer)
         else:
-            attempt.update(phase="the checkpoint exists already", facts={"existed": True})
+            attempt.update(phase="checkpoint already exists", facts={"existed": True})
     shutil.rmtree(_blocks_folder(path), ignore_errors=True)
 
 
@@ -70,13 +69,13 @@ def _blocks_folder(checkpoint: Path) -> Path:
     return checkpoint.with_name(checkpoint.name + BLOCKS_SUFFIX)
 
 
-def _make(work: QuantizeWork, attempt: Attempt, clock: PhaseClock) -> None:
+def _create_checkpoint(work: QuantizeWork, attempt: Attempt, timer: PhaseTimer) -> None:
     variant, path = work.variant, Path(work.checkpoint_path)
-    blocks = Blocks(
+    blocks = BlockStore(
         _blocks_folder(path),
         {"address": variant.address, "versions": _versions(variant)},
-        lambda known: attempt.update(
-            added=known.committed, facts={"blocks_committed": known.committed, "blocks_restored": known.restored}
+        lambda store: attempt.update(
+            committed=store.committed, facts={"blocks_committed": store.committed, "blocks_restored": store.restored}
         ),
     )
     with committed_folder(path) as folder:
@@ -88,25 +87,25 @@ def _make(work: QuantizeWork, attempt: Attempt, clock: PhaseClock) -> None:
             device=work.device,
             seed=variant.calibration.seed if variant.calibration else DEFAULT_SEED,
             trust_remote_code=variant.model.trust_remote_code,
-            report=clock.report,
+            report=timer.report,
             blocks=blocks,
         )
-        facts = quantizer(variant.scheme.tool).quantize(job)
-        _check_result(folder, rehearsal=_is_rehearsal(work))
-        record = _metadata(work, job, facts, seconds=clock.seconds(), folder=folder)
-        text = json.dumps(record, indent=1, sort_keys=True, ensure_ascii=False)
+        facts = make_quantizer(variant.scheme.tool).quantize(job)
+        _check_result(folder, needs_tokenizer=not _is_synthetic(work))
+        metadata = _metadata(work, job, facts, seconds=timer.seconds(), folder=folder)
+        text = json.dumps(metadata, indent=1, sort_keys=True, ensure_ascii=False)
         (folder / METADATA_FILE).write_text(text + "\n", encoding="utf-8")
-        _share(folder)
-    measured = ("seconds", "peak_memory_bytes", "bytes_on_disk", "device", "versions")
-    attempt.update(phase="done", facts={name: record[name] for name in measured})
+        _widen_permissions(folder)
+    reported = ("seconds", "peak_memory_bytes", "bytes_on_disk", "device", "versions")
+    attempt.update(phase="done", facts={name: metadata[name] for name in reported})
 
 
-def _is_rehearsal(work: QuantizeWork) -> bool:
+def _is_synthetic(work: QuantizeWork) -> bool:
     return work.variant.scheme.tool == "synthetic"
 
 
 def digest_of_checkpoint(folder: Path) -> str:
-    """SHA-256 over names and contents of all that a checkpoint is: every file but the one with times in it."""
+    """Return the SHA-256 over names and contents of a checkpoint's files, except the metadata file, which has times."""
     total = hashlib.sha256()
     for path in sorted(item for item in folder.rglob("*") if item.is_file()):
         if path.name != METADATA_FILE:
@@ -114,57 +113,58 @@ def digest_of_checkpoint(folder: Path) -> str:
     return total.hexdigest()
 
 
-class PhaseClock:
-    """Books time on phases, and passes on what it is told at most every two seconds and whenever the phase changes."""
+class PhaseTimer:
+    """Measures the time of each phase, and forwards reports: on a change of phase, else every two seconds at most."""
 
-    def __init__(self, show: Callable[[str], None]) -> None:
-        self._show = show
-        self._booked: dict[str, float] = {}
+    def __init__(self, forward: Callable[[str], None]) -> None:
+        self._forward = forward
+        self._seconds: dict[str, float] = {}
         self._phase: str | None = None
-        self._since = self._shown = time.monotonic()
+        self._measured_s = self._forwarded_s = time.monotonic()
 
     def report(self, text: str) -> None:
-        """Note what is done now; the first word is the phase."""
+        """Report the current step; its first word is the phase."""
         phase = text.partition(" ")[0]
-        moment = time.monotonic()
+        now_s = time.monotonic()
         if phase != self._phase:
-            self._book(moment)
+            self._add(now_s)
             self._phase = phase
-        elif moment - self._shown < REPORT_INTERVAL_S:
+        elif now_s - self._forwarded_s < REPORT_INTERVAL_S:
             return
-        self._shown = moment
-        self._show(text)
+        self._forwarded_s = now_s
+        self._forward(text)
 
     def seconds(self) -> dict[str, float]:
-        """Seconds by phase, until now."""
-        self._book(time.monotonic())
-        return {phase: round(seconds, 3) for phase, seconds in self._booked.items()}
+        """Return the seconds of each phase so far."""
+        self._add(time.monotonic())
+        return {phase: round(seconds, 3) for phase, seconds in self._seconds.items()}
 
-    def _book(self, moment: float) -> None:
+    def _add(self, now_s: float) -> None:
         if self._phase is not None:
-            self._booked[self._phase] = self._booked.get(self._phase, 0.0) + moment - self._since
-        self._since = moment
+            self._seconds[self._phase] = self._seconds.get(self._phase, 0.0) + now_s - self._measured_s
+        self._measured_s = now_s
 
 
 def _check_versions(planned: Versions) -> None:
-    for name, version in planned:
-        found = installed_versions([name]).get(name)
-        if found != version.partition("+")[0]:
+    for name, planned_version in planned:
+        installed = installed_versions([name]).get(name)
+        if installed != planned_version.partition("+")[0]:
+            found = f"{name} {installed}" if installed else f"no {name}"
             raise SetupError(
-                f"This environment has {name} {found or 'not at all'}, but the run was planned with {version}: "
-                f"make the environment again, or submit the manifest again."
+                f"This environment has {found}, but the run was planned with {name} {planned_version}: "
+                f"recreate the environment, or submit the manifest again."
             )
 
 
 def installed_versions(distributions: Iterable[str]) -> dict[str, str]:
-    """Versions of those of `distributions` that are installed, without local suffixes such as '+cpu'."""
-    found = {}
+    """Return the versions of the installed ones of `distributions`, without local suffixes such as '+cpu'."""
+    versions = {}
     for name in distributions:
         try:
-            found[name] = metadata.version(name).partition("+")[0]
-        except metadata.PackageNotFoundError:
+            versions[name] = version(name).partition("+")[0]
+        except PackageNotFoundError:
             continue
-    return found
+    return versions
 
 
 def _versions(variant: Variant) -> dict[str, str]:
@@ -174,26 +174,54 @@ def _versions(variant: Variant) -> dict[str, str]:
 def _check_base(base: Path, work: QuantizeWork) -> None:
     model, scheme = work.variant.model, work.variant.scheme
     if not (base / "config.json").is_file():
-        raise SetupError(f"{base}: no config.json of {model.id} is there: stage the manifest, or correct models.path.")
-    if not any((base / name).is_file() for name in TOKENIZER_MARKS):
+        raise SetupError(f"{base}: config.json of {model.id} is missing: stage the manifest, or correct models.path.")
+    if not any((base / name).is_file() for name in MAIN_TOKENIZER_FILES):
         raise SetupError(f"{base}: the checkpoint of {model.id} has no tokenizer: add its tokenizer files.")
     config = json.loads((base / "config.json").read_text(encoding="utf-8"))
     if config.get("quantization_config"):
         raise UserInputError(
-            f"'{scheme.name}' cannot quantize {model.id}: {base} is quantized already: name an unquantized checkpoint."
+            f"'{scheme.name}' cannot quantize {model.id}: {base} is already quantized: name an unquantized checkpoint."
         )
-    refusal = check_divisibility(scheme, config, model.id.rsplit("/", 1)[-1])
-    if refusal:
-        raise UserInputError(refusal)
+    check_group_size(scheme, config, model.id.rsplit("/", 1)[-1])
 
 
-def _check_result(folder: Path, *, rehearsal: bool) -> None:
-    """A tool's word is not enough: what it left must at least be all there."""
-    lacks = [name for name in ("config.json", "*.safetensors") if not any(folder.glob(name))]
-    if not rehearsal and not any((folder / name).is_file() for name in TOKENIZER_MARKS):
-        lacks.append("tokenizer")
-    if lacks:
-        raise WorkFailed(f"The quantizing tool ended, but left no {' and no '.join(lacks)}: read the unit's log.")
+def check_group_size(scheme: Scheme, config: Mapping[str, Any], model_name: str) -> None:
+    """Check that the group size of `scheme` divides the inputs of every linear layer.
+
+    A configuration that the catalog cannot parse, such as that of a mixture of experts, passes.
+
+    Args:
+        scheme: Any scheme; without groups it passes.
+        config: Content of the base checkpoint's config.json.
+        model_name: Name for the message.
+
+    Raises:
+        UserInputError: The inputs of a layer are not a multiple of the group size.
+    """
+    shape = find_config_shape(config.get("text_config") or config)
+    width = indivisible_width(scheme, shape) if shape else None
+    if shape is None or width is None:
+        return
+    layer = next(linear.name for linear in shape.linears if linear.in_features == width)
+    size = fitting_group_size(scheme, shape)
+    hint = (
+        f"Try '{split_group_size(scheme.name)[0]}-g{size}'."
+        if size
+        else "None of the usual group sizes divides its layers: choose a scheme with scales per channel."
+    )
+    raise UserInputError(
+        f"'{scheme.name}' cannot quantize {model_name}: {width} is not a multiple of {scheme.group_size} "
+        f"(model.layers.*.{layer}). {hint}"
+    )
+
+
+def _check_result(folder: Path, *, needs_tokenizer: bool) -> None:
+    """Check that the tool left a complete checkpoint; its return alone is no evidence."""
+    missing = [name for name in ("config.json", "*.safetensors") if not any(folder.glob(name))]
+    if needs_tokenizer and not any((folder / name).is_file() for name in MAIN_TOKENIZER_FILES):
+        missing.append("tokenizer")
+    if missing:
+        raise WorkerError(f"The quantization tool returned without {' and '.join(missing)}: see the unit's log.")
 
 
 def _metadata(
@@ -209,17 +237,17 @@ def _metadata(
         "seed": job.seed,
         "versions": _versions(variant),
         "seconds": seconds,
-        # ru_maxrss is in KiB on Linux, the one system that Slurm's nodes run.
+        # ru_maxrss is in KiB on Linux.
         "peak_memory_bytes": resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024,
         "bytes_on_disk": sum(item.stat().st_size for item in folder.rglob("*") if item.is_file()),
         "node": os.environ.get("SLURMD_NODENAME") or socket.gethostname(),
-        "created": now(),
+        "created": utc_now(),
     }
 
 
-def _share(folder: Path) -> None:
-    """Give every file the permissions that a new file has: safetensors makes its own readable by their owner alone."""
-    fresh = (folder / METADATA_FILE).stat().st_mode
+def _widen_permissions(folder: Path) -> None:
+    """Give every file the mode of a new file, according to the umask: safetensors creates files with mode 0600."""
+    mode = (folder / METADATA_FILE).stat().st_mode
     for item in folder.rglob("*"):
         if item.is_file():
-            item.chmod(fresh)
+            item.chmod(mode)

@@ -1,1 +1,1 @@
-"""From merged results to tables that a person reads: rows, the pivoted table, one writer a format."""
+"""Reports of merged results: rows, the pivoted table, and one formatter per output format."""

@@ -1,4 +1,4 @@
-"""One writer a format, each from rows and the table to text. Knows no run, no file."""
+"""Formatters: one function per output format that turns a report into text."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 
 from hpcq.report.rows import Row
-from hpcq.report.table import COSTS, Table
+from hpcq.report.table import COST_COLUMNS, Table
 
 TEXT_WIDTH = 120
 GAP = "  "
@@ -20,18 +20,24 @@ GAP = "  "
 
 @dataclass(frozen=True, kw_only=True)
 class Report:
-    """What every writer gets: the runs' names, all rows, and the table of the main ones."""
+    """Input of a formatter.
+
+    Attributes:
+        runs: Names of the runs, separated by commas.
+        rows: All scores.
+        table: The main scores, pivoted.
+    """
 
     runs: str
     rows: Sequence[Row]
     table: Table
 
 
-Writer = Callable[[Report], str]
+Formatter = Callable[[Report], str]
 
 
-def text(report: Report) -> str:
-    """Plain aligned columns, for terminals and pipes alike; what is wider than TEXT_WIDTH goes on below."""
+def format_text(report: Report) -> str:
+    """Format as aligned plain text. Columns beyond TEXT_WIDTH are continued in a further block below."""
     table = report.table
     names, details = [column.name for column in table.columns], [column.detail for column in table.columns]
     widths = [max(map(len, cells)) for cells in zip(names, details, *table.lines, strict=True)]
@@ -45,8 +51,8 @@ def text(report: Report) -> str:
 
 
 def _blocks(widths: Sequence[int]) -> list[list[int]]:
-    """The columns of each part of the text table: the variant's name, and as many others as fit; costs together."""
-    costs = len(widths) - len(COSTS)
+    """Split the columns into blocks of TEXT_WIDTH: each starts with the variant; the cost columns stay together."""
+    costs = len(widths) - len(COST_COLUMNS)
     blocks = [[0]]
     for group in (*([at] for at in range(1, costs)), list(range(costs, len(widths)))):
         if len(blocks[-1]) > 1 and _width(widths, blocks[-1] + group) > TEXT_WIDTH:
@@ -68,8 +74,8 @@ def _wrapped(sentence: str) -> list[str]:
     return textwrap.wrap(sentence, TEXT_WIDTH, subsequent_indent="  ", break_long_words=False, break_on_hyphens=False)
 
 
-def markdown(report: Report) -> str:
-    """A GitHub-flavoured table; notes as a list below."""
+def format_markdown(report: Report) -> str:
+    """Format as a GitHub-flavoured Markdown table, followed by the notes as a list."""
     lines = [
         f"### {report.table.title}",
         "",
@@ -86,13 +92,13 @@ def _markdown_cell(cell: str) -> str:
     return cell.replace("|", "\\|")
 
 
-def comma_separated(report: Report) -> str:
-    """Every row with every field (not the pivoted table), RFC 4180."""
-    out = io.StringIO()
-    writer = csv.DictWriter(out, fieldnames=[field.name for field in dataclasses.fields(Row)])
+def format_csv(report: Report) -> str:
+    """Format all rows with all fields as CSV (RFC 4180), not the pivoted table."""
+    output = io.StringIO()
+    writer = csv.DictWriter(output, fieldnames=[field.name for field in dataclasses.fields(Row)])
     writer.writeheader()
     writer.writerows(row.as_json() for row in report.rows)
-    return out.getvalue()
+    return output.getvalue()
 
 
 _LATEX = str.maketrans(
@@ -115,8 +121,8 @@ _LATEX = str.maketrans(
 )
 
 
-def latex(report: Report) -> str:
-    """A booktabs table with its notes as the caption."""
+def format_latex(report: Report) -> str:
+    """Format as a LaTeX table (booktabs) with title and notes in the caption."""
     body = [
         " & ".join(cell.translate(_LATEX) for cell in line) + r" \\"
         for line in (report.table.headings, *report.table.lines)
@@ -146,8 +152,8 @@ _STYLE = (
 )
 
 
-def hypertext(report: Report) -> str:
-    """One page without scripts or links to elsewhere."""
+def format_html(report: Report) -> str:
+    """Format as one HTML page without scripts or external links."""
     head = "".join(f"<th scope=col>{html.escape(cell)}</th>" for cell in report.table.headings)
     body = "\n".join(
         "<tr>" + "".join(f"<td>{html.escape(cell)}</td>" for cell in line) + "</tr>" for line in report.table.lines
@@ -161,8 +167,8 @@ def hypertext(report: Report) -> str:
     )
 
 
-def json_document(report: Report) -> str:
-    """The document of `report --json` (a contract)."""
+def format_json(report: Report) -> str:
+    """Format as the JSON document of `report --json` (a contract)."""
     document = {
         "schema": 1,
         "run": report.runs,
@@ -172,11 +178,11 @@ def json_document(report: Report) -> str:
     return json.dumps(document, indent=2) + "\n"
 
 
-WRITERS: Mapping[str, Writer] = {
-    "text": text,
-    "md": markdown,
-    "csv": comma_separated,
-    "latex": latex,
-    "html": hypertext,
-    "json": json_document,
+FORMATTERS: Mapping[str, Formatter] = {
+    "text": format_text,
+    "md": format_markdown,
+    "csv": format_csv,
+    "latex": format_latex,
+    "html": format_html,
+    "json": format_json,
 }

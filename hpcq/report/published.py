@@ -1,43 +1,55 @@
-"""Published scores beside ours: only where model, scheme and task are the same."""
+"""Comparison with published scores of the same model, scheme and task."""
 
 from __future__ import annotations
 
 import dataclasses
 from collections.abc import Sequence
 
-from hpcq.catalog.published_scores import find_published, study_names
+from hpcq.catalog.published_scores import find_published_score, study_names
 from hpcq.core.errors import UserInputError
 from hpcq.report.rows import Row
 
-ANY = "published"
+ALL_STUDIES = "published"
 
 
-def studies_named(compare: str, *, place: str) -> tuple[str, ...]:
-    """The studies that `compare`, found at `place`, names: 'published' is all of them.
+def find_studies(compare: str, *, place: str) -> tuple[str, ...]:
+    """Return the studies that `compare` selects.
+
+    Args:
+        compare: Name of a study in the catalog, or 'published' for all of them.
+        place: Option or manifest key with this value, for the error message.
 
     Raises:
-        UserInputError: no such study.
+        UserInputError: The catalog has no such study.
     """
-    if compare == ANY:
+    if compare == ALL_STUDIES:
         return study_names()
     if compare not in study_names():
-        raise UserInputError(f"{place} {compare}: no such study; the catalog has {', '.join(study_names())}.")
+        raise UserInputError(f"{place} {compare}: unknown study. Studies in the catalog: {', '.join(study_names())}.")
     return (compare,)
 
 
-def beside_published(rows: Sequence[Row], studies: Sequence[str]) -> tuple[list[Row], tuple[str, ...]]:
-    """`rows` with what the first of `studies` that has it reports, and notes for the reader."""
-    found = [_beside(row, studies) for row in rows]
-    if any(row.published_value is not None for row in found):
-        return found, (f"In [brackets]: the score published in {', '.join(studies)}, in percent.",)
-    return found, (f"No score of {', '.join(studies)} is for one of these models, schemes and tasks.",)
+def add_published_scores(rows: Sequence[Row], studies: Sequence[str]) -> tuple[list[Row], tuple[str, ...]]:
+    """Add published scores to the main rows.
+
+    Args:
+        rows: Rows of a report.
+        studies: Studies in order of preference: the first one with the score is used.
+
+    Returns:
+        The rows, and notes about the comparison for the reader.
+    """
+    compared = [_add_published_score(row, studies) for row in rows]
+    if any(row.published_value is not None for row in compared):
+        return compared, (f"In [brackets]: score published in {', '.join(studies)}, in percent.",)
+    return compared, (f"{', '.join(studies)}: no published score for these models, schemes and tasks.",)
 
 
-def _beside(row: Row, studies: Sequence[str]) -> Row:
+def _add_published_score(row: Row, studies: Sequence[str]) -> Row:
     if not row.is_main:
         return row
     for study in studies:
-        published = find_published(study, row.model, row.scheme, row.task)
+        published = find_published_score(study, row.model, row.scheme, row.task)
         if published:
             return dataclasses.replace(
                 row,

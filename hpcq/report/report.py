@@ -1,4 +1,4 @@
-"""One report from one or more runs: reads their results and plans, and asks for one of the formats."""
+"""Report of one or more runs: read results and plans, compare, and format."""
 
 from __future__ import annotations
 
@@ -9,11 +9,11 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from hpcq.core.errors import RunIncomplete
-from hpcq.report.formats import WRITERS, Report
-from hpcq.report.published import beside_published, studies_named
+from hpcq.core.errors import RunIncompleteError
+from hpcq.report.formats import FORMATTERS, Report
+from hpcq.report.published import add_published_scores, find_studies
 from hpcq.report.rows import Row, make_rows
-from hpcq.report.table import ACROSS, make_table
+from hpcq.report.table import CROSS_BACKEND_MARK, make_table
 from hpcq.store import Results, read_results
 
 FEW_ITEMS = 1000
@@ -21,25 +21,34 @@ FEW_ITEMS = 1000
 
 @dataclass(frozen=True, kw_only=True)
 class MergedRun:
-    """What is read of a run: its name, its merged results, and the document of its plan."""
+    """Input of a report.
+
+    Attributes:
+        name: Name of the run.
+        results: Path of `results.h5`.
+        plan_document: Content of `plan.json`.
+    """
 
     name: str
     results: Path
-    document: Mapping[str, Any]
+    plan_document: Mapping[str, Any]
 
 
 def make_report(runs: Sequence[MergedRun], *, output_format: str = "text", compare: str | None = None) -> str:
-    """The scores of `runs` as text in one of the formats of WRITERS.
+    """Return the scores of `runs` as text.
 
-    `compare` names a study, or 'published' for any; None: those that the runs' manifests name.
+    Args:
+        runs: The runs; a run that is given twice is shown once.
+        output_format: A key of `FORMATTERS`.
+        compare: A study with published scores, or 'published' for all studies; None for those in the manifests.
 
     Raises:
-        RunIncomplete: a run has no merged results yet, or is a rehearsal, which has no scores.
-        UserInputError: no such study to compare with.
+        RunIncompleteError: A run has no merged results yet, or its responses are synthetic.
+        UserInputError: The catalog has no such study.
     """
-    runs = _distinct(runs)
+    runs = _unique_runs(runs)
     names = ", ".join(run.name for run in runs)
-    studies = _studies(runs, compare)
+    studies = _studies_to_compare(runs, compare)
     rows: list[Row] = []
     runs_of_note: dict[str, list[str]] = {}
     for run in runs:
@@ -48,67 +57,69 @@ def make_report(runs: Sequence[MergedRun], *, output_format: str = "text", compa
         for note in dict.fromkeys(_notes_of(run, results)):
             runs_of_note.setdefault(note, []).append(run.name)
     if not rows:
-        raise RunIncomplete(f"{names}: nothing can be scored yet.")
-    notes = [note if len(noted) == len(runs) else f"{', '.join(noted)}: {note}" for note, noted in runs_of_note.items()]
+        raise RunIncompleteError(f"{names}: no task is complete enough to be scored yet.")
+    notes = [
+        note if len(noting) == len(runs) else f"{', '.join(noting)}: {note}" for note, noting in runs_of_note.items()
+    ]
     if any(row.n < FEW_ITEMS for row in rows):
-        notes.append("Few items (n): a difference below about twice the standard error says nothing about the scheme.")
-    across = sorted({f"{row.scheme} by {row.backend}" for row in rows if row.is_across_backends})
-    if across:
+        notes.append("Few items (n): a difference below about twice the standard error is not significant.")
+    cross_backend = sorted({f"{row.scheme} by {row.backend}" for row in rows if row.is_cross_backend})
+    if cross_backend:
         notes.append(
-            f"{ACROSS} {', '.join(across)}, and what it is compared with by another back end: kernels and roundings"
-            " differ, too."
+            f"{CROSS_BACKEND_MARK} {', '.join(cross_backend)}: evaluated with another back end than the baseline."
+            " Kernels and rounding differ, too."
         )
     if studies:
-        rows, told = beside_published(rows, studies)
-        notes += told
+        rows, published_notes = add_published_scores(rows, studies)
+        notes += published_notes
     table = make_table(
         rows,
         title=f"{names}: score \N{PLUS-MINUS SIGN} standard error (difference from unquantized), percent",
         notes=notes,
     )
-    return WRITERS[output_format](Report(runs=names, rows=rows, table=table))
+    return FORMATTERS[output_format](Report(runs=names, rows=rows, table=table))
 
 
-def _distinct(runs: Sequence[MergedRun]) -> list[MergedRun]:
-    """Each run once, however often it is named; runs that share a name are called by their folders."""
-    once = {run.results.resolve(): run for run in runs}.values()
-    count = Counter(run.name for run in once)
-    return [run if count[run.name] == 1 else dataclasses.replace(run, name=str(run.results.parent)) for run in once]
+def _unique_runs(runs: Sequence[MergedRun]) -> list[MergedRun]:
+    """Remove duplicate runs; different runs with the same name are named by their folders."""
+    unique = {run.results.resolve(): run for run in runs}.values()
+    count = Counter(run.name for run in unique)
+    return [run if count[run.name] == 1 else dataclasses.replace(run, name=str(run.results.parent)) for run in unique]
 
 
-def _studies(runs: Sequence[MergedRun], compare: str | None) -> tuple[str, ...]:
+def _studies_to_compare(runs: Sequence[MergedRun], compare: str | None) -> tuple[str, ...]:
     if compare is not None:
-        return studies_named(compare, place="--compare")
+        return find_studies(compare, place="--compare")
     named = [
         study
         for run in runs
-        for name in run.document.get("compare", ())
-        for study in studies_named(name, place=f"{run.name}: report.compare")
+        for name in run.plan_document.get("compare", ())
+        for study in find_studies(name, place=f"{run.name}: report.compare")
     ]
     return tuple(dict.fromkeys(named))
 
 
 def _rows_of(run: MergedRun, results: Results) -> list[Row]:
     if any(variant.provenance.get("rehearsal") for variant in results.variants):
-        raise RunIncomplete(
-            f"{run.name}: this was a rehearsal with synthetic responses "
-            f"({results.merge['found']} of {results.merge['expected']} merged); it has no scores."
+        raise RunIncompleteError(
+            f"{run.name}: the responses are synthetic "
+            f"({results.merge['found']} of {results.merge['expected']} merged), so this run has no scores."
         )
-    units = run.document["units"]
+    units = run.plan_document["units"]
     return make_rows(
         dataclasses.replace(results, run=run.name),
-        order=list(dict.fromkeys(unit["variant"] for unit in units if unit["variant"])),
+        variant_order=list(dict.fromkeys(unit["variant"] for unit in units if unit["variant"])),
         task_order=list(dict.fromkeys(task for unit in units for task in unit["tasks"])),
     )
 
 
 def _notes_of(run: MergedRun, results: Results) -> list[str]:
     merge = results.merge
-    notes = list(run.document.get("notes", ()))
+    notes = list(run.plan_document.get("notes", ()))
     if merge["missing"]:
         notes.append(
-            f"{merge['missing']} of {merge['expected']} responses are missing: tasks without them have no score."
+            f"{merge['missing']} of {merge['expected']} responses are missing: the affected tasks have no score."
         )
     if merge["conflicts"]:
-        notes.append(f"{merge['conflicts']} requests have two different responses: see `hpcq merge {run.name}`.")
+        notes.append(f"{merge['conflicts']} requests have conflicting responses: see `hpcq merge {run.name}`.")
     return notes

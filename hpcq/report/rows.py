@@ -1,4 +1,4 @@
-"""The rows of a report: one a variant, task and metric, each beside its model's unquantized baseline."""
+"""Rows of a report: one per variant, task and metric, each with the baseline of its model."""
 
 from __future__ import annotations
 
@@ -10,19 +10,39 @@ from typing import Any
 from hpcq.catalog.tasks import find_task
 from hpcq.store import Results, Score, VariantScores
 
-UNQUANTIZED = "none"
+UNQUANTIZED_TOOL = "none"
 
 
 @dataclass(frozen=True, kw_only=True)
 class Row:
-    """One number.
+    """One score.
 
-    baseline_value, delta: the unquantized variant of the same model, and the difference from it. baseline_backend: the
-    back end that computed that one. is_main: the metric that tables show for this task. checkpoint_bytes: weights on
-    disk. quantize_seconds, evaluate_seconds: what the checkpoint and the responses took, shards added up. asked_tokens,
-    computed_tokens: of the variant's log-likelihood requests, each in full, and what was computed of them.
-    prefix_sharing: 'exact', or why prefixes were not shared. published_value, published_delta: what a published study
-    gives, in percent, and the difference.
+    Attributes:
+        run: Name of the run.
+        variant: Id of the variant.
+        model: Id of the model.
+        scheme: Name of the quantization scheme.
+        tool: Quantization tool; 'none' for the unquantized baseline.
+        backend: Back end that answered the requests.
+        task: Name of the task.
+        metric: Name of the metric.
+        filter: lm-eval's filter of the responses.
+        value: The score.
+        stderr: Standard error of the score.
+        n: Number of items.
+        is_main: Whether tables show this metric for the task.
+        baseline_value: Score of the unquantized variant of the same model.
+        baseline_backend: Back end of the baseline.
+        delta: `value - baseline_value`.
+        checkpoint_bytes: Size of the weights on disk.
+        quantize_seconds: Time to quantize the checkpoint.
+        evaluate_seconds: Time to answer the requests, summed over shards.
+        asked_tokens: Tokens of all log-likelihood requests of the variant, without prefix sharing.
+        computed_tokens: Tokens computed for these requests.
+        prefix_sharing: 'exact', or the reason why prefixes were not shared.
+        published_value: Score in a published study, in percent.
+        published_delta: `100 * value - published_value`.
+        published_source: Name of that study.
     """
 
     run: str
@@ -52,47 +72,53 @@ class Row:
     published_source: str | None = None
 
     @property
-    def is_across_backends(self) -> bool:
-        """Whether the difference from the baseline is one of back ends, too."""
+    def is_cross_backend(self) -> bool:
+        """Whether another back end evaluated the baseline."""
         return self.baseline_backend not in (None, self.backend)
 
     def as_json(self) -> dict[str, Any]:
-        """Plain JSON types."""
+        """Return the row as plain JSON types."""
         return dataclasses.asdict(self)
 
 
 def make_rows(
     results: Results,
     *,
-    order: Sequence[str] = (),
+    variant_order: Sequence[str] = (),
     task_order: Sequence[str] = (),
 ) -> list[Row]:
-    """Every score as a row. `order`, `task_order`: of variants and tasks in the plan."""
-    variants = sorted(results.variants, key=lambda item: _place(order, item.variant))
+    """Return one row per score.
+
+    Args:
+        results: Merged results of a run.
+        variant_order: Variants in the order of the plan.
+        task_order: Tasks in the order of the plan.
+    """
+    variants = sorted(results.variants, key=lambda item: _rank(variant_order, item.variant))
     rows = [
         _row(results.run, variant, score)
         for variant in variants
         for score in sorted(
-            variant.scores, key=lambda score: (_place(task_order, score.task), score.metric, score.filter)
+            variant.scores, key=lambda score: (_rank(task_order, score.task), score.metric, score.filter)
         )
     ]
     return _with_baselines(rows)
 
 
-def _place(order: Sequence[str], name: str) -> tuple[int, str]:
+def _rank(order: Sequence[str], name: str) -> tuple[int, str]:
     return (order.index(name) if name in order else len(order), name)
 
 
 def _row(run: str, variant: VariantScores, score: Score) -> Row:
-    facts = variant.provenance
+    provenance = variant.provenance
     task = find_task(score.task)
     return Row(
         run=run,
         variant=variant.variant,
-        model=str(facts["model"]),
-        scheme=str(facts["scheme"]),
-        tool=str(facts["tool"]),
-        backend=str(facts["backend"]),
+        model=str(provenance["model"]),
+        scheme=str(provenance["scheme"]),
+        tool=str(provenance["tool"]),
+        backend=str(provenance["backend"]),
         task=score.task,
         metric=score.metric,
         filter=score.filter,
@@ -100,19 +126,19 @@ def _row(run: str, variant: VariantScores, score: Score) -> Row:
         stderr=score.stderr,
         n=score.n,
         is_main=task is not None and (score.metric, score.filter) == (task.metric, task.filter),
-        checkpoint_bytes=int(facts["checkpoint_bytes"]) if "checkpoint_bytes" in facts else None,
-        quantize_seconds=float(facts["quantize_seconds"]) if "quantize_seconds" in facts else None,
-        evaluate_seconds=float(facts["evaluate_seconds"]),
-        asked_tokens=int(facts["asked_tokens"]) if "asked_tokens" in facts else None,
-        computed_tokens=int(facts["computed_tokens"]) if "computed_tokens" in facts else None,
-        prefix_sharing=str(facts.get("prefix_sharing") or "") or None,
+        checkpoint_bytes=int(provenance["checkpoint_bytes"]) if "checkpoint_bytes" in provenance else None,
+        quantize_seconds=float(provenance["quantize_seconds"]) if "quantize_seconds" in provenance else None,
+        evaluate_seconds=float(provenance["evaluate_seconds"]),
+        asked_tokens=int(provenance["asked_tokens"]) if "asked_tokens" in provenance else None,
+        computed_tokens=int(provenance["computed_tokens"]) if "computed_tokens" in provenance else None,
+        prefix_sharing=str(provenance.get("prefix_sharing") or "") or None,
     )
 
 
 def _with_baselines(rows: Sequence[Row]) -> list[Row]:
     baselines: dict[tuple[str, str, str, str], Row] = {}
     for row in rows:
-        if row.tool == UNQUANTIZED:
+        if row.tool == UNQUANTIZED_TOOL:
             baselines.setdefault((row.model, row.task, row.metric, row.filter), row)
     compared = []
     for row in rows:

@@ -1,7 +1,4 @@
-"""Whether a plan can be handed over here: refusals, models and environments that are not there, Slurm itself.
-
-Knows an opened run and this machine; writes nothing.
-"""
+"""Preflight checks of a submission: refused variants, missing models and environments, Slurm. Writes nothing."""
 
 from __future__ import annotations
 
@@ -9,58 +6,60 @@ from hpcq.core import environments
 from hpcq.core.errors import SetupError, UserInputError
 from hpcq.core.work import EvaluateWork
 from hpcq.plan.units import PlannedUnit
-from hpcq.run.run import Opened
+from hpcq.run.run import LoadedRun
 from hpcq.slurm.squeue import check_cluster
 
-USUAL_ENVIRONMENTS = ("core", "transformers")
-"""Those that `make environments` makes."""
+DEFAULT_ENVIRONMENTS = ("core", "transformers")
+"""Environments that `make environments` creates."""
 
 
-def check_runnable(opened: Opened) -> None:
-    """See, before anything is written, that all of the plan can run and is there.
+def check_submittable(loaded: LoadedRun) -> None:
+    """Check, before anything is written, that every unit of the plan can run here.
 
     Raises:
-        UserInputError: something in the plan cannot run.
-        SetupError: a model, an environment or Slurm is missing.
+        UserInputError: A unit cannot run.
+        SetupError: A model, an environment or Slurm is missing.
     """
-    # A benchmark that cannot run is left out, and the plan and the report say so; a variant is not.
-    is_left_out = any(isinstance(unit.work, EvaluateWork) and unit.work.tasks for unit in opened.plan.units)
+    # Benchmarks that cannot run are skipped (plan and report list them); variants that cannot run are errors.
+    has_runnable_task = any(isinstance(unit.work, EvaluateWork) and unit.work.tasks for unit in loaded.plan.units)
     refused = [
-        f"{refusal.reason} Try this: {refusal.cure}."
-        for refusal in opened.plan.refused
-        if refusal.variant is not None or not is_left_out
+        f"{refusal.reason} Try this: {refusal.suggestion}."
+        for refusal in loaded.plan.refused
+        if refusal.variant is not None or not has_runnable_task
     ]
-    faults = (_engine_fault(unit, on_slurm=opened.on_slurm) for unit in opened.plan.units)
-    refused += dict.fromkeys(filter(None, faults))
+    problems = (_vllm_problem(unit, on_slurm=loaded.on_slurm) for unit in loaded.plan.units)
+    refused += dict.fromkeys(filter(None, problems))
     if refused:
         raise UserInputError("\n".join(refused))
-    absent = list(opened.resolved.missing)
-    for name in sorted({unit.environment for unit in opened.plan.units}):
-        settings = opened.profile.environments.get(name)
+    missing = list(loaded.resolved.missing)
+    for name in sorted({unit.environment for unit in loaded.plan.units}):
+        settings = loaded.profile.environments.get(name)
         if not (settings and settings.python) and not environments.exists(name):
-            make = "make environments" if name in USUAL_ENVIRONMENTS else f"python3 -m hpcq.core.environments {name}"
-            absent.append(f"The environment '{name}' has not been made: type `{make}`.")
-    if opened.on_slurm and not absent:
+            command = (
+                "make environments" if name in DEFAULT_ENVIRONMENTS else f"python3 -m hpcq.core.environments {name}"
+            )
+            missing.append(f"The environment '{name}' does not exist: run `{command}`.")
+    if loaded.on_slurm and not missing:
         check_cluster()
-    if absent:
-        raise SetupError("\n".join(absent))
+    if missing:
+        raise SetupError("\n".join(missing))
 
 
-def _engine_fault(unit: PlannedUnit, *, on_slurm: bool) -> str | None:
-    """Why vLLM's engine cannot do a unit where the plan puts it; None where it can, and for other work."""
+def _vllm_problem(unit: PlannedUnit, *, on_slurm: bool) -> str | None:
+    """Return why vLLM cannot run the unit with its planned shape; None if it can, and for other back ends."""
     work, shape = unit.work, unit.shape
     if not isinstance(work, EvaluateWork) or work.backend != "vllm":
         return None
     if shape.nodes > 1 and not on_slurm:
         return (
-            f"{work.variant.id}: takes {shape.nodes} nodes of class '{shape.gpu_class}', and a profile with scheduler ="
-            " 'local' has this machine alone. Try one with scheduler = 'slurm', or a scheme with fewer bits."
+            f"{work.variant.id}: needs {shape.nodes} nodes of class '{shape.gpu_class}', but a profile with scheduler ="
+            " 'local' has only this machine. Try a profile with scheduler = 'slurm', or a scheme with fewer bits."
         )
-    engine = dict(work.engine)
-    wanted = int(engine.get("tensor_parallel_size", 1)) * int(engine.get("pipeline_parallel_size", 1))
-    if shape.gpus and wanted > shape.gpus:
+    engine = dict(work.engine_options)
+    requested = int(engine.get("tensor_parallel_size", 1)) * int(engine.get("pipeline_parallel_size", 1))
+    if shape.gpus and requested > shape.gpus:
         return (
-            f"{work.variant.id}: evaluate.engine's tensor and pipeline parallel sizes ask for {wanted} GPUs, and the"
-            f" plan gives it {shape.gpus} of class '{shape.gpu_class}'. Leave them out."
+            f"{work.variant.id}: evaluate.engine sets tensor and pipeline parallel sizes for {requested} GPUs, but"
+            f" the plan assigns {shape.gpus} GPUs of class '{shape.gpu_class}'. Remove these sizes."
         )
     return None

@@ -1,6 +1,6 @@
-"""Opening a run: from a manifest, or from what a run's folder remembers. Writes a run's folder when it is begun.
+"""Load a run from a manifest or from its folder; write the lock and the plan to its folder.
 
-A run that exists is bound to what it computes (the plan's address): the same folder never holds two different runs.
+A run's folder is bound to the address of its plan: one folder never holds results of two different plans.
 """
 
 from __future__ import annotations
@@ -16,145 +16,160 @@ from hpcq.core.attempts import read_attempts
 from hpcq.core.errors import SetupError, UserInputError
 from hpcq.core.files import write_text
 from hpcq.core.paths import RunLayout
-from hpcq.manifest import Resolved, layout_of, load, lock_text, resolve
+from hpcq.manifest import ResolvedManifest, load, lock_text, resolve, run_layout
 from hpcq.manifest.profiles import Profile
 from hpcq.plan.arrays import make_arrays
-from hpcq.plan.cost.calibration import NOTHING_EARLIER, Earlier, earlier_of
+from hpcq.plan.cost.calibration import EMPTY_HISTORY, RunHistory, read_history
 from hpcq.plan.plan import make_plan
 from hpcq.plan.plan_json import plan_document
-from hpcq.plan.schedule.simulator import expected
+from hpcq.plan.schedule.simulator import simulate_estimates
 from hpcq.plan.tool_versions import versions_by_environment
 from hpcq.plan.units import Plan
 
-LOCK_NAME = "manifest.lock.toml"
+LOCK_FILE_NAME = "manifest.lock.toml"
 
 
 @dataclass(frozen=True, kw_only=True)
-class Opened:
-    """A manifest, resolved and planned. Nothing of it need be on disk yet."""
+class LoadedRun:
+    """A resolved and planned manifest. The run's folder may not exist yet."""
 
-    resolved: Resolved
+    resolved: ResolvedManifest
     plan: Plan
 
     @property
     def layout(self) -> RunLayout:
-        """Where the run lies."""
+        """Paths of the run."""
         return self.resolved.layout
 
     @property
     def profile(self) -> Profile:
-        """The cluster that it runs on."""
+        """Profile of the cluster."""
         return self.resolved.profile
 
     @property
     def on_slurm(self) -> bool:
-        """False where this machine runs the units itself."""
+        """Whether units run as Slurm jobs; otherwise they run on this machine."""
         return self.profile.scheduler == "slurm"
 
     @property
-    def is_rehearsal(self) -> bool:
-        """Whether the synthetic back end answers."""
+    def is_synthetic(self) -> bool:
+        """Whether the responses are synthetic (`evaluate.backend = "synthetic"`)."""
         return self.resolved.evaluate.backend == "synthetic"
 
 
 @dataclass(frozen=True, kw_only=True)
 class RunRecord:
-    """What a run's folder tells without planning anew: cheap to read, whatever the size of the models."""
+    """A run as stored in its folder. Reading it does not load models or plan again.
+
+    Attributes:
+        layout: Paths of the run.
+        plan_document: Content of `plan.json`.
+    """
 
     layout: RunLayout
-    document: Mapping[str, Any]
+    plan_document: Mapping[str, Any]
 
 
-def open_manifest(path: Path, overrides: Sequence[str] = ()) -> Opened:
-    """Load, resolve and plan.
+def load_manifest(path: Path, overrides: Sequence[str] = ()) -> LoadedRun:
+    """Load, resolve and plan a manifest.
 
     Raises:
-        ManifestError: everything that is wrong with the manifest, at once.
+        ManifestError: The manifest is invalid; the message lists every problem.
     """
     resolved = resolve(load(path, overrides))
-    return Opened(resolved=resolved, plan=make_plan(resolved, _earlier(resolved.layout)))
+    return LoadedRun(resolved=resolved, plan=make_plan(resolved, _read_history(resolved.layout)))
 
 
-def _earlier(layout: RunLayout) -> Earlier:
-    """What the run's folder tells of earlier plans and attempts; nothing where there is none."""
+def _read_history(layout: RunLayout) -> RunHistory:
+    """Read earlier plans and attempts of the run; an empty history if the folder does not exist."""
     document = _read_plan(layout)
-    return NOTHING_EARLIER if document is None else earlier_of(document, read_attempts(layout.attempts))
+    return EMPTY_HISTORY if document is None else read_history(document, read_attempts(layout.attempts))
 
 
-def find_lock(name: str) -> Path:
-    """The lock of the run that `name` names: a run's name, its folder, or a manifest.
+def find_lock_file(name: str) -> Path:
+    """Return the path of a run's lock file.
+
+    Args:
+        name: The run's name, its folder, or its manifest.
 
     Raises:
-        UserInputError: there is no such run, or its folder was moved.
+        UserInputError: The run does not exist.
     """
     path = Path(name)
     if path.suffix == ".toml" and path.is_file():
-        folder = layout_of(load(path)).folder
-    elif (path / LOCK_NAME).is_file():
+        folder = run_layout(load(path)).folder
+    elif (path / LOCK_FILE_NAME).is_file():
         folder = path
     else:
         folder = Path("runs") / name
-    lock = folder / LOCK_NAME
+    lock = folder / LOCK_FILE_NAME
     if not lock.is_file():
-        known = sorted(item.parent.name for item in folder.parent.glob(f"*/{LOCK_NAME}"))
+        known = sorted(item.parent.name for item in folder.parent.glob(f"*/{LOCK_FILE_NAME}"))
         raise UserInputError(
-            f"{name}: there is no run in {folder}. "
-            + (f"Runs in {folder.parent}: {', '.join(known)}." if known else "Begin one with `hpcq submit MANIFEST`.")
+            f"{name}: no run in {folder}. "
+            + (f"Runs in {folder.parent}: {', '.join(known)}." if known else "Start one with `hpcq submit MANIFEST`.")
         )
     return lock
 
 
-def open_run(name: str, overrides: Sequence[str] = ()) -> Opened:
-    """The run that `name` names, planned from its lock, with `overrides` put in.
+def load_run(name: str, overrides: Sequence[str] = ()) -> LoadedRun:
+    """Load and plan an existing run from its lock file.
+
+    Args:
+        name: The run's name, its folder, or its manifest.
+        overrides: `key=value` settings applied to the lock.
 
     Raises:
-        UserInputError: there is no such run, its folder was moved, or an override names or places another run.
-        SetupError: the run's folder is damaged.
+        UserInputError: The run does not exist, its folder was moved, or an override changes its name or folders.
+        SetupError: The lock file is damaged.
     """
-    lock = find_lock(name)
-    layout = _layout_in(lock)
-    opened = open_manifest(lock, overrides)
-    if opened.layout != layout:
+    lock = find_lock_file(name)
+    layout = _layout_from_lock(lock)
+    loaded = load_manifest(lock, overrides)
+    if loaded.layout != layout:
         raise UserInputError(
-            f"{lock.parent}: a run keeps its name and its folders (run.name, paths) as long as it lives; "
-            f"to begin another one, type `hpcq submit {lock}` with these options."
+            f"{lock.parent}: the name and the folders of an existing run (run.name, paths) cannot change. "
+            f"To start another run, use `hpcq submit {lock}` with these options."
         )
-    return opened
+    return loaded
 
 
 def read_run(name: str) -> RunRecord:
-    """The run that `name` names, from its lock and its plan, without looking at models or items.
+    """Read an existing run from its lock and plan files, without resolving models or tasks.
+
+    Args:
+        name: The run's name, its folder, or its manifest.
 
     Raises:
-        UserInputError: there is no such run, or its folder was moved.
-        SetupError: the run's folder is damaged.
+        UserInputError: The run does not exist, or its folder was moved.
+        SetupError: The lock file or the plan file is damaged.
     """
-    lock = find_lock(name)
-    layout = _layout_in(lock)
+    lock = find_lock_file(name)
+    layout = _layout_from_lock(lock)
     document = _read_plan(layout)
     if document is None:
-        raise SetupError(f"{layout.plan}: the plan is missing or damaged; `hpcq resume {name}` mends it.")
-    return RunRecord(layout=layout, document=document)
+        raise SetupError(f"{layout.plan}: the plan is missing or damaged. Run `hpcq resume {name}` to write it again.")
+    return RunRecord(layout=layout, plan_document=document)
 
 
-def _layout_in(lock: Path) -> RunLayout:
-    """Where the lock's run lies: where it was made, for its paths are absolute."""
+def _layout_from_lock(lock: Path) -> RunLayout:
+    """Return the run's paths. The lock has absolute paths, so a folder that was moved is refused."""
     try:
         locked = tomllib.loads(lock.read_text(encoding="utf-8"))
         folders = {key: Path(value) for key, value in locked["paths"].items()}
         layout = RunLayout(name=locked["run"]["name"], **folders)
-        made = layout.folder.resolve()
+        original = layout.folder.resolve()
     except (KeyError, ValueError, TypeError, AttributeError) as error:
         raise SetupError(
-            f"{lock}: this run's lock is damaged ({error}); submit its manifest again to mend it."
+            f"{lock}: this run's lock is damaged ({error}). Submit its manifest again to write a new one."
         ) from error
-    if lock.parent.resolve() != made:
-        raise UserInputError(f"{lock.parent}: this run was made in {layout.folder}; move it back there to work on it.")
+    if lock.parent.resolve() != original:
+        raise UserInputError(f"{lock.parent}: this run was created in {layout.folder}. Move the folder back.")
     return layout
 
 
 def _read_plan(layout: RunLayout) -> dict[str, Any] | None:
-    """The plan's document; None where it is missing or damaged."""
+    """Return the content of `plan.json`; None if it is missing or damaged."""
     try:
         document = json.loads(layout.plan.read_text(encoding="utf-8"))
     except (FileNotFoundError, ValueError):
@@ -162,47 +177,47 @@ def _read_plan(layout: RunLayout) -> dict[str, Any] | None:
     return document if isinstance(document, dict) and "units" in document else None
 
 
-def begin(opened: Opened) -> None:
-    """Write the run's lock and plan."""
-    layout = opened.layout
-    write_text(layout.lock, _lock_text(opened))
-    arrays = make_arrays(opened.plan.units, opened.profile)
-    document = plan_document(opened.plan, arrays, {}, expected(arrays, opened.profile))
+def write_run(loaded: LoadedRun) -> None:
+    """Write the run's lock file and `plan.json`."""
+    layout = loaded.layout
+    write_text(layout.manifest_lock, _lock_text(loaded))
+    arrays = make_arrays(loaded.plan.units, loaded.profile)
+    document = plan_document(loaded.plan, arrays, {}, simulate_estimates(arrays, loaded.profile))
     write_text(layout.plan, json.dumps(document, indent=1) + "\n")
 
 
-def _lock_text(opened: Opened) -> str:
-    return lock_text(opened.resolved, versions_by_environment(opened.plan))
+def _lock_text(loaded: LoadedRun) -> str:
+    return lock_text(loaded.resolved, versions_by_environment(loaded.plan))
 
 
-def refuse_another(opened: Opened) -> None:
-    """See that the run's folder, if there is one, computes what `opened` does.
+def check_same_plan(loaded: LoadedRun) -> None:
+    """Check that an existing folder of the run has the same plan address as `loaded`.
 
     Raises:
-        UserInputError: it belongs to another manifest.
+        UserInputError: The folder belongs to a run with other settings; the message lists the keys that differ.
     """
-    layout = opened.layout
+    layout = loaded.layout
     plan = _read_plan(layout)
-    if plan is None or plan.get("address") == opened.plan.address:
+    if plan is None or plan.get("address") == loaded.plan.address:
         return
     try:
-        before = _flat(tomllib.loads(layout.lock.read_text(encoding="utf-8")))
+        before = _flatten(tomllib.loads(layout.manifest_lock.read_text(encoding="utf-8")))
     except (FileNotFoundError, ValueError):
         before = {}
-    after = _flat(tomllib.loads(_lock_text(opened)))
+    after = _flatten(tomllib.loads(_lock_text(loaded)))
     changes = [
         f"{key} was {before.get(key, 'unset')} and is {after.get(key, 'unset')}"
         for key in sorted(before.keys() | after.keys())
         if before.get(key) != after.get(key) and not key.startswith(("cluster.", "paths."))
     ]
     raise UserInputError(
-        f"{layout.folder}: this run was made from another manifest ({'; '.join(changes[:3]) or 'other versions'}). "
+        f"{layout.folder}: this run was created from another manifest ({'; '.join(changes[:3]) or 'other versions'}). "
         f"Give this one its own name (-O run.name={layout.name}-2), or remove the folder."
     )
 
 
-def _flat(document: object, prefix: str = "") -> dict[str, str]:
-    """Leaves of a TOML document by dotted key."""
+def _flatten(document: object, prefix: str = "") -> dict[str, str]:
+    """Return the leaves of a TOML document by dotted key."""
     if isinstance(document, dict):
         items = [(str(key), value) for key, value in document.items()]
     elif isinstance(document, list) and document and isinstance(document[0], dict):
@@ -211,5 +226,5 @@ def _flat(document: object, prefix: str = "") -> dict[str, str]:
         return {prefix: repr(document)}
     leaves: dict[str, str] = {}
     for key, value in items:
-        leaves.update(_flat(value, f"{prefix}.{key}" if prefix else key))
+        leaves.update(_flatten(value, f"{prefix}.{key}" if prefix else key))
     return leaves

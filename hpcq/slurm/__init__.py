@@ -1,1 +1,1 @@
-"""Clients of Slurm's commands: squeue, scontrol, sinfo."""
+"""Clients of Slurm's commands: squeue, scancel, scontrol, sinfo."""

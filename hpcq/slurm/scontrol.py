@@ -1,7 +1,4 @@
-"""One job at a time: what Slurm says of it and of its nodes, and orders for it; for jobs that look after themselves.
-
-Knows scontrol, sinfo and the words that they print (Slurm 22.05). Whether an order is right is the caller's to know.
-"""
+"""Queries and changes of single jobs and their nodes, for code that runs inside a job (formats of Slurm 22.05)."""
 
 from __future__ import annotations
 
@@ -12,123 +9,147 @@ from datetime import datetime
 from pathlib import Path
 
 from hpcq.core.errors import SetupError
-from hpcq.slurm.squeue import JOB_NAME_PREFIX, call
+from hpcq.slurm.squeue import JOB_NAME_PREFIX, run_client
 
-NO_SUCH_NODES = "node configuration is not available"
-"""sbatch's words where the request leaves no node at all."""
+NO_NODES_LEFT = "node configuration is not available"
+"""Part of sbatch's error message if the request excludes all nodes. sbatch has no exit code of its own for it."""
 
-_SIGNALLED = 128
-"""What a shell adds to the number of the signal that ended a command."""
+_SIGNAL_BASE = 128
+"""A shell reports a command that a signal ended as this number plus the signal."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class SlurmJob:
+    """The Slurm job of a process.
+
+    Attributes:
+        job_id: "100", or "100_7" for an element of an array.
+        restart: How often Slurm has restarted the job.
+    """
+
+    job_id: str
+    restart: int
+
+
+def current_job() -> SlurmJob:
+    """Return the Slurm job of this process, from its environment variables."""
+    array = os.environ.get("SLURM_ARRAY_JOB_ID")
+    job_id = f"{array}_{os.environ['SLURM_ARRAY_TASK_ID']}" if array else os.environ["SLURM_JOB_ID"]
+    return SlurmJob(job_id=job_id, restart=int(os.environ.get("SLURM_RESTART_COUNT", "0")))
 
 
 @dataclass(frozen=True, kw_only=True)
 class JobDetails:
-    """What Slurm says of one job.
+    """One job, as `scontrol show job` prints it.
 
-    state: its word; COMPLETING hides what the job has become. ends: as the node's clock tells time (None: not known).
-    is_preempted: it runs in the grace time of a preemption. exit_code: of its batch script, as a shell would tell it.
+    Attributes:
+        state: Slurm's name of the state. COMPLETING hides the final state.
+        restarts: How often Slurm has restarted the job.
+        end_time: Local time without a time zone. None: unknown.
+        is_preempted: The job is in the grace time of a preemption.
+        exit_code: Exit code of the batch script, as a shell reports it (128 + signal).
     """
 
     state: str
     restarts: int
-    ends: datetime | None
+    end_time: datetime | None
     is_preempted: bool
     partition: str
     exit_code: int
 
 
 def show_job(job_id: str) -> JobDetails | None:
-    """What Slurm says of a job or an element of an array ('100_7'); None: it knows the job no more.
+    """Query a job, or an element of an array ('100_7'); return None if Slurm no longer knows the job.
 
-    An element must be named so: its own number may be that of the whole array (SLURM_JOB_ID of the last one is).
+    An element needs this form: its own job id can be that of the whole array (SLURM_JOB_ID of the last element is).
 
     Raises:
-        SetupError: there is no Slurm, or it does not answer.
+        SetupError: Slurm is missing or does not respond.
     """
     try:
-        told = call("scontrol", "show", "job", "--oneliner", job_id)
+        output = run_client("scontrol", "show", "job", "--oneliner", job_id)
     except SetupError as error:
         if "Invalid job id" in str(error):
             return None
         raise
-    return read_job(told)
+    return parse_job(output)
 
 
-def read_job(told: str) -> JobDetails:
-    """`show_job`'s answer from what scontrol printed."""
-    found = dict(re.findall(r"(\w+)=(\S*)", told.partition("\n")[0]))
+def parse_job(output: str) -> JobDetails:
+    """Parse the output of `scontrol show job --oneliner`."""
+    found = dict(re.findall(r"(\w+)=(\S*)", output.partition("\n")[0]))
     code, _, number = found.get("ExitCode", "0:0").partition(":")
-    ends = found.get("EndTime", "Unknown")
+    end_time = found.get("EndTime", "Unknown")
     return JobDetails(
         state=found.get("JobState", ""),
         restarts=int(found.get("Restarts", 0)),
-        ends=None if ends == "Unknown" else datetime.fromisoformat(ends),
+        end_time=None if end_time == "Unknown" else datetime.fromisoformat(end_time),
         is_preempted=found.get("PreemptTime", "None") != "None",
         partition=found.get("Partition", ""),
-        exit_code=int(code) or (_SIGNALLED + int(number) if int(number or 0) else 0),
+        exit_code=int(code) or (_SIGNAL_BASE + int(number) if int(number or 0) else 0),
     )
 
 
 def requeue(job_id: str) -> None:
-    """Have a job, or an element of an array, ended and queued again.
+    """Requeue a running job, or an element of an array.
 
     Raises:
-        SetupError: there is no Slurm, it does not answer, or it refuses.
+        SetupError: Slurm is missing, does not respond, or refuses.
     """
-    call("scontrol", "requeue", job_id)
+    run_client("scontrol", "requeue", job_id)
 
 
-def change(job_ids: str, **fields: str) -> None:
-    """Change fields of jobs that wait (`job_ids` as squeue lists them, with commas between).
+def update_jobs(job_ids: str, **fields: str) -> None:
+    """Change fields of pending jobs (`job_ids` as squeue lists them, separated by commas).
 
     Raises:
-        SetupError: there is no Slurm, it does not answer, or it refuses for one of them.
+        SetupError: Slurm is missing, does not respond, or refuses for one of the jobs.
     """
-    call("scontrol", "update", f"JobId={job_ids}", *(f"{name}={value}" for name, value in fields.items()))
+    run_client("scontrol", "update", f"JobId={job_ids}", *(f"{name}={value}" for name, value in fields.items()))
 
 
-def waiting(run: str, partition: str) -> list[str]:
-    """Jobs of the run that wait for that partition, an array as one: '100_[3-7]'.
+def pending_jobs(run: str, partition: str) -> list[str]:
+    """Return the ids of the run's pending jobs in the partition; an array is one id: '100_[3-7]'.
 
     Raises:
-        SetupError: there is no Slurm, or it does not answer.
+        SetupError: Slurm is missing or does not respond.
     """
-    words = ("--noheader", "--states=PENDING", f"--user={os.getuid()}", f"--partition={partition}")
-    listing = call("squeue", *words, "--format=%i|%j")
+    options = ("--noheader", "--states=PENDING", f"--user={os.getuid()}", f"--partition={partition}")
+    listing = run_client("squeue", *options, "--format=%i|%j")
     jobs = (line.strip().partition("|") for line in listing.splitlines())
-    # squeue tells the throttle, too ('100_[3-7%2]'), which scontrol does not understand (22.05).
+    # squeue appends the throttle ('100_[3-7%2]'), which scontrol does not accept (22.05).
     return [re.sub(r"%\d+", "", job) for job, _, name in jobs if name.startswith(f"{JOB_NAME_PREFIX}:{run}:")]
 
 
-def nodes_of(partition: str | None) -> set[str]:
-    """Names of the partition's nodes; of all nodes where no partition is given.
+def partition_nodes(partition: str | None) -> set[str]:
+    """Return the names of the partition's nodes; of all nodes if `partition` is None.
 
     Raises:
-        SetupError: there is no Slurm, or it does not answer.
+        SetupError: Slurm is missing or does not respond.
     """
-    which = [f"--partition={partition}"] if partition else []
-    return set(call("sinfo", "--noheader", "--Node", *which, "--format=%N").split())
+    options = [f"--partition={partition}"] if partition else []
+    return set(run_client("sinfo", "--noheader", "--Node", *options, "--format=%N").split())
 
 
 def is_down(node: str) -> bool:
-    """Whether Slurm says that the node is not there.
+    """Whether Slurm reports the node as down.
 
     Raises:
-        SetupError: there is no Slurm, it does not answer, or it has no such node.
+        SetupError: Slurm is missing, does not respond, or does not know the node.
     """
-    # Not sinfo: while a job is still being ended there it says "completing" of a node that is down.
-    state = re.search(r"\bState=(\S+)", call("scontrol", "show", "node", "--oneliner", node))
+    # Not sinfo: it reports "completing" for a node that is down while a job is being ended there.
+    state = re.search(r"\bState=(\S+)", run_client("scontrol", "show", "node", "--oneliner", node))
     return state is not None and any(word in state[1] for word in ("DOWN", "FAIL", "NOT_RESPONDING", "*"))
 
 
-def could_start(script: Path, exclude: str) -> bool:
-    """Whether a submitted batch script would find nodes beside those in `exclude`.
+def can_start(script: Path, exclude: str) -> bool:
+    """Whether nodes other than those in `exclude` could run a submitted batch script.
 
     Raises:
-        SetupError: there is no Slurm, or it does not answer.
+        SetupError: Slurm is missing or does not respond.
     """
     try:
-        call("sbatch", "--test-only", f"--exclude={exclude}", str(script))
+        run_client("sbatch", "--test-only", f"--exclude={exclude}", str(script))
     except SetupError as error:
-        return NO_SUCH_NODES not in str(error)
+        return NO_NODES_LEFT not in str(error)
     return True

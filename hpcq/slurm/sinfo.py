@@ -1,7 +1,4 @@
-"""What nodes a cluster has, as sinfo tells in one call: kinds of nodes, each with the partition to ask for.
-
-Knows sinfo, how Slurm writes GRES and times, and how GPUs are named. Knows no profile.
-"""
+"""Groups of similar nodes of a cluster, from one sinfo call, each with the partition to request."""
 
 from __future__ import annotations
 
@@ -10,8 +7,8 @@ from collections import defaultdict
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
 
-from hpcq.catalog.gpu_aliases import guess_gpu
-from hpcq.slurm.squeue import call
+from hpcq.catalog.gpu_aliases import match_gpu
+from hpcq.slurm.squeue import run_client
 
 _FORMAT = "%N|%P|%G|%c|%m|%f|%l|%s|%a|%t"
 _GPUS = re.compile(r"(?:^|,)gpu:(?:(?P<type>[^:,(]+):)?(?P<count>\d+)(?:\([^)]*\))?")
@@ -21,10 +18,12 @@ _NO_LIMIT = float("inf")
 
 
 @dataclass(frozen=True, kw_only=True)
-class Row:
-    """A node in one of its partitions. minutes: the partition's time limit; None: it has none, or it is not told.
+class NodeRow:
+    """A node in one of its partitions.
 
-    most_nodes: that one job may take there; None: any number.
+    Attributes:
+        time_limit_minutes: Time limit of the partition. None: no limit, or unknown.
+        max_nodes_per_job: Limit of the partition. None: no limit.
     """
 
     node: str
@@ -35,17 +34,23 @@ class Row:
     cpus: int
     memory_mib: int
     features: tuple[str, ...]
-    minutes: int | None
-    most_nodes: int | None
+    time_limit_minutes: int | None
+    max_nodes_per_job: int | None
     is_usable: bool
 
 
 @dataclass(frozen=True, kw_only=True)
-class NodeKind:
-    """Nodes with the same GPUs. partition: the one to ask for, `others` those that have all of these nodes, too.
+class NodeGroup:
+    """Nodes with the same GPUs.
 
-    cpus, memory_mib: what each node of the partition has at least that has these GPUs. nodes: those in service, of
-    `known`; 0: none is. features: those that all have. feature: the one that tells the GPUs, where they have no type.
+    Attributes:
+        cpus, memory_mib: Minimum over the partition's nodes with these GPUs.
+        features: Features that all nodes have.
+        usable_nodes: Nodes in service, limited to the maximum per job.
+        total_nodes: All nodes, including those out of service.
+        partition: Partition to request.
+        gpu_feature: Feature that identifies the GPUs, if they have no GRES type.
+        other_partitions: Other partitions that include all of these nodes.
     """
 
     gpu_type: str | None
@@ -53,45 +58,45 @@ class NodeKind:
     cpus: int
     memory_mib: int
     features: tuple[str, ...]
-    nodes: int
-    known: int
+    usable_nodes: int
+    total_nodes: int
     partition: str
-    minutes: int | None
-    feature: str | None = None
-    others: tuple[str, ...] = ()
+    time_limit_minutes: int | None
+    gpu_feature: str | None = None
+    other_partitions: tuple[str, ...] = ()
 
 
-def node_kinds() -> tuple[NodeKind, ...]:
-    """The kinds of nodes of this cluster, those with GPUs first.
+def node_groups() -> tuple[NodeGroup, ...]:
+    """Return the groups of nodes of this cluster, those with GPUs first.
 
     Raises:
-        SetupError: there is no Slurm, or it does not answer.
+        SetupError: Slurm is missing or does not respond.
     """
-    return kinds_of(read_nodes(call("sinfo", "--noheader", "--Node", f"--format={_FORMAT}")))
+    return group_nodes(parse_nodes(run_client("sinfo", "--noheader", "--Node", f"--format={_FORMAT}")))
 
 
 def cluster_name() -> str:
-    """What this cluster calls itself.
+    """Return the ClusterName of this cluster.
 
     Raises:
-        SetupError: there is no Slurm, or it does not answer.
+        SetupError: Slurm is missing or does not respond.
     """
-    found = re.search(r"^ClusterName\s*=\s*(\S+)", call("scontrol", "show", "config"), re.MULTILINE)
+    found = re.search(r"^ClusterName\s*=\s*(\S+)", run_client("scontrol", "show", "config"), re.MULTILINE)
     return found[1] if found else "cluster"
 
 
-def read_nodes(listing: str) -> list[Row]:
-    """The rows of what sinfo printed; a node of two types of GPUs has a row for each."""
+def parse_nodes(listing: str) -> list[NodeRow]:
+    """Parse the output of sinfo; a node with two types of GPUs has one row per type."""
     rows = []
     for line in listing.splitlines():
         cells = [cell.strip() for cell in line.split("|")]
         if len(cells) != _FORMAT.count("|") + 1:
             continue
         node, partition, gres, cpus, memory, features, limit, size, availability, state = cells
-        most = size.rpartition("-")[2]
+        max_nodes = size.rpartition("-")[2]
         for gpu_type, gpus in _gpus(gres):
             rows.append(
-                Row(
+                NodeRow(
                     node=node,
                     partition=partition.removesuffix("*"),
                     is_default=partition.endswith("*"),
@@ -100,9 +105,9 @@ def read_nodes(listing: str) -> list[Row]:
                     cpus=int(cpus.rstrip("+")),
                     memory_mib=int(memory.rstrip("+")),
                     features=() if features == "(null)" else tuple(features.split(",")),
-                    minutes=_minutes(limit),
-                    most_nodes=int(most) if most.isdigit() else None,
-                    # "idle*" does not answer; "idle~" sleeps, and is woken for a job
+                    time_limit_minutes=_minutes(limit),
+                    max_nodes_per_job=int(max_nodes) if max_nodes.isdigit() else None,
+                    # "idle*" does not respond; "idle~" is powered down, and powered up for a job
                     is_usable=availability == "up" and not state.startswith(_OUT_OF_SERVICE) and "*" not in state,
                 )
             )
@@ -124,61 +129,63 @@ def _minutes(limit: str) -> int | None:
     return (days * 24 + hours) * 60 + minutes
 
 
-def kinds_of(rows: Iterable[Row]) -> tuple[NodeKind, ...]:
-    """The kinds that the rows are of; those with most GPUs first, without GPUs last.
+def group_nodes(rows: Iterable[NodeRow]) -> tuple[NodeGroup, ...]:
+    """Group nodes; groups with most GPUs per node first, without GPUs last.
 
-    By type and number of GPUs, by the feature that tells the GPUs where they have no type, and by partition where one
-    does not have the other's nodes.
+    Nodes are grouped by type and number of GPUs, by the feature that identifies the GPUs if they have no type, and by
+    partition if no partition includes all of them.
     """
-    groups: dict[tuple[str | None, int, str | None], list[Row]] = defaultdict(list)
+    groups: dict[tuple[str | None, int, str | None], list[NodeRow]] = defaultdict(list)
     for row in rows:
-        groups[row.gpu_type, row.gpus, _telling_feature(row)].append(row)
-    kinds = [kind for (_, _, feature), members in groups.items() for kind in _kinds(members, feature)]
-    return tuple(sorted(kinds, key=lambda kind: (-kind.gpus, kind.gpu_type or "")))
+        groups[row.gpu_type, row.gpus, _gpu_feature(row)].append(row)
+    found = [group for (_, _, feature), members in groups.items() for group in _split_by_partition(members, feature)]
+    return tuple(sorted(found, key=lambda group: (-group.gpus, group.gpu_type or "")))
 
 
-def _telling_feature(row: Row) -> str | None:
-    """The feature by which to ask for a node whose GPUs have no type: 'a100-40' rather than 'a100'."""
+def _gpu_feature(row: NodeRow) -> str | None:
+    """Return the feature to request for a node whose GPUs have no type: 'a100-40' rather than 'a100'."""
     if row.gpu_type or not row.gpus:
         return None
-    naming, guess = [name for name in row.features if guess_gpu(name)], guess_gpu(*row.features)
-    return next((name for name in naming if guess_gpu(name) == guess), naming[0] if naming else None)
+    candidates, match = [name for name in row.features if match_gpu(name)], match_gpu(*row.features)
+    return next((name for name in candidates if match_gpu(name) == match), candidates[0] if candidates else None)
 
 
-def _kinds(rows: Sequence[Row], feature: str | None) -> Iterator[NodeKind]:
-    """Partitions of nodes with the same GPUs until each of them is in one, the best first."""
-    by_partition: dict[str, list[Row]] = defaultdict(list)
+def _split_by_partition(rows: Sequence[NodeRow], feature: str | None) -> Iterator[NodeGroup]:
+    """Yield one group per partition until they include all nodes (with the same GPUs), the best partition first."""
+    by_partition: dict[str, list[NodeRow]] = defaultdict(list)
     for row in rows:
         by_partition[row.partition].append(row)
     nodes = {name: {row.node for row in members} for name, members in by_partition.items()}
     left = set().union(*nodes.values())
     while left:
         counted = {name: [row for row in members if row.node in left] for name, members in by_partition.items()}
-        best = max(sorted(name for name, own in counted.items() if own), key=lambda name: _worth(counted[name]))
+        best = max(sorted(name for name, own in counted.items() if own), key=lambda name: _preference(counted[name]))
         others = tuple(sorted(name for name in nodes if name != best and nodes[name] >= nodes[best] & left))
-        yield _kind(by_partition[best], counted[best], feature, others)
+        yield _group(by_partition[best], counted[best], feature, others)
         left -= nodes[best]
 
 
-def _kind(rows: Sequence[Row], counted: Sequence[Row], feature: str | None, others: tuple[str, ...]) -> NodeKind:
-    """Of one partition. counted: those of its rows whose nodes are in no other kind; a job may get any of them."""
+def _group(
+    rows: Sequence[NodeRow], counted: Sequence[NodeRow], feature: str | None, others: tuple[str, ...]
+) -> NodeGroup:
+    """Return the group of one partition. A job may get any of its `rows`; `counted` are in no other group yet."""
     first, usable = rows[0], sum(row.is_usable for row in counted)
-    return NodeKind(
+    return NodeGroup(
         gpu_type=first.gpu_type,
         gpus=first.gpus,
         cpus=min(row.cpus for row in rows),
         memory_mib=min(row.memory_mib for row in rows),
         features=tuple(name for name in first.features if all(name in row.features for row in rows)),
-        nodes=min(usable, first.most_nodes or usable),
-        known=len(counted),
+        usable_nodes=min(usable, first.max_nodes_per_job or usable),
+        total_nodes=len(counted),
         partition=first.partition,
-        minutes=first.minutes,
-        feature=feature,
-        others=others,
+        time_limit_minutes=first.time_limit_minutes,
+        gpu_feature=feature,
+        other_partitions=others,
     )
 
 
-def _worth(rows: Sequence[Row]) -> tuple[int, float, bool]:
-    """A partition with more of the nodes in service comes first, then the longer time limit, then the default."""
+def _preference(rows: Sequence[NodeRow]) -> tuple[int, float, bool]:
+    """Sort key of a partition: number of nodes in service, then time limit, then whether it is the default."""
     first = rows[0]
-    return sum(row.is_usable for row in rows), first.minutes or _NO_LIMIT, first.is_default
+    return sum(row.is_usable for row in rows), first.time_limit_minutes or _NO_LIMIT, first.is_default

@@ -1,7 +1,6 @@
-"""What Slurm says of a run, in one call whatever the run's size; and the other questions and orders for its clients.
+"""State of a run's jobs in Slurm by one squeue call for any run size; cancel, release, limits; the call of any client.
 
-Knows squeue, scancel and scontrol, each called with a timeout, since they wait for ever on a sick cluster. Knows
-neither plan nor store.
+All clients are called with a timeout, because they block forever if the controller is down.
 """
 
 from __future__ import annotations
@@ -15,33 +14,38 @@ from collections.abc import Iterable
 from dataclasses import dataclass
 
 from hpcq.core.errors import SetupError
-from hpcq.core.work import State
+from hpcq.core.work import UnitState
 
 CLIENT_TIMEOUT_S = 30.0
 
 JOB_NAME_PREFIX = "hpcq"
 
 Element = tuple[str, int]
-"""Job id and index in the array; the index of a job that is no array is 0."""
+"""Job id and array index. The index is 0 for a job that is not an array."""
 
-# The words stand in the table "JOB STATE CODES" of squeue's manual. A state that is not here is a failure.
+# From the table "JOB STATE CODES" of squeue's manual. All other states are failures.
 _STATES = {
-    State.PENDING: "PENDING CONFIGURING REQUEUED REQUEUE_HOLD REQUEUE_FED RESV_DEL_HOLD SPECIAL_EXIT",
-    State.RUNNING: "RUNNING COMPLETING SUSPENDED STOPPED SIGNALING STAGE_OUT RESIZING",
-    State.DONE: "COMPLETED",
-    State.CANCELLED: "CANCELLED REVOKED",
+    UnitState.PENDING: "PENDING CONFIGURING REQUEUED REQUEUE_HOLD REQUEUE_FED RESV_DEL_HOLD SPECIAL_EXIT",
+    UnitState.RUNNING: "RUNNING COMPLETING SUSPENDED STOPPED SIGNALING STAGE_OUT RESIZING",
+    UnitState.DONE: "COMPLETED",
+    UnitState.CANCELLED: "CANCELLED REVOKED",
 }
-_STATE_OF = {word: state for state, words in _STATES.items() for word in words.split()}
+_UNIT_STATES = {word: state for state, words in _STATES.items() for word in words.split()}
 
-# "Field:|" prints a field at its full width; without a suffix squeue cuts at 20 characters. Free text comes last.
+# "Field:|" prints a field at its full width; without a suffix squeue truncates to 20 characters. Free text is last.
 _FIELDS = ("ArrayJobID", "ArrayTaskID", "State", "RestartCnt", "NodeList", "Reason", "Name", "Comment")
 
 
 @dataclass(frozen=True, kw_only=True)
-class JobState:
-    """One element of an array. slurm_state: Slurm's own word, e.g. OUT_OF_MEMORY. folder: that of its submission."""
+class QueueEntry:
+    """One array element (or plain job) in the output of squeue.
 
-    state: State
+    Attributes:
+        slurm_state: Slurm's name of the state, for example OUT_OF_MEMORY.
+        folder: Folder of the submission, from the job's comment.
+    """
+
+    state: UnitState
     slurm_state: str
     reason: str | None
     node: str | None
@@ -52,36 +56,38 @@ class JobState:
 
 
 def job_name(run: str, array: str, part: int) -> str:
-    """The name under which a submission can be found again in the queue; no run or array has a colon in its name."""
+    """Return the job name that identifies a submission in the queue. Names of runs and arrays have no colon."""
     return f"{JOB_NAME_PREFIX}:{run}:{array}:{part}"
 
 
-def poll(run: str) -> dict[Element, JobState]:
-    """Every element of the run's arrays that Slurm still knows: those that wait or run, and those that ended of late.
+def poll(run: str) -> dict[Element, QueueEntry]:
+    """Return all elements of the run's arrays that Slurm still knows: pending, running, and recently ended ones.
 
-    Two runs of one name in different folders are both listed; job ids tell them apart.
+    Runs of the same name in different folders are all listed; their job ids differ.
 
     Raises:
-        SetupError: there is no Slurm, or it does not answer.
+        SetupError: Slurm is missing or does not respond.
     """
     fields = ",".join(f"{name}:|" for name in _FIELDS)
-    listing = call("squeue", "--noheader", "--array", "--states=all", f"--user={os.getuid()}", f"--Format={fields}")
-    return read_queue(listing, run)
+    listing = run_client(
+        "squeue", "--noheader", "--array", "--states=all", f"--user={os.getuid()}", f"--Format={fields}"
+    )
+    return parse_queue(listing, run)
 
 
-def read_queue(listing: str, run: str) -> dict[Element, JobState]:
-    """`poll`'s answer from what squeue printed."""
+def parse_queue(listing: str, run: str) -> dict[Element, QueueEntry]:
+    """Parse the output of squeue; jobs of other runs are skipped."""
     found = {}
     for line in listing.splitlines():
-        job, index, word, restarts, node, reason, name, comment = line.strip().removesuffix("|").split("|", 7)
+        job, index, slurm_state, restarts, node, reason, name, comment = line.strip().removesuffix("|").split("|", 7)
         prefix, _, rest = name.partition(":")
         of_run, _, rest = rest.partition(":")
         array, _, part = rest.rpartition(":")
         if (prefix, of_run) != (JOB_NAME_PREFIX, run) or not part.isdigit():
             continue
-        found[job, int(index) if index.isdigit() else 0] = JobState(
-            state=_STATE_OF.get(word, State.FAILED),
-            slurm_state=word,
+        found[job, int(index) if index.isdigit() else 0] = QueueEntry(
+            state=_UNIT_STATES.get(slurm_state, UnitState.FAILED),
+            slurm_state=slurm_state,
             reason=None if reason in ("", "None") else reason,
             node=node or None,
             restarts=int(restarts),
@@ -93,23 +99,23 @@ def read_queue(listing: str, run: str) -> dict[Element, JobState]:
 
 
 def cancel(elements: Iterable[Element | str]) -> None:
-    """Cancel elements, and whole jobs where only their id is given, by one call; those that have ended are left alone.
+    """Cancel elements, and whole jobs if only their id is given, by one call. Ended jobs are not affected.
 
     Raises:
-        SetupError: there is no Slurm, or it does not answer.
+        SetupError: Slurm is missing or does not respond.
     """
     if arguments := _as_arguments(elements):
-        call("scancel", "--quiet", *arguments)
+        run_client("scancel", "--quiet", *arguments)
 
 
 def release(elements: Iterable[Element | str]) -> None:
-    """Let jobs start that Slurm holds, by one call.
+    """Release held jobs by one call.
 
     Raises:
-        SetupError: there is no Slurm, it does not answer, or it refuses for one of them.
+        SetupError: Slurm is missing, does not respond, or refuses for one of the jobs.
     """
     if arguments := _as_arguments(elements):
-        call("scontrol", "release", ",".join(arguments))
+        run_client("scontrol", "release", ",".join(arguments))
 
 
 def _as_arguments(elements: Iterable[Element | str]) -> list[str]:
@@ -124,7 +130,7 @@ def _as_arguments(elements: Iterable[Element | str]) -> list[str]:
 
 
 def _ranges(numbers: Iterable[int]) -> str:
-    """{1, 2, 3, 7} as '1-3,7'."""
+    """Format {1, 2, 3, 7} as '1-3,7'."""
     spans: list[list[int]] = []
     for number in sorted(numbers):
         if spans and number == spans[-1][1] + 1:
@@ -135,42 +141,44 @@ def _ranges(numbers: Iterable[int]) -> str:
 
 
 def check_cluster() -> None:
-    """See that jobs can be submitted from here.
+    """Check that jobs can be submitted from this machine.
 
     Raises:
-        SetupError: there is no Slurm, or it does not answer.
+        SetupError: Slurm is missing or does not respond.
     """
     require_clients()
     max_array_size()
 
 
 def require_clients() -> None:
-    """See that this machine has what submits jobs.
+    """Check that sbatch and srun are installed on this machine.
 
     Raises:
-        SetupError: it has not.
+        SetupError: They are not.
     """
     if shutil.which("sbatch") is None or shutil.which("srun") is None:
-        raise SetupError("There is no sbatch on this machine: log in to the cluster, or use cluster.profile=local.")
+        raise SetupError(
+            "sbatch or srun is missing on this machine: log in to the cluster, or use cluster.profile=local."
+        )
 
 
 def max_array_size() -> int:
-    """The most elements that an array may have.
+    """Return the maximum number of elements of an array.
 
     Raises:
-        SetupError: there is no Slurm, or it does not answer.
+        SetupError: Slurm is missing or does not respond.
     """
-    found = re.search(r"^MaxArraySize\s*=\s*(\d+)", call("scontrol", "show", "config"), re.MULTILINE)
+    found = re.search(r"^MaxArraySize\s*=\s*(\d+)", run_client("scontrol", "show", "config"), re.MULTILINE)
     if found is None:
-        raise SetupError("`scontrol show config` names no MaxArraySize: is this Slurm?")
+        raise SetupError("`scontrol show config` does not print MaxArraySize: check that it is Slurm's scontrol.")
     return max(1, int(found[1]))
 
 
-def call(program: str, *arguments: str) -> str:
-    """What one of Slurm's clients prints.
+def run_client(program: str, *arguments: str) -> str:
+    """Run one of Slurm's clients and return its output.
 
     Raises:
-        SetupError: it is not there, it does not answer in time, or it fails; the sentence has its last words.
+        SetupError: The client is missing, does not respond in time, or fails. The message has its last line of output.
     """
     try:
         done = subprocess.run(
@@ -178,13 +186,14 @@ def call(program: str, *arguments: str) -> str:
         )
     except FileNotFoundError:
         raise SetupError(
-            f"There is no {program} on this machine: log in to the cluster, or use cluster.profile=local."
+            f"{program} is missing on this machine: log in to the cluster, or use cluster.profile=local."
         ) from None
     except subprocess.TimeoutExpired:
         raise SetupError(
-            f"Slurm did not answer `{program}` within {CLIENT_TIMEOUT_S:g} s: try again, or ask the administrators."
+            f"`{program}` got no response from Slurm within {CLIENT_TIMEOUT_S:g} s. Try again, or ask the"
+            " administrators."
         ) from None
     if done.returncode:
-        said = (done.stderr.strip() or done.stdout.strip() or "nothing").splitlines()[-1]
-        raise SetupError(f"`{program}` failed: {said}")
+        message = (done.stderr.strip() or done.stdout.strip() or "no output").splitlines()[-1]
+        raise SetupError(f"`{program}` failed: {message}")
     return done.stdout

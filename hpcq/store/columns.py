@@ -1,7 +1,4 @@
-"""Rows as columns, in memory and in HDF5; the one place that knows how a request's key and response become numbers.
-
-Knows records, numpy and HDF5 groups; nothing of files, segments, merging or results.
-"""
+"""Rows of responses as columns, in numpy arrays and in HDF5 groups."""
 
 from __future__ import annotations
 
@@ -28,16 +25,28 @@ _ROW_TYPES = {
     "loglikelihood": "<f8",
     "is_greedy": "i1",
 }
-# Strings of variable length escape HDF5's filters, so all texts stand in one compressible run of bytes.
+# HDF5 does not filter strings of variable length, so all texts are concatenated into one array of bytes.
 _TYPES = {**_ROW_TYPES, "text": "u1", "text_offsets": "<i8"}
 _NO_FLAG = -1
-# A tokenizer can decode half of a surrogate pair; a run must not die of it.
+# A tokenizer can decode to half of a surrogate pair; this must not crash a run.
 _ENCODING = ("utf-8", "surrogatepass")
 
 
 @dataclass(frozen=True, kw_only=True, eq=False)
 class Columns:
-    """Rows without their task. Text `i` is `text[text_offsets[i] : text_offsets[i + 1]]`, in UTF-8."""
+    """Rows without their task, as arrays of shape (rows,) except for the texts.
+
+    Attributes:
+        doc_id: Index of the document in its data set.
+        request_index: Index of the request among those of its document.
+        repeat: Index of the repetition of the request.
+        digest: `hpcq.store.records.digest_of_arguments`.
+        kind: `hpcq.store.records.ResponseKind`.
+        loglikelihood: NaN for generated text.
+        is_greedy: 1 or 0; -1 if the kind has no such flag.
+        text: All texts concatenated, in UTF-8.
+        text_offsets: Shape (rows + 1,); text `i` is `text[text_offsets[i] : text_offsets[i + 1]]`.
+    """
 
     doc_id: NDArray[np.int64]
     request_index: NDArray[np.int32]
@@ -53,7 +62,7 @@ class Columns:
         return len(self.doc_id)
 
     def responses(self) -> list[Response]:
-        """The responses, in the order of the rows."""
+        """Return the responses in the order of the rows."""
         generated = int(ResponseKind.GENERATE_UNTIL)
         rolling = int(ResponseKind.LOGLIKELIHOOD_ROLLING)
         rows = zip(self.kind.tolist(), self.loglikelihood.tolist(), self.is_greedy.tolist(), self.texts(), strict=True)
@@ -65,20 +74,20 @@ class Columns:
         ]
 
     def texts(self) -> list[bytes]:
-        """The texts as bytes; empty where a row has none."""
+        """Return the texts as bytes; empty for rows without text."""
         blob = self.text.tobytes()
         return [blob[start:end] for start, end in itertools.pairwise(self.text_offsets.tolist())]
 
     def take(self, order: NDArray[np.int64]) -> Columns:
-        """The rows numbered in `order`, in that order."""
+        """Return the rows with the indices `order`, in that order."""
         texts = self.texts()
         return Columns(
             **{name: getattr(self, name)[order] for name in _ROW_TYPES},
             **_texts([texts[row] for row in order.tolist()]),
         )
 
-    def part(self, start: int, end: int) -> Columns:
-        """The rows from `start` up to `end`, without copying."""
+    def slice_rows(self, start: int, end: int) -> Columns:
+        """Return the rows from `start` to `end` (exclusive) without copying."""
         offsets = self.text_offsets[start : end + 1]
         return Columns(
             **{name: getattr(self, name)[start:end] for name in _ROW_TYPES},
@@ -89,7 +98,7 @@ class Columns:
 
 @dataclass(frozen=True, kw_only=True, eq=False)
 class Table:
-    """The rows of one task, task version and address."""
+    """Rows of one task, task version and content address."""
 
     task: str
     task_version: str
@@ -100,19 +109,19 @@ class Table:
         return len(self.columns)
 
     def keys(self) -> list[RequestKey]:
-        """The keys, in the order of the rows."""
+        """Return the keys in the order of the rows."""
         columns = self.columns
         parts = (columns.doc_id, columns.request_index, columns.repeat, columns.digest.astype("U32"))
         task, version = self.task, self.task_version
         return [RequestKey(task, version, *row) for row in zip(*(part.tolist() for part in parts), strict=True)]
 
     def rows(self) -> Iterator[Row]:
-        """Key and response of every row."""
+        """Iterate over key and response of every row."""
         return zip(self.keys(), self.columns.responses(), strict=True)
 
 
-def columns_of(rows: Sequence[Row]) -> Columns:
-    """`rows` as columns, in their order."""
+def columns_from_rows(rows: Sequence[Row]) -> Columns:
+    """Return `rows` as columns, in the same order."""
     cells = {
         "doc_id": [key.doc_id for key, _ in rows],
         "request_index": [key.request_index for key, _ in rows],
@@ -128,8 +137,8 @@ def columns_of(rows: Sequence[Row]) -> Columns:
     )
 
 
-def joined(parts: Sequence[Columns]) -> Columns:
-    """The rows of `parts` one after another."""
+def concatenate(parts: Sequence[Columns]) -> Columns:
+    """Return the rows of all `parts`, in order."""
     lengths = np.concatenate([np.diff(part.text_offsets) for part in parts])
     return Columns(
         **{name: np.concatenate([getattr(part, name) for part in parts]) for name in (*_ROW_TYPES, "text")},
@@ -138,38 +147,38 @@ def joined(parts: Sequence[Columns]) -> Columns:
 
 
 def write_columns(group: h5py.Group, columns: Columns, filters: Mapping[str, Any] | None = None) -> None:
-    """Write each column as a dataset of `group`, with HDF5's `filters`; the texts are always compressed."""
+    """Write each column as a dataset of `group`, with the HDF5 `filters`; texts are always compressed."""
     for name in _TYPES:
         column = getattr(columns, name)
         chosen = {**(filters or {}), **({"compression": "gzip"} if name == "text" else {})}
-        # HDF5 filters whole chunks, and there is no chunk of nothing. Times would make equal files differ.
+        # Filters need chunks, which empty datasets do not have. Time stamps would make equal files differ.
         group.create_dataset(name, data=column, track_times=False, **(chosen if len(column) else {}))
 
 
 def read_columns(group: h5py.Group) -> Columns:
-    """The columns that stand in `group`.
+    """Read the columns in `group`.
 
     Raises:
-        SegmentCorruptError: a column is missing, of another type or length, or the texts' offsets make no sense.
+        SegmentCorruptError: A column is missing, has another type or length, or the offsets of the texts are invalid.
     """
     columns = {}
     for name, dtype in _TYPES.items():
         dataset = group.get(name)
         if not isinstance(dataset, h5py.Dataset) or dataset.ndim != 1 or dataset.dtype != np.dtype(dtype):
-            raise SegmentCorruptError(f"{group.name}: the column '{name}' ({dtype}) is missing or of another type")
+            raise SegmentCorruptError(f"{group.name}: the column '{name}' ({dtype}) is missing or has another type")
         columns[name] = dataset[...]
     lengths = [len(columns[name]) for name in _ROW_TYPES]
     offsets = columns["text_offsets"]
     if {*lengths, len(offsets) - 1} != {lengths[0]}:
-        raise SegmentCorruptError(
-            f"{group.name}: the columns are of unequal lengths: {lengths}, offsets {len(offsets)}"
-        )
+        raise SegmentCorruptError(f"{group.name}: the columns have unequal lengths: {lengths}, offsets {len(offsets)}")
     if offsets[0] != 0 or offsets[-1] != len(columns["text"]) or np.any(np.diff(offsets) < 0):
         raise SegmentCorruptError(
-            f"{group.name}: the texts' offsets do not fit the {len(columns['text'])} bytes of text"
+            f"{group.name}: the offsets of the texts do not match the {len(columns['text'])} bytes of text"
         )
     if np.any(columns["kind"] > max(ResponseKind)):
-        raise SegmentCorruptError(f"{group.name}: {columns['kind'].max()} is no kind of response that this hpcq knows")
+        raise SegmentCorruptError(
+            f"{group.name}: {columns['kind'].max()} is not a kind of response that this version of hpcq reads"
+        )
     return Columns(**columns)
 
 

@@ -1,9 +1,9 @@
-"""The index: every response of one evaluation that any segment holds, once, whatever the order of the files.
+"""Index of one evaluation: each response in its segments once, independent of the order of the files.
 
-Knows segments; must not know which requests a run expects, nor score anything. A response is never chosen: where
-segments disagree about a request, it is reported and left out. One kind of difference is no disagreement: a back end
-whose answers depend on what it happens to compute beside them says so, and by how much, in its segments' provenance
-("varies"). Of answers of such a back end that differ by no more, that of the first file (by name) stands.
+The index never chooses between different responses to a request: a conflict is reported, and the request has no
+response in the index. There is one exception. If a back end's results depend on which requests it computes together, it
+states a tolerance in the provenance of its segments ("varies"). Among responses of such a back end that differ by no
+more than the tolerance, the one in the first file (by name) is used.
 """
 
 from __future__ import annotations
@@ -19,18 +19,18 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from hpcq.core.errors import SegmentCorruptError, WorkFailed
-from hpcq.store.columns import Columns, Table, joined
+from hpcq.core.errors import SegmentCorruptError, WorkerError
+from hpcq.store.columns import Columns, Table, concatenate
 from hpcq.store.records import RequestKey, Response, ResponseKind
 from hpcq.store.segments import Provenance, Segment, read_segment, segment_paths
 
-VARIES = "varies"
-"""In a segment's provenance: by how much a log-likelihood may differ when it is computed again; its texts may, too."""
+TOLERANCE_ATTRIBUTE = "varies"
+"""Provenance key: maximum difference of a log-likelihood that is computed again. Generated texts may differ too."""
 
 
 @dataclass(frozen=True, kw_only=True)
 class Claim:
-    """A response, and the first file (by name) that holds it."""
+    """A response in a conflict, and the first file (by name) that contains it."""
 
     file: str
     response: Response
@@ -38,23 +38,23 @@ class Claim:
 
 @dataclass(frozen=True, kw_only=True)
 class Conflict:
-    """A request to which segments hold different responses, bit by bit; each different one is a claim."""
+    """A request with different responses in segments (compared bit by bit): one claim per distinct response."""
 
     key: RequestKey
     claims: tuple[Claim, ...]
 
 
 @dataclass(frozen=True, kw_only=True, order=True)
-class SetAside:
-    """A file that cannot be trusted, and why. `file` is `<unit>/<name>`."""
+class SetAsideFile:
+    """A file that cannot be trusted, with the reason. `file` is `<unit>/<name>`."""
 
     file: str
     reason: str
 
 
 @dataclass(frozen=True, kw_only=True)
-class SegmentFacts:
-    """What is told of a segment apart from its responses. `rows`: those of this evaluation."""
+class SegmentInfo:
+    """Description of a segment without its responses. `rows` counts the rows of this evaluation."""
 
     file: str
     digest: str
@@ -65,18 +65,23 @@ class SegmentFacts:
 
 @dataclass(frozen=True, kw_only=True, eq=False)
 class Index:
-    """One evaluation's responses.
+    """Responses of one evaluation.
 
-    tables: columns by task, sorted by key, each key once. conflicts: keys that are in no table. duplicates: rows that
-    only repeat another, bit by bit; varied: that differ from it no more than their back end says that its answers do.
-    ignored: rows of other evaluations. set_aside: files that cannot be trusted. inputs: a digest over everything that
-    this index was made from, equal for equal files.
+    Attributes:
+        tables: One table per task, sorted by key, each key once.
+        conflicts: Requests with different responses; their keys are in no table.
+        set_aside: Files that cannot be trusted.
+        segments: Segments with rows of this evaluation.
+        duplicates: Number of rows that repeat another bit by bit.
+        ignored: Number of rows of other evaluations.
+        inputs: Digest over everything from which the index was made; equal for equal files.
+        varied: Number of rows that differ from the response in use within the tolerance of their back end.
     """
 
     tables: tuple[Table, ...]
     conflicts: tuple[Conflict, ...]
-    set_aside: tuple[SetAside, ...]
-    segments: tuple[SegmentFacts, ...]
+    set_aside: tuple[SetAsideFile, ...]
+    segments: tuple[SegmentInfo, ...]
     duplicates: int
     ignored: int
     inputs: str
@@ -84,19 +89,23 @@ class Index:
 
     @cached_property
     def responses(self) -> dict[RequestKey, Response]:
-        """Key → response; made when first asked for."""
+        """Key → response, built on first access."""
         return {key: response for table in self.tables for key, response in table.rows()}
 
     def __len__(self) -> int:
         return sum(map(len, self.tables))
 
 
-def load(folders: Iterable[Path], *, expect: Mapping[str, str]) -> Index:
-    """Read every segment in `folders` and keep the rows whose task has the address that `expect` gives it.
+def load_index(folders: Iterable[Path], *, expect: Mapping[str, str]) -> Index:
+    """Read all segments in `folders` and index the rows of one evaluation.
+
+    Args:
+        folders: Folders of units.
+        expect: Task → content address; rows with another address are ignored.
 
     Raises:
-        StorageError: the file system refused to read a file.
-        WorkFailed: one address stands for two versions of a task.
+        StorageError: The file system refused to read a file.
+        WorkerError: Rows with one address have different versions of a task.
     """
     read: list[tuple[str, Segment]] = []
     set_aside = []
@@ -105,60 +114,60 @@ def load(folders: Iterable[Path], *, expect: Mapping[str, str]) -> Index:
         try:
             read.append((file, read_segment(path)))
         except SegmentCorruptError as error:
-            set_aside.append(SetAside(file=file, reason=str(error)))
+            set_aside.append(SetAsideFile(file=file, reason=str(error)))
     groups: dict[str, list[_Part]] = {}
-    facts = []
+    infos = []
     for file, segment in read:
         wanted = [table for table in segment.tables if expect.get(table.task) == table.address]
         for table in wanted:
-            varies = float(segment.provenance.get(VARIES, 0.0))
-            groups.setdefault(table.task, []).append(_Part(file=file, table=table, varies=varies))
+            tolerance = float(segment.provenance.get(TOLERANCE_ATTRIBUTE, 0.0))
+            groups.setdefault(table.task, []).append(_Part(file=file, table=table, tolerance=tolerance))
         if wanted:
-            facts.append(_facts(file, segment, sum(map(len, wanted))))
-    settled = [_settle(groups[name]) for name in sorted(groups)]
+            infos.append(_segment_info(file, segment, sum(map(len, wanted))))
+    merged = [_merge_parts(groups[name]) for name in sorted(groups)]
     return Index(
-        tables=tuple(one.table for one in settled),
-        conflicts=tuple(conflict for one in settled for conflict in one.conflicts),
+        tables=tuple(one.table for one in merged),
+        conflicts=tuple(conflict for one in merged for conflict in one.conflicts),
         set_aside=tuple(set_aside),
-        segments=tuple(facts),
-        duplicates=sum(one.duplicates for one in settled),
-        ignored=sum(segment.name.rows for _, segment in read) - sum(fact.rows for fact in facts),
-        inputs=_inputs(expect, facts, set_aside),
-        varied=sum(one.varied for one in settled),
+        segments=tuple(infos),
+        duplicates=sum(one.duplicates for one in merged),
+        ignored=sum(segment.name.rows for _, segment in read) - sum(info.rows for info in infos),
+        inputs=_inputs(expect, infos, set_aside),
+        varied=sum(one.varied for one in merged),
     )
 
 
 @dataclass(frozen=True, kw_only=True, eq=False)
 class _Part:
-    """A task's rows in one file."""
+    """Rows of one task in one file."""
 
     file: str
     table: Table
-    varies: float
+    tolerance: float
 
 
 @dataclass(frozen=True, kw_only=True, eq=False)
-class _Settled:
+class _MergedTask:
     table: Table
     conflicts: list[Conflict]
     duplicates: int
     varied: int
 
 
-def _settle(parts: list[_Part]) -> _Settled:
-    """Sort the rows of one task by key, drop those that repeat another, and take out the keys in conflict.
+def _merge_parts(parts: list[_Part]) -> _MergedTask:
+    """Sort the rows of one task by key, drop duplicates, and remove the keys in conflict.
 
     Raises:
-        WorkFailed: the rows, though of one address, are of different versions of the task.
+        WorkerError: The rows have one address and different versions of the task.
     """
     first = parts[0].table
     versions = {part.table.task_version: part.file for part in parts}
     if len(versions) > 1:
-        raise WorkFailed(
-            f"the task '{first.task}' was answered in the versions {versions} under one address:"
-            " its address must tell the version of lm-eval; delete the older of these segments."
+        raise WorkerError(
+            f"the task '{first.task}' has responses of the versions {versions} under one address, which must depend on "
+            "the version of lm-eval; delete the older of these segments."
         )
-    columns = joined([part.table.columns for part in parts])
+    columns = concatenate([part.table.columns for part in parts])
     origin = np.repeat(np.arange(len(parts)), [len(part.table) for part in parts])
     order, starts = _grouped_by_key(columns)
     sizes = np.diff(np.append(starts, len(order)))
@@ -166,32 +175,33 @@ def _settle(parts: list[_Part]) -> _Settled:
     contents = _contents(columns) if len(agreed[0]) < len(starts) else []
     for group in np.flatnonzero(sizes > 1).tolist():
         rows = order[starts[group] : starts[group] + sizes[group]].tolist()
-        # The files come in the order of their names, and lexsort is stable: the first row is of the first file.
+        # Files are read in the order of their names, and lexsort is stable: the first row is from the first file.
         claims = {contents[row]: row for row in reversed(rows)}
         duplicates += len(rows) - len(claims)
-        if len(claims) == 1 or _vary_only(columns, claims.values(), min(parts[origin[row]].varies for row in rows)):
+        tolerance = min(parts[origin[row]].tolerance for row in rows)
+        if len(claims) == 1 or _is_within_tolerance(columns, claims.values(), tolerance):
             agreed.append(starts[group : group + 1])
             varied += len(claims) - 1
         else:
             files = [(row, parts[origin[row]].file) for row in sorted(claims.values())]
             conflicts.append(_conflict(first, columns, files))
     kept = columns.take(order[np.sort(np.concatenate(agreed))])
-    return _Settled(table=replace(first, columns=kept), conflicts=conflicts, duplicates=duplicates, varied=varied)
+    return _MergedTask(table=replace(first, columns=kept), conflicts=conflicts, duplicates=duplicates, varied=varied)
 
 
-def _vary_only(columns: Columns, rows: Iterable[int], tolerance: float) -> bool:
-    """Whether these answers to one request differ by nothing but what their back end says that they may differ by."""
+def _is_within_tolerance(columns: Columns, rows: Iterable[int], tolerance: float) -> bool:
+    """Return whether these responses to one request differ by no more than the tolerance of their back end."""
     chosen = columns.take(np.array([*rows]))
     if tolerance <= 0 or len(np.unique(chosen.kind)) > 1:
         return False
-    # What is generated has no log-likelihood (NaN). Written so that any other difference which is no number is one.
+    # Generated text has no log-likelihood (NaN). For other kinds, a NaN difference compares as False: not within.
     is_text = chosen.kind[0] == ResponseKind.GENERATE_UNTIL
     return bool(is_text or np.ptp(chosen.loglikelihood) <= tolerance)
 
 
 def _grouped_by_key(columns: Columns) -> tuple[NDArray[np.int64], NDArray[np.int64]]:
-    """The order of the rows by key, and where in that order each different key begins."""
-    # Big-endian words of the digest sort as its text does, and faster.
+    """Return the order of the rows by key, and the positions in that order at which the key changes."""
+    # Big-endian words of the digest sort like its text, and faster.
     words = np.ascontiguousarray(columns.digest).view(">u8").reshape(len(columns), 4).astype("<u8")
     parts: list[NDArray[Any]] = [columns.doc_id, columns.request_index, columns.repeat, *words.T]
     order = np.lexsort(parts[::-1])
@@ -203,7 +213,7 @@ def _grouped_by_key(columns: Columns) -> tuple[NDArray[np.int64], NDArray[np.int
 
 
 def _contents(columns: Columns) -> list[tuple[Any, ...]]:
-    """Every row's response as it is stored: floats by their bits, so that NaN equals NaN and -0.0 is not 0.0."""
+    """Return each row's response as stored, floats as bits: NaN equals NaN, and -0.0 differs from 0.0."""
     bits = columns.loglikelihood.view(np.int64).tolist()
     return [*zip(columns.kind.tolist(), bits, columns.is_greedy.tolist(), columns.texts(), strict=True)]
 
@@ -217,13 +227,13 @@ def _conflict(table: Table, columns: Columns, files: list[tuple[int, str]]) -> C
     )
 
 
-def _facts(file: str, segment: Segment, rows: int) -> SegmentFacts:
-    return SegmentFacts(
+def _segment_info(file: str, segment: Segment, rows: int) -> SegmentInfo:
+    return SegmentInfo(
         file=file, digest=segment.digest, rows=rows, created=segment.created, provenance=segment.provenance
     )
 
 
-def _inputs(expect: Mapping[str, str], facts: list[SegmentFacts], set_aside: list[SetAside]) -> str:
-    read = [(fact.file, fact.digest) for fact in facts]
-    told = [sorted(expect.items()), read, [(item.file, item.reason) for item in set_aside]]
-    return hashlib.sha256(json.dumps(told).encode()).hexdigest()
+def _inputs(expect: Mapping[str, str], infos: list[SegmentInfo], set_aside: list[SetAsideFile]) -> str:
+    read = [(info.file, info.digest) for info in infos]
+    document = [sorted(expect.items()), read, [(item.file, item.reason) for item in set_aside]]
+    return hashlib.sha256(json.dumps(document).encode()).hexdigest()

@@ -1,7 +1,7 @@
-"""What the store keeps: a request's key and its response.
+"""Records of the store: the key of a request and its response.
 
-Knows nothing of files, tasks or models. Both records are named tuples rather than dataclasses because a run holds
-millions of them: a named tuple is made, hashed and compared about five times as fast.
+Both are named tuples rather than dataclasses because a run has millions of them: a named tuple is created, hashed and
+compared about five times as fast.
 """
 
 from __future__ import annotations
@@ -15,10 +15,15 @@ DIGEST_CHARACTERS = 32
 
 
 class RequestKey(NamedTuple):
-    """Names one request of an evaluation for ever: the same on every shard, attempt and node; ordered.
+    """Stable name of one request of an evaluation: the same on every shard, attempt and node. Keys are ordered.
 
-    `request_index` counts the requests of one document, `repeat` the times that one request is asked, `digest` is
-    `digest_of_arguments` over what is asked.
+    Attributes:
+        task: Name of the task.
+        task_version: Version of the task's definition.
+        doc_id: Index of the document in its data set.
+        request_index: Index of the request among those of its document.
+        repeat: Index of the repetition of the request.
+        digest: `digest_of_arguments` of the request.
     """
 
     task: str
@@ -30,7 +35,7 @@ class RequestKey(NamedTuple):
 
 
 class ResponseKind(IntEnum):
-    """Which question a response answers, in lm-eval's words; the numbers stand in files."""
+    """Kind of request that a response answers, in lm-eval's terms. The numbers are part of the file format."""
 
     LOGLIKELIHOOD = 0
     LOGLIKELIHOOD_ROLLING = 1
@@ -38,7 +43,7 @@ class ResponseKind(IntEnum):
 
 
 class Response(NamedTuple):
-    """An answer: (log-likelihood, greedy flag), or a rolling log-likelihood alone, or text alone; the rest is None."""
+    """A response: log-likelihood and greedy flag, or only a rolling log-likelihood, or only text; the rest is None."""
 
     loglikelihood: float | None = None
     is_greedy: bool | None = None
@@ -46,10 +51,10 @@ class Response(NamedTuple):
 
     @property
     def kind(self) -> ResponseKind:
-        """The question that this answers.
+        """Kind of request that this answers.
 
         Raises:
-            ValueError: the fields together answer none.
+            ValueError: The combination of fields answers no kind of request.
         """
         match (self.loglikelihood is not None, self.is_greedy is not None, self.text is not None):
             case (True, True, False):
@@ -58,14 +63,14 @@ class Response(NamedTuple):
                 return ResponseKind.LOGLIKELIHOOD_ROLLING
             case (False, False, True):
                 return ResponseKind.GENERATE_UNTIL
-        raise ValueError(f"{self!r} answers no kind of request: give a log-likelihood or a text, not both, not neither")
+        raise ValueError(f"{self!r} is not a valid response: give either a log-likelihood or a text")
 
 
 def digest_of_arguments(kind: str, arguments: object) -> str:
-    """32 hexadecimal digits over a request's kind and its arguments, which must be plain JSON data.
+    """Return 32 hexadecimal digits over a request's kind and its arguments, which must be plain JSON data.
 
     Raises:
-        TypeError: an argument that JSON cannot say, such as a tensor.
+        TypeError: An argument has no JSON form, such as a tensor.
     """
     text = json.dumps([kind, arguments], sort_keys=True, separators=(",", ":"))
     return hashlib.sha256(text.encode()).hexdigest()[:DIGEST_CHARACTERS]

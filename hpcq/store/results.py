@@ -1,7 +1,6 @@
-"""`results.h5`: a run's merged responses, scores and provenance in one file that plain h5py reads.
+"""`results.h5`: merged responses, scores and provenance of a run in one file that plain h5py reads.
 
-Knows the index and HDF5; must not compute a score. The file has no time of writing in it: the same segments give the
-same bytes, however often and by however many merges at once.
+The file contains no time of writing: the same segments give the same bytes in every merge, also in concurrent ones.
 """
 
 from __future__ import annotations
@@ -20,11 +19,11 @@ from typing import Any
 import h5py
 import numpy as np
 
-from hpcq.core.errors import RunIncomplete, SegmentCorruptError
-from hpcq.core.files import committed_file, storage_faults
-from hpcq.store.checksummed import sealed, unsealed
+from hpcq.core.errors import RunIncompleteError, SegmentCorruptError
+from hpcq.core.files import committed_file, storage_errors
+from hpcq.store.checksummed import checksummed_bytes, open_checked
 from hpcq.store.columns import Table, read_columns, write_columns
-from hpcq.store.index import Conflict, Index, SetAside
+from hpcq.store.index import Conflict, Index, SetAsideFile
 from hpcq.store.records import RequestKey, Response
 from hpcq.store.segments import Provenance
 
@@ -38,7 +37,7 @@ _FILTERS: Mapping[str, Any] = {"compression": "gzip", "shuffle": True, "fletcher
 
 @dataclass(frozen=True, kw_only=True, order=True)
 class Score:
-    """One metric of one task (or group of tasks), as lm-eval names it, over `n` documents."""
+    """One metric of one task (or group of tasks), named as in lm-eval, over `n` documents."""
 
     task: str
     metric: str
@@ -50,7 +49,7 @@ class Score:
 
 @dataclass(frozen=True, kw_only=True, order=True)
 class MissingRows:
-    """How many of a variant's requests to a task have no response."""
+    """Number of a variant's requests of one task without a response."""
 
     variant: str
     task: str
@@ -59,10 +58,19 @@ class MissingRows:
 
 @dataclass(frozen=True, kw_only=True)
 class MergeReport:
-    """What a merge found: every expected request is found, missing or in conflict.
+    """Counts of a merge: every expected request is found, missing or in conflict.
 
-    unexpected: responses, in the results, that nobody expected. ignored: rows of other evaluations. duplicates, varied:
-    rows that repeat another (`hpcq.store.index.Index`).
+    Attributes:
+        expected: Requests of the run.
+        found: Expected requests with a response.
+        missing: Expected requests without a response.
+        duplicates: Rows that repeat another bit by bit.
+        conflicts: Requests with different responses.
+        set_aside: Files that cannot be trusted.
+        unexpected: Responses in the results to requests that are not expected.
+        ignored: Rows of other evaluations.
+        varied: Rows that differ from the response in use within the tolerance of their back end.
+        missing_from: Missing requests by variant and task.
     """
 
     expected: int
@@ -70,19 +78,19 @@ class MergeReport:
     missing: int
     duplicates: int
     conflicts: tuple[Conflict, ...]
-    set_aside: tuple[SetAside, ...]
+    set_aside: tuple[SetAsideFile, ...]
     unexpected: int = 0
     ignored: int = 0
     varied: int = 0
     missing_from: tuple[MissingRows, ...] = ()
 
     @property
-    def is_whole(self) -> bool:
-        """Every expected request is answered, and no answer disputed."""
+    def is_complete(self) -> bool:
+        """Whether every expected request has a response and none is in conflict."""
         return not self.missing and not self.conflicts
 
     def as_json(self) -> dict[str, Any]:
-        """The document of `hpcq merge --json`: numbers, and beside them what they count."""
+        """Return the document of `hpcq merge --json`: numbers, and the details behind them."""
         return {
             "schema": 1,
             "expected": self.expected,
@@ -102,7 +110,7 @@ class MergeReport:
 
 @dataclass(frozen=True, kw_only=True, eq=False)
 class VariantResults:
-    """What is to be written of a variant; `provenance` tells its model, scheme, tool, recipe, versions and the like."""
+    """Results of a variant to be written. `provenance` has model, scheme, tool, recipe, versions and more."""
 
     variant: str
     index: Index
@@ -112,7 +120,7 @@ class VariantResults:
 
 @dataclass(frozen=True, kw_only=True)
 class VariantScores:
-    """What is read of a variant without its responses; `rows` by task."""
+    """Scores and provenance of a variant, without its responses. `rows` counts responses by task."""
 
     variant: str
     provenance: Provenance
@@ -122,10 +130,16 @@ class VariantScores:
 
 @dataclass(frozen=True, kw_only=True)
 class Results:
-    """What `results.h5` holds, but for the responses.
+    """Content of `results.h5` without the responses.
 
-    merge: MergeReport.as_json(). completions: where it lacks something, unit → digest of the word of its completion
-    that the merge found before it read any segment.
+    Attributes:
+        run: Name of the run.
+        inputs: Digest over all inputs of the merge.
+        provenance: Provenance of the merge.
+        merge: `MergeReport.as_json()`.
+        variants: Scores and provenance by variant.
+        completions: If responses are missing: unit → digest of the completion marker that the merge found before it
+            read any segment.
     """
 
     run: str
@@ -137,19 +151,23 @@ class Results:
 
 
 def merge_report(parts: Iterable[tuple[str, Collection[RequestKey], Index]]) -> MergeReport:
-    """Compare what is expected of each variant (its id, its requests' keys) with what its index holds."""
+    """Compare the expected requests of each variant with its index.
+
+    Args:
+        parts: Id, expected keys and index of each variant.
+    """
     expected = found = unexpected = duplicates = varied = ignored = 0
     conflicts: list[Conflict] = []
-    set_aside: set[SetAside] = set()
+    set_aside: set[SetAsideFile] = set()
     missing: Counter[tuple[str, str]] = Counter()
     for variant, keys, index in parts:
         wanted = set(keys)
         disputed = {conflict.key for conflict in index.conflicts}
-        held = index.responses.keys()
+        answered = index.responses.keys()
         expected += len(wanted)
-        found += len(wanted & held)
-        unexpected += len(held - wanted)
-        missing.update((variant, key.task) for key in wanted - held - disputed)
+        found += len(wanted & answered)
+        unexpected += len(answered - wanted)
+        missing.update((variant, key.task) for key in wanted - answered - disputed)
         duplicates += index.duplicates
         varied += index.varied
         ignored += index.ignored
@@ -182,12 +200,17 @@ def write_results(
 ) -> None:
     """Commit the results of a run as one file.
 
-    `provenance` (the root's attributes) and each variant's must be functions of the inputs alone, without times of
-    merging, for the bytes to be equal each time. `variants` may be a generator: they are held one at a time.
-    `completions` (unit → digest of its completion) must have been read before any segment was.
+    Args:
+        path: File to write.
+        run: Name of the run.
+        provenance: Attributes of the root. Like the variants' provenance, it must depend only on the inputs (no times
+            of merging), so that the same inputs give the same bytes.
+        variants: Results by variant. With a generator, only one variant is in memory at a time.
+        merge: Report of the merge.
+        completions: Unit → digest of its completion marker, read before any segment was.
 
     Raises:
-        StorageError: no room, no permission, read-only or stale.
+        StorageError: No space, no permission, read-only or stale.
     """
 
     def fill(file: h5py.File) -> None:
@@ -197,42 +220,48 @@ def write_results(
             inputs[part.variant] = part.index.inputs
             _write_variant(file, part)
         file.attrs["run"] = run
-        file.attrs["inputs"] = _inputs_of(inputs)
+        file.attrs["inputs"] = _inputs_digest(inputs)
         file.attrs["merge"] = json.dumps(merge.as_json(), sort_keys=True)
         file.attrs["completions"] = json.dumps(dict(completions) if merge.missing else {}, sort_keys=True)
         _write_documents(file, "conflicts", [_conflict_as_json(conflict) for conflict in merge.conflicts])
         _write_documents(file, "set_aside", [asdict(item) for item in merge.set_aside])
 
-    content = sealed(fill, form=RESULTS_FORMAT, schema=RESULTS_SCHEMA)
+    content = checksummed_bytes(fill, form=RESULTS_FORMAT, schema=RESULTS_SCHEMA)
     with committed_file(path) as temporary:
         temporary.write_bytes(content)
 
 
-def results_hold(
+def results_are_current(
     path: Path, *, inputs: Mapping[str, str], provenance: Provenance, completions: Mapping[str, str] = _NONE
 ) -> bool:
-    """Whether `path` was merged from exactly these inputs (variant → its index's `inputs`) under this provenance.
+    """Return whether `path` was merged from exactly these inputs with this provenance.
 
-    Where it lacks something, it must also have been merged when these units, and no others, had been completed.
+    If responses are missing in it, exactly these units must also have been complete when it was merged.
+
+    Args:
+        path: The merged results.
+        inputs: Variant → `Index.inputs`.
+        provenance: Attributes of the root.
+        completions: Unit → digest of its completion marker.
     """
     try:
         results = read_results(path)
-    except (RunIncomplete, SegmentCorruptError):
+    except (RunIncompleteError, SegmentCorruptError):
         return False
-    saw_them = not results.merge["missing"] or results.completions == dict(completions)
-    return saw_them and results.inputs == _inputs_of(inputs) and results.provenance == dict(provenance)
+    has_same_completions = not results.merge["missing"] or results.completions == dict(completions)
+    return has_same_completions and results.inputs == _inputs_digest(inputs) and results.provenance == dict(provenance)
 
 
 def read_results(path: Path) -> Results:
-    """Everything in `path` but the responses.
+    """Read everything in `path` except the responses.
 
     Raises:
-        RunIncomplete: there is no such file yet.
-        SegmentCorruptError: it cannot be trusted.
-        StorageError: the file system refused to read it.
+        RunIncompleteError: The file does not exist yet.
+        SegmentCorruptError: The file cannot be trusted.
+        StorageError: The file system refused to read it.
     """
-    with _opened(path) as file:
-        attributes = _attributes(file)
+    with _open_results(path) as file:
+        attributes = _read_attributes(file)
         return Results(
             run=str(attributes["run"]),
             inputs=str(attributes["inputs"]),
@@ -244,32 +273,32 @@ def read_results(path: Path) -> Results:
 
 
 def read_responses(path: Path, variant: str) -> dict[RequestKey, Response]:
-    """Every response of `variant` in `path`.
+    """Read all responses of `variant` in `path`.
 
     Raises:
-        RunIncomplete: there is no such file yet.
-        SegmentCorruptError: it cannot be trusted, or does not hold the variant.
+        RunIncompleteError: The file does not exist yet, or does not contain the variant.
+        SegmentCorruptError: The file cannot be trusted.
     """
-    with _opened(path) as file:
+    with _open_results(path) as file:
         found = file["responses"].get(group_name(variant))
         if found is None:
-            raise RunIncomplete(f"{path}: holds no variant '{variant}'; those it holds: {sorted(file['responses'])}.")
+            raise RunIncompleteError(f"{path}: no variant '{variant}'; variants: {sorted(file['responses'])}.")
         return {key: response for name, group in found.items() for key, response in _read_table(name, group).rows()}
 
 
 def group_name(name: str) -> str:
-    """`name` as one link of an HDF5 path: all but letters, digits and '_.-~' are percent-encoded."""
+    """Return `name` as one part of an HDF5 path: all but letters, digits and '_.-~' are percent-encoded."""
     quoted = urllib.parse.quote(name, safe="")
     return quoted.replace(".", "%2E") if quoted in (".", "..") else quoted
 
 
 @contextlib.contextmanager
-def _opened(path: Path) -> Iterator[h5py.File]:
-    with storage_faults(path):
+def _open_results(path: Path) -> Iterator[h5py.File]:
+    with storage_errors(path):
         is_there = path.is_file()
     if not is_there:
-        raise RunIncomplete(f"{path}: there are no merged results yet; `hpcq merge RUN` makes them.")
-    with unsealed(path, form=RESULTS_FORMAT, schema=RESULTS_SCHEMA) as (file, _):
+        raise RunIncompleteError(f"{path}: no merged results yet; create them with `hpcq merge RUN`.")
+    with open_checked(path, form=RESULTS_FORMAT, schema=RESULTS_SCHEMA) as (file, _):
         yield file
 
 
@@ -307,7 +336,7 @@ def _read_table(name: str, group: h5py.Group) -> Table:
 
 
 def _score_type(rows: Sequence[tuple[Any, ...]]) -> np.dtype[Any]:
-    """Fixed-length UTF-8 for the names, as long as the longest: every HDF5 reader knows it."""
+    """Return the type of a table of scores: names are fixed-length UTF-8, which every HDF5 reader supports."""
     metric, filter_ = (h5py.string_dtype("utf-8", max(1, *(len(row[at]) for row in rows))) for at in (0, 1))
     return np.dtype([("metric", metric), ("filter", filter_), ("value", "<f8"), ("stderr", "<f8"), ("n", "<i8")])
 
@@ -316,7 +345,7 @@ def _read_variant(file: h5py.File, name: str) -> VariantScores:
     responses, scores = file["responses"][name], file["scores"][name]
     return VariantScores(
         variant=urllib.parse.unquote(name),
-        provenance=_attributes(responses),
+        provenance=_read_attributes(responses),
         scores=tuple(
             Score(
                 task=urllib.parse.unquote(task),
@@ -333,20 +362,20 @@ def _read_variant(file: h5py.File, name: str) -> VariantScores:
     )
 
 
-def _write_attributes(place: h5py.Group, attributes: Provenance) -> None:
+def _write_attributes(node: h5py.Group, attributes: Provenance) -> None:
     for name, value in sorted(attributes.items()):
-        place.attrs[name] = value
+        node.attrs[name] = value
 
 
-def _attributes(place: h5py.Group) -> dict[str, Any]:
-    """The attributes as Python's own types."""
+def _read_attributes(node: h5py.Group) -> dict[str, Any]:
+    """Return the attributes as built-in Python types."""
     return {
-        name: value.item() if isinstance(value, np.generic) else value for name, value in sorted(place.attrs.items())
+        name: value.item() if isinstance(value, np.generic) else value for name, value in sorted(node.attrs.items())
     }
 
 
 def _write_documents(file: h5py.File, name: str, documents: Sequence[Mapping[str, Any]]) -> None:
-    """One JSON document an element."""
+    """Write a dataset with one JSON document per element."""
     texts = [json.dumps(document, sort_keys=True) for document in documents]
     file.create_dataset(name, data=texts, shape=(len(texts),), dtype=h5py.string_dtype(), track_times=False)
 
@@ -356,5 +385,5 @@ def _conflict_as_json(conflict: Conflict) -> dict[str, Any]:
     return {"key": conflict.key._asdict(), "claims": claims}
 
 
-def _inputs_of(inputs: Mapping[str, str]) -> str:
+def _inputs_digest(inputs: Mapping[str, str]) -> str:
     return hashlib.sha256(json.dumps(sorted(inputs.items())).encode()).hexdigest()

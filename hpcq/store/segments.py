@@ -1,10 +1,7 @@
-"""Segments: immutable HDF5 files of responses, the only form in which a worker hands over what it has computed.
+"""Segments: immutable HDF5 files of responses, the only output of an evaluation worker. Layout, names, reading.
 
-Knows how one segment is laid out, named and read. Must not know when one is written, which rows a run expects, nor
-merge anything.
-
-A segment's rows stand in one set of columns, sorted by task, and an attribute tells how many are of which task: a group
-for each task would cost 12 kB and a millisecond apiece, sixty times over in a segment of MMLU.
+All rows of a segment are in one set of columns, sorted by task, and an attribute lists the number of rows per task. One
+group per task would cost 12 kB and a millisecond each, and a segment of MMLU has sixty tasks.
 """
 
 from __future__ import annotations
@@ -21,9 +18,9 @@ from pathlib import Path
 import h5py
 
 from hpcq.core.errors import SegmentCorruptError
-from hpcq.core.files import listed
-from hpcq.store.checksummed import sealed, unsealed
-from hpcq.store.columns import Row, Table, columns_of, read_columns, write_columns
+from hpcq.core.files import list_folder
+from hpcq.store.checksummed import checksummed_bytes, open_checked
+from hpcq.store.columns import Row, Table, columns_from_rows, read_columns, write_columns
 
 SEGMENT_FORMAT = "hpcq-segment"
 SEGMENT_SCHEMA = 1
@@ -35,10 +32,14 @@ _NAME = re.compile(r"(?P<attempt>\d{4,})-(?P<sequence>\d{6,})-(?P<token>[0-9a-f]
 
 @dataclass(frozen=True, kw_only=True)
 class SegmentName:
-    """What a segment's file name says: `<attempt>-<sequence>-<token>-<rows>.h5`.
+    """Name of a segment's file: `<attempt>-<sequence>-<token>-<rows>.h5`.
 
-    The token is the beginning of the SHA-256 of the content, so that two processes that run the same attempt at once
-    cannot overwrite each other's rows.
+    Attributes:
+        attempt: Number of the attempt that wrote it.
+        sequence: Index among the segments of that attempt.
+        token: First digits of the SHA-256 of the content: two processes that run the same attempt at once cannot
+            overwrite each other's rows.
+        rows: Number of responses.
     """
 
     attempt: int
@@ -51,7 +52,7 @@ class SegmentName:
 
     @classmethod
     def parse(cls, name: str) -> SegmentName | None:
-        """The parts of `name`; None where it is no segment's name."""
+        """Parse `name`; return None if it is not the name of a segment."""
         match = _NAME.fullmatch(name)
         if match is None:
             return None
@@ -65,9 +66,15 @@ class SegmentName:
 
 @dataclass(frozen=True, kw_only=True, eq=False)
 class Segment:
-    """A segment that has been read and proved whole.
+    """A segment that was read and whose checksum was verified.
 
-    digest: the SHA-256 that its last line tells. created: UTC, ISO 8601.
+    Attributes:
+        path: File of the segment.
+        name: Parsed file name.
+        digest: SHA-256 in the last line of the file.
+        created: Time of writing, UTC, ISO 8601.
+        provenance: What computed the responses, with which settings and versions.
+        tables: One table per task.
     """
 
     path: Path
@@ -78,13 +85,19 @@ class Segment:
     tables: tuple[Table, ...]
 
     def rows(self) -> Iterator[Row]:
-        """Key and response of every row."""
+        """Iterate over key and response of every row."""
         for table in self.tables:
             yield from table.rows()
 
 
 def segment_bytes(rows: Sequence[Row], addresses: Mapping[str, str], provenance: str) -> bytes:
-    """A sealed segment of `rows`, whose tasks have these addresses and one version each; `provenance` is JSON."""
+    """Return the content of a segment's file.
+
+    Args:
+        rows: Responses; all rows of a task have the same task version.
+        addresses: Task → content address of its responses.
+        provenance: JSON document.
+    """
 
     def fill(file: h5py.File) -> None:
         ordered = sorted(rows, key=lambda row: row[0].task)
@@ -97,29 +110,29 @@ def segment_bytes(rows: Sequence[Row], addresses: Mapping[str, str], provenance:
         file.attrs["created"] = datetime.now(UTC).isoformat(timespec="milliseconds")
         file.attrs["provenance"] = provenance
         file.attrs["tasks"] = json.dumps(tasks)
-        write_columns(file.create_group("responses"), columns_of(ordered))
+        write_columns(file.create_group("responses"), columns_from_rows(ordered))
 
-    return sealed(fill, form=SEGMENT_FORMAT, schema=SEGMENT_SCHEMA)
+    return checksummed_bytes(fill, form=SEGMENT_FORMAT, schema=SEGMENT_SCHEMA)
 
 
 def read_segment(path: Path) -> Segment:
-    """Read a segment and prove that it is whole.
+    """Read a segment and verify that it is complete and unaltered.
 
     Raises:
-        SegmentCorruptError: it is cut short, altered, foreign or of a later version; the sentence says which.
-        StorageError: the file system refused to read it.
+        SegmentCorruptError: The file is truncated, altered, foreign or of a later version.
+        StorageError: The file system refused to read it.
     """
     name = SegmentName.parse(path.name)
     if name is None:
         raise SegmentCorruptError(
-            f"{path}: not named as a segment: <attempt>-<sequence>-<token>-<rows>.h5 is expected."
+            f"{path}: not the name of a segment, which is <attempt>-<sequence>-<token>-<rows>.h5."
         )
-    with unsealed(path, form=SEGMENT_FORMAT, schema=SEGMENT_SCHEMA) as (file, digest):
+    with open_checked(path, form=SEGMENT_FORMAT, schema=SEGMENT_SCHEMA) as (file, digest):
         columns = read_columns(file["responses"])
         tasks = json.loads(file.attrs["tasks"])
-        ends = [*itertools.accumulate(task["rows"] for task in tasks)]
-        if ends[-1:] != [len(columns)] or len(columns) != name.rows:
-            raise SegmentCorruptError(f"{len(columns)} rows where its tasks tell {ends[-1:]} and its name {name.rows}")
+        row_ends = [*itertools.accumulate(task["rows"] for task in tasks)]
+        if row_ends[-1:] != [len(columns)] or len(columns) != name.rows:
+            raise SegmentCorruptError(f"{len(columns)} rows; its tasks have {row_ends[-1:]}, its name has {name.rows}")
         return Segment(
             path=path,
             name=name,
@@ -131,23 +144,23 @@ def read_segment(path: Path) -> Segment:
                     task=task["task"],
                     task_version=task["task_version"],
                     address=task["address"],
-                    columns=columns.part(end - task["rows"], end),
+                    columns=columns.slice_rows(end - task["rows"], end),
                 )
-                for task, end in zip(tasks, ends, strict=True)
+                for task, end in zip(tasks, row_ends, strict=True)
             ),
         )
 
 
 def segment_paths(folder: Path) -> list[Path]:
-    """The committed segments in `folder`, in the order of their names; none where there is no folder yet.
+    """Return the committed segments in `folder`, sorted by name; an empty list if there is no folder yet.
 
     Raises:
-        StorageError: the file system refused to list the folder.
+        StorageError: The file system refused to list the folder.
     """
-    return [path for path in listed(folder) if path.suffix == ".h5" and not path.name.startswith(".")]
+    return [path for path in list_folder(folder) if path.suffix == ".h5" and not path.name.startswith(".")]
 
 
 def count_rows(folder: Path, attempt: int | None = None) -> int:
-    """The rows committed in `folder` (by `attempt`), by the segments' names alone; rows computed twice count twice."""
+    """Return the rows committed to `folder` (by `attempt`), from the names of segments; duplicates count twice."""
     names = (SegmentName.parse(path.name) for path in segment_paths(folder))
     return sum(name.rows for name in names if name is not None and attempt in (None, name.attempt))

@@ -168,7 +168,7 @@ class Campaign:
         unit_s = chance.uniform(6.0, 24.0)
         request_s = round(unit_s * shards / stage.REQUESTS_OF_A_VARIANT, 4)
         text = f"shards = {shards}\nflush_interval_s = {stage.FLUSH_INTERVAL_S}\n"
-        text += "" if piece.is_real else f"rehearsal = {{ request_seconds = {request_s} }}\n"
+        text += "" if piece.is_real else f"synthetic = {{ request_seconds = {request_s} }}\n"
         (folder / "manifest.toml").write_text(piece.manifest + text)
         is_unattended = chance.random() < 0.5 and not all(KINDS[name].with_user for name in self.kinds)
         late = not is_unattended and chance.random() < 0.5 and set(LATE) <= set(self.kinds)

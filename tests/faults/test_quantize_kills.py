@@ -17,11 +17,11 @@ from pathlib import Path
 import pytest
 
 from hpcq.catalog.schemes import find_scheme
-from hpcq.core.attempts import Attempt, AttemptRecord, now, read_attempts
+from hpcq.core.attempts import Attempt, AttemptRecord, utc_now, read_attempts
 from hpcq.core.processes import identity
 from hpcq.core.work import Calibration, Model, QuantizeWork, Variant
 from hpcq.quantize.worker import digest_of_checkpoint, quantize
-from tests.forked import started
+from tests.forkserver import start_process
 from tests.tiny_llama import write_base, write_calibration
 
 pytest.importorskip("llmcompressor")
@@ -52,7 +52,7 @@ def run(work: QuantizeWork, attempts: Path, number: int) -> None:
         job_id=str(number),
         node="here",
         pid=os.getpid(),
-        start=now(),
+        start=utc_now(),
         process=identity(os.getpid()) or "",
     )
     quantize(work, Attempt(attempts, record))
@@ -93,7 +93,7 @@ def test_ten_kills_change_no_bit(scheme: str, passes: int, base: tuple[Model, Ca
     def work_at(checkpoint: Path) -> QuantizeWork:
         return QuantizeWork(variant=variant, checkpoint_path=str(checkpoint), device="cpu")
 
-    calm = started(run, work_at(tmp_path / "calm"), tmp_path / "attempts-of-calm", 1)
+    calm = start_process(run, work_at(tmp_path / "calm"), tmp_path / "attempts-of-calm", 1)
     calm.join(PATIENCE_S)
     total = passes * (LAYERS + 1)
     assert calm.exitcode == 0
@@ -109,7 +109,7 @@ def test_ten_kills_change_no_bit(scheme: str, passes: int, base: tuple[Model, Ca
     while kills < KILLS and len(there) < 3 * KILLS:
         there.append(committed(blocks))
         number = len(there)
-        process = started(run, work_at(checkpoint), attempts, number)
+        process = start_process(run, work_at(checkpoint), attempts, number)
         made = chance.choice((0, 1, 1))
         instant = made, chance.uniform(0, block_s if made else seconds["loading"])
         if killed_at_random(process, blocks, attempts / f"{UNIT}.{number}.json", instant):
@@ -118,7 +118,7 @@ def test_ten_kills_change_no_bit(scheme: str, passes: int, base: tuple[Model, Ca
             assert digest_of_checkpoint(checkpoint) == digest
             shutil.rmtree(checkpoint)
     there.append(committed(blocks))
-    last = started(run, work_at(checkpoint), attempts, len(there))
+    last = start_process(run, work_at(checkpoint), attempts, len(there))
     last.join(PATIENCE_S)
 
     assert (kills, last.exitcode) == (KILLS, 0)

@@ -12,16 +12,16 @@ import pytest
 
 from hpcq.core.attempts import Attempt, AttemptRecord, read_attempts
 from hpcq.core.errors import SetupError, StorageError
-from hpcq.core.files import committed_folder, sweep
+from hpcq.core.files import committed_folder, remove_stale_temporaries
 from hpcq.core.paths import RunLayout
-from hpcq.core.run_lock import hold, is_held
+from hpcq.core.run_lock import run_lock, is_locked
 from hpcq.store import (
     RequestKey,
     Response,
     SegmentWriter,
     VariantResults,
     digest_of_arguments,
-    load,
+    load_index,
     merge_report,
     read_responses,
     read_results,
@@ -45,10 +45,10 @@ RESPONSES = {key(doc_id): Response(-doc_id / 7, is_greedy=doc_id % 2 == 0) for d
 
 def answer(folder: Path, say: Say, patience_s: float = 60.0) -> None:
     """What a worker does: answer what no segment answers, in batches; each batch is acknowledged once it is flushed."""
-    known = load([folder / "u"], expect=ADDRESSES).responses
+    known = load_index([folder / "u"], expect=ADDRESSES).responses
     missing = [row for row in RESPONSES.items() if row[0] not in known]
     with SegmentWriter(
-        folder / "u", attempt=1, addresses=ADDRESSES, provenance={}, flush_interval_s=1e9, patience_s=patience_s
+        folder / "u", attempt=1, addresses=ADDRESSES, provenance={}, flush_interval_s=1e9, retry_timeout_s=patience_s
     ) as writer:
         for start in range(0, len(missing), BATCH):
             writer.add_all(missing[start : start + BATCH])
@@ -62,7 +62,7 @@ def answer(folder: Path, say: Say, patience_s: float = 60.0) -> None:
 
 def judge_segments(folder: Path, said: Sequence[str]) -> None:
     """Every acknowledged row is there, and nothing is torn or disputed."""
-    index = load([folder / "u"], expect=ADDRESSES)
+    index = load_index([folder / "u"], expect=ADDRESSES)
     assert (index.set_aside, index.conflicts) == ((), ())
     acknowledged = [*RESPONSES][: int(said[-1]) if said else 0]
     assert {name: RESPONSES[name] for name in acknowledged}.items() <= index.responses.items() <= RESPONSES.items()
@@ -70,7 +70,7 @@ def judge_segments(folder: Path, said: Sequence[str]) -> None:
 
 def merge(folder: Path, say: Say) -> None:
     """What a merge does, where results of fewer responses stand already."""
-    index = load([folder / "u"], expect=ADDRESSES)
+    index = load_index([folder / "u"], expect=ADDRESSES)
     part = VariantResults(variant="v", index=index, scores=[], provenance={})
     report = merge_report([("v", [*RESPONSES], index)])
     write_results(folder / "results.h5", run="r", provenance={}, variants=[part], merge=report)
@@ -135,7 +135,7 @@ def judge_checkpoint(folder: Path, said: Sequence[str]) -> None:
 
 def look(folder: Path, say: Say) -> None:
     """What a merge and `status` read: segments, of which one is torn, results and attempts."""
-    index = load([folder / "u"], expect=ADDRESSES)
+    index = load_index([folder / "u"], expect=ADDRESSES)
     found = read_results(folder / "results.h5").merge["found"]
     say(f"{len(index)} {len(index.set_aside)} {found} {len(read_attempts(folder)['u'])}")
 
@@ -219,7 +219,7 @@ class Bench:
         self._scenario.judge(folder, said)
         assert said[-1] == self.undisturbed.said[-1]
         for place in (folder, *(path for path in folder.rglob("*") if path.is_dir())):
-            sweep(place)
+            remove_stale_temporaries(place)
         assert [path.name for path in folder.rglob("*.part")] == []
 
 
@@ -280,14 +280,14 @@ def test_an_outage_that_lasts_ends_in_one_sentence_after_the_patience(bench: Ben
 def hold_a_run(folder: Path, say: Say) -> None:
     """Hold a run, look whether it is held, and try to hold it again."""
     layout = RunLayout(name="r", runs=folder, checkpoints=folder, logs=folder)
-    with hold(layout):
-        say(f"held {is_held(layout)}")
+    with run_lock(layout):
+        say(f"held {is_locked(layout)}")
         try:
-            with hold(layout):
+            with run_lock(layout):
                 say("held twice")
         except SetupError as refusal:
             say(str(refusal))
-    say(f"held {is_held(layout)}")
+    say(f"held {is_locked(layout)}")
 
 
 @pytest.mark.parametrize("error", [None, "ENOLCK", "EOPNOTSUPP", "ENOSYS"])

@@ -1,7 +1,7 @@
-"""A program of the transformers environment: what lm-eval's own definitions of tasks make of folders of staged items.
+"""Program for the transformers environment: documents and prompts of lm-eval's own definitions on staged items.
 
-Reads one JSON object from standard input, task name to {definition, folder, shots}, and prints another. Knows lm-eval
-alone, so that it is a second opinion beside the product's own loader.
+Reads one JSON object from stdin, task name to {definition, folder, shots}, and prints another one. It uses only
+lm-eval, as an independent check of hpcq's own loader.
 """
 
 from __future__ import annotations
@@ -15,8 +15,8 @@ from typing import Any
 import lm_eval.tasks
 
 
-def told(name: str, definition: str, folder: str, shots: int) -> dict[str, Any]:
-    """Load the task from local files by the way that lm-eval documents, build all requests, and tell of them."""
+def describe_task(name: str, definition: str, folder: str, shots: int) -> dict[str, Any]:
+    """Load the task from local files in the way that lm-eval documents, build all requests, and describe them."""
     changes = {
         "include": str(Path(lm_eval.tasks.__file__).parent / definition),
         "task": name,
@@ -25,9 +25,9 @@ def told(name: str, definition: str, folder: str, shots: int) -> dict[str, Any]:
         "dataset_kwargs": {"data_files": {path.stem: str(path) for path in Path(folder).glob("*.jsonl")}},
         "num_fewshot": shots,
     }
-    with tempfile.TemporaryDirectory() as place:
-        (Path(place) / "task.yaml").write_text(json.dumps(changes), encoding="utf-8")
-        task = lm_eval.tasks.TaskManager(include_path=place, include_defaults=False).load(name)["tasks"][name]
+    with tempfile.TemporaryDirectory() as definitions:
+        (Path(definitions) / "task.yaml").write_text(json.dumps(changes), encoding="utf-8")
+        task = lm_eval.tasks.TaskManager(include_path=definitions, include_defaults=False).load(name)["tasks"][name]
     task.set_fewshot_seed(1234)
     task.build_all_requests(rank=0, world_size=1)
     documents = list(task.eval_docs)
@@ -42,4 +42,5 @@ def told(name: str, definition: str, folder: str, shots: int) -> dict[str, Any]:
 
 
 if __name__ == "__main__":
-    json.dump({name: told(name, **wanted) for name, wanted in json.load(sys.stdin).items()}, sys.stdout)
+    tasks = json.load(sys.stdin).items()
+    json.dump({name: describe_task(name, **arguments) for name, arguments in tasks}, sys.stdout)

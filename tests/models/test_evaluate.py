@@ -1,4 +1,4 @@
-"""The evaluation of the quickstart's tasks by the real model: what its responses may not depend on."""
+"""Evaluation of the quickstart's tasks with the real model: responses do not depend on shards and restarts."""
 
 from __future__ import annotations
 
@@ -12,13 +12,13 @@ from pathlib import Path
 import pytest
 from transformers import AutoConfig
 
-from hpcq.catalog.packages import staged_items, staged_model
-from hpcq.core.attempts import Attempt, AttemptRecord, next_number, now
-from hpcq.core.errors import WorkFailed
+from hpcq.catalog.packages import staged_dataset_path, staged_model_path
+from hpcq.core.attempts import Attempt, AttemptRecord, next_attempt_number, utc_now
+from hpcq.core.errors import WorkerError
+from hpcq.core.paths import segment_folders
 from hpcq.core.work import EvaluateWork, MergeWork, Model, QuantizeWork, Scheme, Shard, Task, Variant
-from hpcq.evaluate.backends.transformers.backend import AccelerateBackend, _model, _refuse_unquantized_activations
+from hpcq.evaluate.backends.transformers.backend import AccelerateBackend, _load_model, _refuse_unquantized_activations
 from hpcq.evaluate.merge import merge
-from hpcq.evaluate.unit_folders import unit_folders
 from hpcq.evaluate.worker import evaluate
 from hpcq.quantize.worker import quantize
 from hpcq.store import RequestKey, Response, count_rows, read_responses, read_results
@@ -29,15 +29,15 @@ BASE = Scheme(name="bf16", tool="none", method="none", weights="bf16", activatio
 IN_A_PROCESS = """
 import pickle, sys
 from pathlib import Path
-from hpcq.core.attempts import Attempt, AttemptRecord, now
+from hpcq.core.attempts import Attempt, AttemptRecord, utc_now
 from hpcq.evaluate.worker import evaluate
-record = AttemptRecord(unit="evaluate.x", attempt=1, job_id="1", node="here", pid=1, start=now())
+record = AttemptRecord(unit="evaluate.x", attempt=1, job_id="1", node="here", pid=1, start=utc_now())
 evaluate(pickle.loads(bytes.fromhex(sys.argv[1])), Attempt(Path(sys.argv[2]), record))
 """
 
 
 def _task(name: str, **fields: int) -> Task:
-    return Task(name=name, data_path=str(staged_items(name)), **fields)  # type: ignore[arg-type]
+    return Task(name=name, data_path=str(staged_dataset_path(name)), **fields)  # type: ignore[arg-type]
 
 
 QUICKSTART = (
@@ -50,7 +50,7 @@ QUICKSTART = (
 
 
 def _work(run: Path, index: int = 0, count: int = 1, tasks: tuple[Task, ...] = QUICKSTART) -> EvaluateWork:
-    model = str(staged_model(MODEL_ID))
+    model = str(staged_model_path(MODEL_ID))
     variant = Variant(model=Model(id=MODEL_ID, path=model), scheme=BASE)
     return EvaluateWork(
         variant=variant,
@@ -67,12 +67,12 @@ def _work(run: Path, index: int = 0, count: int = 1, tasks: tuple[Task, ...] = Q
 
 def _attempt(run: Path, unit: str) -> Attempt:
     folder = run / "attempts"
-    number = next_number(folder, unit)
-    return Attempt(folder, AttemptRecord(unit=unit, attempt=number, job_id="1", node="here", pid=1, start=now()))
+    number = next_attempt_number(folder, unit)
+    return Attempt(folder, AttemptRecord(unit=unit, attempt=number, job_id="1", node="here", pid=1, start=utc_now()))
 
 
 def _merged(run: Path, work: EvaluateWork) -> tuple[dict[RequestKey, Response], object]:
-    """All responses and all scores of a run."""
+    """Merge a run; return all responses and all scores."""
     results = run / "results.h5"
     merging = MergeWork(run="run", evaluations=(work,), segments_path=str(run / "segments"), results_path=str(results))
     merge(merging, _attempt(run, "merge"))
@@ -85,7 +85,7 @@ Evaluated = tuple[dict[RequestKey, Response], object]
 
 @pytest.fixture(scope="module")
 def whole(tmp_path_factory: pytest.TempPathFactory) -> Evaluated:
-    """Responses and scores of the quickstart's tasks, by one worker."""
+    """Return responses and scores of the quickstart's tasks, from one worker."""
     run = tmp_path_factory.mktemp("whole")
     evaluate(_work(run), _attempt(run, "evaluate"))
     return _merged(run, _work(run))
@@ -101,7 +101,7 @@ def test_every_task_has_a_score(whole: Evaluated) -> None:
 
 @pytest.mark.parametrize("count", [2, 3, 7])
 def test_shards_change_no_bit(whole: Evaluated, tmp_path: Path, count: int) -> None:
-    """Two, three or seven shards give the responses of one worker, bit by bit, and its scores, digit by digit."""
+    """Two, three or seven shards give exactly the same responses and scores as one worker."""
     for index in range(count):
         evaluate(_work(tmp_path, index, count), _attempt(tmp_path, f"evaluate.{index}"))
 
@@ -109,7 +109,7 @@ def test_shards_change_no_bit(whole: Evaluated, tmp_path: Path, count: int) -> N
 
 
 def test_activations_are_quantized_or_nothing_is_scored(tmp_path: Path) -> None:
-    """An FP8 checkpoint is computed with FP8 activations; a model that would skip them is refused."""
+    """An FP8 checkpoint is computed with FP8 activations; a model without them is refused."""
     base = _work(tmp_path)
     scheme = Scheme(
         name="fp8-dynamic",
@@ -128,12 +128,14 @@ def test_activations_are_quantized_or_nothing_is_scored(tmp_path: Path) -> None:
     quantized = [module for module in backend._lm.model.modules() if hasattr(module, "quantization_scheme")]
     assert len(quantized) == 30 * 7
     assert all(module.quantization_scheme.input_activations.num_bits == 8 for module in quantized)
-    with pytest.raises(WorkFailed, match="loads it without quantizing activations, which fp8-dynamic does"):
-        _refuse_unquantized_activations(work, AutoConfig.from_pretrained(work.checkpoint_path), _model(base, "cpu")[0])
+    with pytest.raises(WorkerError, match="loads it without quantizing activations, which fp8-dynamic does"):
+        _refuse_unquantized_activations(
+            work, AutoConfig.from_pretrained(work.checkpoint_path), _load_model(base, "cpu")[0]
+        )
 
 
-def test_a_killed_worker_loses_nothing_that_it_committed(whole: Evaluated, tmp_path: Path) -> None:
-    """After SIGKILL the next attempt computes only what was not committed, and no bit differs from a quiet run."""
+def test_a_killed_worker_loses_no_committed_response(whole: Evaluated, tmp_path: Path) -> None:
+    """After SIGKILL the next attempt computes only what was not committed, with the bits of an undisturbed run."""
     tasks = (QUICKSTART[0], QUICKSTART[4])
     work = _work(tmp_path, tasks=tasks)
     argument = pickle.dumps(work).hex()
@@ -151,7 +153,7 @@ def test_a_killed_worker_loses_nothing_that_it_committed(whole: Evaluated, tmp_p
     evaluate(work, attempt)
 
     total = attempt.record.total or 0
-    rows = sum(count_rows(folder) for folder in unit_folders(tmp_path / "segments", work.variant))
+    rows = sum(count_rows(folder) for folder in segment_folders(tmp_path / "segments", work.variant))
     assert 4 <= committed < total == rows
     assert (attempt.record.restored, attempt.record.facts["answered"]) == (committed, total - committed)
     names = {task.name for task in tasks}

@@ -1,4 +1,4 @@
-"""The real model's answers from shared prefixes, request by request beside those of lm-eval's own back end."""
+"""Responses of the real model from shared prefixes, compared with lm-eval's own back end request by request."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ from typing import Any
 import pytest
 from lm_eval.api.instance import Instance
 
-from hpcq.catalog.packages import staged_items, staged_model
+from hpcq.catalog.packages import staged_dataset_path, staged_model_path
 from hpcq.core.work import EvaluateWork, Model, Scheme, Task, Variant
 from hpcq.evaluate.backends.transformers.backend import AccelerateBackend
 from hpcq.evaluate.requests import GENERATE, LOGLIKELIHOOD, LOGLIKELIHOOD_ROLLING, Request, requests_of
@@ -20,7 +20,7 @@ MODEL_ID = "HuggingFaceTB/SmolLM2-135M-Instruct"
 BASE = Scheme(name="bf16", tool="none", method="none", weights="bf16", activations="bf16")
 EXAMPLES = "Question: What falls from clouds?\nAnswer: rain\n\nQuestion: What do cows drink?\nAnswer: water\n\n"
 QUESTION = f"{EXAMPLES}Question: What is the capital of France?\nAnswer:"
-# lm-eval's own back end is asked one request at a time, so that nothing of it is padding.
+# lm-eval's own back end computes one request at a time, so that there is no padding.
 TOLERANCE = 1e-4
 
 PARIS = " Paris, of course"
@@ -31,7 +31,7 @@ PAIRS = {
     "choices of several tokens": [(QUESTION, f" {name}") for name in ("Paris", "Rome in Italy", "Parisian food")],
     "choices of one token": [(QUESTION, letter) for letter in (" A", " B", " C", " D")],
     "a choice that others begin with": [(QUESTION, " Paris"), (QUESTION, PARIS), (QUESTION, " Paris,")],
-    "a request asked twice": [(QUESTION, PARIS), (QUESTION, PARIS)],
+    "the same request twice": [(QUESTION, PARIS), (QUESTION, PARIS)],
     "a question behind the same examples": [(ICE, " yes"), (EXAMPLES, "Question: Is ice")],
     "an empty context": [("", "The capital of France"), ("", "The capital of Spain"), ("", "<|im_start|> The capital")],
     "a context that ends in blanks": [(f"{QUESTION}  ", "Paris"), (f"{QUESTION}\n", "Paris"), (f"{QUESTION} ", "Rome")],
@@ -42,8 +42,8 @@ PAIRS = {
 
 
 def work_of(**options: float) -> EvaluateWork:
-    """A work of the back end's, in fp32 on the CPU, that shares prefixes unless `options` say otherwise."""
-    model = str(staged_model(MODEL_ID))
+    """Return an evaluation in fp32 on the CPU; prefixes are shared unless `options` disable it."""
+    model = str(staged_model_path(MODEL_ID))
     return EvaluateWork(
         variant=Variant(model=Model(id=MODEL_ID, path=model), scheme=BASE),
         tasks=(),
@@ -57,7 +57,7 @@ def work_of(**options: float) -> EvaluateWork:
 
 
 def loaded(**options: float) -> AccelerateBackend:
-    """The back end, ready."""
+    """Return a loaded back end."""
     backend = AccelerateBackend(work_of(**options))
     backend.load()
     return backend
@@ -65,14 +65,14 @@ def loaded(**options: float) -> AccelerateBackend:
 
 @pytest.fixture(scope="module")
 def backend() -> AccelerateBackend:
-    """The back end, ready, for all tests."""
-    made = loaded()
-    assert made.describe()["prefix_sharing"] == "exact"
-    return made
+    """Return a loaded back end for all tests."""
+    backend = loaded()
+    assert backend.describe()["prefix_sharing"] == "exact"
+    return backend
 
 
 def requests(kind: str, arguments: Sequence[tuple[Any, ...]]) -> list[Request]:
-    """One request each, of a task that is none of lm-eval's."""
+    """Return one request for each of `arguments`, of a task that lm-eval does not have."""
     instances = [
         Instance(request_type=kind, doc={}, arguments=one, idx=0, metadata=("made_up", number, 1))
         for number, one in enumerate(arguments)
@@ -80,21 +80,21 @@ def requests(kind: str, arguments: Sequence[tuple[Any, ...]]) -> list[Request]:
     return list(requests_of(instances, "1"))
 
 
-def theirs(backend: AccelerateBackend, asked: Sequence[Request]) -> list[Any]:
-    """What lm-eval's own back end answers with the same loaded model, one request at a time."""
+def lm_eval_answers(backend: AccelerateBackend, chunk: Sequence[Request]) -> list[Any]:
+    """Return the answers of lm-eval's own back end with the same loaded model, one request at a time."""
     lm = backend._lm
     lm.batch_size_per_gpu = 1
-    return getattr(lm, asked[0].kind)([request.instance for request in asked], disable_tqdm=True)
+    return getattr(lm, chunk[0].kind)([request.instance for request in chunk], disable_tqdm=True)
 
 
-def answers_of(backend: AccelerateBackend, asked: Sequence[Request]) -> list[Response]:
-    """What the back end answers to one piece, in the order of its requests."""
-    found = dict(backend.stream([asked], known=()))
-    return [found[request] for request in asked]
+def responses_to(backend: AccelerateBackend, chunk: Sequence[Request]) -> list[Response]:
+    """Return the responses of the back end to one chunk, in the order of its requests."""
+    found = dict(backend.stream([chunk], answered=()))
+    return [found[request] for request in chunk]
 
 
 def assert_equal(responses: Sequence[Response], expected: Sequence[tuple[float, bool]]) -> None:
-    """Within the tolerance, and the same greedy flags."""
+    """Assert log-likelihoods within the tolerance, and equal greedy flags."""
     for response, (value, is_greedy) in zip(responses, expected, strict=True):
         assert response.loglikelihood == pytest.approx(value, abs=TOLERANCE)
         assert response.is_greedy == is_greedy
@@ -102,101 +102,103 @@ def assert_equal(responses: Sequence[Response], expected: Sequence[tuple[float, 
 
 @pytest.fixture(scope="module")
 def expected(backend: AccelerateBackend) -> dict[tuple[str, str], tuple[float, bool]]:
-    """What lm-eval's own back end answers to each pair."""
+    """Return the answer of lm-eval's own back end to each pair."""
     pairs = list(dict.fromkeys(pair for pairs in PAIRS.values() for pair in pairs))
-    return dict(zip(pairs, theirs(backend, requests(LOGLIKELIHOOD, pairs)), strict=True))
+    return dict(zip(pairs, lm_eval_answers(backend, requests(LOGLIKELIHOOD, pairs)), strict=True))
 
 
 @pytest.mark.parametrize("corner", PAIRS)
 def test_every_answer_is_lm_evals(
     backend: AccelerateBackend, expected: dict[tuple[str, str], tuple[float, bool]], corner: str
 ) -> None:
-    """Log-likelihoods within 1e-4 and greedy flags are those of lm-eval's own back end, whatever the requests share."""
-    answers = answers_of(backend, requests(LOGLIKELIHOOD, PAIRS[corner]))
+    """For all kinds of shared prefixes, log-likelihoods are within 1e-4 of lm-eval's and greedy flags are equal."""
+    answers = responses_to(backend, requests(LOGLIKELIHOOD, PAIRS[corner]))
 
     assert_equal(answers, [expected[pair] for pair in PAIRS[corner]])
 
 
-def test_all_corners_in_one_piece(
+def test_all_corners_in_one_chunk(
     backend: AccelerateBackend, expected: dict[tuple[str, str], tuple[float, bool]]
 ) -> None:
-    """Requests of all kinds at once are answered so too, and fewer tokens are computed than asked for."""
+    """Requests of all kinds together get the same answers, and fewer tokens are computed than requested."""
     pairs = [pair for pairs in PAIRS.values() for pair in pairs]
-    before = backend.counts()
+    before = backend.token_counts()
 
-    assert_equal(answers_of(backend, requests(LOGLIKELIHOOD, pairs)), [expected[pair] for pair in pairs])
-    after = backend.counts()
+    assert_equal(responses_to(backend, requests(LOGLIKELIHOOD, pairs)), [expected[pair] for pair in pairs])
+    after = backend.token_counts()
     computed = after["computed_tokens"] - before["computed_tokens"]
     assert 3 * computed < after["asked_tokens"] - before["asked_tokens"]
 
 
 @pytest.mark.parametrize("options", [{"max_length": 24}, {"add_bos_token": True}], ids=["cut from the left", "BOS"])
 def test_lengths_and_first_tokens_are_lm_evals(options: dict[str, float]) -> None:
-    """Where contexts are cut from the left, and where a first token is added, answers are lm-eval's own."""
-    made = loaded(**options)
+    """With contexts truncated from the left, or with an added first token, answers equal lm-eval's."""
+    backend = loaded(**options)
     few = [pair for pairs in PAIRS.values() for pair in pairs if len(pair[1]) < 30]
-    asked = requests(LOGLIKELIHOOD, few)
+    chunk = requests(LOGLIKELIHOOD, few)
 
-    assert made.describe()["prefix_sharing"] == "exact"
-    assert_equal(answers_of(made, asked), theirs(made, asked))
+    assert backend.describe()["prefix_sharing"] == "exact"
+    assert_equal(responses_to(backend, chunk), lm_eval_answers(backend, chunk))
 
 
 def test_windows_of_a_long_text_are_lm_evals() -> None:
-    """loglikelihood_rolling, windows and all, is lm-eval's own to the bit."""
-    made = loaded(max_length=48)
-    asked = requests(LOGLIKELIHOOD_ROLLING, [(EXAMPLES * 2,), (EXAMPLES,)])
+    """loglikelihood_rolling, with its windows, gives exactly lm-eval's bits."""
+    backend = loaded(max_length=48)
+    chunk = requests(LOGLIKELIHOOD_ROLLING, [(EXAMPLES * 2,), (EXAMPLES,)])
 
-    assert [response.loglikelihood for response in answers_of(made, asked)] == theirs(made, asked)
+    assert [response.loglikelihood for response in responses_to(backend, chunk)] == lm_eval_answers(backend, chunk)
 
 
 def test_generated_text_is_lm_evals(backend: AccelerateBackend) -> None:
-    """Texts end at the stop strings and lengths that lm-eval's own back end ends them at."""
+    """Texts stop at the same stop strings and lengths as with lm-eval's own back end."""
     arguments = {"until": ["\n\n"], "max_gen_toks": 12, "do_sample": False}
-    asked = requests(GENERATE, [(QUESTION, arguments), (f"{EXAMPLES}Question:", arguments)])
+    chunk = requests(GENERATE, [(QUESTION, arguments), (f"{EXAMPLES}Question:", arguments)])
 
-    assert [response.text for response in answers_of(backend, asked)] == theirs(backend, asked)
+    assert [response.text for response in responses_to(backend, chunk)] == lm_eval_answers(backend, chunk)
 
 
 @pytest.fixture(scope="module")
 def hellaswag() -> list[Request]:
-    """Real requests: three documents, their examples drawn anew for each."""
-    task = Task(name="hellaswag", data_path=str(staged_items("hellaswag")), limit=3, num_fewshot=1)
+    """Return real requests: three documents, each with its own examples."""
+    task = Task(name="hellaswag", data_path=str(staged_dataset_path("hellaswag")), limit=3, num_fewshot=1)
     [built] = build_tasks([task])
     return built.requests()
 
 
-def test_a_piece_is_the_same_bits_always(backend: AccelerateBackend, hellaswag: list[Request]) -> None:
-    """Pieces answered in another order, or after a restart, or each alone, get the same bits."""
+def test_a_chunk_always_has_the_same_bits(backend: AccelerateBackend, hellaswag: list[Request]) -> None:
+    """Chunks in another order, after a restart, or alone get the same bits."""
     documents = sorted({request.key.doc_id for request in hellaswag})
-    pieces = [[request for request in hellaswag if request.key.doc_id == document] for document in documents]
-    first = dict(backend.stream(pieces, known=()))
+    chunks = [[request for request in hellaswag if request.key.doc_id == document] for document in documents]
+    first = dict(backend.stream(chunks, answered=()))
 
-    backwards = dict(backend.stream([piece[::-1] for piece in pieces[::-1]], known=()))
-    again = dict(loaded().stream(pieces[1:2], known=()))
+    backwards = dict(backend.stream([chunk[::-1] for chunk in chunks[::-1]], answered=()))
+    again = dict(loaded().stream(chunks[1:2], answered=()))
 
     assert backwards == first
-    assert again == {request: first[request] for request in pieces[1]}
+    assert again == {request: first[request] for request in chunks[1]}
 
 
-def test_an_interrupted_piece_goes_on_with_the_same_bits(backend: AccelerateBackend, hellaswag: list[Request]) -> None:
-    """Of a piece that was cut off, only what the missing answers need is computed again, and they are the same bits."""
-    before = backend.counts()["computed_tokens"]
-    whole = list(backend.stream([hellaswag], known=()))
-    cost = backend.counts()["computed_tokens"] - before
+def test_an_interrupted_chunk_continues_with_the_same_bits(
+    backend: AccelerateBackend, hellaswag: list[Request]
+) -> None:
+    """Of an interrupted chunk, only what the missing responses need is computed again, with the same bits."""
+    before = backend.token_counts()["computed_tokens"]
+    whole = list(backend.stream([hellaswag], answered=()))
+    cost = backend.token_counts()["computed_tokens"] - before
     known = {request.key for request, _ in whole[: len(whole) * 4 // 5]}
 
     rest = dict(backend.stream([hellaswag], known))
 
     assert {request.key for request in rest}.isdisjoint(known)
     assert rest == {request: response for request, response in whole if request.key not in known}
-    assert backend.counts()["computed_tokens"] - before - cost < cost
+    assert backend.token_counts()["computed_tokens"] - before - cost < cost
 
 
-def test_answers_come_as_they_are_known(backend: AccelerateBackend, hellaswag: list[Request]) -> None:
-    """The first response comes before the piece is computed whole, so that it can be committed."""
+def test_responses_are_yielded_early(backend: AccelerateBackend, hellaswag: list[Request]) -> None:
+    """The first response is yielded before the whole chunk is computed, so that it can be committed."""
     passes: list[int] = []
     hook = backend._lm.model.lm_head.register_forward_hook(lambda *_: passes.append(1))
-    stream = backend.stream([hellaswag], known=())
+    stream = backend.stream([hellaswag], answered=())
 
     next(stream)
     at_first = len(passes)
@@ -207,17 +209,17 @@ def test_answers_come_as_they_are_known(backend: AccelerateBackend, hellaswag: l
     assert len(rest) == len(hellaswag) - 1
 
 
-def test_switched_off_it_is_lm_evals_own(hellaswag: list[Request]) -> None:
-    """Without prefix sharing, answers are lm-eval's to the bit, and the back end says that it is switched off."""
-    made = loaded(prefix_sharing=False)
-    answers = [(response.loglikelihood, response.is_greedy) for response in answers_of(made, hellaswag[:2])]
+def test_without_sharing_answers_are_lm_evals(hellaswag: list[Request]) -> None:
+    """Without prefix sharing, answers have exactly lm-eval's bits, and the back end reports that it is switched off."""
+    backend = loaded(prefix_sharing=False)
+    answers = [(response.loglikelihood, response.is_greedy) for response in responses_to(backend, hellaswag[:2])]
 
-    assert made.describe()["prefix_sharing"] == "it is switched off"
-    assert answers == theirs(made, hellaswag[:2])
+    assert backend.describe()["prefix_sharing"] == "switched off"
+    assert answers == lm_eval_answers(backend, hellaswag[:2])
 
 
-def test_the_switch_has_an_address() -> None:
-    """Responses without prefix sharing are kept apart from those with it, which are where they always were."""
+def test_prefix_sharing_changes_the_address() -> None:
+    """Responses with and without prefix sharing have different addresses; those with it are unchanged."""
     task = Task(name="hellaswag")
     on, off = work_of(), work_of(prefix_sharing=False)
 

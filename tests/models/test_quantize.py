@@ -1,4 +1,4 @@
-"""Facts about the quickstart's quantized checkpoints, made of the real model with a small calibration set."""
+"""The quickstart's quantized checkpoints, created from the real model with a small calibration set."""
 
 from __future__ import annotations
 
@@ -11,9 +11,9 @@ from typing import Any
 
 import pytest
 
-from hpcq.catalog.packages import staged_calibration, staged_model
+from hpcq.catalog.packages import staged_calibration_path, staged_model_path
 from hpcq.catalog.schemes import find_scheme
-from hpcq.core.attempts import Attempt, AttemptRecord, now
+from hpcq.core.attempts import Attempt, AttemptRecord, utc_now
 from hpcq.core.files import digest_of_file
 from hpcq.core.work import Calibration, Model, QuantizeWork, Variant
 from hpcq.quantize.worker import quantize
@@ -25,8 +25,10 @@ CALIBRATION = "boolq-passages"
 TEXT = Path(__file__).resolve().parents[2] / "LICENSE"
 EIGHT_BITS = ("fp8-dynamic", "smoothquant-w8a8")
 
-# Quantizes one work; its arguments are the scheme, the base, the calibration text and the checkpoint.
-ALONE = "import sys; from pathlib import Path; sys.path.insert(0, {here!r}); import {name} as t; t.make(*sys.argv[1:])"
+# Quantizes in a separate process; the arguments are the scheme, the base, the calibration text and the checkpoint.
+PROGRAM = (
+    "import sys; from pathlib import Path; sys.path.insert(0, {here!r}); import {name} as t; t.make(*sys.argv[1:])"
+)
 
 
 def make(scheme_name: str, base: str, text: str, checkpoint: str) -> None:
@@ -40,47 +42,47 @@ def make(scheme_name: str, base: str, text: str, checkpoint: str) -> None:
         scheme=scheme,
         calibration=calibration if scheme.needs_calibration else None,
     )
-    record = AttemptRecord(unit=f"quantize.{variant.id}", attempt=1, job_id="1", node="here", pid=1, start=now())
+    record = AttemptRecord(unit=f"quantize.{variant.id}", attempt=1, job_id="1", node="here", pid=1, start=utc_now())
     work = QuantizeWork(variant=variant, checkpoint_path=checkpoint, device="cpu")
     quantize(work, Attempt(Path(checkpoint).parent / "attempts", record))
 
 
 def staged(path: Path | None, name: str) -> Path:
-    """A staged thing's path, which must exist."""
+    """Return the path of a staged model or text, which must exist."""
     if path is None or not path.exists():
-        pytest.fail(f"{name} is not staged: type 'python -m hpcq stage manifests/quickstart.toml'.", pytrace=False)
+        pytest.fail(f"{name} is not staged: run 'python -m hpcq stage manifests/quickstart.toml'.", pytrace=False)
     return path
 
 
 @pytest.fixture(scope="module")
 def base() -> Path:
     """The real base checkpoint."""
-    return staged(staged_model(MODEL), MODEL)
+    return staged(staged_model_path(MODEL), MODEL)
 
 
 @pytest.fixture(scope="module")
 def text() -> Path:
     """The real calibration text."""
-    return staged(staged_calibration(CALIBRATION), CALIBRATION)
+    return staged(staged_calibration_path(CALIBRATION), CALIBRATION)
 
 
 @pytest.fixture(scope="module")
 def checkpoint_of(base: Path, text: Path, tmp_path_factory: pytest.TempPathFactory) -> Callable[[str], Path]:
-    """The checkpoint of a scheme, made once; 'bf16' is the base."""
+    """The checkpoint of a scheme, created once; 'bf16' is the base."""
     folder = tmp_path_factory.mktemp("checkpoints")
 
-    def made(name: str) -> Path:
+    def get(name: str) -> Path:
         if name == "bf16":
             return base
         if not (folder / name).exists():
             make(name, str(base), str(text), str(folder / name))
         return folder / name
 
-    return made
+    return get
 
 
-def loaded(folder: Path) -> tuple[Any, Any]:
-    """Model, in float32, and tokenizer."""
+def load_checkpoint(folder: Path) -> tuple[Any, Any]:
+    """Load the model, in float32, and the tokenizer."""
     from transformers import AutoModelForCausalLM, AutoTokenizer
 
     model = AutoModelForCausalLM.from_pretrained(folder, dtype=torch.float32).eval()
@@ -88,37 +90,37 @@ def loaded(folder: Path) -> tuple[Any, Any]:
 
 
 def perplexity(folder: Path) -> float:
-    """Of the first 512 tokens of the Apache licence."""
-    model, tokenizer = loaded(folder)
+    """The perplexity of the first 512 tokens of the Apache licence."""
+    model, tokenizer = load_checkpoint(folder)
     ids = tokenizer(TEXT.read_text(encoding="utf-8"), return_tensors="pt").input_ids[:, :512]
     with torch.no_grad():
         return float(model(ids, labels=ids).loss.exp())
 
 
 def bytes_in(folder: Path) -> int:
-    """Size of everything in a folder."""
+    """The size of all files in a folder."""
     return sum(item.stat().st_size for item in folder.iterdir())
 
 
 @pytest.mark.parametrize("name", ["bf16", *EIGHT_BITS])
-def test_eight_bits_still_know_the_capital(name: str, checkpoint_of: Callable[[str], Path]) -> None:
-    """FP8 and W8A8 checkpoints load in transformers and say, as the base does, that the capital is Paris."""
-    model, tokenizer = loaded(checkpoint_of(name))
+def test_eight_bit_checkpoints_generate_the_right_answer(name: str, checkpoint_of: Callable[[str], Path]) -> None:
+    """FP8 and W8A8 checkpoints load in transformers and generate, like the base, that the capital is Paris."""
+    model, tokenizer = load_checkpoint(checkpoint_of(name))
     prompt = tokenizer("The capital of France is", return_tensors="pt")
     answer = model.generate(**prompt, max_new_tokens=8, do_sample=False)
     assert "Paris" in tokenizer.decode(answer[0])
 
 
 @pytest.mark.parametrize(
-    ("name", "at_most"), [("fp8-dynamic", 0.65), ("smoothquant-w8a8", 0.65), ("gptq-w4a16-g64", 0.45)]
+    ("name", "max_ratio"), [("fp8-dynamic", 0.65), ("smoothquant-w8a8", 0.65), ("gptq-w4a16-g64", 0.45)]
 )
-def test_quantized_checkpoints_are_smaller(name: str, at_most: float, checkpoint_of: Callable[[str], Path]) -> None:
+def test_quantized_checkpoints_are_smaller(name: str, max_ratio: float, checkpoint_of: Callable[[str], Path]) -> None:
     """Eight bits take under 65 % and four bits under 45 % of the base's bytes (its embeddings stay in 16 bits)."""
-    assert bytes_in(checkpoint_of(name)) < at_most * bytes_in(checkpoint_of("bf16"))
+    assert bytes_in(checkpoint_of(name)) < max_ratio * bytes_in(checkpoint_of("bf16"))
 
 
-def test_the_loss_of_quality_is_in_order(checkpoint_of: Callable[[str], Path]) -> None:
-    """Eight bits cost under a tenth of perplexity and four bits more than that, but the text still makes sense."""
+def test_fewer_bits_have_a_higher_perplexity(checkpoint_of: Callable[[str], Path]) -> None:
+    """Perplexity increases by less than 10 % with eight bits, and by more with four bits, but to less than 3x."""
     base = perplexity(checkpoint_of("bf16"))
     eight = [perplexity(checkpoint_of(name)) for name in EIGHT_BITS]
     four = perplexity(checkpoint_of("gptq-w4a16-g64"))
@@ -139,7 +141,7 @@ def test_two_processes_give_the_same_bits(base: Path, text: Path, tmp_path: Path
     for item in base.glob("tokenizer*"):
         shutil.copy(item, cut / item.name)
     here = Path(__file__)
-    code = ALONE.format(here=str(here.parent), name=here.stem)
+    code = PROGRAM.format(here=str(here.parent), name=here.stem)
     digests = []
     for target in (tmp_path / "first", tmp_path / "second"):
         subprocess.run([sys.executable, "-c", code, "gptq-w4a16-g64", str(cut), str(text), str(target)], check=True)

@@ -1,4 +1,4 @@
-"""Scores by way of the store equal those that lm-eval computes by itself on the same model, tasks and documents."""
+"""Scores through the store equal lm-eval's own on the same model, tasks and documents."""
 
 from __future__ import annotations
 
@@ -12,13 +12,13 @@ import lm_eval.tasks
 import pytest
 from lm_eval.models.huggingface import HFLM
 
-from hpcq.catalog.packages import staged_items, staged_model
-from hpcq.core.attempts import Attempt, AttemptRecord, now
-from hpcq.core.cache import cache_folder
+from hpcq.catalog.packages import staged_dataset_path, staged_model_path
+from hpcq.core.attempts import Attempt, AttemptRecord, utc_now
+from hpcq.core.paths import cache_folder
 from hpcq.core.work import EvaluateWork, MergeWork, Model, Scheme, Task, Variant
 from hpcq.evaluate.merge import merge
 from hpcq.evaluate.worker import evaluate
-from hpcq.stage import stage_items, stage_model
+from hpcq.stage import stage_dataset, stage_model
 from hpcq.store import VariantScores, read_responses, read_results
 
 MODEL_ID = "HuggingFaceTB/SmolLM2-135M-Instruct"
@@ -37,24 +37,24 @@ LIMIT, SHOTS, GENERATED_TOKENS = 3, 1, 24
 
 @pytest.fixture(scope="module", autouse=True)
 def staged() -> None:
-    """The model and every task's items are in the cache; IFEval's are no part of the quickstart."""
+    """Stage the model and every task's items; IFEval's are not part of the quickstart."""
     stage_model(MODEL_ID, progress=lambda _: None)
     for name in DEFINITIONS:
-        stage_items(name, progress=lambda _: None)
+        stage_dataset(name, progress=lambda _: None)
 
 
 @pytest.fixture(scope="module")
 def ours(tmp_path_factory: pytest.TempPathFactory) -> tuple[VariantScores, Path]:
-    """hpcq's results: worker, segments, merge, results file."""
+    """Return hpcq's results, through worker, segments, merge and results file."""
     run = tmp_path_factory.mktemp("run")
-    model = str(staged_model(MODEL_ID))
+    model = str(staged_model_path(MODEL_ID))
     tasks = tuple(
         Task(
             name=name,
             limit=LIMIT,
             num_fewshot=None if name in FIXED_AT_ZERO_SHOTS else SHOTS,
             max_gen_toks=GENERATED_TOKENS,
-            data_path=str(staged_items(name)),
+            data_path=str(staged_dataset_path(name)),
         )
         for name in DEFINITIONS
     )
@@ -71,27 +71,27 @@ def ours(tmp_path_factory: pytest.TempPathFactory) -> tuple[VariantScores, Path]
     results = run / "results.h5"
     merging = MergeWork(run="run", evaluations=(work,), segments_path=str(run / "segments"), results_path=str(results))
     for unit, do in (("evaluate", lambda at: evaluate(work, at)), ("merge", lambda at: merge(merging, at))):
-        record = AttemptRecord(unit=unit, attempt=1, job_id="1", node="here", pid=1, start=now())
+        record = AttemptRecord(unit=unit, attempt=1, job_id="1", node="here", pid=1, start=utc_now())
         do(Attempt(run / "attempts", record))
     return read_results(results).variants[0], results
 
 
 @pytest.fixture(scope="module")
 def theirs(tmp_path_factory: pytest.TempPathFactory) -> Mapping[str, Any]:
-    """lm-eval's results, from its own model class, task manager and JSON loader."""
+    """Return lm-eval's results, from its own model class, task manager and JSON loader."""
     folder = tmp_path_factory.mktemp("tasks")
     with pytest.MonkeyPatch.context() as patch:
         patch.setenv("NLTK_DATA", str(cache_folder() / "nltk_data"))
         for name, definition in DEFINITIONS.items():
             original = Path(lm_eval.tasks.__file__).parent / definition
-            items = staged_items(name)
+            items = staged_dataset_path(name)
             assert items is not None
             files = {path.stem: str(path) for path in items.glob("*.jsonl")}
             settings = {"data_files": files}
             text = f"include: {original}\ntask: {name}\ndataset_path: json\ndataset_name: null\n"
             (folder / f"{name}.yaml").write_text(f"{text}dataset_kwargs: {json.dumps(settings)}\n")
         results = lm_eval.simple_evaluate(
-            model=HFLM(pretrained=str(staged_model(MODEL_ID)), dtype="float32", device="cpu", batch_size=1),
+            model=HFLM(pretrained=str(staged_model_path(MODEL_ID)), dtype="float32", device="cpu", batch_size=1),
             tasks=list(DEFINITIONS),
             task_manager=lm_eval.tasks.TaskManager(include_path=str(folder), include_defaults=False),
             num_fewshot=SHOTS,
@@ -104,7 +104,7 @@ def theirs(tmp_path_factory: pytest.TempPathFactory) -> Mapping[str, Any]:
 
 @pytest.mark.parametrize("task", DEFINITIONS)
 def test_every_metric_is_equal(ours: tuple[VariantScores, Path], theirs: Mapping[str, Any], task: str) -> None:
-    """Every metric, its standard error and number of documents are lm-eval's own."""
+    """Every metric, its standard error and its number of documents equal lm-eval's."""
     scores = {(one.metric, one.filter): one for one in ours[0].scores if one.task == task}
     expected = theirs["results"][task]
     labels = {tuple(label.split(",")) for label in expected if "," in label and "_stderr," not in label}
@@ -119,7 +119,7 @@ def test_every_metric_is_equal(ours: tuple[VariantScores, Path], theirs: Mapping
 
 @pytest.mark.parametrize("task", DEFINITIONS)
 def test_every_response_is_equal(ours: tuple[VariantScores, Path], theirs: Mapping[str, Any], task: str) -> None:
-    """Texts and greedy flags are lm-eval's own; log-likelihoods are, up to what batches of another size change."""
+    """Texts and greedy flags equal lm-eval's; log-likelihoods too, up to the effect of another batch size."""
     variant, results = ours
     responses = {
         (key.doc_id, key.request_index): response
@@ -133,9 +133,9 @@ def test_every_response_is_equal(ours: tuple[VariantScores, Path], theirs: Mappi
     }
 
     assert responses.keys() == expected.keys()
-    for place, answer in expected.items():
+    for key, answer in expected.items():
         if isinstance(answer, str):
-            assert responses[place].text == answer
+            assert responses[key].text == answer
         else:
-            assert responses[place].is_greedy == answer[1]
-            assert responses[place].loglikelihood == pytest.approx(answer[0], rel=1e-5)
+            assert responses[key].is_greedy == answer[1]
+            assert responses[key].loglikelihood == pytest.approx(answer[0], rel=1e-5)

@@ -1,4 +1,4 @@
-"""The checkpoint that is made of a packaged GGUF file is the model that it claims to be."""
+"""The checkpoint that is converted from a packaged GGUF file is the expected model."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ import pytest
 
 from hpcq.core.errors import SetupError
 from hpcq.stage import stage_model
-from hpcq.stage.staging import _convert
+from hpcq.stage.staging import _convert_gguf
 
 CHECKOUT = Path(__file__).resolve().parents[2]
 PROGRAM = Path(__file__).parent / "checkpoint_facts.py"
@@ -25,50 +25,50 @@ STRINGS = [
 
 @pytest.fixture(scope="module")
 def facts(transformers_python: Path) -> dict[str, Any]:
-    """What the staged checkpoint of the quickstart's model says of itself."""
+    """Return the facts of the staged checkpoint of the quickstart's model."""
     folder = stage_model("HuggingFaceTB/SmolLM2-135M-Instruct", progress=lambda _: None)
     command = [str(transformers_python), str(PROGRAM), str(folder), str(CHECKOUT / "LICENSE")]
-    ended = subprocess.run(command, input=json.dumps(STRINGS), capture_output=True, text=True, check=False)
-    assert ended.returncode == 0, ended.stderr[-2000:]
-    told: dict[str, Any] = json.loads(ended.stdout)
-    return told
+    completed = subprocess.run(command, input=json.dumps(STRINGS), capture_output=True, text=True, check=False)
+    assert completed.returncode == 0, completed.stderr[-2000:]
+    facts: dict[str, Any] = json.loads(completed.stdout)
+    return facts
 
 
-def test_it_knows_its_language(facts: dict[str, Any]) -> None:
-    """The weights are in their places: q and k in transformers' order, or the perplexity would be in the thousands."""
-    assert facts["said"].startswith("The capital of France is Paris")
+def test_the_weights_are_correct(facts: dict[str, Any]) -> None:
+    """All weights are correct: with q and k not in transformers' order, the perplexity would be in the thousands."""
+    assert facts["generated"].startswith("The capital of France is Paris")
     assert facts["perplexity"] == pytest.approx(13.97, abs=0.02)
 
 
 def test_text_survives_the_tokenizer(facts: dict[str, Any]) -> None:
-    """Digits, line ends, other scripts and special tokens come back from the tokenizer as they went in."""
+    """Digits, line ends, other scripts and special tokens are unchanged after encoding and decoding."""
     assert facts["decoded"] == {string: string for string in STRINGS}
 
 
 def test_every_digit_is_a_token(facts: dict[str, Any]) -> None:
-    """A number is split into its digits, as the model was trained; transformers' GPT-2 tokenizer would not do so."""
+    """A number is split into its digits, as in the training; transformers' GPT-2 tokenizer does not do this."""
     assert facts["tokens"][STRINGS[0]][:6] == ["In", "Ġ", "2", "0", "2", "4"]
 
 
 def test_generation_ends_at_the_end_of_a_turn(facts: dict[str, Any]) -> None:
-    """The token that ends a turn, `<|im_end|>` with id 2, ends generation and pads batches."""
-    assert facts["ends"] == [2, 2, 2]
+    """The token `<|im_end|>` with id 2 stops generation and pads batches."""
+    assert facts["stop_ids"] == [2, 2, 2]
     assert facts["tokens"][STRINGS[2]] == ["<|im_start|>", "user", "Ċ", "hi", "<|im_end|>", "Ċ"]
 
 
 def test_the_chat_template_opens_the_answer(facts: dict[str, Any]) -> None:
-    """A chat begins with the model's own system message and ends where the assistant begins to speak."""
+    """A chat begins with the model's own system message and ends with the header of the assistant's turn."""
     assert facts["chat"].startswith("<|im_start|>system\nYou are a helpful AI assistant named SmolLM")
     assert facts["chat"].endswith("<|im_start|>user\nHello<|im_end|>\n<|im_start|>assistant\n")
 
 
-def test_what_is_no_gguf_is_refused(transformers_python: Path, tmp_path: Path) -> None:
-    """A damaged source gives one sentence with its name, the reason and the cure, and no checkpoint."""
+def test_an_invalid_gguf_file_is_refused(transformers_python: Path, tmp_path: Path) -> None:
+    """A damaged source gives an error of one line with its name and the reason, and no checkpoint."""
     source, folder = tmp_path / "model.gguf", tmp_path / "checkpoint"
     source.write_bytes(b"no GGUF" * 100)
     folder.mkdir()
     with pytest.raises(SetupError) as fault:
-        _convert(transformers_python, source, folder)
+        _convert_gguf(transformers_python, source, folder)
     assert "\n" not in str(fault.value)
     assert str(fault.value).startswith(
         f"{source}: the conversion to a checkpoint failed (ValueError: GGUF magic invalid"

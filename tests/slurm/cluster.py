@@ -1,7 +1,6 @@
-"""A real Slurm of five virtual nodes on one host, as a plain user, for tests and for trying things by hand.
+"""A real Slurm with five virtual nodes on one host, without root, for tests and for experiments.
 
-Knows Slurm's daemons and configuration. Knows nothing of hpcq except the schema of a cluster profile. By hand:
-`python -m tests.slurm.cluster`.
+To start it by hand: `python -m tests.slurm.cluster`.
 """
 
 from __future__ import annotations
@@ -30,7 +29,7 @@ CLIENT_TIMEOUT_S = 20.0
 
 @dataclass(frozen=True, kw_only=True)
 class GpuClass:
-    """Virtual nodes of one kind; what they pretend to have, the host need not."""
+    """Virtual nodes of one class. The host does not need the resources that they declare."""
 
     nodes: tuple[str, ...]
     gpu: str
@@ -67,8 +66,8 @@ CLASSES: Mapping[str, GpuClass] = {
 
 NODES = tuple(node for gpu_class in CLASSES.values() for node in gpu_class.nodes)
 
-# Authentication is off, so that no munged and no root is needed: such a cluster must listen on the loopback alone.
-# A requeued job starts cred_expire + 1 s later. preempt_send_user_signal counts only in SlurmctldParameters.
+# Authentication is off, so that neither munged nor root is needed: such a cluster must listen only on the loopback.
+# A requeued job starts cred_expire + 1 s later. preempt_send_user_signal works only in SlurmctldParameters.
 SETTINGS: Mapping[str, str] = {
     "ClusterName": "virtual",
     "AuthType": "auth/none",
@@ -99,7 +98,7 @@ SETTINGS: Mapping[str, str] = {
 
 
 def missing_daemons() -> tuple[str, ...]:
-    """Slurm's programs that this machine lacks; Debian keeps daemons in a folder that users' PATH may not have."""
+    """Return Slurm's programs that are not installed. Debian installs daemons in /usr/sbin, which PATH may not have."""
     return tuple(name for name in (*DAEMONS, "sbatch", "srun") if _program(name) is None)
 
 
@@ -108,7 +107,7 @@ def _program(name: str) -> str | None:
 
 
 def _free_port(taken: set[int]) -> int:
-    """A port below the ephemeral range, so that no client of another cluster takes it in the meantime."""
+    """Return a port below the ephemeral range, so that no client of another cluster takes it before it is used."""
     for _ in range(1000):
         port = random.randrange(20_000, 32_000)  # noqa: S311 - a port, not a secret
         with socket.socket() as probe, contextlib.suppress(OSError):
@@ -121,10 +120,12 @@ def _free_port(taken: set[int]) -> int:
 
 @dataclass
 class VirtualCluster:
-    """Daemons, their folder, and the way to talk to them. Use as a context manager.
+    """Slurm daemons, their folder, and client calls. Use as a context manager.
 
-    settings: lines of slurm.conf that replace or extend the usual ones, e.g. {"MaxArraySize": "100"}. grace_s: seconds
-    that a preempted job is given.
+    Attributes:
+        settings: Lines of slurm.conf that replace or extend SETTINGS, for example {"MaxArraySize": "100"}.
+        grace_s: Seconds between the signal to a preempted job and its end.
+        folder: Configuration, state and logs of the daemons.
     """
 
     settings: Mapping[str, str] = field(default_factory=dict)
@@ -133,7 +134,7 @@ class VirtualCluster:
     _running: dict[str, subprocess.Popen[bytes]] = field(init=False, default_factory=dict)
 
     def __enter__(self) -> Self:
-        # Short, because slurmd puts unix sockets into it, whose paths have 107 characters at most.
+        # A short path, because slurmd creates unix sockets in it, whose paths are limited to 107 characters.
         self.folder = Path(tempfile.mkdtemp(prefix="vslurm-", dir="/tmp"))
         try:
             self._configure()
@@ -148,7 +149,7 @@ class VirtualCluster:
 
     @property
     def configuration(self) -> Path:
-        """What SLURM_CONF must say."""
+        """The value of SLURM_CONF."""
         return self.folder / "slurm.conf"
 
     @property
@@ -157,11 +158,11 @@ class VirtualCluster:
         return self.folder / "profile.toml"
 
     def environment(self) -> dict[str, str]:
-        """This process's environment with SLURM_CONF set."""
+        """Return this process's environment with SLURM_CONF."""
         return {**os.environ, "SLURM_CONF": str(self.configuration)}
 
     def call(self, *command: str) -> str:
-        """Standard output of one of Slurm's commands, which must succeed in time."""
+        """Run one of Slurm's commands, which must succeed in time, and return its standard output."""
         done = subprocess.run(
             command, env=self.environment(), capture_output=True, text=True, timeout=CLIENT_TIMEOUT_S, check=False
         )
@@ -170,26 +171,26 @@ class VirtualCluster:
         return done.stdout
 
     def node_states(self) -> dict[str, str]:
-        """What Slurm says of each node, in sinfo's short words."""
-        words = self.call("sinfo", "--noheader", "--partition=all", "--Node", "--format=%N %t").split()
-        return dict(zip(words[::2], words[1::2], strict=True))
+        """Return the state of each node in sinfo's compact form."""
+        fields = self.call("sinfo", "--noheader", "--partition=all", "--Node", "--format=%N %t").split()
+        return dict(zip(fields[::2], fields[1::2], strict=True))
 
-    def mend(self, *states: str) -> None:
-        """Take nodes back into service whose state begins with one of `states`, as an administrator does."""
+    def resume_nodes(self, *states: str) -> None:
+        """Resume the nodes whose state starts with one of `states`, as an administrator does."""
         for node, state in self.node_states().items():
             if state.startswith(states):
                 self.call("scontrol", "update", f"NodeName={node}", "State=RESUME")
 
     def wait_until_empty(self, timeout_s: float = 120.0) -> None:
-        """Return when no job waits, runs or ends any more."""
+        """Return when no job is pending, running or completing."""
         deadline = time.monotonic() + timeout_s
         while self.call("squeue", "--noheader", "--format=%i"):
             if time.monotonic() > deadline:
                 raise TimeoutError(f"Jobs are still there after {timeout_s:g} s:\n{self.call('squeue')}")
             time.sleep(0.2)
 
-    def forget_jobs(self) -> None:
-        """Cancel what is there and wait until it is gone, so that the next test meets idle nodes."""
+    def cancel_all_jobs(self) -> None:
+        """Cancel all jobs and wait for their end, so that the next test starts with idle nodes."""
         self.call("scancel", f"--user={pwd.getpwuid(os.getuid()).pw_name}")
         self.wait_until_empty()
 
@@ -198,7 +199,7 @@ class VirtualCluster:
         return name in self._running and self._running[name].poll() is None
 
     def stop_daemon(self, name: str, number: signal.Signals = signal.SIGTERM) -> None:
-        """End slurmctld, or the slurmd of the node `name`, by a signal; kill what does not hear it."""
+        """Stop slurmctld, or the slurmd of the node `name`, with a signal; send SIGKILL if it does not exit."""
         daemon = self._running[name]
         daemon.send_signal(number)
         try:
@@ -229,7 +230,7 @@ class VirtualCluster:
         """End every job and every daemon, then remove the folder; safe to call twice."""
         if self.is_running("slurmctld"):
             with contextlib.suppress(RuntimeError, TimeoutError, subprocess.TimeoutExpired):
-                self.forget_jobs()
+                self.cancel_all_jobs()
         for daemon in reversed(self._running.values()):
             daemon.terminate()
         for name in self._running:
@@ -290,7 +291,7 @@ class VirtualCluster:
         self.wait_until_idle()
 
     def wait_until_idle(self, timeout_s: float = 30.0) -> None:
-        """Return when every node is there and has nothing to do."""
+        """Return when all nodes are idle."""
         deadline = time.monotonic() + timeout_s
         states: dict[str, str] = {}
         while time.monotonic() < deadline:
@@ -305,7 +306,7 @@ class VirtualCluster:
         raise RuntimeError(f"The virtual cluster did not come up within {timeout_s:g} s.\n{states}\n{logs}")
 
     def _kill_leftovers(self) -> None:
-        """slurmstepd outlives its slurmd, and a job's processes both; a user's shell with our SLURM_CONF is none."""
+        """Kill slurmstepd and jobs, which outlive slurmd, but not a user's shell with the same SLURM_CONF."""
         mark = f"SLURM_CONF={self.configuration}".encode()
         for entry in Path("/proc").glob("[0-9]*"):
             with contextlib.suppress(OSError):
@@ -339,7 +340,7 @@ class VirtualCluster:
 
 @contextlib.contextmanager
 def slurm_conf(cluster: VirtualCluster) -> Iterator[VirtualCluster]:
-    """Make `cluster` the Slurm that this process's commands talk to."""
+    """Set SLURM_CONF of this process to `cluster`."""
     before = os.environ.get("SLURM_CONF")
     os.environ["SLURM_CONF"] = str(cluster.configuration)
     try:
@@ -354,13 +355,13 @@ def slurm_conf(cluster: VirtualCluster) -> Iterator[VirtualCluster]:
 def main() -> None:
     """Run a cluster until Ctrl-C or SIGTERM."""
 
-    def leave(number: int, _frame: FrameType | None) -> None:
+    def exit_on_signal(number: int, _frame: FrameType | None) -> None:
         raise SystemExit(0 if number == signal.SIGTERM else 128 + number)
 
-    # Handled, not blocked: the daemons would inherit the mask and never hear SIGTERM. A shell's background job is
-    # started with SIGINT ignored, so that one needs a handler too.
+    # Handled, not blocked: the daemons would inherit a blocked mask and never receive SIGTERM. A shell starts
+    # background jobs with SIGINT ignored, so SIGINT needs a handler, too.
     for number in (signal.SIGINT, signal.SIGTERM):
-        signal.signal(number, leave)
+        signal.signal(number, exit_on_signal)
     with VirtualCluster() as cluster:
         profile = cluster.write_profile({"core": sys.executable, "transformers": sys.executable})
         sys.stdout.write(f"export SLURM_CONF={cluster.configuration}\n# profile: {profile}\n# Ctrl-C stops it.\n")

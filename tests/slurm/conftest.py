@@ -1,4 +1,4 @@
-"""The virtual cluster that tests of Slurm share, started once a session."""
+"""Fixtures: virtual clusters for the Slurm tests, started once per session."""
 
 from __future__ import annotations
 
@@ -18,10 +18,10 @@ def cluster() -> Iterator[VirtualCluster]:
 
 @pytest.fixture(scope="session")
 def plain_cluster(cluster: VirtualCluster) -> Iterator[VirtualCluster]:
-    """As most clusters are: preemption is announced by SIGTERM alone. Arrays have four elements at most.
+    """A cluster without preempt_send_user_signal, like most: preemption sends SIGTERM only. MaxArraySize is 4.
 
-    A node that was set DOWN stays so until it is resumed. Tests enter `slurm_conf` themselves; those that do not talk
-    to the other one.
+    A node that was set DOWN stays DOWN until it is resumed. SLURM_CONF points to `cluster` unless a test enters
+    `slurm_conf` with this one.
     """
     settings = {"MaxArraySize": "4", "SlurmctldParameters": "enable_configless", "ReturnToService": "1"}
     with VirtualCluster(settings=settings, grace_s=6) as running, slurm_conf(cluster):

@@ -1,4 +1,4 @@
-"""The processes of a job on this host, as every virtual node's are: its batch shell, its srun, its step's daemon."""
+"""Processes of a job on this host, which runs all virtual nodes: batch shell, srun, slurmstepd."""
 
 from __future__ import annotations
 
@@ -12,30 +12,30 @@ from hpcq.slurm import squeue
 
 
 def batch_shell(job_id: str) -> int:
-    """The shell that runs the job's batch script."""
-    script = f"/job{int(number_of(job_id)):05d}/slurm_script"
+    """Return the process of the shell that runs the job's batch script."""
+    script = f"/job{int(numeric_job_id(job_id)):05d}/slurm_script"
     return next(process for process, command in commands() if script in command and command.startswith("/bin/bash"))
 
 
-def srun_of(job_id: str) -> list[int]:
-    """What the shell waits for."""
+def srun_processes(job_id: str) -> list[int]:
+    """Return the srun processes that the batch shell waits for."""
     shell = batch_shell(job_id)
     return [process for process, command in commands() if command.startswith("srun ") and _parent(process) == shell]
 
 
 def step_daemon(job_id: str) -> int:
-    """The slurmstepd of the job's first step."""
-    name = f"slurmstepd: [{number_of(job_id)}.0]"
+    """Return the slurmstepd of the job's first step."""
+    name = f"slurmstepd: [{numeric_job_id(job_id)}.0]"
     return next(process for process, command in commands() if command.startswith(name))
 
 
-def number_of(job_id: str) -> str:
-    """The job's own number, which daemons use; an element of an array has one, too."""
-    return re.findall(r"JobId=(\d+)", squeue.call("scontrol", "show", "job", "--oneliner", job_id))[0]
+def numeric_job_id(job_id: str) -> str:
+    """Return the numeric job id that the daemons use; each element of an array has its own."""
+    return re.findall(r"JobId=(\d+)", squeue.run_client("scontrol", "show", "job", "--oneliner", job_id))[0]
 
 
-def of_job(job_id: str) -> list[tuple[int, dict[str, str]]]:
-    """Every process that the job's tasks have started, however far it has strayed, and its environment."""
+def job_processes(job_id: str) -> list[tuple[int, dict[str, str]]]:
+    """Return all processes of the job's tasks with their environments, including detached ones."""
     conf, found = f"SLURM_CONF={os.environ['SLURM_CONF']}", []
     for entry in Path("/proc").glob("[0-9]*"):
         with contextlib.suppress(OSError):
@@ -46,7 +46,7 @@ def of_job(job_id: str) -> list[tuple[int, dict[str, str]]]:
 
 
 def commands() -> Iterator[tuple[int, str]]:
-    """Every process of this host and its command line."""
+    """Yield every process of this host and its command line."""
     for entry in Path("/proc").glob("[0-9]*"):
         with contextlib.suppress(OSError):
             yield int(entry.name), (entry / "cmdline").read_bytes().replace(b"\0", b" ").decode(errors="replace")

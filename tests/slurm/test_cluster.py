@@ -1,4 +1,4 @@
-"""The virtual cluster itself: what tests of Slurm stand on."""
+"""The virtual cluster that the Slurm tests use."""
 
 from __future__ import annotations
 
@@ -14,9 +14,9 @@ CHECKOUT = Path(__file__).resolve().parents[2]
 
 
 def test_every_gpu_class_gives_a_job_its_gpus(cluster: VirtualCluster) -> None:
-    """A job sees as many GPUs as it asks for, on a node of the class that it asks for."""
+    """A job sees as many GPUs as it requests, on a node of the requested class."""
     for name, gpu_class in CLASSES.items():
-        said = cluster.call(
+        output = cluster.call(
             "srun",
             f"--partition={name}",
             f"--gres=gpu:{name}:{gpu_class.gpus_per_node}",
@@ -24,13 +24,13 @@ def test_every_gpu_class_gives_a_job_its_gpus(cluster: VirtualCluster) -> None:
             "-c",
             "echo $SLURMD_NODENAME $CUDA_VISIBLE_DEVICES",
         )
-        node, devices = said.split()
+        node, devices = output.split()
         assert node in gpu_class.nodes
         assert devices.split(",") == [str(index) for index in range(gpu_class.gpus_per_node)]
 
 
-def test_the_profile_is_one_that_hpcq_reads(cluster: VirtualCluster) -> None:
-    """The profile that the cluster writes names its classes with their nodes and GPUs, and the interpreters given."""
+def test_hpcq_reads_the_written_profile(cluster: VirtualCluster) -> None:
+    """The profile has all classes with their nodes and GPUs, and the given interpreters."""
     path = cluster.write_profile({"core": sys.executable})
     profile = load_profile(str(path), cluster.folder)
     assert profile.scheduler == "slurm"
@@ -40,8 +40,8 @@ def test_the_profile_is_one_that_hpcq_reads(cluster: VirtualCluster) -> None:
     assert profile.environments["core"].python == sys.executable
 
 
-def test_a_cluster_by_hand_leaves_nothing_behind(cluster: VirtualCluster) -> None:
-    """`python -m tests.slurm.cluster` runs beside another cluster, says how to reach it, and ends whole at SIGTERM."""
+def test_a_cluster_started_by_hand_leaves_nothing_behind(cluster: VirtualCluster) -> None:
+    """`python -m tests.slurm.cluster` runs in parallel to another cluster, prints SLURM_CONF, and stops at SIGTERM."""
     command = [sys.executable, "-m", "tests.slurm.cluster"]
     with subprocess.Popen(command, cwd=CHECKOUT, stdout=subprocess.PIPE, text=True) as process:
         assert process.stdout is not None

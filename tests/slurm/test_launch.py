@@ -1,4 +1,4 @@
-"""Array orders on a real Slurm: what sbatch makes of them, what squeue says, what waits, what is cancelled."""
+"""Slurm launcher on a real Slurm: submission of arrays, states in the queue, dependencies, cancellation."""
 
 from __future__ import annotations
 
@@ -13,35 +13,35 @@ import pytest
 from hpcq.core.attempts import AttemptRecord, read_attempts
 from hpcq.core.errors import SetupError
 from hpcq.core.paths import RunLayout
-from hpcq.core.work import State
-from hpcq.launch.array_spec import ArrayOrder, Dependency, Submission
+from hpcq.core.work import UnitState
+from hpcq.launch.array_spec import ArraySpec, Dependency, Submission
 from hpcq.launch.job_status import unit_jobs
 from hpcq.launch.slurm_launcher import SlurmLauncher
-from hpcq.launch.submissions import read_submissions, record_lost
+from hpcq.launch.submissions import read_submissions, recover_unrecorded
 from hpcq.slurm import squeue
-from hpcq.slurm.squeue import JobState
+from hpcq.slurm.squeue import QueueEntry
 from tests.slurm.cluster import VirtualCluster, slurm_conf
-from tests.slurm.rehearsal import array, layout_at, unit
-from tests.slurm.waiting import ended, wait_for_states
+from tests.slurm.synthetic_units import layout_at, synthetic_array, synthetic_unit
+from tests.slurm.waiting import wait_for_states, wait_until_ended
 
 NUMBERS = itertools.count()
-"""Slurm still lists the jobs of the tests before, so that each test is a run of its own."""
+"""Each test is a separate run, because Slurm still lists the jobs of previous tests."""
 
 
 @pytest.fixture
 def layout(cluster: VirtualCluster, tmp_path: Path) -> Iterator[RunLayout]:
-    """A run in a folder whose name a careless shell would trip over."""
+    """A run in a folder whose name needs quoting in a shell."""
     yield layout_at(tmp_path / "it's a run; $(exit 1)", name=f"run-{next(NUMBERS)}")
-    cluster.forget_jobs()
+    cluster.cancel_all_jobs()
 
 
-def states_of(submission: Submission, states: dict[tuple[str, int], JobState]) -> list[State]:
-    """States of a submission's elements, in order."""
+def states_of(submission: Submission, states: dict[tuple[str, int], QueueEntry]) -> list[UnitState]:
+    """Return the states of a submission's elements, in order."""
     return [states[submission.job_id, index].state for index in range(len(submission.units))]
 
 
-def most_at_once(records: Sequence[AttemptRecord]) -> int:
-    """The largest number of attempts that ran at one time."""
+def peak_concurrency(records: Sequence[AttemptRecord]) -> int:
+    """Return the maximum number of attempts that ran at one time."""
     events = sorted([(r.start, 1) for r in records] + [(str(r.end), -1) for r in records])
     running = peak = 0
     for _, change in events:
@@ -50,30 +50,36 @@ def most_at_once(records: Sequence[AttemptRecord]) -> int:
     return peak
 
 
-def three_arrays(layout: RunLayout) -> list[ArrayOrder]:
-    """Four units of which the third fails, four that each need one of them, and one that comes after all."""
-    first = [unit(layout, f"first-{index}", refused=index == 2) for index in range(4)]
-    second = [unit(layout, f"second-{index}") for index in range(4)]
+def three_arrays(layout: RunLayout) -> list[ArraySpec]:
+    """Return four units of which the third fails, four that each depend on one of them, and one that follows all."""
+    first = [synthetic_unit(layout, f"first-{index}", rejects_input=index == 2) for index in range(4)]
+    second = [synthetic_unit(layout, f"second-{index}") for index in range(4)]
     return [
-        array(layout, "first", first, partition="h100", gpus_per_node=1, gres_type="h100", features="hopper"),
-        array(layout, "second", second, depends_on=("first",), dependency=Dependency.AFTERCORR),
-        array(layout, "last", [unit(layout, "last")], depends_on=("first", "second"), dependency=Dependency.AFTERANY),
+        synthetic_array(layout, "first", first, partition="h100", gpus_per_node=1, gres_type="h100", features="hopper"),
+        synthetic_array(layout, "second", second, depends_on=("first",), dependency=Dependency.AFTERCORR),
+        synthetic_array(
+            layout,
+            "last",
+            [synthetic_unit(layout, "last")],
+            depends_on=("first", "second"),
+            dependency=Dependency.AFTERANY,
+        ),
     ]
 
 
-def test_a_failure_cancels_only_what_needs_it_and_the_last_unit_runs_all_the_same(layout: RunLayout) -> None:
-    """With aftercorr one failed element cancels its own follower alone, and afterany waits for all and then runs."""
+def test_a_failure_cancels_only_its_dependents_and_the_last_unit_still_runs(layout: RunLayout) -> None:
+    """With aftercorr, a failed element cancels only its own dependent. With afterany, a unit runs after all ended."""
     first, second, last = SlurmLauncher(layout).submit(three_arrays(layout))
-    states = ended(layout)
-    done = State.DONE
-    assert states_of(first, states) == [done, done, State.FAILED, done]
-    assert states_of(second, states) == [done, done, State.CANCELLED, done]
+    states = wait_until_ended(layout)
+    done = UnitState.DONE
+    assert states_of(first, states) == [done, done, UnitState.FAILED, done]
+    assert states_of(second, states) == [done, done, UnitState.CANCELLED, done]
     assert states_of(last, states) == [done]
     assert states[second.job_id, 2].reason == "DependencyNeverSatisfied"
     attempts = read_attempts(layout.attempts)
     assert attempts["first-2"][0].outcome == "failed"
-    assert [record.decision for record in attempts["first-2"]] == ["give up"]
-    assert attempts["first-2"][0].reason == "This rehearsal was told to refuse its input."
+    assert [record.decision for record in attempts["first-2"]] == ["failed permanently"]
+    assert attempts["first-2"][0].reason == "The synthetic back end rejects its input (reject_input)."
     assert "second-2" not in attempts
     assert all(str(attempts["last"][0].start) >= str(attempts[f"second-{i}"][0].end) for i in (0, 1, 3))
     assert attempts["first-0"][0].node == states[first.job_id, 0].node
@@ -83,121 +89,133 @@ def test_a_failure_cancels_only_what_needs_it_and_the_last_unit_runs_all_the_sam
 
 @pytest.mark.parametrize("siblings", [1, 3])
 def test_an_array_may_wait_for_one_element_of_another(layout: RunLayout, siblings: int) -> None:
-    """Slurm cancels the followers of the element that failed alone; a single element is a plain job to submitit."""
-    first = array(layout, "first", [unit(layout, f"a{index}", refused=index == 0) for index in range(siblings)])
+    """Slurm cancels only the dependents of the failed element. submitit submits a single element as a plain job."""
+    first = synthetic_array(
+        layout, "first", [synthetic_unit(layout, f"a{index}", rejects_input=index == 0) for index in range(siblings)]
+    )
     after = [
-        array(
+        synthetic_array(
             layout,
             f"after-{element}",
-            [unit(layout, f"b{element}-{shard}") for shard in range(2)],
+            [synthetic_unit(layout, f"b{element}-{shard}") for shard in range(2)],
             depends_on=("first",),
             dependency=Dependency.AFTEROK,
             element=element,
         )
         for element in range(siblings)
     ]
-    _, *followers = SlurmLauncher(layout).submit([first, *after])
-    states = ended(layout)
-    for element, submission in enumerate(followers):
-        expected = State.CANCELLED if element == 0 else State.DONE
+    _, *dependents = SlurmLauncher(layout).submit([first, *after])
+    states = wait_until_ended(layout)
+    for element, submission in enumerate(dependents):
+        expected = UnitState.CANCELLED if element == 0 else UnitState.DONE
         assert states_of(submission, states) == [expected, expected]
 
 
 def test_two_hundred_units_are_one_array_throttled(layout: RunLayout) -> None:
-    """200 units are one sbatch; one poll lists each of them; no more than the throttle run at once; all end well."""
+    """200 units are one sbatch. One poll lists all of them, the throttle limits running elements, and all finish."""
     names = [f"unit-{index:03}" for index in range(200)]
-    order = array(layout, "many", [unit(layout, name) for name in names], throttle=6)
+    spec = synthetic_array(layout, "many", [synthetic_unit(layout, name) for name in names], throttle=6)
     began = time.monotonic()
-    (submission,) = SlurmLauncher(layout).submit([order])
+    (submission,) = SlurmLauncher(layout).submit([spec])
     assert time.monotonic() - began < 10
     assert list(submission.units) == names
     early = squeue.poll(layout.name)
     assert set(early) == {(submission.job_id, index) for index in range(200)}
-    states = ended(layout)
-    assert Counter(states_of(submission, states)) == {State.DONE: 200}
+    states = wait_until_ended(layout)
+    assert Counter(states_of(submission, states)) == {UnitState.DONE: 200}
     records = [record for records in read_attempts(layout.attempts).values() for record in records]
     assert {record.unit for record in records} == set(names)
     assert {record.outcome for record in records} == {"done"}
-    assert 1 < most_at_once(records) <= 6
+    assert 1 < peak_concurrency(records) <= 6
     assert {path.name for path in layout.job_logs.glob("*.log")} == {f"{name}.1.log" for name in names}
 
 
-def test_cancelling_takes_elements_and_whole_jobs(layout: RunLayout) -> None:
-    """Cancelled elements end as cancelled, their neighbours go on, and what has ended is left alone."""
-    units = [unit(layout, f"unit-{index}", seconds=60 if index in (1, 2, 4) else 0.0) for index in range(5)]
-    other = array(layout, "other", [unit(layout, "other", seconds=60)])
-    some, whole = SlurmLauncher(layout).submit([array(layout, "some", units, throttle=5), other])
-    wait_for_states(layout, State.DONE, 2)
+def test_cancel_accepts_elements_and_whole_jobs(layout: RunLayout) -> None:
+    """Cancelled elements end as cancelled. Other elements continue, and ended elements do not change."""
+    units = [synthetic_unit(layout, f"unit-{index}", seconds=60 if index in (1, 2, 4) else 0.0) for index in range(5)]
+    other = synthetic_array(layout, "other", [synthetic_unit(layout, "other", seconds=60)])
+    some, whole = SlurmLauncher(layout).submit([synthetic_array(layout, "some", units, throttle=5), other])
+    wait_for_states(layout, UnitState.DONE, 2)
     squeue.cancel([(some.job_id, 1), (some.job_id, 2), (some.job_id, 4), (some.job_id, 0), whole.job_id])
-    states = ended(layout)
-    cancelled = State.CANCELLED
-    assert states_of(some, states) == [State.DONE, cancelled, cancelled, State.DONE, cancelled]
+    states = wait_until_ended(layout)
+    cancelled = UnitState.CANCELLED
+    assert states_of(some, states) == [UnitState.DONE, cancelled, cancelled, UnitState.DONE, cancelled]
     assert states_of(whole, states) == [cancelled]
 
 
-def test_a_unit_that_is_alone_in_its_array_is_cancelled_as_its_view_says(layout: RunLayout) -> None:
-    """submitit makes a plain job of a single unit, whose element 0 Slurm does not know: the view names the job."""
-    SlurmLauncher(layout).submit([array(layout, "alone", [unit(layout, "alone", seconds=60)])])
+def test_a_single_unit_is_cancelled_by_its_job_id(layout: RunLayout) -> None:
+    """submitit submits a single unit as a plain job without element 0, so its job status names the job."""
+    SlurmLauncher(layout).submit([synthetic_array(layout, "alone", [synthetic_unit(layout, "alone", seconds=60)])])
     squeue.cancel([unit_jobs(layout)["alone"].element])
-    assert {job.state for job in ended(layout, timeout_s=30).values()} == {State.CANCELLED}
+    assert {job.state for job in wait_until_ended(layout, timeout_s=30).values()} == {UnitState.CANCELLED}
 
 
-def test_of_a_unit_over_two_nodes_the_first_task_works(layout: RunLayout) -> None:
-    """A unit of two nodes has one task on each and one attempt."""
-    order = array(layout, "wide", [unit(layout, "wide")], partition="h100", nodes=2, gpus_per_node=8, gres_type="h100")
-    (submission,) = SlurmLauncher(layout).submit([order])
-    states = ended(layout)
-    assert states[submission.job_id, 0].state is State.DONE
+def test_a_unit_over_two_nodes_has_one_attempt(layout: RunLayout) -> None:
+    """A unit of two nodes has one task on each node, and node 0 records the attempt."""
+    spec = synthetic_array(
+        layout, "wide", [synthetic_unit(layout, "wide")], partition="h100", nodes=2, gpus_per_node=8, gres_type="h100"
+    )
+    (submission,) = SlurmLauncher(layout).submit([spec])
+    states = wait_until_ended(layout)
+    assert states[submission.job_id, 0].state is UnitState.DONE
     assert states[submission.job_id, 0].node == "h100-[1-2]"
     assert len(read_attempts(layout.attempts)["wide"]) == 1
 
 
-def test_a_lost_record_is_found_in_the_queue(layout: RunLayout) -> None:
-    """A submission without a record is known again from the queue, with its units; another folder's is not taken."""
-    order = array(layout, "pending", [unit(layout, f"unit-{i}") for i in range(3)], extra={"begin": "now+3600"})
+def test_a_lost_record_is_recovered_from_the_queue(layout: RunLayout) -> None:
+    """A submission without a record is recovered from the queue with its units. Those of another folder are ignored."""
+    spec = synthetic_array(
+        layout, "pending", [synthetic_unit(layout, f"unit-{i}") for i in range(3)], extra={"begin": "now+3600"}
+    )
     other = layout_at(layout.runs.parent.parent / "elsewhere", name=layout.name)
-    (submission,) = SlurmLauncher(layout).submit([order])
-    SlurmLauncher(other).submit([array(other, "pending", [unit(other, "unit")], extra={"begin": "now+3600"})])
+    (submission,) = SlurmLauncher(layout).submit([spec])
+    SlurmLauncher(other).submit(
+        [synthetic_array(other, "pending", [synthetic_unit(other, "unit")], extra={"begin": "now+3600"})]
+    )
     for path in layout.submissions.iterdir():
         path.unlink()
-    (found,) = record_lost(layout, squeue.poll(layout.name))
+    (found,) = recover_unrecorded(layout, squeue.poll(layout.name))
     assert (found.job_id, found.units, found.folder) == (submission.job_id, submission.units, submission.folder)
     assert read_submissions(layout) == [found]
-    assert record_lost(layout, squeue.poll(layout.name)) == []
+    assert recover_unrecorded(layout, squeue.poll(layout.name)) == []
 
 
-def test_what_is_submitted_later_waits_for_what_was_submitted_before(layout: RunLayout) -> None:
+def test_a_later_submission_can_depend_on_an_earlier_one(layout: RunLayout) -> None:
     """Job ids of an earlier submission are dependencies of a later one."""
-    (earlier,) = SlurmLauncher(layout).submit([array(layout, "slow", [unit(layout, "slow", seconds=2)])])
-    later = array(layout, "later", [unit(layout, "later")], depends_on=("slow",), dependency=Dependency.AFTERANY)
+    (earlier,) = SlurmLauncher(layout).submit(
+        [synthetic_array(layout, "slow", [synthetic_unit(layout, "slow", seconds=2)])]
+    )
+    later = synthetic_array(
+        layout, "later", [synthetic_unit(layout, "later")], depends_on=("slow",), dependency=Dependency.AFTERANY
+    )
     SlurmLauncher(layout).submit([later], {"slow": [earlier.job_id]})
-    ended(layout)
+    wait_until_ended(layout)
     attempts = read_attempts(layout.attempts)
     assert attempts["later"][0].start >= str(attempts["slow"][0].end)
 
 
-def test_a_refused_array_leaves_no_record(layout: RunLayout) -> None:
-    """What sbatch refuses is told in one sentence with sbatch's own reason, and is not recorded."""
-    order = array(layout, "bad", [unit(layout, "unit")], partition="nowhere")
+def test_a_rejected_array_leaves_no_record(layout: RunLayout) -> None:
+    """If sbatch rejects an array, the message has sbatch's own reason, and nothing is recorded."""
+    spec = synthetic_array(layout, "bad", [synthetic_unit(layout, "unit")], partition="nowhere")
     with pytest.raises(
-        SetupError, match=r"sbatch refused array bad \(partition nowhere\): .*Invalid partition name specified\. "
+        SetupError, match=r"sbatch rejected array bad \(partition nowhere\): .*Invalid partition name specified\. "
     ):
-        SlurmLauncher(layout).submit([order])
+        SlurmLauncher(layout).submit([spec])
     assert read_submissions(layout) == []
 
 
 def test_an_option_of_the_profile_cannot_become_a_command(layout: RunLayout, tmp_path: Path) -> None:
-    """Blanks, quotes and dollars in an option reach Slurm as they are and no shell."""
+    """Spaces, quotes and dollar signs in an option reach Slurm unchanged, and no shell evaluates them."""
     trap = tmp_path / "trap"
     value = f"it's $(touch {trap}) `touch {trap}` ; touch {trap}"
-    order = array(layout, "odd", [unit(layout, "odd")], extra={"mail-user": value})
-    SlurmLauncher(layout).submit([order])
-    assert {job.state for job in ended(layout).values()} == {State.DONE}
+    spec = synthetic_array(layout, "odd", [synthetic_unit(layout, "odd")], extra={"mail-user": value})
+    SlurmLauncher(layout).submit([spec])
+    assert {job.state for job in wait_until_ended(layout).values()} == {UnitState.DONE}
     assert not trap.exists()
 
 
-def test_a_silent_controller_is_one_sentence(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """Where slurmctld does not listen, a poll ends soon and says so."""
+def test_an_unreachable_controller_is_a_set_up_error(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """If slurmctld does not listen, a poll fails within its timeout with a message."""
     configuration = tmp_path / "slurm.conf"
     configuration.write_text(
         "ClusterName=gone\nSlurmctldHost=localhost(127.0.0.1)\nSlurmctldPort=1\nAuthType=auth/none\nCredType=cred/none\n"
@@ -208,21 +226,25 @@ def test_a_silent_controller_is_one_sentence(tmp_path: Path, monkeypatch: pytest
         squeue.poll("any")
 
 
-def test_arrays_longer_than_the_cluster_allows_are_split_alike(plain_cluster: VirtualCluster, tmp_path: Path) -> None:
-    """Where arrays have four elements at most, six units are two arrays, and followers wait for their own part."""
+def test_arrays_longer_than_max_array_size_are_split(plain_cluster: VirtualCluster, tmp_path: Path) -> None:
+    """With a MaxArraySize of 4, six units are two arrays, and dependents wait for their own part."""
     with slurm_conf(plain_cluster):
         layout = layout_at(tmp_path, name="split")
-        first = array(layout, "first", [unit(layout, f"first-{i}", refused=i == 5) for i in range(6)])
-        second = array(
+        first = synthetic_array(
+            layout, "first", [synthetic_unit(layout, f"first-{i}", rejects_input=i == 5) for i in range(6)]
+        )
+        second = synthetic_array(
             layout,
             "second",
-            [unit(layout, f"second-{i}") for i in range(6)],
+            [synthetic_unit(layout, f"second-{i}") for i in range(6)],
             depends_on=("first",),
             dependency=Dependency.AFTERCORR,
         )
-        last = array(layout, "last", [unit(layout, "last")], depends_on=("second",), dependency=Dependency.AFTERANY)
+        last = synthetic_array(
+            layout, "last", [synthetic_unit(layout, "last")], depends_on=("second",), dependency=Dependency.AFTERANY
+        )
         submissions = SlurmLauncher(layout).submit([first, second, last])
-        states = ended(layout)
+        states = wait_until_ended(layout)
     assert [(s.array, s.part, len(s.units)) for s in submissions] == [
         ("first", 0, 4),
         ("first", 1, 2),
@@ -230,7 +252,7 @@ def test_arrays_longer_than_the_cluster_allows_are_split_alike(plain_cluster: Vi
         ("second", 1, 2),
         ("last", 0, 1),
     ]
-    assert states_of(submissions[2], states) == [State.DONE] * 4
-    assert states_of(submissions[3], states) == [State.DONE, State.CANCELLED]
-    assert states_of(submissions[4], states) == [State.DONE]
+    assert states_of(submissions[2], states) == [UnitState.DONE] * 4
+    assert states_of(submissions[3], states) == [UnitState.DONE, UnitState.CANCELLED]
+    assert states_of(submissions[4], states) == [UnitState.DONE]
     assert read_submissions(layout) == submissions

@@ -1,4 +1,4 @@
-"""Whole runs on the real cluster, typed on the real command line."""
+"""Whole runs on a real Slurm, through the command line."""
 
 from __future__ import annotations
 
@@ -8,10 +8,10 @@ from pathlib import Path
 
 import pytest
 
-from hpcq.core.work import State
+from hpcq.core.work import UnitState
 from hpcq.slurm.squeue import poll
 from tests.command_line import REHEARSAL, Hpcq
-from tests.results_data import data_of
+from tests.results_data import read_datasets
 from tests.slurm.cluster import VirtualCluster
 
 SMALL = """
@@ -35,7 +35,7 @@ max_gen_toks = 8
 dtype = "float32"
 batch_size = 4
 """
-"""The quickstart's small sibling."""
+"""A smaller version of the quickstart manifest."""
 
 MANY = (
     REHEARSAL.replace('"rehearsal"', '"many"')
@@ -50,16 +50,16 @@ MANY = (
 
 @pytest.fixture
 def hpcq(cluster: VirtualCluster, core_python: Path, transformers_python: Path, tmp_path: Path) -> Hpcq:
-    """The command line in an empty folder, before an empty cluster whose profile is written."""
+    """The command line in an empty folder, with an idle cluster whose profile is written."""
     cluster.write_profile({"core": str(core_python), "transformers": str(transformers_python)})
     cluster.wait_until_empty()
-    cluster.forget_jobs()
+    cluster.cancel_all_jobs()
     return Hpcq(python=core_python, folder=tmp_path)
 
 
 @pytest.mark.timeout(600)
-def test_two_hundred_units_give_on_slurm_what_they_give_here(hpcq: Hpcq, cluster: VirtualCluster) -> None:
-    """Evaluations wait for their quantization, the merge runs by itself, and the data are those of a local run."""
+def test_two_hundred_units_give_the_same_results_as_a_local_run(hpcq: Hpcq, cluster: VirtualCluster) -> None:
+    """Evaluations wait for their quantization, the merge starts by itself, and the data equal those of a local run."""
     manifest = hpcq.write(MANY)
     began = time.monotonic()
     done = hpcq("submit", manifest, "-O", f"cluster.profile={cluster.profile}", "--json")
@@ -69,7 +69,7 @@ def test_two_hundred_units_give_on_slurm_what_they_give_here(hpcq: Hpcq, cluster
     assert sum(len(item["units"]) for item in submitted) == 213
     assert len(submitted) == 1 + 1 + 2 + 1  # unquantized shards, quantizations, shards of each, merge
     queued = poll("many")
-    assert {state.state for state in queued.values()} <= {State.PENDING, State.RUNNING, State.DONE}
+    assert {state.state for state in queued.values()} <= {UnitState.PENDING, UnitState.RUNNING, UnitState.DONE}
     while (document := hpcq("status", "many", "--json").document)["state"] in ("running", "pending"):
         time.sleep(2)
     assert document["counts"] == {"done": 213}
@@ -81,23 +81,23 @@ def test_two_hundred_units_give_on_slurm_what_they_give_here(hpcq: Hpcq, cluster
     assert all(unit["done"] == unit["total"] for unit in finished.values() if unit["kind"] == "evaluate")
     merged = hpcq.folder / "runs" / "many" / "results.h5"
 
-    local = Hpcq(python=hpcq.python, folder=hpcq.folder / "here")
+    local = Hpcq(python=hpcq.python, folder=hpcq.folder / "local")
     local.folder.mkdir()
     assert local("submit", manifest, "-O", "evaluate.shards=1").code == 0
-    here = data_of(local.folder / "runs" / "many" / "results.h5")
-    assert data_of(merged) == here
-    assert len(here) > 10
+    expected = read_datasets(local.folder / "runs" / "many" / "results.h5")
+    assert read_datasets(merged) == expected
+    assert len(expected) > 10
 
 
 def attempt_times(run: Path) -> dict[str, tuple[str, str]]:
-    """Start and end of each unit's last attempt, as ISO 8601 texts of one zone, which compare as times do."""
+    """Return start and end of each unit's last attempt. ISO 8601 strings of one time zone compare like times."""
     records = [json.loads(path.read_text()) for path in sorted(run.glob("attempts/*.json"))]
     return {record["unit"]: (record["start"], record["end"]) for record in records}
 
 
 @pytest.mark.timeout(900)
-def test_a_real_model_scores_on_slurm_as_it_does_here(hpcq: Hpcq, cluster: VirtualCluster) -> None:
-    """Quantized and evaluated on virtual nodes or on this machine: `report` shows the same scores, digit for digit."""
+def test_a_real_model_has_the_same_scores_on_slurm_and_locally(hpcq: Hpcq, cluster: VirtualCluster) -> None:
+    """Quantized and evaluated on virtual nodes or locally, `report` shows identical scores."""
     manifest = hpcq.write(SMALL)
     on_slurm = hpcq(
         "submit",
@@ -110,32 +110,31 @@ def test_a_real_model_scores_on_slurm_as_it_does_here(hpcq: Hpcq, cluster: Virtu
         timeout_s=600,
     )
     assert on_slurm.code == 0, on_slurm.err + on_slurm.out
-    local = Hpcq(python=hpcq.python, folder=hpcq.folder / "here")
+    local = Hpcq(python=hpcq.python, folder=hpcq.folder / "local")
     local.folder.mkdir()
-    here = local("submit", manifest, timeout_s=600)
-    assert here.code == 0, here.err + here.out
+    locally = local("submit", manifest, timeout_s=600)
+    assert locally.code == 0, locally.err + locally.out
 
-    def scores(typed: Hpcq) -> list[tuple[object, ...]]:
-        rows = typed("report", "small", "--format", "json").document["rows"]
+    def scores(command: Hpcq) -> list[tuple[object, ...]]:
+        rows = command("report", "small", "--format", "json").document["rows"]
         return [
             (row["variant"], row["task"], row["metric"], row["filter"], row["value"], row["stderr"]) for row in rows
         ]
 
     assert scores(hpcq) == scores(local)
     assert len(scores(local)) >= 2 * 5
-    digests = [digest_of(typed.folder) for typed in (hpcq, local)]
-    assert digests[0] == digests[1]
+    assert quantized_weights(hpcq.folder) == quantized_weights(local.folder)
 
 
-def digest_of(folder: Path) -> bytes:
-    """The quantized weights' bytes."""
+def quantized_weights(folder: Path) -> bytes:
+    """Return the content of the quantized weights file."""
     (weights,) = folder.glob("checkpoints/*/fp8-dynamic-*/model.safetensors")
     return weights.read_bytes()
 
 
-def test_cancelled_units_are_taken_up_again(hpcq: Hpcq, cluster: VirtualCluster) -> None:
-    """After `cancel` nothing of the run is in the queue; after `resume --wait` nothing is missing."""
-    manifest = hpcq.write(REHEARSAL + "rehearsal = { load_seconds = 60.0 }\n")
+def test_cancelled_units_can_be_resumed(hpcq: Hpcq, cluster: VirtualCluster) -> None:
+    """After `cancel`, no unit of the run is in the queue. After `resume --wait`, nothing is missing."""
+    manifest = hpcq.write(REHEARSAL + "synthetic = { load_seconds = 60.0 }\n")
     assert hpcq("submit", manifest, "-O", f"cluster.profile={cluster.profile}").code == 0
     cancelled = hpcq("cancel", "rehearsal")
     assert cancelled.code == 0, cancelled.err
@@ -148,9 +147,9 @@ def test_cancelled_units_are_taken_up_again(hpcq: Hpcq, cluster: VirtualCluster)
     assert hpcq("merge", "rehearsal", "--json").document["missing"] == 0
 
 
-def test_submitting_twice_while_jobs_wait_hands_nothing_over_twice(hpcq: Hpcq, cluster: VirtualCluster) -> None:
-    """The second `submit` finds every unit in the queue."""
-    manifest = hpcq.write(REHEARSAL + "rehearsal = { load_seconds = 5.0 }\n")
+def test_a_second_submit_submits_no_pending_unit_again(hpcq: Hpcq, cluster: VirtualCluster) -> None:
+    """The second `submit` finds all units in the queue."""
+    manifest = hpcq.write(REHEARSAL + "synthetic = { load_seconds = 5.0 }\n")
     profile = f"cluster.profile={cluster.profile}"
     assert len(hpcq("submit", manifest, "-O", profile, "--json").document["submitted"]) == 4
     again = hpcq("submit", manifest, "-O", profile, "--json")

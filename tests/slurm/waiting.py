@@ -1,4 +1,4 @@
-"""Waiting for what Slurm and the attempts' records say, with deadlines that a slow machine keeps, too."""
+"""Wait for states of Slurm and of attempt records, with timeouts long enough for a slow machine."""
 
 from __future__ import annotations
 
@@ -9,25 +9,25 @@ import pytest
 
 from hpcq.core.attempts import AttemptRecord, read_attempts
 from hpcq.core.paths import RunLayout
-from hpcq.core.work import State
+from hpcq.core.work import UnitState
 from hpcq.slurm import squeue
-from hpcq.slurm.squeue import JobState
+from hpcq.slurm.squeue import QueueEntry
 
 INTERVAL_S = 0.3
-_LIVE = (State.PENDING, State.RUNNING)
+_LIVE = (UnitState.PENDING, UnitState.RUNNING)
 
 
-def wait_for(what: str, holds: Callable[[], bool], timeout_s: float = 120.0) -> None:
-    """Return as soon as `holds` does."""
+def wait_for(description: str, condition: Callable[[], bool], timeout_s: float = 120.0) -> None:
+    """Return as soon as `condition` is true; fail the test after `timeout_s`."""
     deadline = time.monotonic() + timeout_s
-    while not holds():
+    while not condition():
         if time.monotonic() > deadline:
-            pytest.fail(f"After {timeout_s:g} s still not: {what}.", pytrace=False)
+            pytest.fail(f"After {timeout_s:g} s still not: {description}.", pytrace=False)
         time.sleep(INTERVAL_S)
 
 
-def ended(layout: RunLayout, timeout_s: float = 240.0) -> dict[tuple[str, int], JobState]:
-    """What Slurm says of the run when nothing of it waits or runs any more."""
+def wait_until_ended(layout: RunLayout, timeout_s: float = 240.0) -> dict[tuple[str, int], QueueEntry]:
+    """Wait until no job of the run is pending or running, and return the states that Slurm reports."""
     deadline = time.monotonic() + timeout_s
     while True:
         states = squeue.poll(layout.name)
@@ -39,14 +39,14 @@ def ended(layout: RunLayout, timeout_s: float = 240.0) -> dict[tuple[str, int], 
 
 
 def attempts_of(layout: RunLayout, unit: str) -> list[AttemptRecord]:
-    """The unit's attempts so far, in order."""
+    """Return the unit's attempts in order."""
     return read_attempts(layout.attempts).get(unit, [])
 
 
-def wait_for_states(layout: RunLayout, state: State, number: int, timeout_s: float = 60.0) -> None:
-    """Return as soon as Slurm says of `number` elements that they are in that state."""
+def wait_for_states(layout: RunLayout, state: UnitState, count: int, timeout_s: float = 60.0) -> None:
+    """Return as soon as Slurm reports at least `count` elements in that state."""
 
-    def holds() -> bool:
-        return sum(job.state is state for job in squeue.poll(layout.name).values()) >= number
+    def is_reached() -> bool:
+        return sum(job.state is state for job in squeue.poll(layout.name).values()) >= count
 
-    wait_for(f"{number} elements are {state}", holds, timeout_s)
+    wait_for(f"{count} elements are {state}", is_reached, timeout_s)

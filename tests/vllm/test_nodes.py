@@ -1,4 +1,4 @@
-"""vLLM over virtual nodes, from `hpcq submit`: what one process answers, and how a unit ends with one of its nodes."""
+"""vLLM over virtual nodes, from `hpcq submit`: responses equal to those of one process, and failures of one node."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ from hpcq.core.attempts import AttemptRecord, read_attempts
 from hpcq.store import VariantScores, read_responses, read_results
 from tests.command_line import Hpcq
 from tests.slurm.cluster import VirtualCluster, slurm_conf
-from tests.slurm.processes import commands, of_job
+from tests.slurm.processes import commands, job_processes
 from tests.slurm.waiting import wait_for
 from tests.tiny_llama import write_base
 from tests.vllm import plugin
@@ -48,19 +48,19 @@ max_length = 1024
 kv_cache_gib = 0.25
 """
 pytestmark = pytest.mark.slurm
-DONE_S, WITHIN_S = 600, 60
+TIMEOUT_S, WITHIN_S = 600, 60
 
 
 @dataclass(frozen=True, kw_only=True)
 class Scene:
-    """A virtual cluster, and a folder to type in."""
+    """A virtual cluster, and a folder for manifests and runs."""
 
     hpcq: Hpcq
     model: Path
 
     def profile(self, *, nodes: int, gpus: int, **variables: str) -> Path:
-        """So many nodes with so many GPUs each, whatever the virtual ones have."""
-        told = {plugin.DEVICES_VARIABLE: str(gpus), **variables}
+        """Write a profile with `nodes` nodes of `gpus` GPUs each, independent of the virtual nodes' hardware."""
+        environment = {plugin.DEVICES_VARIABLE: str(gpus), **variables}
         text = f"""
 name = "virtual"
 scheduler = "slurm"
@@ -76,14 +76,14 @@ memory_gib = 500
 [environments.vllm-cpu]
 python = {json.dumps(str(environments.interpreter("vllm-cpu")))}
 setup = ["export PYTHONPATH=$PYTHONPATH:{self.hpcq.folder}/plugin"]
-variables = {json.dumps(told).replace(": ", " = ")}
+variables = {json.dumps(environment).replace(": ", " = ")}
 [environments.transformers]
 python = {json.dumps(str(environments.interpreter("transformers")))}
 """
         return self.hpcq.write(text, "profile.toml")
 
     def manifest(self, run: str, models: tuple[str, ...], *, tensor: int = 1, stages: int = 1) -> Path:
-        """A run of `models` at TP × PP."""
+        """Write the manifest of a run of `models` with TP `tensor` and PP `stages`."""
         text = MANIFEST.replace('"one"', json.dumps(run))
         text += f"tensor_parallel_size = {tensor}\npipeline_parallel_size = {stages}\n"
         for model in models:
@@ -92,25 +92,27 @@ python = {json.dumps(str(environments.interpreter("transformers")))}
         return self.hpcq.write(text, f"{run}.toml")
 
     def submit(self, run: str, *models: str, nodes: int = 1, gpus: int = 1, tensor: int = 1, stages: int = 1) -> Path:
-        """The results, when all is done."""
+        """Run to completion and return the path of the results."""
         self.profile(nodes=nodes, gpus=gpus)
-        done = self.hpcq("submit", self.manifest(run, models, tensor=tensor, stages=stages), "--wait", timeout_s=DONE_S)
+        done = self.hpcq(
+            "submit", self.manifest(run, models, tensor=tensor, stages=stages), "--wait", timeout_s=TIMEOUT_S
+        )
         assert done.code == 0, done.err
         return self.hpcq.folder / "runs" / run / "results.h5"
 
     def attempts(self, run: str) -> list[AttemptRecord]:
-        """Those of the run's one evaluation."""
+        """The attempts of the run's only evaluation."""
         found = read_attempts(self.hpcq.folder / "runs" / run / "attempts")
         return next((records for unit, records in found.items() if unit.startswith("evaluate.")), [])
 
     def log(self, run: str, attempt: int) -> str:
-        """What node 0 printed in an attempt of the run's one evaluation."""
+        """The output of rank 0 in an attempt of the run's only evaluation."""
         return "".join(path.read_text() for path in (self.hpcq.folder / "logs" / run).glob(f"evaluate.*.{attempt}.log"))
 
 
 @pytest.fixture(scope="module")
 def scene(core_python: Path, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Scene]:
-    """With the small random model, and the plugin that vLLM needs on CPUs."""
+    """A scene with the small random model, and the plugin that vLLM needs on CPUs."""
     folder = tmp_path_factory.mktemp("nodes")
     plugin.install(folder / "plugin")
     with VirtualCluster() as cluster, slurm_conf(cluster):
@@ -119,12 +121,12 @@ def scene(core_python: Path, tmp_path_factory: pytest.TempPathFactory) -> Iterat
 
 @pytest.fixture(scope="module")
 def one(scene: Scene) -> Path:
-    """The results of one process a model."""
+    """The results with one process per model."""
     return scene.submit("one", TINY, MODEL_ID, nodes=5)
 
 
 def of_model(results: Path, model: str) -> VariantScores:
-    """What the results say of a model."""
+    """The scores of a model in the results."""
     [found] = [each for each in read_results(results).variants if model in (each.variant, each.provenance["model"])]
     return found
 
@@ -137,7 +139,7 @@ SPLITS = {
 
 
 @pytest.mark.parametrize("run", SPLITS)
-def test_nodes_answer_as_one_process_does(scene: Scene, one: Path, run: str) -> None:
+def test_several_nodes_answer_like_one_process(scene: Scene, one: Path, run: str) -> None:
     """TP3 and PP2 across nodes, and PP2 across with TP2 in each: log-likelihoods within 1e-4, the same scores."""
     model, split = SPLITS[run]
     results = scene.submit(run, model, **split)
@@ -149,16 +151,21 @@ def test_nodes_answer_as_one_process_does(scene: Scene, one: Path, run: str) -> 
         assert response.loglikelihood == pytest.approx(theirs[key].loglikelihood, abs=1e-4)
     assert wide.scores == alone.scores
     [record] = scene.attempts(run)
-    told = {"nodes": "nodes", "tensor": "tensor_parallel", "stages": "pipeline_parallel"}
-    assert all(record.facts[fact] == split[name] for name, fact in told.items())
-    wait_until_nothing_is_left(record)
+    facts = {"nodes": "nodes", "tensor": "tensor_parallel", "stages": "pipeline_parallel"}
+    assert all(record.facts[fact] == split[name] for name, fact in facts.items())
+    wait_until_no_process_is_left(record)
     assert record.facts["prefix_sharing"] == "exact"
     assert record.facts["computed_tokens"] < record.facts["asked_tokens"] / 2
 
 
 @dataclass(frozen=True, kw_only=True)
 class Trials:
-    """Attempts of a unit over two nodes. seconds: from a worker's end on the second to the attempt's, by number."""
+    """Attempts of a unit on two nodes.
+
+    Attributes:
+        attempts: In order.
+        seconds: From the failure of the worker on the second node to the end of the attempt, by attempt number.
+    """
 
     attempts: list[AttemptRecord]
     seconds: dict[int, float]
@@ -166,20 +173,20 @@ class Trials:
 
 @pytest.fixture(scope="module")
 def trials(scene: Scene, tmp_path_factory: pytest.TempPathFactory) -> Trials:
-    """One whose port is taken, one whose worker is killed, one that is out of memory, one cancelled while it starts.
+    """Four attempts: port in use, worker killed, out of memory, and cancelled during start-up.
 
-    After each of them none of its processes is left.
+    Waits after each of them until none of its processes is left.
     """
     trouble = tmp_path_factory.mktemp("trouble") / "now"
     scene.profile(nodes=2, gpus=1, **{plugin.TROUBLE_VARIABLE: str(trouble)})
     done = scene.hpcq("submit", scene.manifest("trials", (TINY,), stages=2))
     assert done.code == 0, done.err
     first = the_attempt(scene, 1, "loading")
-    wait_for("the nodes know their port", lambda: " meet at " in scene.log("trials", 1), DONE_S)
-    port = int(scene.log("trials", 1).partition(" meet at ")[2].split()[0].rpartition(":")[2])
+    wait_for("the nodes know their port", lambda: " engine rendezvous at " in scene.log("trials", 1), TIMEOUT_S)
+    port = int(scene.log("trials", 1).partition(" engine rendezvous at ")[2].split()[0].rpartition(":")[2])
     with socket.create_server(("", port)):
         the_attempt(scene, 1)
-    wait_until_nothing_is_left(first)
+    wait_until_no_process_is_left(first)
     seconds = {}
     for number, kind in ((2, plugin.KILLED), (3, plugin.OUT_OF_MEMORY)):
         trouble.write_text(kind)
@@ -187,68 +194,70 @@ def trials(scene: Scene, tmp_path_factory: pytest.TempPathFactory) -> Trials:
         seconds[number] = (
             datetime.fromisoformat(str(ended.end)).timestamp() - trouble.with_suffix(".done").stat().st_mtime
         )
-        wait_until_nothing_is_left(ended)
+        wait_until_no_process_is_left(ended)
     last = the_attempt(scene, 4, "loading")
-    wait_for("both nodes have their workers", lambda: all(workers(last, rank=rank) for rank in "01"), DONE_S)
+    wait_for("both nodes have their workers", lambda: all(workers(last, rank=rank) for rank in "01"), TIMEOUT_S)
     scene.hpcq("cancel", "trials")
-    wait_until_nothing_is_left(last)
+    wait_until_no_process_is_left(last)
     return Trials(attempts=scene.attempts("trials"), seconds=seconds)
 
 
 def the_attempt(scene: Scene, number: int, phase: str | None = None) -> AttemptRecord:
-    """That one of the trials, when it is in a phase; None: when it has ended, and what follows is decided."""
+    """Wait until an attempt of the trials is in `phase` (None: has ended and has a decision), and return it."""
 
     def is_there() -> bool:
         found = scene.attempts("trials")[number - 1 :]
         return bool(found) and (found[0].phase == phase if phase else found[0].decision is not None)
 
-    wait_for(f"attempt {number} is {phase or 'over'}", is_there, DONE_S)
+    wait_for(f"attempt {number} is {phase or 'over'}", is_there, TIMEOUT_S)
     return scene.attempts("trials")[number - 1]
 
 
 def processes(attempt: AttemptRecord) -> dict[int, str]:
-    """Those of the attempt on all of its nodes, and each one's node as its rank."""
-    found = [one for one in of_job(attempt.job_id) if int(one[1].get("SLURM_RESTART_COUNT", "0")) == attempt.restart]
-    return {process: told["SLURM_PROCID"] for process, told in found}
+    """The processes of the attempt on all of its nodes, with the rank of each one's node."""
+    found = [
+        one for one in job_processes(attempt.job_id) if int(one[1].get("SLURM_RESTART_COUNT", "0")) == attempt.restart
+    ]
+    return {process: environment["SLURM_PROCID"] for process, environment in found}
 
 
 def workers(attempt: AttemptRecord, *, rank: str) -> list[int]:
-    """Processes of vLLM's on the node of that rank."""
+    """vLLM's worker processes on the node of that rank."""
     ours, spawned = processes(attempt), {process for process, command in commands() if "multiprocessing" in command}
     return [process for process, on in ours.items() if on == rank and process in spawned]
 
 
-def wait_until_nothing_is_left(attempt: AttemptRecord) -> None:
-    """Nowhere on this host, however far it has strayed."""
+def wait_until_no_process_is_left(attempt: AttemptRecord) -> None:
+    """Wait until no process of the attempt is left on this host."""
     wait_for("no process of the attempt is left", lambda: not processes(attempt), WITHIN_S)
 
 
-def test_a_port_that_is_taken_is_said_and_another_one_tried(trials: Trials) -> None:
-    """Whoever was quicker: the attempt says so, and the unit is tried again at once."""
+def test_a_port_in_use_is_reported_and_retried(trials: Trials) -> None:
+    """If another process takes the port first, the attempt reports it, and the unit is retried at once."""
     attempt = trials.attempts[0]
-    assert (attempt.failure, attempt.decision) == ("taken", "again")
+    assert (attempt.failure, attempt.decision) == ("port in use", "retry")
     assert "EADDRINUSE" in str(attempt.reason)
 
 
-def test_a_worker_that_is_killed_is_named_within_a_minute(trials: Trials) -> None:
-    """The reason is not that others lost their connection to it."""
+def test_a_killed_worker_is_named_within_a_minute(trials: Trials) -> None:
+    """The reason names the killed worker, not the lost connections of the others."""
     attempt = trials.attempts[1]
-    assert (attempt.failure, attempt.decision) == ("killed", "again")
-    assert str(attempt.reason).endswith("VllmWorker-1 was ended by SIGKILL.")
+    assert (attempt.failure, attempt.decision) == ("killed", "retry")
+    assert str(attempt.reason).endswith("VllmWorker-1 was killed by SIGKILL.")
     assert str(attempt.reason).startswith(f"{attempt.faulty_node}: ")
     assert attempt.faulty_node != attempt.node
     assert trials.seconds[2] < WITHIN_S
 
 
-def test_a_node_that_runs_out_of_memory_makes_the_unit_smaller_within_a_minute(trials: Trials) -> None:
-    """What its process printed is the reason, and decides what follows."""
+def test_a_node_without_memory_makes_the_unit_smaller_within_a_minute(trials: Trials) -> None:
+    """The output of the failed process is the reason, and determines the decision."""
     attempt = trials.attempts[2]
-    assert (attempt.failure, attempt.decision) == ("out of memory", "smaller")
-    assert "torch.OutOfMemoryError: CUDA out of memory. Rehearsed." in str(attempt.reason)
+    assert (attempt.failure, attempt.decision) == ("out of memory", "retry smaller")
+    assert "torch.OutOfMemoryError: CUDA out of memory. Simulated." in str(attempt.reason)
     assert trials.seconds[3] < WITHIN_S
 
 
-def test_what_is_cancelled_while_it_starts_leaves_nothing(trials: Trials) -> None:
-    """The last attempt was told to stop, and nothing follows; that no process was left has been waited for."""
+def test_an_attempt_cancelled_during_start_up_leaves_no_process(trials: Trials) -> None:
+    """The last attempt was interrupted and is not retried; the fixture waited until no process was left."""
     attempt = trials.attempts[3]
     assert (attempt.outcome, attempt.decision, len(trials.attempts)) == ("interrupted", None, 4)

@@ -1,6 +1,6 @@
-"""The one door to every back end: what a back end is, and how one is found by name.
+"""Interface of the back ends that answer requests, and their registry.
 
-Knows the vocabulary and the shape of a request. Must not import any model library: a back end does, when it loads.
+Imports no model library: a back end imports its own when it loads.
 """
 
 from __future__ import annotations
@@ -15,41 +15,46 @@ from hpcq.core.work import EvaluateWork
 from hpcq.evaluate.requests import Request
 from hpcq.store import RequestKey, Response
 
-ENTRY_POINTS = "hpcq.backends"
+ENTRY_POINT_GROUP = "hpcq.backends"
+"""Third parties register back ends here: `my-engine = my_package.module:MyBackend`, called with an `EvaluateWork`."""
 
 
 class Backend(Protocol):
-    """What answers requests. Made from an `EvaluateWork`; nothing heavy happens before `load`."""
+    """Answers requests with a model. Constructed from an `EvaluateWork`; no model library is imported before `load`."""
 
     def load(self) -> None:
-        """Bring the model to the device."""
+        """Load the model onto the device."""
 
     def stream(
-        self, pieces: Sequence[Sequence[Request]], known: Container[RequestKey]
+        self, chunks: Sequence[Sequence[Request]], answered: Container[RequestKey]
     ) -> Iterator[tuple[Request, Response]]:
-        """Every request whose key is not in `known`, with its response, as it becomes known; others may come too.
+        """Yield every request whose key is not in `answered` with its response, as it completes; may yield others too.
 
-        The requests of a piece are of one task, kind and generation arguments. A response is a function of its piece
-        alone, bit by bit, whatever is known and whatever came before; a back end that cannot keep that says in
-        `describe`, as "varies", by how much a log-likelihood may differ.
+        A response depends on its chunk alone, bit for bit, not on `answered` or on other chunks. A back end that cannot
+        guarantee this reports in `describe`, as "varies", by how much a log-likelihood may differ.
+
+        Args:
+            chunks: The requests of a chunk have one task, one kind and the same generation arguments.
+            answered: Keys of the requests that need no response.
         """
 
-    def counts(self) -> dict[str, int]:
-        """asked_tokens: of all log-likelihood requests so far, each in full; computed_tokens: of them. Empty: unknown.
+    def token_counts(self) -> dict[str, int]:
+        """Return the tokens of all log-likelihood requests so far; empty if unknown. Called from any thread.
 
-        Asked from any thread.
+        Returns:
+            `asked_tokens`, each request counted in full, and `computed_tokens`, how many of these the model computed.
         """
 
     def describe(self) -> dict[str, str | int | float]:
-        """What may have shaped the responses: versions, device, dtype, threads."""
+        """Return what may influence the responses: versions, device, dtype, threads."""
 
 
 @runtime_checkable
-class Joining(Protocol):
-    """A back end that can compute on several nodes: `EvaluateWork.place` says on which of them it is."""
+class MultiNodeBackend(Protocol):
+    """A back end that can run on several nodes; `EvaluateWork.node_context` identifies the node."""
 
-    def join(self) -> None:
-        """On all nodes but the first: serve the one that was loaded there. Returns never, raises what ends it."""
+    def run_follower(self) -> None:
+        """On a node of rank > 0: serve the back end that is loaded on rank 0. Never returns; raises what stops it."""
 
 
 _BUILT_IN = {
@@ -60,16 +65,16 @@ _BUILT_IN = {
 
 
 def make_backend(work: EvaluateWork) -> Backend:
-    """The back end that `work` names, not loaded yet. A third party cannot take a built-in name.
+    """Return the back end that `work` names, not loaded yet. A third party cannot replace a built-in one.
 
     Raises:
-        UserInputError: nobody offers a back end of that name.
+        UserInputError: There is no back end of that name.
     """
     if work.backend in _BUILT_IN:
         module, _, name = _BUILT_IN[work.backend].partition(":")
         return getattr(importlib.import_module(module), name)(work)
-    offered = {point.name: point for point in entry_points(group=ENTRY_POINTS)}
-    if work.backend in offered:
-        return offered[work.backend].load()(work)
-    known = ", ".join(sorted({*_BUILT_IN, *offered}))
-    raise UserInputError(f"evaluate.backend: there is no back end {work.backend!r} here; there is {known}.")
+    third_party = {point.name: point for point in entry_points(group=ENTRY_POINT_GROUP)}
+    if work.backend in third_party:
+        return third_party[work.backend].load()(work)
+    known = ", ".join(sorted({*_BUILT_IN, *third_party}))
+    raise UserInputError(f"evaluate.backend: {work.backend!r} is not an installed back end: choose {known}.")

@@ -1,10 +1,16 @@
-"""The rehearsal back end: responses derived from a request's digest, at a settable pace, without any model.
+"""Synthetic back end: responses derived from a request's digest, at a configurable speed, without a model.
 
-Knows requests and `EvaluateWork.pace` (request_seconds, load_seconds, memory_gib; memory_gib_of_others: what the unit's
-other nodes hold beyond it; most_at_once: requests of which one more is out of memory; refused: whether the input is
-bad). Its responses are never scores.
-Where HPCQ_SYNTHETIC_JOURNAL names a folder, each process writes down there what it answers and when: a kill loses what
-was not committed, and only so can be told how much that was.
+Its responses are never scores. Keys of `EvaluateWork.synthetic_options`:
+
+    load_seconds             time to load
+    request_seconds          time per request
+    memory_gib               memory to allocate, in GiB
+    follower_memory_gib      memory to allocate on nodes of rank > 0, in GiB
+    max_requests_per_batch   a larger batch is out of memory
+    reject_input             whether `load` rejects the input
+
+If HPCQ_SYNTHETIC_JOURNAL names a folder, each process logs there which requests it answers and when. Tests compare it
+with the store to measure how many responses a kill lost.
 """
 
 from __future__ import annotations
@@ -23,71 +29,71 @@ from hpcq.store import RequestKey, Response
 JOURNAL_VARIABLE = "HPCQ_SYNTHETIC_JOURNAL"
 
 _GIB = 2**30
-_LARGEST_LOSS = 32.0
+_MAX_LOSS = 32.0
 
 
 class SyntheticBackend:
-    """Answers at once, or as slowly as a model would."""
+    """Answers immediately, or as slowly as a model would."""
 
     def __init__(self, work: EvaluateWork) -> None:
-        self._pace = dict(work.pace)
+        self._options = dict(work.synthetic_options)
         self._memory = b""
         self._variant = work.variant.id
         self._batch_size = max(1, int(work.batch_size * work.batch_share))
         folder = os.environ.get(JOURNAL_VARIABLE)
-        # Never closed: it is the process's own, and lines are written whole.
-        self._journal = _journal_in(Path(folder)) if folder else None
+        # Never closed: the file belongs to this process, and every write is a whole number of lines.
+        self._journal = _open_journal(Path(folder)) if folder else None
 
     def load(self) -> None:
-        """Take the time and the memory that were asked for; every page is written, so that it is really held."""
-        time.sleep(self._pace.get("load_seconds", 0.0))
-        if self._pace.get("refused"):
-            raise UserInputError("This rehearsal was told to refuse its input.")
-        self._memory = b"\x01" * int(self._pace.get("memory_gib", 0.0) * _GIB)
+        """Take the configured time and memory. Every page is written, so that the memory is resident."""
+        time.sleep(self._options.get("load_seconds", 0.0))
+        if self._options.get("reject_input"):
+            raise UserInputError("The synthetic back end rejects its input (reject_input).")
+        self._memory = b"\x01" * int(self._options.get("memory_gib", 0.0) * _GIB)
 
-    def join(self) -> None:
-        """Load as node 0 does, and wait."""
+    def run_follower(self) -> None:
+        """Load as rank 0 does, then wait."""
         self.load()
-        self._memory = b"\x01" * int(self._pace.get("memory_gib_of_others", 0.0) * _GIB)
+        self._memory = b"\x01" * int(self._options.get("follower_memory_gib", 0.0) * _GIB)
         while True:
             time.sleep(1.0)
 
     def stream(
-        self, pieces: Sequence[Sequence[Request]], known: Container[RequestKey]
+        self, chunks: Sequence[Sequence[Request]], answered: Container[RequestKey]
     ) -> Iterator[tuple[Request, Response]]:
-        """Made-up responses, a batch at a time."""
-        for piece in pieces:
-            for begin in range(0, len(piece), self._batch_size):
-                batch = piece[begin : begin + self._batch_size]
-                if any(request.key not in known for request in batch):
+        """Yield synthetic responses, batch by batch."""
+        for chunk in chunks:
+            for start in range(0, len(chunk), self._batch_size):
+                batch = chunk[start : start + self._batch_size]
+                if any(request.key not in answered for request in batch):
                     yield from zip(batch, self._answer(batch), strict=True)
 
-    def counts(self) -> dict[str, int]:
-        """Nothing: there are no tokens."""
+    def token_counts(self) -> dict[str, int]:
+        """Return an empty dict: there are no tokens."""
         return {}
 
     def _answer(self, batch: Sequence[Request]) -> list[Response]:
-        most = self._pace.get("most_at_once", len(batch))
-        if len(batch) > most:
-            raise MemoryError(f"rehearsed: {len(batch)} requests at once, and there is memory for {most:g}")
-        time.sleep(self._pace.get("request_seconds", 0.0) * len(batch))
+        limit = self._options.get("max_requests_per_batch", len(batch))
+        if len(batch) > limit:
+            raise MemoryError(f"synthetic: a batch of {len(batch)} requests exceeds max_requests_per_batch ({limit:g})")
+        time.sleep(self._options.get("request_seconds", 0.0) * len(batch))
         if self._journal is not None:
-            os.write(self._journal, self._lines(batch).encode())
+            os.write(self._journal, self._journal_lines(batch).encode())
         return [_response(request) for request in batch]
 
-    def _lines(self, batch: Sequence[Request]) -> str:
-        """One a request: seconds of the host's monotonic clock, the variant, and the request's key."""
+    def _journal_lines(self, batch: Sequence[Request]) -> str:
+        """One line per request: seconds of the host's monotonic clock, the variant, and the request's key."""
         return "".join(
             f"{time.monotonic():.3f} {self._variant} {' '.join(map(str, request.key))}\n" for request in batch
         )
 
     def describe(self) -> dict[str, str | int | float]:
-        """That this is a rehearsal."""
-        return {"rehearsal": f"hpcq {__version__}", "device": "none", **self._pace}
+        """Return the synthetic options, and a mark that the responses are synthetic."""
+        return {"rehearsal": f"hpcq {__version__}", "device": "none", **self._options}
 
 
-def _journal_in(folder: Path) -> int:
-    """Open this process's file; a number of a process may come again."""
+def _open_journal(folder: Path) -> int:
+    """Open this process's file. Its name has the time, too, because process ids are reused."""
     name = f"{os.getpid()}.{time.monotonic_ns()}"
     return os.open(folder / name, os.O_WRONLY | os.O_CREAT | os.O_APPEND, 0o600)
 
@@ -96,7 +102,7 @@ def _response(request: Request) -> Response:
     digest = request.key.digest
     if request.kind == GENERATE:
         return Response(text=f"rehearsal {digest}")
-    loss = int(digest[:8], 16) / 2**32 * _LARGEST_LOSS
+    loss = int(digest[:8], 16) / 2**32 * _MAX_LOSS
     if request.kind == LOGLIKELIHOOD_ROLLING:
         return Response(loglikelihood=-loss)
     return Response(loglikelihood=-loss, is_greedy=int(digest[8], 16) == 0)

@@ -1,4 +1,4 @@
-"""The request tree: from the requests of log-likelihood tasks to a plan that computes every shared prefix once.
+"""Prefix sharing: from log-likelihood requests to a plan of forward passes that computes every shared prefix once.
 
-Knows tokens and texts; must not know any engine: an engine follows the plan (`schedule.py`) and decides nothing.
+No engine here: an engine follows the plan (`planner.py`, `forward_pass.py`) and makes no decisions of its own.
 """

@@ -1,9 +1,10 @@
-"""Waves: which prefixes of a tree are computed side by side, depth first, within an engine's limits.
+"""Batches of tree nodes that are computed in one forward pass, depth first, within an engine's budget.
 
-Knows the tree's lengths and the limits; must not know what the tokens are, nor what is read from them.
+Uses the lengths in the tree only, not the tokens.
 
-A wave is all that may be computed next: siblings, and cousins whose parents were computed together. It is cut into
-batches; each is computed, then the wave of its children, and what it kept is dropped before the next batch.
+A *wave* is everything that can be computed next: siblings, and cousins whose parents were computed together. A wave is
+split into batches. Each batch is computed, then the wave of its children; then the KV of the batch is evicted, before
+the next batch.
 """
 
 from __future__ import annotations
@@ -11,177 +12,205 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import dataclass
 
-from hpcq.evaluate.prefix.radix_tree import Tree
+from hpcq.evaluate.prefix.radix_tree import RadixTree
 
 
 @dataclass(frozen=True, kw_only=True)
-class Limits:
-    """What an engine can hold: constants of the work, not measured as it runs, lest two machines differ in bits.
+class Budget:
+    """Limits of an engine: constants, never measured at run time, because results must be the same on all machines.
 
-    kv_tokens: tokens of KV that live at one time: kept prefixes, each once; and in a pass that uses or keeps any, the
-    prefix and the new tokens of every row, padded. batch_tokens: new tokens of a pass, padded; a longer row is alone.
-    batch_rows: rows of a pass. pass_tokens: how many tokens could be computed in the time that a pass costs by itself:
-    a dozen on a CPU, some hundred on a large GPU; what is computed hardly depends on it (benchmarks/tokens.py).
+    Attributes:
+        max_kv_tokens: KV tokens that exist at one time: cached prefixes, each counted once; and, in a pass that reads
+            or writes the cache, prefix and new tokens of every row, padded.
+        max_batch_tokens: New tokens of one pass, padded. A longer row has a pass of its own.
+        max_batch_rows: Rows of one pass.
+        pass_overhead_tokens: Fixed cost of a pass, as the number of tokens that could be computed in the same time:
+            about 12 on a CPU, some hundred on a large GPU. The plan hardly depends on it (benchmarks/tokens.py).
     """
 
-    kv_tokens: int = 65_536
-    batch_tokens: int = 4_096
-    batch_rows: int = 64
-    pass_tokens: int = 32
+    max_kv_tokens: int = 65_536
+    max_batch_tokens: int = 4_096
+    max_batch_rows: int = 64
+    pass_overhead_tokens: int = 32
 
 
 @dataclass(frozen=True, kw_only=True, eq=False, slots=True)
-class Span:
-    """A row to be: positions `start` to `end` of `node`'s path, after the kept prefix `parent`.
+class RowSpan:
+    """A row to compute: positions `start` to `end` on the path to `node`.
 
-    unread: the first position that no ancestor has read. is_shared: False where the budget is too small for what it
-    shares with others, so that it begins at the very beginning.
+    Attributes:
+        node: Number of the node.
+        start: First position that is computed.
+        end: Position after the last one.
+        first_unread: First position whose logits no ancestor has read.
+        parent: Node whose cached prefix the row continues; None for a row from position 0.
+        is_cached: Whether the KV of the row is cached for the node's children.
+        is_shared: False if the budget is too small for the prefix that the row shares, so that it starts at 0.
     """
 
     node: int
     start: int
     end: int
-    unread: int
+    first_unread: int
     parent: int | None = None
-    keeps: bool = False
+    is_cached: bool = False
     is_shared: bool = True
 
     @property
-    def tokens(self) -> int:
+    def num_tokens(self) -> int:
         """New tokens."""
         return self.end - self.start
 
     @property
-    def has_cache(self) -> bool:
-        """Whether KV is read or left."""
-        return self.keeps or self.parent is not None
+    def uses_cache(self) -> bool:
+        """Whether the row reads or writes the KV cache."""
+        return self.is_cached or self.parent is not None
 
 
 @dataclass(frozen=True, kw_only=True, eq=False, slots=True)
 class Batch:
-    """The rows of one pass, the longest first. drops: the nodes whose KV nobody needs after it."""
+    """The rows of one pass.
 
-    spans: Sequence[Span]
-    drops: list[int]
+    Attributes:
+        spans: The rows, the longest first.
+        evict: Nodes whose KV is not needed after this pass.
+    """
+
+    spans: Sequence[RowSpan]
+    evict: list[int]
 
     @property
-    def padded_tokens(self) -> int:
+    def num_padded_tokens(self) -> int:
         """New tokens, with padding."""
-        return len(self.spans) * self.spans[0].tokens
+        return len(self.spans) * self.spans[0].num_tokens
 
 
-def batches(tree: Tree, limits: Limits) -> list[Batch]:
-    """Everything that `tree` asks for, in the order of its computation."""
-    rooms = _rooms(tree)
+def plan_batches(tree: RadixTree, budget: Budget) -> list[Batch]:
+    """Return the batches that compute all of `tree`, in order."""
+    need = _kv_needs(tree)
     live_tokens = 0
     done: list[Batch] = []
-    waiting: list[Batch | list[Span]] = []
+    # A list of rows on the stack means: evict them, their children are done.
+    stack: list[Batch | list[RowSpan]] = []
 
-    def wait_for(wave: Sequence[Span]) -> None:
-        waiting.extend(reversed(_cut(tree, wave, limits, rooms, live_tokens)))
+    def push_wave(wave: Sequence[RowSpan]) -> None:
+        stack.extend(reversed(_split_wave(tree, wave, budget, need, live_tokens)))
 
-    wait_for([_span(tree, root, None) for root in tree.roots])
-    while waiting:
-        following = waiting.pop()
-        if isinstance(following, list):
-            done[-1].drops.extend(span.node for span in following)
-            live_tokens -= sum(span.tokens for span in following)
+    push_wave([_span(tree, root, None) for root in tree.roots])
+    while stack:
+        entry = stack.pop()
+        if isinstance(entry, list):
+            done[-1].evict.extend(span.node for span in entry)
+            live_tokens -= sum(span.num_tokens for span in entry)
             continue
-        done.append(following)
-        kept = [span for span in following.spans if span.keeps]
-        if kept:
-            live_tokens += sum(span.tokens for span in kept)
-            waiting.append(kept)
-            wait_for([_span(tree, child, span.node) for span in kept for child in tree.nodes[span.node].children])
+        done.append(entry)
+        cached = [span for span in entry.spans if span.is_cached]
+        if cached:
+            live_tokens += sum(span.num_tokens for span in cached)
+            stack.append(cached)
+            push_wave([_span(tree, child, span.node) for span in cached for child in tree.nodes[span.node].children])
     return done
 
 
-def _span(tree: Tree, number: int, parent: int | None) -> Span:
+def _span(tree: RadixTree, number: int, parent: int | None) -> RowSpan:
     node, start = tree.nodes[number], tree.starts[number]
-    return Span(node=number, start=start, end=node.end, unread=start, parent=parent, keeps=bool(node.children))
+    return RowSpan(
+        node=number, start=start, end=node.end, first_unread=start, parent=parent, is_cached=bool(node.children)
+    )
 
 
 @dataclass(frozen=True, kw_only=True, eq=False, slots=True)
-class _Rooms:
-    """KV tokens that the descendants of each kept node need, one row at a time.
+class _KvNeed:
+    """KV tokens that the descendants of each cached node need, computed one row at a time.
 
-    least: so that keeping it serves one of them. most: so that it serves all.
+    Attributes:
+        minimum: Enough for at least one descendant; with less, caching the node is useless.
+        maximum: Enough for every descendant.
     """
 
-    least: Sequence[int]
-    most: Sequence[int]
+    minimum: Sequence[int]
+    maximum: Sequence[int]
 
 
-def _rooms(tree: Tree) -> _Rooms:
-    least, most = [0] * len(tree.nodes), [0] * len(tree.nodes)
+def _kv_needs(tree: RadixTree) -> _KvNeed:
+    minimum, maximum = [0] * len(tree.nodes), [0] * len(tree.nodes)
     for number, node in enumerate(tree.nodes):
-        needs = [(tree.starts[child], tree.nodes[child], least[child], most[child]) for child in node.children]
+        needs = [(tree.starts[child], tree.nodes[child], minimum[child], maximum[child]) for child in node.children]
         if needs:
-            least[number] = min(_room(start, child.end, low) for start, child, low, _ in needs)
-            most[number] = max(_room(start, child.end, high) for start, child, _, high in needs)
-    return _Rooms(least=least, most=most)
+            minimum[number] = min(_row_kv_need(start, child.end, low) for start, child, low, _ in needs)
+            maximum[number] = max(_row_kv_need(start, child.end, high) for start, child, _, high in needs)
+    return _KvNeed(minimum=minimum, maximum=maximum)
 
 
-def _room(start: int, end: int, below: int) -> int:
-    """What one row needs: itself and its prefix while it is computed; then, if it is kept, what comes below it."""
+def _row_kv_need(start: int, end: int, below: int) -> int:
+    """Return the KV tokens that one row needs.
+
+    While it is computed: the row and its prefix. Afterwards, if it is cached: the row and the need `below` it.
+    """
     return end - start + max(end, below) if below else end
 
 
-def _cut(tree: Tree, wave: Sequence[Span], limits: Limits, rooms: _Rooms, live_tokens: int) -> list[Batch]:
-    """The wave's batches; what the budget cannot hold comes last, leaf by leaf and from the very beginning."""
-    shared: list[Span] = []
-    unshared: list[Span] = []
+def _split_wave(
+    tree: RadixTree, wave: Sequence[RowSpan], budget: Budget, need: _KvNeed, live_tokens: int
+) -> list[Batch]:
+    """Split a wave into batches. Rows that exceed the budget come last, leaf by leaf, each from position 0."""
+    shared: list[RowSpan] = []
+    unshared: list[RowSpan] = []
     for span in wave:
-        room = _room(span.start, span.end, rooms.least[span.node])
-        if not span.has_cache or live_tokens + room <= limits.kv_tokens:
+        row_need = _row_kv_need(span.start, span.end, need.minimum[span.node])
+        if not span.uses_cache or live_tokens + row_need <= budget.max_kv_tokens:
             shared.append(span)
         else:
             unshared += [
-                Span(node=leaf, start=0, end=tree.nodes[leaf].end, unread=span.start, is_shared=False)
+                RowSpan(node=leaf, start=0, end=tree.nodes[leaf].end, first_unread=span.start, is_shared=False)
                 for leaf in tree.leaves(span.node)
             ]
-    return [*_grouped(shared, limits, rooms, live_tokens), *_grouped(unshared, limits, rooms, live_tokens)]
+    return [*_group_rows(shared, budget, need, live_tokens), *_group_rows(unshared, budget, need, live_tokens)]
 
 
-def _grouped(wave: Sequence[Span], limits: Limits, rooms: _Rooms, live_tokens: int) -> list[Batch]:
-    """The grouping of fewest tokens, where a pass costs `pass_tokens` and every row is as long as its longest."""
-    spans = sorted(wave, key=lambda span: (-span.tokens, -span.start, span.node))
+def _group_rows(wave: Sequence[RowSpan], budget: Budget, need: _KvNeed, live_tokens: int) -> list[Batch]:
+    """Group rows into the batches with the lowest total cost.
+
+    The cost of a batch is `pass_overhead_tokens` plus its rows, each padded to the longest.
+    """
+    spans = sorted(wave, key=lambda span: (-span.num_tokens, -span.start, span.node))
     cheapest = [0] * (len(spans) + 1)
     ends = [0] * len(spans)
     for begin in range(len(spans) - 1, -1, -1):
-        widest = _widest(spans, begin, limits, rooms, live_tokens)
+        max_end = _max_batch_end(spans, begin, budget, need, live_tokens)
         costs = [
-            (limits.pass_tokens + (end - begin) * spans[begin].tokens + cheapest[end], -end)
-            for end in range(begin + 1, widest + 1)
+            (budget.pass_overhead_tokens + (end - begin) * spans[begin].num_tokens + cheapest[end], -end)
+            for end in range(begin + 1, max_end + 1)
         ]
         cost, last = min(costs)
         cheapest[begin], ends[begin] = cost, -last
     found = []
     begin = 0
     while begin < len(spans):
-        found.append(Batch(spans=spans[begin : ends[begin]], drops=[]))
+        found.append(Batch(spans=spans[begin : ends[begin]], evict=[]))
         begin = ends[begin]
     return found
 
 
-def _widest(spans: Sequence[Span], begin: int, limits: Limits, rooms: _Rooms, live_tokens: int) -> int:
-    """The end of the largest batch that begins at `begin`: at least one row.
+def _max_batch_end(spans: Sequence[RowSpan], begin: int, budget: Budget, need: _KvNeed, live_tokens: int) -> int:
+    """Return the end of the largest batch that starts at `begin`; it has at least one row.
 
-    A row that is shorter than the longest by more than a pass costs is never in it: it is cheaper by itself.
+    A row that is shorter than the longest by more than the overhead of a pass is excluded: a pass of its own is
+    cheaper.
     """
-    longest = spans[begin].tokens
-    rows = max(1, min(limits.batch_rows, limits.batch_tokens // longest))
-    kept = prefix = below = 0
-    has_cache = False
+    longest = spans[begin].num_tokens
+    rows = max(1, min(budget.max_batch_rows, budget.max_batch_tokens // longest))
+    cached = prefix = below = 0
+    uses_cache = False
     for end in range(begin, min(begin + rows, len(spans))):
         span = spans[end]
-        has_cache |= span.has_cache
+        uses_cache |= span.uses_cache
         prefix = max(prefix, span.start)
-        if span.keeps:
-            kept += span.tokens
-            below = max(below, rooms.most[span.node])
-        rows_room = (end - begin + 1) * (prefix + longest) if has_cache else 0
-        is_cheaper_alone = longest - span.tokens > limits.pass_tokens
-        if end > begin and (is_cheaper_alone or live_tokens + kept + max(rows_room, below) > limits.kv_tokens):
+        if span.is_cached:
+            cached += span.num_tokens
+            below = max(below, need.maximum[span.node])
+        rows_need = (end - begin + 1) * (prefix + longest) if uses_cache else 0
+        is_cheaper_alone = longest - span.num_tokens > budget.pass_overhead_tokens
+        if end > begin and (is_cheaper_alone or live_tokens + cached + max(rows_need, below) > budget.max_kv_tokens):
             return end
     return min(begin + rows, len(spans))

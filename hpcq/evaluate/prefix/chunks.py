@@ -1,19 +1,17 @@
-"""Pieces: what is computed whole by one shard, cut from the full request list of a work, then dealt.
+"""Chunks: groups of requests that one shard computes together, cut from the full request list of an evaluation.
 
-Knows requests' texts; must not know tokens, engines or files.
+Floating-point results depend on what a request is computed together with. Therefore a chunk depends only on its task's
+requests: not on the number of shards, on interruptions or on other tasks. Every process that computes a chunk gets the
+same bits. If some of its responses exist already, the others are computed in exactly the same way.
 
-Floating-point results depend on what a request is computed together with. So a piece is a function of its task's
-requests alone: no shard count, no interruption, no other task can change it, and whoever computes it gets the same
-bits. Where some of its responses are known already, what the others need of it is computed in the very same way.
+Requests with a common prefix are adjacent in the sorted list. It is cut where neighbours share least:
 
-Requests that share a beginning stand side by side in the sorted list, which is cut where neighbours share least:
-
-    examples Question 1 Paris        a piece      Cutting costs the beginning that both sides share, computed again:
-    examples Question 1 Rome                      here the examples, but no question.
+    examples Question 1 Paris        one chunk    Cutting costs the prefix that both sides share, which is computed
+    examples Question 1 Rome                      again: here the examples, but no question.
     ·································
     examples Question 2 Oslo         the next
 
-Bytes of text stand for tokens here, so that a shard need tokenize nothing but its own pieces.
+Lengths are measured in bytes of text, not in tokens, so that a shard tokenizes only its own chunks.
 """
 
 from __future__ import annotations
@@ -26,124 +24,148 @@ from dataclasses import dataclass
 from itertools import accumulate, groupby, pairwise
 
 from hpcq.core.work import Shard
-from hpcq.evaluate.prefix.radix_tree import common_length
+from hpcq.evaluate.prefix.radix_tree import common_prefix_length
 from hpcq.evaluate.requests import GENERATE, LOGLIKELIHOOD, Request
 from hpcq.store import RequestKey
 
-# About four bytes are a token. A piece costs this share of what is left of its task: the first ones are large, because
-# every cut costs, the last ones small, because they even out the shards.
-_SHARE_OF_REST = 1 / 16
-_LEAST_BYTES = 8_000
-MOST_BYTES = 256_000
-"""So much is tokenized and scheduled at once: some seconds of an 8B model on one H100."""
-# What cutting may add to a task's cost; only the bound on a piece goes before it.
-_RECOMPUTED = 0.03
-# How far a piece may go beyond its size to end between documents rather than inside one.
-_SEARCH = 0.25
+# A token is about four bytes. A chunk takes this fraction of the remaining cost of its task: the first chunks are
+# large, because every cut costs something; the last ones are small, because they balance the shards.
+_CHUNK_FRACTION = 1 / 16
+_MIN_CHUNK_BYTES = 8_000
+MAX_CHUNK_BYTES = 256_000
+"""Limit of what is tokenized and planned at once: a few seconds of an 8B model on one H100."""
+# Fraction that cutting may add to the cost of a task, unless a chunk would exceed its limit.
+_MAX_RECOMPUTED = 0.03
+# Fraction by which a chunk may exceed its size in order to end between documents and not inside one.
+_SEARCH_WINDOW = 0.25
 
-# Reading is done many tokens at a time, writing one at a time: a generated token costs as much as reading several, of
-# about four bytes each, and not every answer runs to its limit. Only the balance between shards depends on this.
+# A prompt is read many tokens at a time, but text is generated one token at a time: a generated token costs as much as
+# reading several of about four bytes each, and not every answer reaches its limit. Only the balance of shards depends
+# on this.
 _BYTES_PER_GENERATED_TOKEN = 16
-_USUAL_GENERATED_TOKENS = 256
+_DEFAULT_GENERATED_TOKENS = 256
 
 
 @dataclass(frozen=True, kw_only=True, eq=False)
-class Piece:
-    """Requests of one task, kind and generation arguments. cost: bytes to compute, where a shared one counts once."""
+class Chunk:
+    """Requests of one task, with the same kind and the same generation arguments.
+
+    Attributes:
+        requests: The requests.
+        cost: Bytes to compute; a shared prefix counts once.
+    """
 
     requests: tuple[Request, ...]
     cost: int
 
 
-def cut(
-    requests: Iterable[Request], *, rows: int = 1, shares_prefixes: bool = True, most_bytes: int = MOST_BYTES
-) -> list[Piece]:
-    """All requests in pieces, task by task.
+def partition(
+    requests: Iterable[Request], *, rows: int = 1, shares_prefixes: bool = True, max_bytes: int = MAX_CHUNK_BYTES
+) -> list[Chunk]:
+    """Partition all requests into chunks, task by task.
 
-    rows: texts that are generated together, the longest prompts first. shares_prefixes: False where log-likelihoods are
-    computed like that too. most_bytes: cost of a piece above which it is cut at any price; it may be a quarter larger,
-    and the last document's requests.
+    Args:
+        requests: The requests, in any order.
+        rows: Requests per chunk of generation, the longest prompts first.
+        shares_prefixes: Whether log-likelihoods are computed from shared prefixes. If not, they are chunked like
+            generation.
+        max_bytes: Cost from which a chunk is cut at any price. It can be exceeded by a quarter and by the requests of
+            the last document.
     """
     ordered = sorted(requests, key=lambda request: (*_group(request), request.key))
-    pieces: list[Piece] = []
+    chunks: list[Chunk] = []
     for (_, kind, _), group in groupby(ordered, key=_group):
         members = list(group)
         is_tree = shares_prefixes and kind == LOGLIKELIHOOD
-        pieces += _cut_tree(members, most_bytes) if is_tree else _cut_rows(members, rows)
-    return pieces
+        chunks += _partition_tree(members, max_bytes) if is_tree else _partition_rows(members, rows)
+    return chunks
 
 
-def share(pieces: Sequence[Piece], shard: Shard, answered: Collection[RequestKey]) -> list[Piece]:
-    """The pieces of one shard: its part of those with a request that is not in `answered`, then of all others.
+def chunks_of_shard(chunks: Sequence[Chunk], shard: Shard, answered: Collection[RequestKey]) -> list[Chunk]:
+    """Return the chunks of one shard: first those with missing responses, then the others.
 
-    The first are the work that there is, so they are dealt by themselves, and evenly. The others are dealt too because
-    an answer may be lost afterwards: then, too, every request is somebody's. `answered` is the same for all shards.
+    The open chunks are the actual work, so they are balanced separately. The complete ones are assigned too, because a
+    response can be lost later, and then its request must still belong to a shard.
+
+    Args:
+        chunks: All chunks of the evaluation.
+        shard: The shard.
+        answered: Requests with a response. Must be the same for all shards.
     """
-    is_open = [any(request.key not in answered for request in piece.requests) for piece in pieces]
-    missing = [piece for piece, more in zip(pieces, is_open, strict=True) if more]
-    settled = [piece for piece, more in zip(pieces, is_open, strict=True) if not more]
-    return [*deal(missing, shard), *deal(settled, shard)]
+    is_open = [any(request.key not in answered for request in chunk.requests) for chunk in chunks]
+    missing = [chunk for chunk, flag in zip(chunks, is_open, strict=True) if flag]
+    complete = [chunk for chunk, flag in zip(chunks, is_open, strict=True) if not flag]
+    return [*balanced_part(missing, shard), *balanced_part(complete, shard)]
 
 
-def deal(pieces: Sequence[Piece], shard: Shard) -> list[Piece]:
-    """The pieces of one shard, in the order of `pieces`: dearest first, each to the shard with the least to do."""
+def balanced_part(chunks: Sequence[Chunk], shard: Shard) -> list[Chunk]:
+    """Return the part of `chunks` that one shard computes, in their order.
+
+    The most expensive chunk is assigned first; each goes to the shard with the lowest load.
+    """
     loads = [(0, index) for index in range(shard.count)]
     mine = []
-    for number in sorted(range(len(pieces)), key=lambda number: (-pieces[number].cost, number)):
+    for number in sorted(range(len(chunks)), key=lambda number: (-chunks[number].cost, number)):
         load, index = loads[0]
-        heapq.heapreplace(loads, (load + pieces[number].cost, index))
+        heapq.heapreplace(loads, (load + chunks[number].cost, index))
         if index == shard.index:
             mine.append(number)
-    return [pieces[number] for number in sorted(mine)]
+    return [chunks[number] for number in sorted(mine)]
 
 
 def _group(request: Request) -> tuple[str, str, str]:
-    return (request.key.task, request.kind, json.dumps(request.generation, sort_keys=True))
+    return (request.key.task, request.kind, json.dumps(request.generation_kwargs, sort_keys=True))
 
 
-def _cut_rows(requests: Sequence[Request], rows: int) -> list[Piece]:
+def _partition_rows(requests: Sequence[Request], rows: int) -> list[Chunk]:
     longest_first = sorted(requests, key=lambda request: (-len(_text(request)), request.key))
-    pieces = []
+    chunks = []
     for start in range(0, len(longest_first), rows):
         members = tuple(longest_first[start : start + rows])
-        limit = members[0].generation.get("max_gen_toks", _USUAL_GENERATED_TOKENS)
+        limit = members[0].generation_kwargs.get("max_gen_toks", _DEFAULT_GENERATED_TOKENS)
         generated = limit if members[0].kind == GENERATE else 0
         longest = len(_text(members[0])) + generated * _BYTES_PER_GENERATED_TOKEN
-        pieces.append(Piece(requests=members, cost=len(members) * (1 + longest)))
-    return pieces
+        chunks.append(Chunk(requests=members, cost=len(members) * (1 + longest)))
+    return chunks
 
 
-def _cut_tree(requests: Sequence[Request], most_bytes: int) -> list[Piece]:
+def _partition_tree(requests: Sequence[Request], max_bytes: int) -> list[Chunk]:
     texts = {request.key: _text(request) for request in requests}
     ordered = sorted(requests, key=lambda request: (texts[request.key], request.key))
     sorted_texts = [texts[request.key] for request in ordered]
-    # What each has in common with the one before it, and what it adds to that.
-    common = [0, *(common_length(one, other) for one, other in pairwise(sorted_texts))]
-    added = (1 + len(text) - known for text, known in zip(sorted_texts, common, strict=True))
+    # Bytes that each text has in common with the one before it, and that it adds.
+    common = [0, *(common_prefix_length(one, other) for one, other in pairwise(sorted_texts))]
+    added = (1 + len(text) - shared for text, shared in zip(sorted_texts, common, strict=True))
     total = [0, *accumulate(added)]
-    borders = [0, *_borders(common, total, most_bytes), len(ordered)]
+    boundaries = [0, *_boundaries(common, total, max_bytes), len(ordered)]
     return [
-        Piece(requests=tuple(ordered[begin:end]), cost=common[begin] + total[end] - total[begin])
-        for begin, end in pairwise(borders)
+        Chunk(requests=tuple(ordered[begin:end]), cost=common[begin] + total[end] - total[begin])
+        for begin, end in pairwise(boundaries)
     ]
 
 
-def _borders(common: Sequence[int], total: Sequence[int], most_bytes: int) -> Iterator[int]:
-    """Where pieces other than the first begin. total: bytes that all requests before each number add."""
+def _boundaries(common: Sequence[int], total: Sequence[int], max_bytes: int) -> Iterator[int]:
+    """Yield the first request of every chunk but the first.
+
+    Args:
+        common: Bytes that each request has in common with the one before it.
+        total: Bytes that all requests before each request add; one entry more than `common`.
+        max_bytes: As for `partition`.
+    """
     begin = recomputed = 0
     while True:
-        size = (total[-1] - total[begin]) * _SHARE_OF_REST
-        size = min(max(size, _LEAST_BYTES), most_bytes)
+        size = (total[-1] - total[begin]) * _CHUNK_FRACTION
+        size = min(max(size, _MIN_CHUNK_BYTES), max_bytes)
         best, furthest = None, math.inf
         for number in range(begin + 1, len(common)):
             cost = common[begin] + total[number] - total[begin]
             if cost > furthest:
                 break
-            is_cheap = recomputed + common[number] <= _RECOMPUTED * total[number]
-            if cost < size or not (is_cheap or cost >= most_bytes):
+            is_cheap = recomputed + common[number] <= _MAX_RECOMPUTED * total[number]
+            if cost < size or not (is_cheap or cost >= max_bytes):
                 continue
             if best is None:
-                best, furthest = number, cost * (1 + _SEARCH)
+                best, furthest = number, cost * (1 + _SEARCH_WINDOW)
             elif common[number] < common[best]:
                 best = number
         if best is None:
@@ -154,6 +176,6 @@ def _borders(common: Sequence[int], total: Sequence[int], most_bytes: int) -> It
 
 
 def _text(request: Request) -> bytes:
-    """What a model reads of it, as bytes."""
+    """Return the text that a model reads, as bytes."""
     texts = (argument for argument in request.arguments if isinstance(argument, str))
     return "".join(texts).encode(errors="surrogatepass")

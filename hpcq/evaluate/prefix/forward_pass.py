@@ -1,14 +1,12 @@
-"""Passes: what an engine is told to compute, one forward pass after the other, with nothing left to decide.
+"""Forward passes: the instructions that an engine follows, one pass after the other, without decisions of its own.
 
-Knows token arrays and numbers of rows and places; must not know the tree, nor how the passes were chosen.
-
-    keep = {}                                           # KV of shared prefixes, by number
-    for step in passes:
-        logits = forward(rows of step, each after the KV that its `parent` chain names, of `start` tokens)
-        chosen = logits[step.readings.row, step.readings.column]
-        value = log_softmax(chosen)[place, target]      # one a reading; `chosen.argmax == target` is its greedy flag
-        add each value to its ask; those in step.finished have their sum
-        keep the KV of the rows with a `keep`; then forget those in step.drops
+cache = {}                                          # KV of shared prefixes, by cache_id
+for step in passes:
+logits = forward(rows of step, each after the KV of its chain of parents, `start` tokens in all)
+chosen = logits[step.gather.row, step.gather.column]
+logprob = log_softmax(chosen)[index, target]    # one per target; `chosen.argmax == target` is its greedy flag
+add each logprob to the sum of its request; the sums of step.finished are complete
+cache the KV of the rows with a `cache_id`; then delete the KV of step.evict
 """
 
 from __future__ import annotations
@@ -25,63 +23,78 @@ Numbers = npt.NDArray[np.int64]
 
 @dataclass(frozen=True, kw_only=True, eq=False, slots=True)
 class Row:
-    """New `tokens` at positions `start` and after, behind the kept prefix `parent` (None: at the very beginning).
+    """New tokens of one sequence.
 
-    keep: the number under which the KV of these tokens is kept until it is dropped; its prefix is its parent's, which
-    lives at least as long. None: nothing of it is needed again.
+    Attributes:
+        tokens: The token ids, [length].
+        start: Position of the first one in its sequence.
+        parent_id: Cached prefix that the row continues; None for a row from position 0.
+        cache_id: Number under which the KV of these tokens is cached until it is evicted; None if it is not needed
+            again. The cached prefix continues that of `parent_id`, which is evicted no earlier.
     """
 
     tokens: Tokens
     start: int = 0
-    parent: int | None = None
-    keep: int | None = None
+    parent_id: int | None = None
+    cache_id: int | None = None
 
 
 @dataclass(frozen=True, kw_only=True, eq=False, slots=True)
-class Readings:
-    """Where logits are needed, and which log-probabilities are read there.
+class LogitGather:
+    """Where logits are needed in a pass, and which log-probabilities are read there.
 
-    row, column: the places, each named once; a column counts the row's new tokens from 0. place, target, ask: one a
-    reading: the index of its place, the token whose log-probability is read, the ask that it is a part of.
+    Attributes:
+        row: Row of each place where logits are needed, [places]. Every place occurs once.
+        column: Column of each place, counted from the row's first new token, [places].
+        index: Place of each log-probability, as an index into `row` and `column`, [targets].
+        target: Token id whose log-probability is read, [targets].
+        request: Number of the request that the log-probability belongs to, [targets].
     """
 
     row: Numbers
     column: Numbers
-    place: Numbers
+    index: Numbers
     target: Numbers
-    ask: Numbers
+    request: Numbers
 
 
 @dataclass(frozen=True, kw_only=True, eq=False, slots=True)
-class Pass:
-    """One forward pass. finished: the asks whose last reading is here. drops: what nobody needs after this pass."""
+class ForwardPass:
+    """One forward pass.
+
+    Attributes:
+        rows: The rows.
+        gather: The log-probabilities to read.
+        finished: Numbers of the requests whose last log-probability is read here.
+        evict: Cache ids that are not needed after this pass.
+    """
 
     rows: tuple[Row, ...]
-    readings: Readings
+    gather: LogitGather
     finished: tuple[int, ...]
-    drops: tuple[int, ...]
+    evict: tuple[int, ...]
 
     @property
-    def longest(self) -> int:
-        """New tokens of the longest row: what all rows are padded to."""
+    def longest_row(self) -> int:
+        """New tokens of the longest row, to which all rows are padded."""
         return max(len(row.tokens) for row in self.rows)
 
     @property
-    def prefix(self) -> int:
+    def longest_prefix(self) -> int:
         """Tokens of the longest prefix."""
         return max(row.start for row in self.rows)
 
     @property
-    def tokens(self) -> int:
-        """Tokens computed, without padding."""
+    def num_tokens(self) -> int:
+        """Computed tokens, without padding."""
         return sum(len(row.tokens) for row in self.rows)
 
     @property
-    def padded_tokens(self) -> int:
-        """Tokens computed by an engine that pads."""
-        return len(self.rows) * self.longest
+    def num_padded_tokens(self) -> int:
+        """Computed tokens of an engine that pads."""
+        return len(self.rows) * self.longest_row
 
     @property
-    def has_cache(self) -> bool:
-        """False if no row needs KV or leaves any: then the engine keeps none."""
-        return any(row.parent is not None or row.keep is not None for row in self.rows)
+    def uses_cache(self) -> bool:
+        """Whether any row reads or writes the KV cache."""
+        return any(row.parent_id is not None or row.cache_id is not None for row in self.rows)

@@ -1,17 +1,15 @@
-"""The tree of token prefixes that requests share, built by sorting.
+"""Radix tree of the token prefixes that requests share, built by sorting.
 
-Knows tokens alone; must not know texts, budgets, tasks or engines.
-
-What a task sends, and the tree of it: every edge is computed once, whatever the number of requests below it.
+What a task sends, and the tree of it. Every edge is computed once, for any number of requests below it:
 
     examples Question 1 Paris is      examples ─┬─ Question 1 ─┬─ Paris is
     examples Question 1 Rome is                 │              └─ Rome is
     examples Question 2 A                       └─ Question 2        ← its last logits answer A and B
     examples Question 2 B
 
-A model reads all but the last token of a request; the logits at each position speak of the next token. So requests that
-differ in their last token alone (choices of one token) read the same, and a request that reads the beginning of what
-another one reads needs no computation of its own: both are *read* on the path of one leaf.
+A model reads all but the last token of a request, because the logits at a position predict the next token. Requests
+that differ only in their last token (choices of one token) have the same input. A request whose input is a prefix of
+another's input needs no computation of its own. Both kinds are answered on the path to one leaf.
 """
 
 from __future__ import annotations
@@ -29,144 +27,164 @@ _TOKEN_BYTES = 4
 
 
 @dataclass(frozen=True, kw_only=True, eq=False, slots=True)
-class Ask:
-    """What one request asks: the log-likelihood of the last `continuation` of its `tokens`, given those before.
+class TokenRequest:
+    """Request for the log-likelihood of the last `continuation_length` tokens, given those before.
 
-    Both are at least one: 0 < continuation < len(tokens).
+    Attributes:
+        tokens: Token ids of context and continuation, [length].
+        continuation_length: Tokens of the continuation; 0 < continuation_length < len(tokens).
     """
 
     tokens: Tokens
-    continuation: int
+    continuation_length: int
 
     @property
-    def read(self) -> int:
-        """Tokens that a model reads: all but the last."""
+    def input_length(self) -> int:
+        """Tokens that the model reads: all but the last."""
         return len(self.tokens) - 1
 
     @property
-    def first(self) -> int:
-        """The first position whose logits are needed, that of the last token of the context."""
-        return self.read - self.continuation
+    def first_logit(self) -> int:
+        """First position whose logits are needed: that of the last token of the context."""
+        return self.input_length - self.continuation_length
 
 
 @dataclass(frozen=True, kw_only=True, eq=False, slots=True)
 class Node:
-    """A prefix of `end` tokens: the first ones of the ask number `ask`. It adds those after its parent's end.
+    """A prefix; a node adds the tokens after its parent's end.
 
-    children: longer prefixes; empty at a leaf. asks: at a leaf, all that are read on the path to it.
+    Attributes:
+        request: Number of a request that begins with this prefix.
+        end: Tokens of the prefix, counted from the root.
+        children: Numbers of the nodes with longer prefixes; empty for a leaf.
+        requests: For a leaf, the numbers of all requests that are answered on the path to it.
     """
 
-    ask: int
+    request: int
     end: int
     children: tuple[int, ...] = ()
-    asks: tuple[int, ...] = ()
+    requests: tuple[int, ...] = ()
 
 
 @dataclass(frozen=True, kw_only=True, eq=False, slots=True)
-class Tree:
-    """Nodes stand after all of their children, so a loop over `nodes` goes up and a reversed one down.
+class RadixTree:
+    """Nodes in postorder: a loop over `nodes` visits children first, a reversed loop visits parents first.
 
-    roots: the prefixes that share nothing with each other. starts: where each node's own tokens begin.
+    Attributes:
+        requests: The requests, by number.
+        nodes: The nodes, by number.
+        roots: Numbers of the nodes without a parent. They share no prefix with each other.
+        starts: First position of each node's own tokens.
     """
 
-    asks: Sequence[Ask]
+    requests: Sequence[TokenRequest]
     nodes: Sequence[Node]
     roots: tuple[int, ...]
     starts: Sequence[int]
 
     def tokens(self, node: int) -> Tokens:
-        """The tokens that a node adds to its parent's: a view of a request's own array."""
+        """Return the tokens that a node adds to its parent's, as a view of a request's own array."""
         found = self.nodes[node]
-        return self.asks[found.ask].tokens[self.starts[node] : found.end]
+        return self.requests[found.request].tokens[self.starts[node] : found.end]
 
     def leaves(self, node: int) -> list[int]:
-        """All leaves below a node, in order; the node itself if it is one."""
-        found, waiting = [], [node]
-        while waiting:
-            number = waiting.pop()
+        """Return all leaves below a node, in order; the node itself if it is a leaf."""
+        found, stack = [], [node]
+        while stack:
+            number = stack.pop()
             children = self.nodes[number].children
-            waiting.extend(reversed(children))
+            stack.extend(reversed(children))
             if not children:
                 found.append(number)
         return found
 
 
 @dataclass(kw_only=True, eq=False, slots=True)
-class _Open:
-    """A prefix on the path to the leaf that was added last: more children may come."""
+class _OpenNode:
+    """A prefix on the path to the leaf that was added last: it can get more children."""
 
     end: int
     children: list[int] = field(default_factory=list)
 
 
-def common_length(one: bytes, other: bytes) -> int:
-    """Bytes that both have in common at their beginning."""
+def common_prefix_length(one: bytes, other: bytes) -> int:
+    """Return the number of leading bytes that both have in common."""
     length = min(len(one), len(other))
     differs = np.frombuffer(one, np.uint8, length) != np.frombuffer(other, np.uint8, length)
     first = int(differs.argmax()) if length else 0
     return first if length and differs[first] else length
 
 
-def build(asks: Sequence[Ask]) -> Tree:
-    """The tree of `asks`: it depends on the set of them, and on their order in nothing but the numbers it holds.
+def build_tree(requests: Sequence[TokenRequest]) -> RadixTree:
+    """Build the tree of `requests`. Their order changes only the numbers that the tree holds.
 
-    In sorted order whatever shares a prefix stands together, and a sequence stands right before those it is the
-    beginning of. The order of bytes does as well as that of numbers, and comparing them is as fast as memory is.
+    In sorted order, sequences that share a prefix are adjacent, and a sequence comes directly before those that it is
+    a prefix of. Tokens are compared as bytes: the order of bytes groups prefixes as well as the order of numbers does,
+    and the comparison runs at memory speed.
     """
-    keys = [ask.tokens[:-1].tobytes() for ask in asks]
-    order = sorted(range(len(asks)), key=lambda number: (asks[number].tokens[-1], asks[number].first))
+    keys = [request.tokens[:-1].tobytes() for request in requests]
+    order = sorted(range(len(requests)), key=lambda number: (requests[number].tokens[-1], requests[number].first_logit))
     order.sort(key=keys.__getitem__)
     nodes: list[Node] = []
-    path = [_Open(end=0)]
-    carried: list[int] = []
+    path = [_OpenNode(end=0)]
+    of_leaf: list[int] = []
     for number, following in zip_longest(order, order[1:]):
-        carried.append(number)
+        of_leaf.append(number)
         key = keys[number]
-        common = common_length(key, keys[following]) if following is not None else 0
+        common = common_prefix_length(key, keys[following]) if following is not None else 0
         if following is not None and common == len(key):
-            continue  # all that it reads, the next one reads
+            continue  # its input is a prefix of the next one's
         shared = common // _TOKEN_BYTES
-        leaf = Node(ask=number, end=len(key) // _TOKEN_BYTES, asks=tuple(carried))
-        carried = []
-        _close(nodes, path, leaf, shared)
-    return _tree(asks, nodes, tuple(path[0].children))
+        leaf = Node(request=number, end=len(key) // _TOKEN_BYTES, requests=tuple(of_leaf))
+        of_leaf = []
+        _add_leaf(nodes, path, leaf, shared)
+    return _with_starts(requests, nodes, tuple(path[0].children))
 
 
-def _close(nodes: list[Node], path: list[_Open], leaf: Node, shared: int) -> None:
-    """Add a leaf, and close what the next leaf, which shares its first `shared` tokens, does not go through."""
+def _add_leaf(nodes: list[Node], path: list[_OpenNode], leaf: Node, shared: int) -> None:
+    """Add a leaf, and close the open nodes that are not on the path to the next leaf.
+
+    Args:
+        nodes: All nodes that are closed so far; extended.
+        path: Open nodes from the root to the last leaf; changed.
+        leaf: The leaf to add.
+        shared: Tokens that the next leaf has in common with this one.
+    """
     if shared > path[-1].end:
-        path.append(_Open(end=shared))
+        path.append(_OpenNode(end=shared))
     nodes.append(leaf)
     path[-1].children.append(len(nodes) - 1)
     while path[-1].end > shared:
         closed = path.pop()
         if shared > path[-1].end:
-            path.append(_Open(end=shared))
-        nodes.append(Node(ask=leaf.ask, end=closed.end, children=tuple(closed.children)))
+            path.append(_OpenNode(end=shared))
+        nodes.append(Node(request=leaf.request, end=closed.end, children=tuple(closed.children)))
         path[-1].children.append(len(nodes) - 1)
 
 
-def folded(tree: Tree, worth: float) -> Tree:
-    """`tree` without the prefixes whose sharing saves fewer than `worth` tokens: their children compute them again.
+def pruned(tree: RadixTree, min_saving: float) -> RadixTree:
+    """Return `tree` without the prefixes whose sharing saves fewer than `min_saving` tokens.
 
-    A prefix of n tokens with k children saves n · (k - 1). Children are judged before their parent. What is left out
-    keeps its place in `nodes`, empty, and nothing names it.
+    A prefix of n tokens with k children saves n · (k - 1). The children of a removed node compute its tokens
+    themselves. Children are examined before their parent. A removed node keeps its number in `nodes`, without children
+    or parent.
     """
     nodes: list[Node] = []
-    instead: list[tuple[int, ...]] = []
+    replacements: list[tuple[int, ...]] = []
     for number, node in enumerate(tree.nodes):
-        children = tuple(standing for child in node.children for standing in instead[child])
+        children = tuple(remaining for child in node.children for remaining in replacements[child])
         saved = (node.end - tree.starts[number]) * (len(children) - 1)
-        stays = not node.children or saved >= worth
-        nodes.append(Node(ask=node.ask, end=node.end, children=children if stays else (), asks=node.asks))
-        instead.append((number,) if stays else children)
-    roots = tuple(standing for root in tree.roots for standing in instead[root])
-    return _tree(tree.asks, nodes, roots)
+        stays = not node.children or saved >= min_saving
+        kept_children = children if stays else ()
+        nodes.append(Node(request=node.request, end=node.end, children=kept_children, requests=node.requests))
+        replacements.append((number,) if stays else children)
+    roots = tuple(remaining for root in tree.roots for remaining in replacements[root])
+    return _with_starts(tree.requests, nodes, roots)
 
 
-def _tree(asks: Sequence[Ask], nodes: Sequence[Node], roots: tuple[int, ...]) -> Tree:
+def _with_starts(requests: Sequence[TokenRequest], nodes: Sequence[Node], roots: tuple[int, ...]) -> RadixTree:
     starts = [0] * len(nodes)
     for node in reversed(nodes):
         for child in node.children:
             starts[child] = node.end
-    return Tree(asks=asks, nodes=nodes, roots=roots, starts=starts)
+    return RadixTree(requests=requests, nodes=nodes, roots=roots, starts=starts)

@@ -1,7 +1,7 @@
-"""Tokens: log-likelihood requests as lm-eval 0.4.13 tokenizes and truncates them, each text tokenized once.
+"""Tokenization of log-likelihood requests with lm-eval's rules (0.4.13), each text once.
 
-Knows lm-eval's rules (`TemplateLM._encode_pair`, `TemplateLM.loglikelihood`, `HFLM._loglikelihood_tokens`) and imports
-nothing of it; must not know which tokenizer it is handed, nor the tree.
+The rules are those of `TemplateLM._encode_pair`, `TemplateLM.loglikelihood` and `HFLM._loglikelihood_tokens`. lm-eval
+is not imported, and any tokenizer can be used.
 """
 
 from __future__ import annotations
@@ -11,69 +11,80 @@ from typing import Protocol
 
 import numpy as np
 
-from hpcq.core.errors import WorkFailed
-from hpcq.evaluate.prefix.radix_tree import Ask
+from hpcq.core.errors import WorkerError
+from hpcq.evaluate.prefix.radix_tree import TokenRequest
 
-Pair = tuple[Sequence[int], Sequence[int]]
-"""Tokens of a context, and of its continuation."""
-
-
-class Encode(Protocol):
-    """Tokenizes many texts at once: the fast tokenizers use all cores for that."""
-
-    def __call__(self, texts: Sequence[str], *, plain: bool) -> Sequence[Sequence[int]]:
-        """The tokens of each text. plain: without special tokens; else with those that the model's settings add."""
+TokenPair = tuple[Sequence[int], Sequence[int]]
+"""Token ids of a context, and of its continuation."""
 
 
-def encode_pairs(pairs: Sequence[tuple[str, str]], encode: Encode, prefix_token: int) -> list[Pair]:
-    """The tokens of each (context, continuation).
+class Encoder(Protocol):
+    """Tokenizer of many texts at once, for which the fast tokenizers use all cores."""
 
-    A context is tokenized alone, and again with its continuation, of which it may become a part: the continuation is
-    whatever follows as many tokens as the context has alone. Spaces that end a context begin the continuation. An empty
-    context is `prefix_token`.
+    def __call__(self, texts: Sequence[str], *, without_special_tokens: bool) -> Sequence[Sequence[int]]:
+        """Return the token ids of each text.
+
+        Args:
+            texts: The texts.
+            without_special_tokens: Add no special tokens. If false, add those that the model's settings require.
+        """
+
+
+def encode_pairs(pairs: Sequence[tuple[str, str]], encode: Encoder, prefix_token: int) -> list[TokenPair]:
+    """Return the token ids of each (context, continuation).
+
+    A context is tokenized alone, and again together with its continuation. If the context alone has n tokens, the
+    continuation is everything after the first n tokens of both. Spaces at the end of a context are moved to the
+    continuation. An empty context becomes `prefix_token`.
     """
-    wholes = [_moved(context, continuation) for context, continuation in pairs if context]
-    found = _encoded({text for begin, rest in wholes for text in (begin, begin + rest)}, encode, plain=False)
-    plain = _encoded({continuation for context, continuation in pairs if not context}, encode, plain=True)
-    encoded: list[Pair] = []
+    moved = [_move_spaces(context, continuation) for context, continuation in pairs if context]
+    texts = {text for context, continuation in moved for text in (context, context + continuation)}
+    tokens_of = _encode_texts(texts, encode, without_special_tokens=False)
+    without_context = {continuation for context, continuation in pairs if not context}
+    bare_tokens_of = _encode_texts(without_context, encode, without_special_tokens=True)
+    encoded: list[TokenPair] = []
     for context, continuation in pairs:
         if context:
-            begin, rest = _moved(context, continuation)
-            tokens = found[begin]
-            encoded.append((tokens, found[begin + rest][len(tokens) :]))
+            begin, rest = _move_spaces(context, continuation)
+            tokens = tokens_of[begin]
+            encoded.append((tokens, tokens_of[begin + rest][len(tokens) :]))
             continue
-        tokens = plain[continuation]
-        begins_so = bool(tokens) and tokens[0] == prefix_token
-        encoded.append((tokens[:1], tokens[1:]) if begins_so else ([prefix_token], tokens))
+        tokens = bare_tokens_of[continuation]
+        has_prefix_token = bool(tokens) and tokens[0] == prefix_token
+        encoded.append((tokens[:1], tokens[1:]) if has_prefix_token else ([prefix_token], tokens))
     return encoded
 
 
-def _moved(context: str, continuation: str) -> tuple[str, str]:
-    """Both with the spaces between them at the beginning of the second."""
+def _move_spaces(context: str, continuation: str) -> tuple[str, str]:
+    """Return both texts, with the spaces between them at the beginning of the second."""
     stripped = context.rstrip()
     return stripped, context[len(stripped) :] + continuation
 
 
-def _encoded(texts: Collection[str], encode: Encode, *, plain: bool) -> dict[str, Sequence[int]]:
+def _encode_texts(texts: Collection[str], encode: Encoder, *, without_special_tokens: bool) -> dict[str, Sequence[int]]:
+    if not texts:
+        return {}
     ordered = sorted(texts)
-    return dict(zip(ordered, encode(ordered, plain=plain), strict=True)) if ordered else {}
+    return dict(zip(ordered, encode(ordered, without_special_tokens=without_special_tokens), strict=True))
 
 
-def ask(context: Sequence[int], continuation: Sequence[int], max_length: int) -> Ask:
-    """The ask of one pair: a model of `max_length` positions reads its last so many tokens but one.
+def token_request(context: Sequence[int], continuation: Sequence[int], max_length: int) -> TokenRequest:
+    """Return the request of one pair, truncated from the left to max_length + 1 tokens.
+
+    The model reads all but the last of these, so `max_length` positions suffice.
 
     Raises:
-        WorkFailed: lm-eval cannot ask this either.
+        WorkerError: a part is empty, or the continuation is too long; lm-eval cannot score this either.
     """
     if not context or not continuation or len(continuation) > max_length:
-        raise WorkFailed(
+        raise WorkerError(
             f"A request of {len(context)} tokens of context and {len(continuation)} of continuation cannot be scored:"
-            f" it needs one of each, and a continuation within the model's {max_length} tokens."
+            f" it needs at least one of each, and a continuation of at most the model's {max_length} tokens."
         )
     tokens = np.array([*context, *continuation][-(max_length + 1) :], np.int32)
-    return Ask(tokens=tokens, continuation=len(continuation))
+    return TokenRequest(tokens=tokens, continuation_length=len(continuation))
 
 
-def asks_of(pairs: Iterable[Pair], max_length: int) -> list[Ask]:
-    """The ask of each pair."""
-    return [ask(context, continuation, max_length) for context, continuation in pairs]
+def token_requests(pairs: Iterable[TokenPair], max_length: int) -> list[TokenRequest]:
+    """Return the request of each pair."""
+    return [token_request(context, continuation, max_length) for context, continuation in pairs]

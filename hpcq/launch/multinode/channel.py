@@ -1,7 +1,6 @@
-"""A line between two nodes of a unit, for as long as it runs: messages, and the news that the other side has ended.
+"""TCP channel between two nodes of a unit: JSON messages, and detection of a dead peer.
 
-Knows TCP: when a process ends, however it does, its kernel closes the line; a node that is gone answers no probe. Must
-not know what is said.
+When a process ends in any way, its kernel closes the connection. A dead node does not answer TCP keepalive probes.
 """
 
 from __future__ import annotations
@@ -11,52 +10,56 @@ import json
 import socket
 from typing import Any
 
-_PROBES = {
+_KEEPALIVE_OPTIONS = {
     socket.TCP_KEEPIDLE: 10,
     socket.TCP_KEEPINTVL: 5,
     socket.TCP_KEEPCNT: 3,
     socket.TCP_USER_TIMEOUT: 25_000,
 }
-"""Seconds before the first probe, between two, how many; milliseconds that what is sent may go unacknowledged."""
-_LONGEST_MESSAGE = 2**16
+"""Seconds before the first probe and between probes, number of probes; milliseconds until unacknowledged data fail."""
+_MAX_MESSAGE_CHARACTERS = 2**16
 
 
-class Line:
-    """One end. gone: why the other is not heard any more, where it did not close the line itself."""
+class Channel:
+    """One end of a connection, with one JSON object per line.
+
+    Attributes:
+        error: Last socket error. None if the peer closed the connection, or while it is open.
+    """
 
     def __init__(self, connection: socket.socket) -> None:
         self._connection = connection
         self._reader = connection.makefile("r", encoding="utf-8", errors="replace", newline="\n")
-        self.gone: OSError | None = None
+        self.error: OSError | None = None
         connection.setsockopt(socket.SOL_SOCKET, socket.SO_KEEPALIVE, 1)
-        for option, value in _PROBES.items():
+        for option, value in _KEEPALIVE_OPTIONS.items():
             connection.setsockopt(socket.IPPROTO_TCP, option, value)
 
     @property
-    def is_silent(self) -> bool:
-        """Whether the node itself, not a process of it, has ceased to answer."""
-        return self.gone is not None and self.gone.errno in (errno.ETIMEDOUT, errno.EHOSTUNREACH, errno.ENETUNREACH)
+    def is_unreachable(self) -> bool:
+        """Whether the peer's node, not only its process, has stopped responding."""
+        return self.error is not None and self.error.errno in (errno.ETIMEDOUT, errno.EHOSTUNREACH, errno.ENETUNREACH)
 
     def send(self, **message: Any) -> None:
-        """Send a message; one that cannot be delivered is noticed by whoever hears."""
+        """Send a message. A failed delivery does not raise: the thread that receives detects the dead peer."""
         try:
             self._connection.sendall(f"{json.dumps(message)}\n".encode())
         except OSError as error:
-            self.gone = error
+            self.error = error
 
-    def hear(self, timeout_s: float | None = None) -> dict[str, Any] | None:
-        """The next message; None: there will be none, or what came is none of ours."""
+    def recv(self, timeout_s: float | None = None) -> dict[str, Any] | None:
+        """Return the next message; None if the connection is closed or failed, or if the message is invalid."""
         self._connection.settimeout(timeout_s)
         try:
-            message = json.loads(self._reader.readline(_LONGEST_MESSAGE))
+            message = json.loads(self._reader.readline(_MAX_MESSAGE_CHARACTERS))
         except OSError as error:
-            self.gone = error
+            self.error = error
             return None
         except ValueError:
             return None
         return message if isinstance(message, dict) else None
 
     def close(self) -> None:
-        """Tell the other side that nothing more will come."""
+        """Close the connection."""
         self._reader.close()
         self._connection.close()

@@ -1,6 +1,6 @@
-"""What the other nodes of a unit do: come, start what node 0 says, tell it why they end, and end when it does.
+"""Follower node: connect to rank 0, run the requested worker, report errors, exit with rank 0.
 
-Knows the line to node 0. Records nothing: the attempt is node 0's.
+A follower does not record the attempt: rank 0 does.
 """
 
 from __future__ import annotations
@@ -12,48 +12,55 @@ from pathlib import Path
 from threading import Thread
 
 from hpcq.core.errors import UserInputError
-from hpcq.core.failures import exit_code_of, failure_of
-from hpcq.core.node_rank import Place
+from hpcq.core.failures import classify_error, exit_code_for
+from hpcq.core.node_context import NodeContext
 from hpcq.core.work import EvaluateWork, Work
-from hpcq.launch.multinode.channel import Line
-from hpcq.launch.multinode.rendezvous import Seat, address_of, reach_head
-from hpcq.launch.output import leave, output_to, sentence
+from hpcq.launch.multinode.channel import Channel
+from hpcq.launch.multinode.rendezvous import RankInfo, connect, node_address
+from hpcq.launch.output import error_message, exit_now, redirect_output
 
-LAST_WORDS_S = 10.0
-"""Time for node 0 to write down why, and to dismiss this node."""
+REPORT_GRACE_S = 10.0
+"""Seconds for rank 0 to record the error and to shut this node down."""
 
 
-def follow(seat: Seat, work: Work, logs: Path, unit: str) -> None:
-    """Do this node's part of the unit. Does not return where it has one: the process ends with node 0's.
+def run_follower(rank_info: RankInfo, work: Work, logs: Path, unit: str) -> None:
+    """Run this node's worker until rank 0 exits; then the process exits, too.
+
+    Returns only if rank 0 ends before it has started the workers.
 
     Raises:
-        ProcessEnded: node 0 cannot be reached.
+        ProcessDiedError: Rank 0 cannot be reached.
     """
-    line, welcome = reach_head(seat)
-    log = logs / f"{unit}.{welcome['attempt']}-{seat.node.replace('.', '-')}.log"
-    with output_to(log), _LastWords(line):
-        told = line.hear()
-        if told is None or "start" not in told:
+    channel, welcome = connect(rank_info)
+    log = logs / f"{unit}.{welcome['attempt']}-{rank_info.node.replace('.', '-')}.log"
+    with redirect_output(log), _ReportError(channel):
+        message = channel.recv()
+        if message is None or "start" not in message:
             return
-        Thread(target=_end_with_head, args=(line,), daemon=True).start()
+        Thread(target=_exit_with_rank_0, args=(channel,), daemon=True).start()
         if not isinstance(work, EvaluateWork):
-            raise UserInputError(f"{unit}: {work.kind} is done on one node.")
+            raise UserInputError(f"{unit}: {work.kind} units run on one node only.")
         join = importlib.import_module("hpcq.evaluate.worker").join
-        place = Place(nodes=len(seat.nodes), rank=seat.rank, address=address_of(seat.node), **told["start"])
-        join(work, place, told["batch_share"])
+        context = NodeContext(
+            nnodes=len(rank_info.nodes),
+            node_rank=rank_info.rank,
+            address=node_address(rank_info.node),
+            **message["start"],
+        )
+        join(work, context, message["batch_share"])
 
 
-def _end_with_head(line: Line) -> None:
-    """Whatever node 0 says now, or that it is gone, is the end; the main thread may wait for what never comes."""
-    line.hear()
-    leave(0)
+def _exit_with_rank_0(channel: Channel) -> None:
+    """Exit on the next message of rank 0 or its disconnection. The main thread may wait for a dead process."""
+    channel.recv()
+    exit_now(0)
 
 
-class _LastWords:
-    """Tells node 0 what ended the block, and leaves time to have it written down."""
+class _ReportError:
+    """Reports an exception of the block to rank 0, and waits while rank 0 records it."""
 
-    def __init__(self, line: Line) -> None:
-        self._line = line
+    def __init__(self, channel: Channel) -> None:
+        self._channel = channel
 
     def __enter__(self) -> None:
         pass
@@ -61,7 +68,7 @@ class _LastWords:
     def __exit__(self, _kind: object, error: BaseException | None, _trace: object) -> None:
         if isinstance(error, Exception):
             traceback.print_exception(error)
-            failure = failure_of(error)
-            self._line.send(reason=sentence(error), failure=str(failure))
-            time.sleep(LAST_WORDS_S)
-            leave(exit_code_of(failure))
+            failure = classify_error(error)
+            self._channel.send(reason=error_message(error), failure=str(failure))
+            time.sleep(REPORT_GRACE_S)
+            exit_now(exit_code_for(failure))

@@ -1,7 +1,4 @@
-"""How the nodes of a unit find each other: cards in a folder that they share, addresses from Slurm, free ports.
-
-Knows Slurm's names of nodes and the folder of one start of one job. Must not know what the nodes meet for.
-"""
+"""Rendezvous of the nodes of a unit: files in a shared folder, node addresses from Slurm, free ports."""
 
 from __future__ import annotations
 
@@ -18,30 +15,37 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from hpcq.core.errors import ProcessEnded, SetupError, UserInputError
+from hpcq.core.errors import ProcessDiedError, SetupError, UserInputError
 from hpcq.core.failures import Failure
 from hpcq.core.files import write_text
 from hpcq.core.paths import RunLayout
 from hpcq.core.processes import identity
-from hpcq.launch.multinode.channel import Line
-from hpcq.launch.recovery.stale_attempts import own_job
-from hpcq.slurm.squeue import call
+from hpcq.launch.multinode.channel import Channel
+from hpcq.slurm.scontrol import current_job
+from hpcq.slurm.squeue import run_client
 
-DEADLINE_VARIABLE = "HPCQ_MEETING_SECONDS"
-DEADLINE_S = 50.0
-"""Slurm starts a job's nodes at once, and before they meet they import the same few modules from the same file system:
-what counts is by how much one is later than another. Within a minute it is known which one does not come."""
+TIMEOUT_VARIABLE = "HPCQ_RENDEZVOUS_TIMEOUT_S"
+DEFAULT_TIMEOUT_S = 50.0
+"""Slurm starts the nodes of a job at the same time, and before the rendezvous they import the same few modules from the
+same file system, so only the difference between nodes counts. A missing node is identified within a minute."""
 
-HELLO_S = 10.0
+HANDSHAKE_TIMEOUT_S = 10.0
 POLL_INTERVAL_S = 0.2
-_HEAD = "head.json"
-_PORTS_BELOW_EPHEMERAL = 8192
-_EPHEMERAL = Path("/proc/sys/net/ipv4/ip_local_port_range")
+_ENDPOINT_FILE = "endpoint.json"
+_MAX_PORTS_BELOW_EPHEMERAL = 8192
+_EPHEMERAL_RANGE_FILE = Path("/proc/sys/net/ipv4/ip_local_port_range")
 
 
 @dataclass(frozen=True, kw_only=True)
-class Seat:
-    """This process's part in a unit over several nodes. node: its name; nodes: all names; folder: where they meet."""
+class RankInfo:
+    """Rank of this process in a unit over several nodes.
+
+    Attributes:
+        rank: Node rank. Rank 0 is the coordinator.
+        node: Name of this node.
+        nodes: Names of all nodes, by rank.
+        folder: Shared folder of the rendezvous.
+    """
 
     rank: int
     node: str
@@ -49,125 +53,130 @@ class Seat:
     folder: Path
 
     @property
-    def deadline_s(self) -> float:
-        """Seconds in which all nodes must have come."""
-        return deadline_s(os.environ)
+    def timeout_s(self) -> float:
+        """Seconds until all nodes must have connected to rank 0."""
+        return read_timeout_s(os.environ)
 
-    def card(self, node: str) -> Path:
-        """What `node` tells of its process: that it has begun, whatever becomes of the way to node 0."""
+    def presence_file(self, node: str) -> Path:
+        """File that `node` writes when its process has started, even if it cannot connect to rank 0."""
         return self.folder / f"node-{node}.json"
 
 
-def deadline_s(variables: Mapping[str, str]) -> float:
-    """Seconds in which all nodes must have come, where the environment has these variables.
+def read_timeout_s(variables: Mapping[str, str]) -> float:
+    """Return the rendezvous timeout in seconds, given these environment variables.
 
     Raises:
-        UserInputError: it says what is no time.
+        UserInputError: The variable is not a positive number.
     """
-    told = variables.get(DEADLINE_VARIABLE) or str(DEADLINE_S)
+    value = variables.get(TIMEOUT_VARIABLE) or str(DEFAULT_TIMEOUT_S)
     with contextlib.suppress(ValueError):
-        if 0 < float(told) < math.inf:
-            return float(told)
-    raise UserInputError(f"{DEADLINE_VARIABLE} = {told!r} is no number of seconds above 0: correct the environment.")
-
-
-def own_seat(layout: RunLayout, unit: str) -> Seat:
-    """The seat of a process that Slurm started.
-
-    The folder is that of one start of one job: what an earlier one left behind is never met.
-    """
-    own, listed = own_job(), os.environ.get("SLURM_STEP_NODELIST") or os.environ["SLURM_JOB_NODELIST"]
-    return Seat(
-        rank=int(os.environ["SLURM_PROCID"]),
-        node=os.environ["SLURMD_NODENAME"],
-        nodes=tuple(call("scontrol", "show", "hostnames", listed).split()),
-        folder=layout.meetings / f"{unit}.{own.job_id}.{own.restart}",
+        if 0 < float(value) < math.inf:
+            return float(value)
+    raise UserInputError(
+        f"{TIMEOUT_VARIABLE} = {value!r} must be a positive number of seconds: correct the environment."
     )
 
 
-def address_of(node: str) -> str:
-    """The node's address by Slurm's account: its name need not resolve, and often does to a loopback.
+def current_rank_info(layout: RunLayout, unit: str) -> RankInfo:
+    """Return the rank of this process, which Slurm started.
+
+    The folder belongs to one start of one job, so files of an earlier start are never read.
+    """
+    own, node_list = current_job(), os.environ.get("SLURM_STEP_NODELIST") or os.environ["SLURM_JOB_NODELIST"]
+    return RankInfo(
+        rank=int(os.environ["SLURM_PROCID"]),
+        node=os.environ["SLURMD_NODENAME"],
+        nodes=tuple(run_client("scontrol", "show", "hostnames", node_list).split()),
+        folder=layout.rendezvous / f"{unit}.{own.job_id}.{own.restart}",
+    )
+
+
+def node_address(node: str) -> str:
+    """Return the node's address in Slurm (NodeAddr): its name may not resolve, or resolve to a loopback address.
 
     Raises:
-        SetupError: Slurm tells none that can be found.
+        SetupError: The address that Slurm reports does not resolve.
     """
-    found = re.search(r"\bNodeAddr=(\S+)", call("scontrol", "show", "node", "--oneliner", node))
-    told = found[1] if found else node
+    found = re.search(r"\bNodeAddr=(\S+)", run_client("scontrol", "show", "node", "--oneliner", node))
+    address = found[1] if found else node
     try:
-        infos = socket.getaddrinfo(told, None, type=socket.SOCK_STREAM)
+        infos = socket.getaddrinfo(address, None, type=socket.SOCK_STREAM)
     except OSError as error:
         raise SetupError(
-            f"{node}: Slurm gives {told!r} as its address (NodeAddr), which cannot be found from there"
-            f" ({error.strerror}). Ask the cluster's administrators to make it resolve on its nodes."
+            f"{node}: Slurm reports the address {address!r} (NodeAddr), which does not resolve on"
+            f" {socket.gethostname()} ({error.strerror}). Ask the administrators to make it resolve on all nodes."
         ) from error
     infos.sort(key=lambda info: info[0] != socket.AF_INET)
     return str(infos[0][4][0])
 
 
 def free_port() -> int:
-    """A port on which nobody listens, for another process to listen on soon.
+    """Return a free port, for another process to listen on shortly afterwards.
 
-    From below those that the kernel gives to connections by itself, one of which might get it before; one of those
-    where none below is free, or there is no room: clusters with many connections have them begin at 1024.
+    The port is below the ephemeral range, because the kernel could assign an ephemeral port to a connection first. An
+    ephemeral port is returned only if no port below is free, or if the range starts at 1024, as on clusters with many
+    connections.
 
     Raises:
-        SetupError: there is none.
+        SetupError: No port is free.
     """
-    least = _EPHEMERAL.read_text(encoding="ascii").split()[0] if _EPHEMERAL.exists() else "32768"
-    ports = range(max(1024, int(least) - _PORTS_BELOW_EPHEMERAL), int(least))
-    # Not the shared generator: tools seed it, and all units of a node would try the same ports.
+    lowest = _EPHEMERAL_RANGE_FILE.read_text(encoding="ascii").split()[0] if _EPHEMERAL_RANGE_FILE.exists() else "32768"
+    ports = range(max(1024, int(lowest) - _MAX_PORTS_BELOW_EPHEMERAL), int(lowest))
+    # Not the global random generator: tools seed it, and all units of a node would try the same ports.
     for port in (*random.SystemRandom().sample(ports, len(ports)), 0):
         with contextlib.suppress(OSError), socket.create_server(("", port)) as server:
             return int(server.getsockname()[1])
-    raise SetupError(f"{socket.gethostname()}: no port is free. See with `ss -tan` what holds them.")
+    raise SetupError(f"{socket.gethostname()}: no port is free. Find the processes that use them with `ss -tanp`.")
 
 
 def listen(address: str) -> socket.socket:
-    """A server at a free port of `address`.
+    """Return a server socket on a free port of `address`.
 
     Raises:
-        SetupError: it is not this node's.
+        SetupError: The address does not belong to this node.
     """
     family = socket.AF_INET6 if ":" in address else socket.AF_INET
     try:
         return socket.create_server((address, 0), family=family)
     except OSError as error:
         raise SetupError(
-            f"{address}: is no address of {socket.gethostname()}, as Slurm says it is ({error.strerror}). Correct"
-            " NodeAddr in slurm.conf."
+            f"{address} is the address of {socket.gethostname()} in Slurm, but not an address of this host"
+            f" ({error.strerror}). Correct NodeAddr in slurm.conf."
         ) from error
 
 
-def publish_head(seat: Seat, **card: Any) -> None:
-    """Tell the others where node 0 listens."""
-    write_text(seat.folder / _HEAD, json.dumps(card))
+def publish_endpoint(rank_info: RankInfo, **endpoint: Any) -> None:
+    """Write the address on which rank 0 listens, for the other nodes."""
+    write_text(rank_info.folder / _ENDPOINT_FILE, json.dumps(endpoint))
 
 
-def reach_head(seat: Seat) -> tuple[Line, dict[str, Any]]:
-    """A line to node 0, and what it said in welcome.
+def connect(rank_info: RankInfo) -> tuple[Channel, dict[str, Any]]:
+    """Connect to rank 0; return the channel and rank 0's first message.
 
     Raises:
-        ProcessEnded: it cannot be reached in time.
+        ProcessDiedError: Rank 0 cannot be reached within the timeout.
     """
-    own = {"rank": seat.rank, "node": seat.node, "process": identity(os.getpid())}
-    write_text(seat.card(seat.node), json.dumps(own))
-    deadline_s, why = time.monotonic() + seat.deadline_s, "has not said where it listens"
+    own = {"rank": rank_info.rank, "node": rank_info.node, "process": identity(os.getpid())}
+    write_text(rank_info.presence_file(rank_info.node), json.dumps(own))
+    deadline_s, problem = time.monotonic() + rank_info.timeout_s, "has not published its address"
     while time.monotonic() < deadline_s:
         try:
-            card = json.loads((seat.folder / _HEAD).read_text(encoding="utf-8"))
-            line = Line(socket.create_connection((card["address"], card["port"]), timeout=HELLO_S))
+            endpoint = json.loads((rank_info.folder / _ENDPOINT_FILE).read_text(encoding="utf-8"))
+            channel = Channel(
+                socket.create_connection((endpoint["address"], endpoint["port"]), timeout=HANDSHAKE_TIMEOUT_S)
+            )
         except FileNotFoundError:
             time.sleep(POLL_INTERVAL_S)
             continue
         except (OSError, ValueError) as error:
-            why = f"cannot be reached ({error})"
+            problem = f"cannot be reached ({error})"
             time.sleep(POLL_INTERVAL_S)
             continue
-        line.send(token=card["token"], **own)
-        welcome = line.hear(HELLO_S)
+        channel.send(token=endpoint["token"], **own)
+        welcome = channel.recv(HANDSHAKE_TIMEOUT_S)
         if welcome is not None:
-            return line, welcome
-        line.close()
-        why = "does not answer"
-    head = seat.nodes[0]
-    raise ProcessEnded(f"{head} {why} within {seat.deadline_s:g} s.", failure=Failure.NODE_FAULT, node=head)
+            return channel, welcome
+        channel.close()
+        problem = "does not respond"
+    node = rank_info.nodes[0]
+    raise ProcessDiedError(f"{node} {problem} within {rank_info.timeout_s:g} s.", failure=Failure.NODE_FAULT, node=node)

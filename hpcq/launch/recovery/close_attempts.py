@@ -1,6 +1,6 @@
-"""Closing the record of an attempt that can no longer do so itself: what it committed, why it ended, what follows.
+"""Close the records of attempts that could not do so themselves: committed rows, failure, decision.
 
-Knows attempts' files and segments' names. Who is dead, and of what, is the caller's to know.
+The caller determines which attempts are dead, and of what failure.
 """
 
 from __future__ import annotations
@@ -8,66 +8,81 @@ from __future__ import annotations
 from dataclasses import dataclass, replace
 from datetime import UTC, datetime
 
-from hpcq.core.attempts import Attempt, AttemptRecord, attempts_of, last_words, new_attempt, now, read_attempts
+from hpcq.core.attempts import (
+    Attempt,
+    AttemptRecord,
+    last_log_line,
+    new_attempt,
+    read_attempts,
+    read_unit_attempts,
+    utc_now,
+)
 from hpcq.core.errors import SetupError
 from hpcq.core.failures import Failure
 from hpcq.core.paths import RunLayout
-from hpcq.launch.recovery.retry_policy import Action, Decision, Policy, decide, gpu_hours
+from hpcq.launch.recovery.retry_policy import Action, Decision, RetryPolicy, decide, gpu_hours
 
 
-def added_by(layout: RunLayout, record: AttemptRecord) -> int:
-    """Responses that the attempt committed, or what the worker itself counted (blocks of a checkpoint)."""
-    # Only here: h5py takes 0.2 s to import, and hundreds of jobs that begin for the first time need none of it.
+def committed_rows(layout: RunLayout, record: AttemptRecord) -> int:
+    """Return the number of responses that the attempt committed, or the worker's own count (blocks of a checkpoint)."""
+    # Imported here: h5py takes 0.2 s to import, and the hundreds of first attempts of a run do not need it.
     from hpcq.store import count_rows
 
-    return max(record.added, count_rows(layout.unit_segments(record.unit), record.attempt))
+    return max(record.committed, count_rows(layout.unit_segments(record.unit), record.attempt))
 
 
-def settle(layout: RunLayout, record: AttemptRecord, failure: Failure, reason: str) -> AttemptRecord:
-    """Write down that the attempt ended by `failure`; the record as it is now. What it said itself stands."""
+def close_attempt(layout: RunLayout, record: AttemptRecord, failure: Failure, reason: str) -> AttemptRecord:
+    """Record that the attempt ended with `failure` and return the updated record. Fields it already set are kept."""
     closed = replace(
         record,
         outcome="failed",
         failure=record.failure or str(failure),
         reason=record.reason or reason,
-        end=record.end or now(),
-        added=added_by(layout, record),
+        end=record.end or utc_now(),
+        committed=committed_rows(layout, record),
         phase=None,
     )
     return Attempt(layout.attempts, closed).record
 
 
-def decision_on(layout: RunLayout, record: AttemptRecord, policy: Policy) -> Decision:
-    """What becomes of the unit after `record`, by the records as they are on disk now."""
+def decide_from_records(layout: RunLayout, record: AttemptRecord, policy: RetryPolicy) -> Decision:
+    """Decide about the unit after the attempt `record`, from all records on disk."""
     spent = 0.0
     if policy.gpu_hours is not None:
-        everything = read_attempts(layout.attempts).values()
-        spent = gpu_hours((one for records in everything for one in records), datetime.now(UTC))
-    history = [one for one in attempts_of(layout.attempts, record.unit) if one.attempt < record.attempt]
+        attempts = read_attempts(layout.attempts).values()
+        spent = gpu_hours((one for records in attempts for one in records), datetime.now(UTC))
+    history = [one for one in read_unit_attempts(layout.attempts, record.unit) if one.attempt < record.attempt]
     failure = Failure(record.failure or Failure.KILLED)
     return decide(failure, [*history, record], policy, spent_gpu_hours=spent)
 
 
-def conclude(
-    layout: RunLayout, record: AttemptRecord, policy: Policy, *, failure: Failure, reason: str
+def close_and_decide(
+    layout: RunLayout, record: AttemptRecord, policy: RetryPolicy, *, failure: Failure, reason: str
 ) -> tuple[AttemptRecord, Decision]:
-    """Settle `record` and write down what becomes of its unit, before anything is done about it."""
-    settled = settle(layout, record, failure, reason)
-    decision = decision_on(layout, settled, policy)
-    noted = replace(settled, decision=str(decision.action), reason=reason_with(settled.reason, decision))
-    return Attempt(layout.attempts, noted).record, decision
+    """Close the attempt and record the decision about its unit before it is carried out; return both."""
+    closed = close_attempt(layout, record, failure, reason)
+    decision = decide_from_records(layout, closed, policy)
+    decided = replace(closed, decision=str(decision.action), reason=combined_reason(closed.reason, decision))
+    return Attempt(layout.attempts, decided).record, decision
 
 
-def reason_with(reason: str | None, decision: Decision) -> str:
-    """The attempt's own reason, and that of the decision where it is more than the failure's class."""
-    if decision.action is Action.GIVE_UP and "," in decision.reason:
-        return f"{reason}. Given up: {decision.reason}"
+def combined_reason(reason: str | None, decision: Decision) -> str:
+    """Return the attempt's reason, followed by the decision's reason if that is more than the failure class."""
+    if decision.action is Action.FAIL and "," in decision.reason:
+        return f"{reason}. Not retried: {decision.reason}"
     return reason or decision.reason
 
 
 @dataclass(frozen=True, kw_only=True)
 class EndedJob:
-    """A job whose unit did not begin. node: '' where it is not known. log: what it printed."""
+    """An ended job whose unit did not start.
+
+    Attributes:
+        launcher: "slurm" or "local".
+        node: Name of its node, "" if unknown.
+        log: Path of its output.
+        restart: How often Slurm had restarted the job.
+    """
 
     job_id: str
     launcher: str
@@ -76,19 +91,19 @@ class EndedJob:
     restart: int = 0
 
 
-def did_not_begin(layout: RunLayout, unit: str, job: EndedJob, failure: Failure) -> AttemptRecord:
-    """Write down an attempt in the job's stead, so that it counts, and later commands know why it did not begin."""
+def record_failed_start(layout: RunLayout, unit: str, job: EndedJob, failure: Failure) -> AttemptRecord:
+    """Record an attempt on behalf of the job: it counts, and later commands report why the unit did not start."""
     record = AttemptRecord(
         unit=unit,
         attempt=0,
         job_id=job.job_id,
         node=job.node,
         pid=0,
-        start=now(),
-        end=now(),
+        start=utc_now(),
+        end=utc_now(),
         launcher=job.launcher,
         outcome="failed",
-        reason=f"it did not begin: {last_words(job.log)}",
+        reason=f"it did not start: {last_log_line(job.log)}",
         error=SetupError.__name__,
         restart=job.restart,
         failure=failure,
@@ -96,10 +111,10 @@ def did_not_begin(layout: RunLayout, unit: str, job: EndedJob, failure: Failure)
     return new_attempt(layout.attempts, record).record
 
 
-def cancelled(layout: RunLayout, unit: str, job: EndedJob) -> None:
-    """Write down that somebody cancelled the job: its unit waits until somebody wants it again."""
-    of_job = [one for one in attempts_of(layout.attempts, unit) if one.job_id == job.job_id]
-    record = of_job[-1] if of_job else did_not_begin(layout, unit, job, Failure.KILLED)
-    reason = record.reason if record.pid else "cancelled before it began"
-    stopped = replace(record, outcome="interrupted", failure=None, decision=str(Action.STOP), reason=reason)
-    Attempt(layout.attempts, stopped)
+def record_cancelled(layout: RunLayout, unit: str, job: EndedJob) -> None:
+    """Record that the user cancelled the job. The unit is on hold until the user resumes it."""
+    of_job = [one for one in read_unit_attempts(layout.attempts, unit) if one.job_id == job.job_id]
+    record = of_job[-1] if of_job else record_failed_start(layout, unit, job, Failure.KILLED)
+    reason = record.reason if record.pid else "cancelled before it started"
+    held = replace(record, outcome="interrupted", failure=None, decision=str(Action.HOLD), reason=reason)
+    Attempt(layout.attempts, held)

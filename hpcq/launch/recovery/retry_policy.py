@@ -1,7 +1,7 @@
-"""What becomes of a unit whose attempt has ended: again, elsewhere, with less, or not until somebody acts.
+"""Retry policy: decide about a unit whose attempt has ended, from its records.
 
-A pure function of the unit's records, asked by every actor (a job's aftermath, the local launcher, a new attempt that
-finds its predecessor dead), so that they cannot differ. Knows records and failure classes; acts on nothing.
+A pure function that every caller uses (a job's epilogue, the local launcher, a new attempt that finds a stale one), so
+that their decisions cannot differ.
 """
 
 from __future__ import annotations
@@ -17,154 +17,172 @@ from hpcq.core.failures import Failure
 
 
 class Action(StrEnum):
-    """What becomes of a unit.
+    """What to do with a unit after a failed attempt.
 
-    again: at once. elsewhere: at once, not on that node. smaller: at once, one rung down the ladder. stop: until
-    `hpcq resume`, after a cure. give up: until `hpcq resume --failed`.
+    Attributes:
+        RETRY: Retry immediately.
+        RETRY_ELSEWHERE: Retry immediately, not on the same node.
+        RETRY_SMALLER: Retry immediately with the next of `OOM_STEPS`.
+        HOLD: Wait for `hpcq resume`, after the user has fixed the cause.
+        FAIL: Wait for `hpcq resume --failed`.
     """
 
-    AGAIN = "again"
-    ELSEWHERE = "elsewhere"
-    SMALLER = "smaller"
-    STOP = "stop"
-    GIVE_UP = "give up"
+    RETRY = "retry"
+    RETRY_ELSEWHERE = "retry elsewhere"
+    RETRY_SMALLER = "retry smaller"
+    HOLD = "hold"
+    FAIL = "failed permanently"
 
     @property
-    def goes_on(self) -> bool:
-        """Whether the unit is tried again without anybody's doing."""
-        return self not in (Action.STOP, Action.GIVE_UP)
+    def is_retry(self) -> bool:
+        """Whether the unit is retried automatically."""
+        return self not in (Action.HOLD, Action.FAIL)
 
 
 @dataclass(frozen=True, kw_only=True)
-class Rung:
-    """A step of the ladder for units that ran out of memory: shares of the settings that the plan gave.
+class OomStep:
+    """Reduced settings for a unit that ran out of memory, relative to the plan.
 
-    batch: of the requests, or calibration tokens, that are computed at once; 0 is one at a time. host_memory: of the
-    memory asked of the scheduler.
+    Attributes:
+        batch_share: Share of the planned batch size (requests or calibration tokens). 0: a batch size of one.
+        host_memory_factor: Factor of the host memory requested from the scheduler.
     """
 
-    batch: float = 1.0
-    host_memory: float = 1.0
+    batch_share: float = 1.0
+    host_memory_factor: float = 1.0
 
-    def batch_of(self, planned: int) -> int:
-        """How many to compute at once where the plan says `planned`."""
-        return max(1, int(planned * self.batch))
+    def batch_size(self, planned: int) -> int:
+        """Return the batch size if the plan's is `planned`."""
+        return max(1, int(planned * self.batch_share))
 
 
-LADDER = (Rung(), Rung(batch=0.25), Rung(batch=0.0), Rung(batch=0.0, host_memory=2.0))
-"""A quarter of the batch leaves most of the speed; one at a time is the least that can be; then more host memory."""
+OOM_STEPS = (
+    OomStep(),
+    OomStep(batch_share=0.25),
+    OomStep(batch_share=0.0),
+    OomStep(batch_share=0.0, host_memory_factor=2.0),
+)
+"""A quarter of the batch size keeps most of the speed. The last steps have the minimum, one, then more host memory."""
 
 
 @dataclass(frozen=True, kw_only=True)
-class Policy:
-    """What ends a loop.
+class RetryPolicy:
+    """Limits of retries and exclusions.
 
-    attempts_without_progress: attempts of a unit in a row that committed nothing. gpu_hours: of the whole run, in all
-    attempts (None: no bound). excluded_nodes_at_most, exclude_hours: how many nodes with a fault are avoided at once,
-    and for how long. memory_gib_at_most: what a node has (None: not known, and then no rung asks for more).
+    Attributes:
+        max_attempts_without_progress: Consecutive attempts of a unit that committed nothing, before it fails.
+        gpu_hours: Budget of the whole run, all attempts included. None: no limit.
+        max_excluded_nodes: Maximum number of faulty nodes that are excluded at the same time.
+        exclude_hours: Hours for which a faulty node is excluded.
+        max_memory_gib: Host memory of a node. None: unknown; then no retry requests more than planned.
     """
 
-    attempts_without_progress: int = 5
+    max_attempts_without_progress: int = 5
     gpu_hours: float | None = None
-    excluded_nodes_at_most: int = 4
+    max_excluded_nodes: int = 4
     exclude_hours: float = 24.0
-    memory_gib_at_most: float | None = None
+    max_memory_gib: float | None = None
 
-    def memory_gib(self, planned: float | None, rung: int) -> float | None:
-        """The host memory to ask for on `rung`: a multiple of what the plan says, as far as a node has it."""
-        if planned is None or self.memory_gib_at_most is None:
+    def memory_gib(self, planned: float | None, oom_step: int) -> float | None:
+        """Return the host memory to request at `oom_step`: a multiple of the plan's, limited to a node's memory."""
+        if planned is None or self.max_memory_gib is None:
             return planned
-        return max(planned, min(planned * LADDER[rung].host_memory, self.memory_gib_at_most))
+        return max(planned, min(planned * OOM_STEPS[oom_step].host_memory_factor, self.max_memory_gib))
 
     def as_json(self) -> dict[str, Any]:
-        """The fields, for a job's order."""
+        """Return the fields as JSON, for `submission.json`."""
         return asdict(self)
 
     @classmethod
-    def from_json(cls, content: Mapping[str, Any]) -> Policy:
-        """What `as_json` gave; fields of later versions are ignored."""
+    def from_json(cls, content: Mapping[str, Any]) -> RetryPolicy:
+        """Read the output of `as_json`. Unknown fields (of later versions) are ignored."""
         return cls(**{key: value for key, value in content.items() if key in cls.__dataclass_fields__})
 
 
 @dataclass(frozen=True, kw_only=True)
 class Decision:
-    """What becomes of the unit, and why, in a sentence; `rung` is that of its next attempt."""
+    """Action for a unit, with its reason in one sentence. `oom_step` is for the next attempt."""
 
     action: Action
     reason: str
-    rung: int = 0
+    oom_step: int = 0
 
 
 _ACTIONS = {
-    Failure.PREEMPTED: Action.AGAIN,
-    Failure.TIMEOUT: Action.AGAIN,
-    Failure.KILLED: Action.AGAIN,
-    Failure.TAKEN: Action.AGAIN,
-    Failure.NODE_FAULT: Action.ELSEWHERE,
-    Failure.OUT_OF_MEMORY: Action.SMALLER,
-    Failure.FULL_DISK: Action.STOP,
-    Failure.LACKING: Action.STOP,
-    Failure.BAD_INPUT: Action.GIVE_UP,
-    Failure.BUG: Action.GIVE_UP,
+    Failure.PREEMPTED: Action.RETRY,
+    Failure.TIMEOUT: Action.RETRY,
+    Failure.KILLED: Action.RETRY,
+    Failure.PORT_IN_USE: Action.RETRY,
+    Failure.NODE_FAULT: Action.RETRY_ELSEWHERE,
+    Failure.OUT_OF_MEMORY: Action.RETRY_SMALLER,
+    Failure.FULL_DISK: Action.HOLD,
+    Failure.MISSING_RESOURCE: Action.HOLD,
+    Failure.INVALID_INPUT: Action.FAIL,
+    Failure.BUG: Action.FAIL,
 }
 
 
-def decide(failure: Failure, history: Sequence[AttemptRecord], policy: Policy, *, spent_gpu_hours: float) -> Decision:
-    """What becomes of the unit after an attempt that ended by `failure`.
+def decide(
+    failure: Failure, history: Sequence[AttemptRecord], policy: RetryPolicy, *, spent_gpu_hours: float
+) -> Decision:
+    """Decide about a unit after an attempt that ended with `failure`.
 
-    history: the unit's attempts in order, the one that ended last, each with what it `added`. spent_gpu_hours: by all
-    attempts of the run, this one included.
+    Args:
+        failure: Failure class of the last attempt.
+        history: Attempts of the unit in order, with their `committed` rows. The last one has just ended.
+        policy: Limits.
+        spent_gpu_hours: GPU-hours of all attempts of the run, including this one.
     """
-    action, rung = _ACTIONS[failure], history[-1].rung
-    if not action.goes_on:
+    action, oom_step = _ACTIONS[failure], history[-1].oom_step
+    if not action.is_retry:
         return Decision(action=action, reason=str(failure))
-    idle = attempts_without_progress(history)
-    if idle >= policy.attempts_without_progress:
+    idle = count_attempts_without_progress(history)
+    if idle >= policy.max_attempts_without_progress:
         return Decision(
-            action=Action.GIVE_UP,
+            action=Action.FAIL,
             reason=f"{failure}, and {_counted(idle, 'attempt')} in a row committed nothing",
         )
     if policy.gpu_hours is not None and spent_gpu_hours >= policy.gpu_hours:
         return Decision(
-            action=Action.GIVE_UP,
+            action=Action.FAIL,
             reason=f"{failure}, and the run has spent its {policy.gpu_hours:g} GPU-hours (retries.gpu_hours)",
         )
-    if action is Action.SMALLER:
-        rung += 1
-        if rung >= len(LADDER):
-            return Decision(action=Action.GIVE_UP, reason=f"{failure}, also with the smallest settings")
-    return Decision(action=action, reason=str(failure), rung=rung)
+    if action is Action.RETRY_SMALLER:
+        oom_step += 1
+        if oom_step >= len(OOM_STEPS):
+            return Decision(action=Action.FAIL, reason=f"{failure}, also with the smallest settings")
+    return Decision(action=action, reason=str(failure), oom_step=oom_step)
 
 
-def attempts_without_progress(history: Sequence[AttemptRecord]) -> int:
-    """How many of the last attempts in a row failed and committed nothing, since the unit was last stopped or given up.
+def count_attempts_without_progress(history: Sequence[AttemptRecord]) -> int:
+    """Count the latest consecutive attempts that failed and committed nothing, since the last decision not to retry.
 
-    An attempt that a user interrupted has no failure, and counts neither way.
+    An attempt that the user interrupted has no failure: it neither counts nor resets the count.
     """
     idle = 0
     for number, record in enumerate(reversed(history)):
-        if number and record.decision in (Action.STOP, Action.GIVE_UP):
+        if number and record.decision in (Action.HOLD, Action.FAIL):
             break
-        if record.added:
+        if record.committed:
             break
         idle += record.failure is not None or not number
     return idle
 
 
-def next_rung(history: Sequence[AttemptRecord]) -> int:
-    """The rung of a unit's next attempt: one further where the last decision says so, and the first after a stop."""
+def next_oom_step(history: Sequence[AttemptRecord]) -> int:
+    """Return the index in `OOM_STEPS` of the next attempt. It restarts at 0 after a decision not to retry."""
     if not history:
         return 0
     last = history[-1]
-    if last.decision in (Action.STOP, Action.GIVE_UP):
+    if last.decision in (Action.HOLD, Action.FAIL):
         return 0
-    return min(last.rung + (last.decision == Action.SMALLER), len(LADDER) - 1)
+    return min(last.oom_step + (last.decision == Action.RETRY_SMALLER), len(OOM_STEPS) - 1)
 
 
-def excluded_nodes(records: Iterable[AttemptRecord], policy: Policy, moment: datetime) -> tuple[str, ...]:
-    """Names of the nodes that had a fault of late: the latest ones, as many as the policy allows.
+def excluded_nodes(records: Iterable[AttemptRecord], policy: RetryPolicy, moment: datetime) -> tuple[str, ...]:
+    """Return the names of the nodes with the most recent faults, up to the maximum of the policy.
 
-    An exclusion ends by itself: whether a node was mended cannot be seen from here, so it is tried again.
+    Exclusions expire, because hpcq cannot detect whether a node was repaired.
     """
     since = moment - timedelta(hours=policy.exclude_hours)
     faults: dict[str, datetime] = {}
@@ -174,11 +192,11 @@ def excluded_nodes(records: Iterable[AttemptRecord], policy: Policy, moment: dat
         if record.failure == Failure.NODE_FAULT and node and ended and ended >= since:
             faults[node] = max(ended, faults.get(node, ended))
     latest = sorted(faults, key=lambda node: faults[node], reverse=True)
-    return tuple(sorted(latest[: max(0, policy.excluded_nodes_at_most)]))
+    return tuple(sorted(latest[: max(0, policy.max_excluded_nodes)]))
 
 
 def gpu_hours(records: Iterable[AttemptRecord], moment: datetime) -> float:
-    """GPU-hours of all attempts, up to `moment` for those that have not ended."""
+    """Return the GPU-hours of all attempts; running attempts count up to `moment`."""
     return (
         sum(
             record.gpus * max(0.0, ((_ended(record) or moment) - datetime.fromisoformat(record.start)).total_seconds())

@@ -1,1 +1,1 @@
-"""Cost model: tokens, seconds and GPU-hours of a unit, calibrated by the attempts of a run."""
+"""Cost model: estimated tokens and seconds of a unit, calibrated by earlier attempts of the run."""

@@ -1,7 +1,4 @@
-"""What earlier attempts of a run took, against what was reckoned for them: the ratios that later plans go by.
-
-Pure: whoever opens a run reads its attempts and its last plan, and gives both. Knows no rates and no models.
-"""
+"""Calibration of estimates: measured seconds of a run's earlier attempts, divided by the estimates made for them."""
 
 from __future__ import annotations
 
@@ -13,22 +10,29 @@ from typing import Any
 from hpcq.core.attempts import AttemptRecord
 from hpcq.core.failures import Failure
 
-SHORTEST_S = 1.0
-"""What took less says nothing of rates."""
+MIN_MEASURED_S = 1.0
+"""Shorter measurements are ignored: they do not measure a rate."""
 
-BOUNDS = (0.05, 20.0)
-"""Of a ratio that is believed: beyond them something else was wrong than a rate."""
+RATIO_BOUNDS = (0.05, 20.0)
+"""Bounds of a correction factor. A larger deviation has another cause than an inexact rate."""
 
-
-_REHEARSED = "synthetic"
-"""Its seconds follow from its pace, and are not reckoned."""
+_SYNTHETIC = "synthetic"
+"""Back end without calibration: its seconds follow from the manifest."""
 
 
 @dataclass(frozen=True, kw_only=True)
 class Measurement:
-    """One attempt's ratios, taken by reckoned: of starting, loading, answering; None where it says nothing of that.
+    """Measured seconds of one attempt, divided by the estimate; None where the attempt measured no such phase.
 
-    fixed: of starting and loading together.
+    Attributes:
+        gpu_class: Class of nodes on which the attempt ran.
+        backend: Back end that it used.
+        model: Id of the model.
+        scheme: Name of the scheme.
+        start: Ratio of starting.
+        load: Ratio of loading the weights.
+        fixed: Ratio of starting and loading together.
+        work: Ratio of answering.
     """
 
     gpu_class: str
@@ -42,8 +46,15 @@ class Measurement:
 
 
 @dataclass(frozen=True, kw_only=True)
-class Ratio:
-    """What reckoned seconds are multiplied by. attempts: that answered, and how many of them say so."""
+class Correction:
+    """Factors by which estimated seconds are multiplied.
+
+    Attributes:
+        start: Factor of starting.
+        load: Factor of loading the weights.
+        work: Factor of answering.
+        attempts: Number of attempts from which `work` was computed.
+    """
 
     start: float = 1.0
     load: float = 1.0
@@ -51,46 +62,56 @@ class Ratio:
     attempts: int = 0
 
 
-AS_RECKONED = Ratio()
+UNCALIBRATED = Correction()
 
 
 @dataclass(frozen=True, kw_only=True)
-class Earlier:
-    """What a run's folder tells a new plan of it.
+class RunHistory:
+    """What a new plan needs from earlier attempts of the same run.
 
-    shards: of each variant, as the run began. timed_out: units of which an attempt met its time limit.
+    Attributes:
+        measurements: Measurements of attempts.
+        shards: Number of shards by variant, as in the last plan.
+        timed_out: Units of which an attempt exceeded its time limit.
     """
 
     measurements: tuple[Measurement, ...] = ()
     shards: Mapping[str, int]
     timed_out: frozenset[str] = frozenset()
 
-    def ratio(self, gpu_class: str, backend: str, model: str, scheme: str) -> Ratio:
-        """By class, back end, model and scheme where an attempt of those has answered, else by class and back end.
+    def correction(self, gpu_class: str, backend: str, model: str, scheme: str) -> Correction:
+        """Return the median ratios of attempts with these properties, else of attempts with this class and back end.
 
-        Another model's start says nothing of this one's loading, and the other way round.
+        A measurement of another model counts for starting or for loading, whichever dominated it: the slow start of a
+        small model must not make a large model's loading seem slow, nor the reverse.
         """
-        alike = [one for one in self.measurements if (one.gpu_class, one.backend) == (gpu_class, backend)]
-        same = [one for one in alike if (one.model, one.scheme) == (model, scheme)]
+        similar = [one for one in self.measurements if (one.gpu_class, one.backend) == (gpu_class, backend)]
+        same = [one for one in similar if (one.model, one.scheme) == (model, scheme)]
         answered = [one for one in same if one.work is not None]
-        chosen = answered or [one for one in alike if one.work is not None]
+        used = answered or [one for one in similar if one.work is not None]
         if any(one.fixed is not None for one in same):
-            start = load = _middle(one.fixed for one in same)
+            start = load = _bounded_median(one.fixed for one in same)
         else:
-            start, load = _middle(one.start for one in alike), _middle(one.load for one in alike)
-        return Ratio(start=start, load=load, work=_middle(one.work for one in chosen), attempts=len(chosen))
+            start = _bounded_median(one.start for one in similar)
+            load = _bounded_median(one.load for one in similar)
+        return Correction(start=start, load=load, work=_bounded_median(one.work for one in used), attempts=len(used))
 
 
-NOTHING_EARLIER = Earlier(shards={})
+EMPTY_HISTORY = RunHistory(shards={})
 
 
-def earlier_of(document: Mapping[str, Any], attempts: Mapping[str, Iterable[AttemptRecord]]) -> Earlier:
-    """From a run's last plan (its document) and its attempts. Damaged or older ones say nothing."""
+def read_history(document: Mapping[str, Any], attempts: Mapping[str, Iterable[AttemptRecord]]) -> RunHistory:
+    """Read the history from a run's last plan and its attempts; damaged ones and those of older versions are skipped.
+
+    Args:
+        document: The last plan, as in plan.json.
+        attempts: Attempts by unit id.
+    """
     rows = {row["id"]: row for row in document.get("units", ()) if row.get("kind") == "evaluate"}
     known = {unit: records for unit, records in attempts.items() if unit in rows}
-    found = (_measurement(rows[unit], record) for unit, records in known.items() for record in records)
-    return Earlier(
-        measurements=tuple(one for one in found if one),
+    measurements = (_measurement(rows[unit], record) for unit, records in known.items() for record in records)
+    return RunHistory(
+        measurements=tuple(one for one in measurements if one),
         shards={row["variant"]: row["shard"]["count"] for row in rows.values() if row.get("shard")},
         timed_out=frozenset(
             unit for unit, records in attempts.items() if any(one.failure == Failure.TIMEOUT for one in records)
@@ -99,21 +120,21 @@ def earlier_of(document: Mapping[str, Any], attempts: Mapping[str, Iterable[Atte
 
 
 def _measurement(row: Mapping[str, Any], record: AttemptRecord) -> Measurement | None:
-    """Against what was reckoned when the attempt was handed over: the row is of the last plan, perhaps elsewhere."""
+    """Compare an attempt with the estimate at its submission: the last plan may have placed the unit elsewhere."""
     facts, planned = record.facts, record.facts.get("planned") or {}
-    reckoned = planned.get("reckoned_seconds")
-    if not reckoned or planned["backend"] == _REHEARSED:
+    estimated = planned.get("uncalibrated_seconds")
+    if not estimated or planned["backend"] == _SYNTHETIC:
         return None
     start = load = fixed = work = None
-    took, answering, answered = facts.get("load_seconds"), facts.get("answer_seconds"), facts.get("answered")
-    if took and took > SHORTEST_S and reckoned["start"] + reckoned["load"]:
-        fixed = took / (reckoned["start"] + reckoned["load"])
-        if reckoned["load"] > reckoned["start"]:
-            load = max(0.0, took - reckoned["start"]) / reckoned["load"]
+    load_s, answer_s, answered = facts.get("load_seconds"), facts.get("answer_seconds"), facts.get("answered")
+    if load_s and load_s > MIN_MEASURED_S and estimated["start"] + estimated["load"]:
+        fixed = load_s / (estimated["start"] + estimated["load"])
+        if estimated["load"] > estimated["start"]:
+            load = max(0.0, load_s - estimated["start"]) / estimated["load"]
         else:
             start = fixed
-    if answering and answering > SHORTEST_S and answered and record.total and reckoned["work"]:
-        work = answering / (reckoned["work"] * answered / record.total)
+    if answer_s and answer_s > MIN_MEASURED_S and answered and record.total and estimated["work"]:
+        work = answer_s / (estimated["work"] * answered / record.total)
     if fixed is None and work is None:
         return None
     return Measurement(
@@ -128,7 +149,7 @@ def _measurement(row: Mapping[str, Any], record: AttemptRecord) -> Measurement |
     )
 
 
-def _middle(ratios: Iterable[float | None]) -> float:
+def _bounded_median(ratios: Iterable[float | None]) -> float:
     known = [ratio for ratio in ratios if ratio is not None]
-    low, high = BOUNDS
+    low, high = RATIO_BOUNDS
     return min(high, max(low, median(known))) if known else 1.0

@@ -1,6 +1,6 @@
-"""How fast things go: every constant that seconds are reckoned with, each with its source, or called an assumption.
+"""Performance constants of the cost model, each with its source or marked as an assumption.
 
-Knows no model and no plan. An assumption is put right by what a run's own attempts took (hpcq/plan/cost/calibration.py).
+Attempts of a run correct the assumptions (hpcq/plan/cost/calibration.py).
 """
 
 from __future__ import annotations
@@ -8,91 +8,92 @@ from __future__ import annotations
 from typing import Final
 
 READ_GB_PER_S: Final = 0.37
-"""Of a node from a shared file system where the profile says nothing. Reported by others: 894 GiB in 43 minutes, for
-vLLM from a network file system."""
+"""Read rate of one node from a shared file system, if the profile has none. One reported measurement: vLLM read 894 GiB
+from a network file system in 43 minutes."""
 
-START_S: Final = {"vllm": 90.0, "accelerate": 30.0, "llmcompressor": 30.0}
-"""From the start of a process to the first byte of weights, and from the last one to the first answer: imports, tasks,
-processes, compiled graphs. Importing vLLM took 14 to 40 s, its engine 8 to 85 s, on two CPU cores; the rest assumed."""
+STARTUP_S: Final = {"vllm": 90.0, "accelerate": 30.0, "llmcompressor": 30.0}
+"""Start of the process without reading weights: imports, tasks, worker processes, compiled graphs. Measured on two CPU
+cores: importing vLLM 14 to 40 s, its engine 8 to 85 s. The others are assumptions."""
 
-PREFILL_SHARE: Final = {"vllm": 0.4, "accelerate": 0.2}
-"""Of a GPU's dense operations a second that prompts reach. Assumptions; calibrated by attempts."""
+PREFILL_EFFICIENCY: Final = {"vllm": 0.4, "accelerate": 0.2}
+"""Share of a GPU's dense FLOP/s that prompts reach. Assumptions; calibrated by attempts."""
 
-WEIGHT_ONLY_SHARE: Final = 0.8
-"""Of that, where weights are brought to 16 bits first (Marlin, Machete; with many tokens at once). An assumption."""
+WEIGHT_ONLY_EFFICIENCY: Final = 0.8
+"""Further factor where weights are dequantized to 16 bits first (Marlin, Machete; large batches). An assumption."""
 
-FLOAT32_SHARE: Final = 1 / 15
-"""Of a GPU's dense BF16, in float32 without tensor cores: H100 67 of 989, A100 19.5 of 312 (NVIDIA's data sheets)."""
+FLOAT32_RATIO: Final = 1 / 15
+"""FLOP/s in float32 without tensor cores over dense BF16: H100 67 of 989, A100 19.5 of 312 (NVIDIA's data sheets)."""
 
-READ_SHARE: Final = 0.7
-"""Of a GPU's memory bandwidth that decoding reaches. An assumption."""
+BANDWIDTH_EFFICIENCY: Final = 0.7
+"""Share of a GPU's memory bandwidth that decoding reaches. An assumption."""
 
-PIPELINE_SHARE: Final = 0.85
-"""Of the time in which the stages of a pipeline have work, with many requests at once. An assumption."""
+PIPELINE_EFFICIENCY: Final = 0.85
+"""Share of the time in which pipeline stages are busy, with many requests in flight. An assumption."""
 
-LINK_SHARE: Final = 0.6
-"""Of a link's bytes a second one way that an all-reduce reaches. An assumption."""
+LINK_EFFICIENCY: Final = 0.6
+"""Share of a link's bandwidth in one direction that an all-reduce reaches. An assumption."""
 
-HOP_S: Final = {"NVLink": 15e-6, "PCIe": 40e-6}
-"""Of an all-reduce of a few tokens, however few they are. Assumptions."""
+ALL_REDUCE_LATENCY_S: Final = {"NVLink": 15e-6, "PCIe": 40e-6}
+"""Latency of an all-reduce of a few tokens. Assumptions."""
 
-LAYER_S: Final = {"vllm": 0.0, "accelerate": 0.0005}
-"""Of Python for one layer and one step of generation; vLLM's graphs spare it. An assumption."""
+LAYER_OVERHEAD_S: Final = {"vllm": 0.0, "accelerate": 0.0005}
+"""Python overhead per layer and generation step; vLLM's CUDA graphs avoid it. An assumption."""
 
-SEQUENCES_AT_MOST: Final = 256
-"""That vLLM 0.32 computes at once by default, on most GPUs (engine/arg_utils.py, max_num_seqs)."""
+MAX_NUM_SEQS: Final = 256
+"""Sequences that vLLM 0.32 schedules together by default on most GPUs (engine/arg_utils.py, max_num_seqs)."""
 
 CPU_GFLOPS: Final = {"float32": 28.0, "bfloat16": 5.0, "float16": 5.0}
-"""Of a core: measured with torch 2.13 on a server's core with AVX2 and without AVX-512 (float16: taken as bfloat16)."""
+"""Per core. Measured with torch 2.13 on a server core with AVX2 and without AVX-512; float16 is assumed equal to
+bfloat16."""
 
 CPU_READ_GB_PER_S: Final = 8.0
-"""Of weights while a CPU generates. Measured: 135 M parameters in float32, 12 to 15 tokens a second."""
+"""Read rate of weights from memory while a CPU generates. Measured: 135 M parameters in float32, 12 to 15 tokens/s."""
 
-COLUMN_S: Final = 0.0005
-"""Of a column that GPTQ rounds, beside its arithmetic. Measured on a CPU: SmolLM2-135M, 16 sequences of 128 tokens,
-126 s, of which 76 s for 150,000 columns; taken for GPUs, too, where launching kernels takes as long."""
+GPTQ_COLUMN_S: Final = 0.0005
+"""Overhead per column that GPTQ rounds, besides its arithmetic. Measured on a CPU: SmolLM2-135M, 16 sequences of 128
+tokens, 126 s, of which 76 s for 150,000 columns. Assumed for GPUs as well, where launching kernels takes as long."""
 
 AWQ_TRIALS: Final = 20
-"""Ratios that AWQ tries for each group of layers (llmcompressor 0.14, n_grid)."""
+"""Scaling ratios that AWQ tries per group of layers (llmcompressor 0.14, n_grid)."""
 
-QUANTIZE_SHARE: Final = 0.3
-"""Of a GPU's dense operations a second that calibration reaches. An assumption."""
+QUANTIZE_EFFICIENCY: Final = 0.3
+"""Share of a GPU's dense FLOP/s that calibration reaches. An assumption."""
 
 HOST_LINK_GB_PER_S: Final = 16.0
-"""Of blocks on their way from the host's memory to the GPU and back. An assumption (PCIe 4 x16, half of it)."""
+"""Transfer rate between host memory and GPU. An assumption (half of PCIe 4 x16)."""
 
 DISK_READ_GB_PER_S: Final = 2.0
-"""Of weights from a node's own disk. An assumption (half of an NVMe disk's; less from SATA)."""
+"""Read rate of weights from a node's local disk. An assumption (half of an NVMe disk's; a SATA disk is slower)."""
 
 OFFLOADED_PASS_TOKENS: Final = {"gpu": 4096, "cpu": 512}
-"""That one pass computes, for which all offloaded weights are brought. Assumptions: half of what a pass may have
+"""Tokens per forward pass; each pass transfers all offloaded weights. Assumptions: half of the maximum
 (hpcq/evaluate/backends/transformers/prefix_scoring/scorer.py)."""
 
-SLACK: Final = 1.5
-"""Times the estimate of what is computed, in a time limit."""
+WORK_SLACK: Final = 1.5
+"""Factor on the estimate of computing, in a time limit."""
 
 LOADING_SLACK: Final = 3.0
-"""Times the estimate of starting and loading: how fast a file system is when many read is known least, and an attempt
-that ends before its first answer was for nothing."""
+"""Factor on the estimate of starting and loading, in a time limit. It is larger because the speed of a shared file
+system under load is known least, and an attempt that is killed before its first answer has no result."""
 
 SLACK_MINUTES: Final = 10
-"""More, in a time limit."""
+"""Minutes added to a time limit."""
 
 LIMIT_STEP_MINUTES: Final = 5
-"""Time limits are multiples of it."""
+"""Time limits are multiples of this."""
 
 MERGE_S: Final = 5.0
-"""Of a merge, beside its responses. An assumption."""
+"""Seconds of a merge without responses. An assumption."""
 
-MERGED_RESPONSE_S: Final = 35e-6
-"""Of each response. Reading one took 7 microseconds on a server's core (benchmarks/store.py); that checking, scoring
-and writing take four times as long is an assumption."""
+MERGE_RESPONSE_S: Final = 35e-6
+"""Seconds of a merge per response. Measured: reading takes 7 microseconds on a server core (benchmarks/store.py).
+Assumed: checking, scoring and writing take four times as long."""
 
-SMALLEST_RESPONSE_BYTES: Final = 400
-"""Of a response on disk, in a segment or in results.h5, its request's key and provenance included. An assumption."""
+MIN_RESPONSE_BYTES: Final = 400
+"""Bytes per response on disk without its text, in a segment or results.h5, with key and provenance. An assumption."""
 
 TEXT_BYTES_PER_TOKEN: Final = 4
-"""Of generated text. An assumption; English has about as many."""
+"""Bytes of generated text per token. An assumption; it holds for English."""
 
-LEAST_LIMIT_MINUTES: Final = 15
-"""submitit takes the warning before any limit of 10 minutes or less for a timeout."""
+MIN_LIMIT_MINUTES: Final = 15
+"""submitit takes the warning signal before a limit of 10 minutes or less for a timeout."""

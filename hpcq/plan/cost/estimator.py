@@ -1,143 +1,159 @@
-"""Every place that a unit can have with what it would cost there, put right by what earlier attempts took.
-
-Knows a resolved manifest, the catalog and what a run's folder told; decides nothing.
-"""
+"""Cost estimates of candidate placements, calibrated by earlier attempts of the run."""
 
 from __future__ import annotations
 
 from collections import defaultdict
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from functools import cached_property
 
-from hpcq.catalog.kernels import title_of
-from hpcq.catalog.tasks import rehearsed_size
+from hpcq.catalog.kernels import backend_title
+from hpcq.catalog.tasks import synthetic_size
 from hpcq.core.work import Task, Variant
-from hpcq.manifest import Resolved
+from hpcq.manifest import ResolvedManifest
 from hpcq.manifest.resolved import EvaluateSettings
 from hpcq.plan.cost import constants
-from hpcq.plan.cost.calibration import AS_RECKONED, Earlier, Ratio
-from hpcq.plan.cost.evaluation import Cost, Job, Machine, evaluation_cost
+from hpcq.plan.cost.calibration import UNCALIBRATED, Correction, RunHistory
+from hpcq.plan.cost.evaluation import Cost, EvaluationSpec, Hardware, evaluation_cost
 from hpcq.plan.cost.quantization import quantization_cost
-from hpcq.plan.cost.workload import Workload, workload_of
-from hpcq.plan.placement.place import evaluation_options, quantization_options
-from hpcq.plan.placement.records import CannotPlace, Evaluation, Placement
-from hpcq.plan.placement.requirements import evaluation_of
-from hpcq.plan.placement.time_limits import ample_seconds
-from hpcq.plan.schedule.resources import cores_of
-from hpcq.plan.units import Reckoned, Shape
+from hpcq.plan.cost.tokens import Workload, estimate_workload
+from hpcq.plan.placement.place import Placement, PlacementError, evaluation_placements, quantization_placements
+from hpcq.plan.placement.requirements import EvaluationRequirements, evaluation_requirements
+from hpcq.plan.placement.time_limits import padded_seconds
+from hpcq.plan.schedule.resources import unit_cpus
+from hpcq.plan.units import PhaseSeconds, Shape
 
 
 @dataclass(frozen=True, kw_only=True)
-class Option:
-    """A place with the cost of the whole work there. reckoned: before attempts put it right. None: unknown."""
+class Candidate:
+    """A possible placement of a variant, with the cost of its whole work there.
+
+    Attributes:
+        placement: Where it would run.
+        cost: Seconds after calibration; None: unknown.
+        uncalibrated: Seconds before calibration; None: unknown.
+        correction: The calibration that was applied.
+    """
 
     placement: Placement
     cost: Cost | None = None
-    reckoned: Cost | None = None
-    ratio: Ratio = AS_RECKONED
+    uncalibrated: Cost | None = None
+    correction: Correction = UNCALIBRATED
 
     def seconds(self, shards: int = 1) -> float | None:
-        """Of one of so many shards; None: unknown."""
+        """Return the seconds of one shard when the work is split into `shards`; None: unknown."""
         return None if self.cost is None else round(self.cost.seconds(shards), 1)
 
-    def ample_seconds(self, shards: int = 1) -> float | None:
-        """What a time limit should allow one of so many shards; None: unknown."""
-        return None if self.cost is None else round(ample_seconds(self.cost, shards), 1)
+    def padded_seconds(self, shards: int = 1) -> float | None:
+        """Return the seconds of one shard with slack, for its time limit; None: unknown."""
+        return None if self.cost is None else round(padded_seconds(self.cost, shards), 1)
 
-    def parts(self, shards: int = 1) -> Reckoned | None:
-        """What was reckoned for one of so many shards."""
-        cost = self.reckoned
+    def uncalibrated_estimate(self, shards: int = 1) -> PhaseSeconds | None:
+        """Return the seconds of one shard by phase before calibration; None: unknown."""
+        cost = self.uncalibrated
         if cost is None:
             return None
-        return Reckoned(start=round(cost.start, 3), load=round(cost.load, 3), work=round(cost.work / shards, 3))
+        return PhaseSeconds(
+            start=round(cost.start_s, 3), load=round(cost.load_s, 3), work=round(cost.work_s / shards, 3)
+        )
 
     @property
     def gpu_seconds(self) -> float:
-        """That one job of all the work takes. A place without GPUs counts as one, or it would always be cheapest."""
+        """GPU-seconds of the whole work in one job. CPUs count as one GPU; otherwise they would always be cheapest."""
         seconds = self.cost.seconds() if self.cost else 0.0
         return seconds * max(1, self.placement.shape.gpus)
 
 
 @dataclass(frozen=True, kw_only=True)
-class Ways:
-    """How a variant can be evaluated, and everywhere where. because: why not by the back end of the manifest."""
+class EvaluationCandidates:
+    """Possible placements of a variant's evaluation.
+
+    Attributes:
+        settings: Settings of the back end that evaluates.
+        candidates: All placements with that back end.
+        fallback_reason: Why the manifest's own back end cannot evaluate the variant; None: it can.
+    """
 
     settings: EvaluateSettings
-    options: list[Option]
-    because: str | None = None
+    candidates: list[Candidate]
+    fallback_reason: str | None = None
 
 
 @dataclass(frozen=True, kw_only=True)
-class Reckoner:
-    """One manifest's costs. tasks: those that can run."""
+class Estimator:
+    """Cost estimates for one manifest.
 
-    resolved: Resolved
+    Attributes:
+        resolved: The manifest.
+        tasks: Its tasks that can run.
+        history: Earlier attempts of the run.
+    """
+
+    resolved: ResolvedManifest
     tasks: tuple[Task, ...]
-    earlier: Earlier
+    history: RunHistory
 
     @cached_property
     def workload(self) -> Workload:
-        """What one variant's evaluation computes; the same for all."""
+        """What the evaluation of one variant computes; it is the same for all variants."""
         settings = self.resolved.evaluate
         if settings.backend == "synthetic":
-            sizes = [rehearsed_size(task.name, task.limit) for task in self.tasks]
+            sizes = [synthetic_size(task.name, task.limit) for task in self.tasks]
             return Workload(requests=float(sum(documents * requests for documents, requests in sizes)))
-        return workload_of(self.tasks, shares_prefixes=settings.prefix_sharing)
+        return estimate_workload(self.tasks, shares_prefixes=settings.prefix_sharing)
 
-    def evaluations(self, variant: Variant) -> Ways:
-        """By the back end that the manifest names; where that has no code for the variant on any class, the other one.
+    def evaluation_candidates(self, variant: Variant) -> EvaluationCandidates:
+        """Return placements with the manifest's back end, or with the fallback if no class has code for the variant.
 
-        Too little memory is no such reason: to compute it more slowly elsewhere would be a surprise.
+        The fallback is not used because of insufficient memory: a much slower evaluation would be a surprise.
 
         Raises:
-            CannotPlace: neither can.
+            PlacementError: Neither back end can evaluate the variant.
         """
-        settings, other = self.resolved.evaluate, self.resolved.fallback
+        settings, fallback = self.resolved.evaluate, self.resolved.fallback
         try:
-            return Ways(settings=settings, options=self._evaluations(variant, settings))
-        except CannotPlace as problem:
-            if other is None or not problem.is_backend:
+            return EvaluationCandidates(settings=settings, candidates=self._evaluations(variant, settings))
+        except PlacementError as error:
+            if fallback is None or not error.is_unsupported:
                 raise
             try:
-                options = self._evaluations(variant, other)
-            except CannotPlace as second:
-                raise CannotPlace(f"{problem}; {title_of(other.placed_as)} {second}", "") from problem
-            return Ways(settings=other, options=options, because=str(problem))
+                candidates = self._evaluations(variant, fallback)
+            except PlacementError as second:
+                raise PlacementError(f"{error}; {backend_title(fallback.placement_backend)} {second}", "") from error
+            return EvaluationCandidates(settings=fallback, candidates=candidates, fallback_reason=str(error))
 
-    def quantizations(self, variant: Variant) -> list[Option]:
-        """Where the variant can be made.
+    def quantization_candidates(self, variant: Variant) -> list[Candidate]:
+        """Return the placements where the variant can be quantized.
 
         Raises:
-            CannotPlace: nowhere.
+            PlacementError: There is none.
         """
         model, scheme, calibration = self.resolved.shapes.get(variant.model.id), variant.scheme, variant.calibration
-        options = []
-        for placement in quantization_options(self.resolved.profile, model, scheme, calibration):
+        candidates = []
+        for placement in quantization_placements(self.resolved.profile, model, scheme, calibration):
             cost = None
             if scheme.tool == "synthetic":
                 cost = Cost()
             elif model is not None:
-                cost = quantization_cost(
-                    model, scheme, calibration, self._machine(placement.shape, self.resolved.quantize.device)
-                )
-            options.append(Option(placement=placement, cost=cost, reckoned=cost))
-        return options
+                hardware = self._hardware(placement.shape, self.resolved.quantize.device)
+                cost = quantization_cost(model, scheme, calibration, hardware)
+            candidates.append(Candidate(placement=placement, cost=cost, uncalibrated=cost))
+        return candidates
 
-    def _evaluations(self, variant: Variant, settings: EvaluateSettings) -> list[Option]:
-        wanted = evaluation_of(self.resolved, settings, variant)
-        placements = evaluation_options(self.resolved.profile, wanted)
+    def _evaluations(self, variant: Variant, settings: EvaluateSettings) -> list[Candidate]:
+        wanted = evaluation_requirements(self.resolved, settings, variant)
+        placements = evaluation_placements(self.resolved.profile, wanted)
         return [self._evaluation(variant, settings, wanted, placement) for placement in placements]
 
     def _evaluation(
-        self, variant: Variant, settings: EvaluateSettings, wanted: Evaluation, placement: Placement
-    ) -> Option:
+        self, variant: Variant, settings: EvaluateSettings, wanted: EvaluationRequirements, placement: Placement
+    ) -> Candidate:
         if settings.backend == "synthetic":
-            cost = _rehearsed(dict(settings.pace), self.workload)
-            return Option(placement=placement, cost=cost, reckoned=cost)
+            cost = _synthetic_cost(dict(settings.synthetic_options), self.workload)
+            return Candidate(placement=placement, cost=cost, uncalibrated=cost)
         if wanted.model is None:
-            return Option(placement=placement)
-        job = Job(
+            return Candidate(placement=placement)
+        spec = EvaluationSpec(
             model=wanted.model,
             scheme=wanted.scheme,
             backend=wanted.backend,
@@ -145,61 +161,61 @@ class Reckoner:
             batch=settings.batch_size,
             demand=wanted.demand,
             kernel=placement.kernel,
-            need=placement.need,
-            offloaded=placement.offloaded,
+            gpu_memory=placement.gpu_memory,
+            offload=placement.offloaded,
         )
-        reckoned = evaluation_cost(job, self.workload, self._machine(placement.shape, settings.device))
-        ratio = self.earlier.ratio(placement.shape.gpu_class, wanted.backend, variant.model.id, variant.scheme.name)
-        cost = replace(
-            reckoned,
-            start=reckoned.start * ratio.start,
-            load=reckoned.load * ratio.load,
-            work=reckoned.work * ratio.work,
+        estimated = evaluation_cost(spec, self.workload, self._hardware(placement.shape, settings.device))
+        correction = self.history.correction(
+            placement.shape.gpu_class, wanted.backend, variant.model.id, variant.scheme.name
         )
-        return Option(placement=placement, cost=cost, reckoned=reckoned, ratio=ratio)
+        cost = Cost(
+            start_s=estimated.start_s * correction.start,
+            load_s=estimated.load_s * correction.load,
+            work_s=estimated.work_s * correction.work,
+        )
+        return Candidate(placement=placement, cost=cost, uncalibrated=estimated, correction=correction)
 
-    def _machine(self, shape: Shape, device: str) -> Machine:
+    def _hardware(self, shape: Shape, device: str) -> Hardware:
         profile = self.resolved.profile
-        offer, files = profile.gpu_classes[shape.gpu_class], profile.filesystem
-        rate = files.read_gb_per_s or constants.READ_GB_PER_S
-        if files.total_read_gb_per_s:
-            rate = min(rate, files.total_read_gb_per_s / shape.nodes)
-        gpu = offer.device if shape.gpus_per_node and device != "cpu" else None
-        return Machine(gpu=gpu, shape=shape, cores=cores_of(profile, shape), read_gb_per_s=rate)
+        gpu_class, filesystem = profile.gpu_classes[shape.gpu_class], profile.filesystem
+        rate = filesystem.read_gb_per_s or constants.READ_GB_PER_S
+        if filesystem.total_read_gb_per_s:
+            rate = min(rate, filesystem.total_read_gb_per_s / shape.nodes)
+        gpu = gpu_class.gpu_spec if shape.gpus_per_node and device != "cpu" else None
+        return Hardware(gpu=gpu, shape=shape, cores=unit_cpus(profile, shape), read_gb_per_s=rate)
 
 
-def _rehearsed(pace: Mapping[str, float], workload: Workload) -> Cost:
-    """Exactly what the synthetic back end sleeps."""
-    return Cost(load=pace.get("load_seconds", 0.0), work=workload.requests * pace.get("request_seconds", 0.0))
+def _synthetic_cost(options: Mapping[str, float], workload: Workload) -> Cost:
+    """Return exactly the seconds that the synthetic back end sleeps."""
+    return Cost(load_s=options.get("load_seconds", 0.0), work_s=workload.requests * options.get("request_seconds", 0.0))
 
 
-def reckoning_sentences(workload: Workload, chosen: Sequence[Option]) -> Iterator[str]:
-    """What the seconds rest on: attempts, tasks without figures, or rates that nobody has measured there."""
-    ratios: dict[str, dict[Ratio, None]] = defaultdict(dict)
-    for option in chosen:
-        if option.ratio.attempts:
-            ratios[option.placement.shape.gpu_class][option.ratio] = None
-    for name, found in ratios.items():
-        attempts = sum(ratio.attempts for ratio in found)
-        told = list(dict.fromkeys(_times(ratio.work) for ratio in sorted(found, key=lambda ratio: ratio.work)))
-        between = told[0] if len(told) == 1 else f"{told[0]} to {told[-1]}"
-        yield f"calibrated by {attempts} attempt{'s' if attempts > 1 else ''} on {name}: {between} than reckoned"
-    if workload.without:
-        yield f"no figures of {', '.join(workload.without)}: reckoned as the mean of the others"
-
-
-def _times(ratio: float) -> str:
-    return f"{ratio:.2g} x slower" if ratio >= 1 else f"{1 / ratio:.2g} x faster"
+def estimate_notes(workload: Workload, selected: Sequence[Candidate]) -> Iterator[str]:
+    """Yield sentences about the basis of the estimates: calibrating attempts, and tasks without token averages."""
+    corrections: dict[str, dict[Correction, None]] = defaultdict(dict)
+    for candidate in selected:
+        if candidate.correction.attempts:
+            corrections[candidate.placement.shape.gpu_class][candidate.correction] = None
+    for gpu_class, found in corrections.items():
+        attempts = sum(correction.attempts for correction in found)
+        ratios = list(dict.fromkeys(f"{ratio:.2g}x" for ratio in sorted(correction.work for correction in found)))
+        ratio = ratios[0] if len(ratios) == 1 else f"{ratios[0]} to {ratios[-1]}"
+        yield (
+            f"calibrated from {attempts} attempt{'s' if attempts > 1 else ''} on {gpu_class}:"
+            f" measured {ratio} the estimate"
+        )
+    if workload.unknown_tasks:
+        yield f"no token averages for {', '.join(workload.unknown_tasks)}: estimated at the mean of the other tasks"
 
 
 def merge_seconds(workload: Workload, variants: int) -> float:
-    """Of a merge of the responses of so many variants."""
-    return round(constants.MERGE_S + variants * workload.requests * constants.MERGED_RESPONSE_S, 1)
+    """Estimate the seconds of merging the responses of `variants` variants."""
+    return round(constants.MERGE_S + variants * workload.requests * constants.MERGE_RESPONSE_S, 1)
 
 
 def results_bytes(workload: Workload, variants: int) -> int:
-    """Of the responses of so many variants, in segments and once more merged."""
-    a_variant = (
-        workload.requests * constants.SMALLEST_RESPONSE_BYTES + workload.written * constants.TEXT_BYTES_PER_TOKEN
+    """Estimate the bytes of the responses of `variants` variants, in segments and again in the merged results."""
+    variant_bytes = (
+        workload.requests * constants.MIN_RESPONSE_BYTES + workload.generated_tokens * constants.TEXT_BYTES_PER_TOKEN
     )
-    return round(2 * variants * a_variant)
+    return round(2 * variants * variant_bytes)

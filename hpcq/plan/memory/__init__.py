@@ -1,1 +1,1 @@
-"""Memory model: what each GPU and host must hold of a model, by scheme and by parallel layout."""
+"""Memory model: estimated memory per GPU and host, by scheme and parallel layout."""

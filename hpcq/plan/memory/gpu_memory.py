@@ -1,6 +1,6 @@
-"""What one GPU must hold of a variant that is split over several: weights, KV cache, activations, the engine itself.
+"""Memory of the fullest GPU of an evaluation: weights, KV cache, activations, engine.
 
-Knows how vLLM 0.32 and accelerate split a model; knows no cluster. Whether it fits is for the planner to say.
+Follows how vLLM 0.32 and accelerate split a model.
 """
 
 from __future__ import annotations
@@ -11,75 +11,84 @@ from functools import lru_cache
 
 from hpcq.catalog.models import Linear, ModelShape
 from hpcq.core.work import Scheme
-from hpcq.plan.memory.weights import GIB, block_bytes, blocks_are_alike, embedding_bytes, head_bytes, value_bytes
+from hpcq.plan.memory.weights import GIB, block_bytes, embedding_bytes, has_uniform_blocks, head_bytes, value_bytes
 
-SHARE = 0.92
-"""Of a GPU's memory that vLLM takes unless told otherwise (0.32, config/cache.py, gpu_memory_utilization)."""
+GPU_MEMORY_UTILIZATION = 0.92
+"""Share of a GPU's memory that vLLM uses by default (0.32, config/cache.py, gpu_memory_utilization)."""
 
-ORDINARY_LENGTH = 4096
-"""Tokens of the prompts that benchmarks ask, at most but for a few."""
+TYPICAL_LENGTH = 4096
+"""Tokens that all but a few benchmark prompts stay below."""
 
 ENGINE_BYTES = 2 * GIB
-"""What a process takes beside the model: CUDA's context, kernels, graphs. Llama-3-8B on an H100 told of 1.79 GiB
+"""Memory of a process without the model: CUDA context, kernels, graphs. Reported for Llama-3-8B on one H100: 1.79 GiB
 (github.com/vllm-project/vllm, pull request 10511)."""
 
 COMMUNICATION_BYTES = int(1.8 * GIB)
-"""NCCL's and the all-reduce's buffers, where several GPUs work together: the same report has 3.58 GiB for two."""
+"""Buffers of NCCL and of the all-reduce with several GPUs. The same report has 3.58 GiB for two GPUs, all included."""
 
 LOGITS_ROWS = 1024
-"""Rows of logits that are held together: prompt log-probabilities in chunks, or as many sequences (vLLM 0.32,
+"""Rows of logits in memory at the same time: a chunk of prompt log-probabilities, or as many sequences (vLLM 0.32,
 v1/worker/gpu/sample/prompt_logprob.py)."""
 
 LOGITS_BYTES = 16
-"""Of a logit with its copies: 16 bits, float32, its logarithm, what is sorted. The same report has 1.26 GiB for
-activations on one GPU and on two, less than this gives."""
+"""Bytes per logit with its copies: 16 bits, float32, logarithm, sorted. The same report has 1.26 GiB of activations on
+one GPU and on two, less than this estimates."""
 
 _VOCABULARY_PADDING = 64  # vocab_parallel_embedding.py, DEFAULT_VOCAB_PADDING_SIZE
 _BLOCK_TOKENS = 16
-_LARGE_GPU_GIB = 70  # from here on vLLM computes twice as many tokens at once (arg_utils.py, get_batch_defaults)
+_LARGE_GPU_GIB = 70  # vLLM doubles the tokens per pass on GPUs of this size (arg_utils.py, get_batch_defaults)
 _BATCHED_TOKENS = 8192
 _HIDDEN_COPIES = 5
-"""Of a token's hidden state at once: residual, input, output, and what is added and normalised."""
+"""Copies of a token's hidden state in memory at the same time: residual, input, output, sum, normalized."""
 
 
 @dataclass(frozen=True, kw_only=True)
-class Demand:
-    """What is to be held beside the weights.
+class MemoryDemand:
+    """Settings of the engine that determine its memory besides the weights.
 
-    sequences, length: of the KV cache, in tokens each. kv_bytes: of one of its numbers; 1 is an FP8 KV cache.
-    compute_bytes: of a number in what is computed, and of weights that are not quantized. batched_tokens: computed in
-    one pass; None: as the engine does. kv_cache_bytes: of the KV cache, whatever it would hold; None: as reckoned.
-    share: of the GPU's memory that all of it may take.
+    Attributes:
+        sequences: Sequences in the KV cache.
+        length: Tokens of each of them.
+        kv_bytes: Bytes per number in the KV cache; 1: an FP8 KV cache.
+        compute_bytes: Bytes per number in activations and in unquantized weights.
+        batched_tokens: Tokens of one forward pass; None: vLLM's default.
+        kv_cache_bytes: Size of the KV cache; None: it follows from `sequences` and `length`.
+        gpu_memory_utilization: Share of the GPU's memory that may be used.
     """
 
     sequences: int = 8
-    length: int = ORDINARY_LENGTH
+    length: int = TYPICAL_LENGTH
     kv_bytes: int = 2
     compute_bytes: int = 2
     batched_tokens: int | None = None
     kv_cache_bytes: int | None = None
-    share: float = SHARE
+    gpu_memory_utilization: float = GPU_MEMORY_UTILIZATION
 
 
 @dataclass(frozen=True, kw_only=True)
-class Split:
-    """How a model is spread: each matrix over `tensor` GPUs, the blocks over `stages` groups of such."""
+class Parallelism:
+    """Distribution of a model over GPUs.
+
+    Attributes:
+        tensor: GPUs that share each weight matrix.
+        pipeline: Groups of such GPUs (pipeline stages) that share the blocks.
+    """
 
     tensor: int = 1
-    stages: int = 1
+    pipeline: int = 1
 
     @property
     def gpus(self) -> int:
-        """GPUs in all."""
-        return self.tensor * self.stages
+        """Number of GPUs."""
+        return self.tensor * self.pipeline
 
     def __str__(self) -> str:
-        return f"TP{self.tensor}" + (f"×PP{self.stages}" if self.stages > 1 else "")
+        return f"TP{self.tensor}" + (f"×PP{self.pipeline}" if self.pipeline > 1 else "")
 
 
 @dataclass(frozen=True, kw_only=True)
-class Need:
-    """Bytes on the GPU that must hold most."""
+class GpuMemory:
+    """Estimated bytes on the fullest GPU."""
 
     weights: int
     kv_cache: int
@@ -88,127 +97,148 @@ class Need:
 
     @property
     def total(self) -> int:
-        """All of them."""
+        """Sum of all parts."""
         return self.weights + self.kv_cache + self.activations + self.engine
 
 
-def need_of(shape: ModelShape, scheme: Scheme, split: Split, demand: Demand, *, is_large_gpu: bool = False) -> Need:
-    """What the fullest GPU of `split` holds."""
-    stages = _stages(shape, loaded(scheme, demand), split)
-    activations = _activations(shape, split, demand, is_large_gpu=is_large_gpu)
-    engine = ENGINE_BYTES + (COMMUNICATION_BYTES if split.gpus > 1 else 0)
-    token = 2 * _kv_heads(shape, split.tensor) * shape.head_dim * demand.kv_bytes
+def gpu_memory(
+    shape: ModelShape,
+    scheme: Scheme,
+    parallelism: Parallelism,
+    demand: MemoryDemand,
+    *,
+    has_large_batch: bool = False,
+) -> GpuMemory:
+    """Estimate the memory of the fullest GPU.
+
+    Args:
+        shape: Sizes of the model.
+        scheme: Scheme of the weights in memory.
+        parallelism: Distribution over GPUs.
+        demand: Settings of the engine.
+        has_large_batch: vLLM doubles the tokens per pass on this GPU (see `has_large_batch`).
+    """
+    stages = _stages(shape, loaded_scheme(scheme, demand), parallelism)
+    activations = _activations(shape, parallelism, demand, has_large_batch=has_large_batch)
+    engine = ENGINE_BYTES + (COMMUNICATION_BYTES if parallelism.gpus > 1 else 0)
+    token = 2 * _kv_heads(shape, parallelism.tensor) * shape.head_dim * demand.kv_bytes
     tokens = demand.sequences * math.ceil(demand.length / _BLOCK_TOKENS) * _BLOCK_TOKENS
-    given = demand.kv_cache_bytes
-    needs = (
-        Need(
+    stated = demand.kv_cache_bytes
+    estimates = (
+        GpuMemory(
             weights=weights,
-            kv_cache=layers * token * tokens if given is None else given,
+            kv_cache=layers * token * tokens if stated is None else stated,
             activations=activations,
             engine=engine,
         )
         for layers, weights in stages
     )
-    return max(needs, key=lambda need: need.total)
+    return max(estimates, key=lambda estimate: estimate.total)
 
 
-def indivisible(shape: ModelShape, scheme: Scheme, split: Split) -> str | None:
-    """Why vLLM cannot split the model so; None: it can."""
-    parts = split.tensor
+def indivisible_reason(shape: ModelShape, scheme: Scheme, parallelism: Parallelism) -> str | None:
+    """Return why vLLM cannot distribute the model this way; None: it can."""
+    gpus = parallelism.tensor
     vocabulary = _padded_vocabulary(shape)
-    for what, count in (("attention heads", shape.heads), ("feed-forward width", shape.intermediate)):
-        if count % parts:
-            return f"{parts} GPUs do not divide its {what} ({count})"
-    if shape.kv_heads % parts and parts % shape.kv_heads:
-        return f"its {shape.kv_heads} key-value heads can neither be divided among {parts} GPUs nor repeated evenly"
-    if vocabulary % parts:
-        return f"{parts} GPUs do not divide its vocabulary ({vocabulary}, padded)"
-    if split.stages > shape.layers:
-        return f"{split.stages} stages are more than its {shape.layers} layers"
-    if scheme.granularity == "group" and scheme.group_size and scheme.is_quantized and parts > 1:
-        # verify_group_size_divides_partition, of what each GPU has of a layer's inputs
+    for what, count in (("attention heads", shape.heads), ("feed-forward width", shape.intermediate_size)):
+        if count % gpus:
+            return f"{gpus} GPUs do not divide its {what} ({count})"
+    if shape.kv_heads % gpus and gpus % shape.kv_heads:
+        return f"its {shape.kv_heads} key-value heads can neither be divided among {gpus} GPUs nor repeated evenly"
+    if vocabulary % gpus:
+        return f"{gpus} GPUs do not divide its vocabulary ({vocabulary}, padded)"
+    if parallelism.pipeline > shape.layers:
+        return f"{parallelism.pipeline} pipeline stages are more than its {shape.layers} layers"
+    if scheme.granularity == "group" and scheme.group_size and scheme.is_quantized and gpus > 1:
+        # As vLLM's verify_group_size_divides_partition does, for the input width of a layer on each GPU.
         for linear in shape.linears:
-            inputs = _part(linear, shape, parts).inputs
-            if linear.cut == "inputs" and inputs % scheme.group_size:
-                return f"groups of {scheme.group_size} do not divide {inputs}, what {parts} GPUs have of {linear.name}"
+            width = _partition(linear, shape, gpus).in_features
+            if linear.tp_split == "row" and width % scheme.group_size:
+                return (
+                    f"groups of {scheme.group_size} do not divide {width}, the input width of {linear.name}"
+                    f" on each of {gpus} GPUs"
+                )
     return None
 
 
 def stage_layers(layers: int, stages: int) -> list[int]:
-    """Layers of each stage as vLLM 0.32 deals them: what is left over goes to the last but one, and on backwards."""
-    dealt = [layers // stages] * stages
+    """Return the number of layers of each pipeline stage.
+
+    As in vLLM 0.32, remaining layers go to the stages before the last one, backwards.
+    """
+    counts = [layers // stages] * stages
     for back in range(2, layers % stages + 2):
-        dealt[-back] += 1
-    return dealt
+        counts[-back] += 1
+    return counts
 
 
-def decompressed(scheme: Scheme) -> Scheme:
-    """What transformers holds of a quantized checkpoint: every weight in 16 bits."""
+def decompressed_scheme(scheme: Scheme) -> Scheme:
+    """Return the scheme of a quantized checkpoint that transformers has loaded: every weight in 16 bits."""
     return replace(scheme, tool="none", method="none", weights="bf16", activations="bf16", ignore=())
 
 
-def loaded(scheme: Scheme, demand: Demand) -> Scheme:
-    """What is not quantized takes what is computed in."""
+def loaded_scheme(scheme: Scheme, demand: MemoryDemand) -> Scheme:
+    """Return the scheme of the weights in memory: unquantized weights have the type of the computation."""
     if scheme.is_quantized:
         return scheme
     return replace(scheme, weights="fp32" if demand.compute_bytes == 4 else "bf16")  # noqa: PLR2004 (bytes of a float)
 
 
 @lru_cache(maxsize=4096)
-def _stages(shape: ModelShape, scheme: Scheme, split: Split) -> tuple[tuple[int, int], ...]:
-    """Of each stage its layers, and the bytes of weights on one of its GPUs."""
+def _stages(shape: ModelShape, scheme: Scheme, parallelism: Parallelism) -> tuple[tuple[int, int], ...]:
+    """Return per pipeline stage the number of layers, and the bytes of weights on each of its GPUs."""
     value = value_bytes(scheme)
-    parts = [_part(linear, shape, split.tensor) for linear in shape.linears]
+    linears = [_partition(linear, shape, parallelism.tensor) for linear in shape.linears]
     vocabulary = _padded_vocabulary(shape)
-    padded = replace(shape, vocabulary=math.ceil(vocabulary / split.tensor))
+    padded = replace(shape, vocab_size=math.ceil(vocabulary / parallelism.tensor))
     embeddings = embedding_bytes(padded, value)
     head = embeddings if shape.tied_embeddings else head_bytes(padded, scheme)
-    found, first = [], 0
-    for stage, layers in enumerate(stage_layers(shape.layers, split.stages)):
-        weights = _blocks(shape, scheme, parts, range(first, first + layers))
-        is_last = stage == split.stages - 1
+    stages, first = [], 0
+    for stage, layers in enumerate(stage_layers(shape.layers, parallelism.pipeline)):
+        weights = _blocks_bytes(shape, scheme, linears, range(first, first + layers))
+        is_last = stage == parallelism.pipeline - 1
         if stage == 0:
             weights += embeddings
         if is_last:
-            weights += shape.hidden * value
+            weights += shape.hidden_size * value
             weights += 0 if shape.tied_embeddings and stage == 0 else head
-        found.append((layers, weights))
+        stages.append((layers, weights))
         first += layers
-    return tuple(found)
+    return tuple(stages)
 
 
-def _blocks(shape: ModelShape, scheme: Scheme, parts: list[Linear], blocks: range) -> int:
-    if blocks_are_alike(scheme):
-        return len(blocks) * block_bytes(shape, scheme, 0, parts)
-    return sum(block_bytes(shape, scheme, block, parts) for block in blocks)
+def _blocks_bytes(shape: ModelShape, scheme: Scheme, linears: list[Linear], blocks: range) -> int:
+    if has_uniform_blocks(scheme):
+        return len(blocks) * block_bytes(shape, scheme, 0, linears)
+    return sum(block_bytes(shape, scheme, block, linears) for block in blocks)
 
 
-def _part(linear: Linear, shape: ModelShape, tensor: int) -> Linear:
-    """What one of `tensor` GPUs has of a linear layer; key-value heads are repeated where there are fewer of them."""
-    if linear.cut == "inputs":
-        return replace(linear, inputs=math.ceil(linear.inputs / tensor))
+def _partition(linear: Linear, shape: ModelShape, gpus: int) -> Linear:
+    """Return the part of a linear layer on one of `gpus` GPUs; if there are fewer key-value heads, they are repeated."""
+    if linear.tp_split == "row":
+        return replace(linear, in_features=math.ceil(linear.in_features / gpus))
     if linear.name in ("self_attn.k_proj", "self_attn.v_proj"):
-        return replace(linear, outputs=_kv_heads(shape, tensor) * shape.head_dim)
-    return replace(linear, outputs=math.ceil(linear.outputs / tensor))
+        return replace(linear, out_features=_kv_heads(shape, gpus) * shape.head_dim)
+    return replace(linear, out_features=math.ceil(linear.out_features / gpus))
 
 
-def _kv_heads(shape: ModelShape, tensor: int) -> int:
-    return max(1, math.ceil(shape.kv_heads / tensor))
+def _kv_heads(shape: ModelShape, gpus: int) -> int:
+    return max(1, math.ceil(shape.kv_heads / gpus))
 
 
 def _padded_vocabulary(shape: ModelShape) -> int:
-    return math.ceil(shape.vocabulary / _VOCABULARY_PADDING) * _VOCABULARY_PADDING
+    return math.ceil(shape.vocab_size / _VOCABULARY_PADDING) * _VOCABULARY_PADDING
 
 
-def _activations(shape: ModelShape, split: Split, demand: Demand, *, is_large_gpu: bool) -> int:
-    """The most that one pass holds at once: of a feed-forward layer or an attention, or of the logits."""
-    tokens = demand.batched_tokens or _BATCHED_TOKENS * (2 if is_large_gpu else 1)
+def _activations(shape: ModelShape, parallelism: Parallelism, demand: MemoryDemand, *, has_large_batch: bool) -> int:
+    """Return the peak of one forward pass: of a feed-forward layer, of attention, or of the logits."""
+    tokens = demand.batched_tokens or _BATCHED_TOKENS * (2 if has_large_batch else 1)
     attention = 2 * (shape.heads + shape.kv_heads) * shape.head_dim
-    widest = max((2 + shape.gated_mlp) * shape.intermediate, attention) / split.tensor
-    passing = tokens * (_HIDDEN_COPIES * shape.hidden + widest) * demand.compute_bytes
-    return int(max(passing, min(tokens, LOGITS_ROWS) * shape.vocabulary * LOGITS_BYTES))
+    widest = max((2 + shape.gated_mlp) * shape.intermediate_size, attention) / parallelism.tensor
+    layer_bytes = tokens * (_HIDDEN_COPIES * shape.hidden_size + widest) * demand.compute_bytes
+    return int(max(layer_bytes, min(tokens, LOGITS_ROWS) * shape.vocab_size * LOGITS_BYTES))
 
 
-def large(memory_gib: float, name: str) -> bool:
-    """Whether vLLM computes more tokens at once on that GPU; not so on an A100, however large (vLLM, #17885)."""
+def has_large_batch(memory_gib: float, name: str) -> bool:
+    """Return whether vLLM doubles the tokens per pass on this GPU: on large ones, except the A100 (vLLM, #17885)."""
     return memory_gib >= _LARGE_GPU_GIB and not name.startswith("A100")

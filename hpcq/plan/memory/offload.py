@@ -1,7 +1,4 @@
-"""What of a model's weights the GPUs of a node have no room for, and where it lies: in the host's memory, on a disk.
-
-Knows how the accelerate back end deals layers; must not know a cluster, nor which place is chosen.
-"""
+"""Offloading with accelerate: distribution of weights over the GPUs, the host memory and the disk of a node."""
 
 from __future__ import annotations
 
@@ -13,127 +10,162 @@ from typing import Literal
 from hpcq.catalog.gpus import GPU
 from hpcq.catalog.models import ModelShape
 from hpcq.core.work import Scheme
-from hpcq.plan.memory.gpu_memory import Demand, Need, Split, large, loaded, need_of
+from hpcq.plan.memory.gpu_memory import GpuMemory, MemoryDemand, Parallelism, gpu_memory, has_large_batch, loaded_scheme
 from hpcq.plan.memory.weights import GIB, block_bytes, embedding_bytes, head_bytes, linear_bytes, value_bytes
 
-Where = Literal["cpu", "disk"]
+OffloadTarget = Literal["cpu", "disk"]
 
 PROCESS_BYTES = 4 * GIB
-"""Of the host's memory for a process and its libraries, and for what loading holds for a moment. An assumption."""
+"""Host memory of a process with its libraries, and of buffers while it loads weights. An assumption."""
 
 HOST_SHARE = 0.9
-"""Of the rest, that weights may fill."""
+"""Share of the remaining host memory that weights may use."""
 
-KEPT_SHARE = 1 / 16
-"""Of the first GPU, that kept prefixes may fill (hpcq/evaluate/backends/transformers/prefix_scoring/scorer.py)."""
+PREFIX_CACHE_SHARE = 1 / 16
+"""Share of the first GPU that cached prefixes may use
+(hpcq/evaluate/backends/transformers/prefix_scoring/scorer.py)."""
 
 
 @dataclass(frozen=True, kw_only=True)
-class Offloaded:
-    """Bytes of weights in the host's memory and on the node's disk; `total` is all of the model's.
+class OffloadPlan:
+    """Distribution of a model's weights over the GPUs, the host memory and the disk of a node.
 
-    to: cpu or disk. gpu_rooms: what weights may fill of each GPU. host_room: and of the host's memory. host_asked_gib:
-    what a job needs to ask for, for that. need: of the fullest GPU; None: there is none.
+    Attributes:
+        target: "cpu", or "disk" if the disk may be used as well.
+        host_bytes: Weights in host memory.
+        disk_bytes: Weights on the node's disk.
+        total_bytes: All weights of the model.
+        gpu_capacity_bytes: Maximum bytes of weights per GPU.
+        host_capacity_bytes: Maximum bytes of weights in host memory.
+        host_request_gib: Host memory that the job must request.
+        gpu_memory: Memory of the fullest GPU; None without GPUs.
     """
 
-    to: Where
-    host: int
-    disk: int
-    total: int
-    gpu_rooms: tuple[int, ...]
-    host_room: int
-    host_asked_gib: float
-    need: Need | None
+    target: OffloadTarget
+    host_bytes: int
+    disk_bytes: int
+    total_bytes: int
+    gpu_capacity_bytes: tuple[int, ...]
+    host_capacity_bytes: int
+    host_request_gib: float
+    gpu_memory: GpuMemory | None
 
     @property
-    def sentence(self) -> str:
-        """Where the weights are and why, in words."""
-        places = (
-            [f"{self.host / GIB:.1f} GiB of its weights in the host's memory"] if self.host and self.gpu_rooms else []
-        )
-        if self.disk:
-            places.append(f"{self.disk / GIB:.1f} GiB {'' if places else 'of its weights '}on the node's disk")
+    def description(self) -> str:
+        """A sentence, without full stop, on where the weights are and why."""
+        places = []
+        if self.host_bytes and self.gpu_capacity_bytes:
+            places.append(f"{self.host_bytes / GIB:.1f} GiB of its weights in host memory")
+        if self.disk_bytes:
+            places.append(f"{self.disk_bytes / GIB:.1f} GiB {'' if places else 'of its weights '}on the node's disk")
+        destination = "the GPU" if self.gpu_capacity_bytes else "memory"
         return (
-            f"{' and '.join(places)} are brought to the {'GPU' if self.gpu_rooms else 'memory'} for each pass, which is"
-            f" slow, because no class holds all {self.total / GIB:.1f} GiB"
+            f"{' and '.join(places)} are copied to {destination} for each forward pass, which is slow, because no class"
+            f" holds all {self.total_bytes / GIB:.1f} GiB"
         )
 
 
-def offloaded(
-    model: ModelShape, scheme: Scheme, demand: Demand, to: Where, *, gpu: GPU | None, gpus: int, host_gib: float
-) -> Offloaded | None:
-    """How the weights lie on so many GPUs (0: on a node's cores); None: not even so they fit.
+def plan_offload(
+    model: ModelShape,
+    scheme: Scheme,
+    demand: MemoryDemand,
+    target: OffloadTarget,
+    *,
+    gpu: GPU | None,
+    gpus: int,
+    host_gib: float,
+) -> OffloadPlan | None:
+    """Distribute the weights over one node; None if they do not fit.
 
-    scheme: as the weights are held, decompressed. to: cpu or disk. host_gib: that a job may have.
+    Args:
+        model: Sizes of the model.
+        scheme: Scheme of the weights in memory, after decompression.
+        demand: Settings of the back end.
+        target: Where weights may be offloaded to.
+        gpu: Type of the GPUs; None: the node computes on its cores.
+        gpus: Number of GPUs; 0 without GPUs.
+        host_gib: Maximum host memory of a job.
     """
-    scheme = loaded(scheme, demand)
+    scheme = loaded_scheme(scheme, demand)
     largest = max(
         embedding_bytes(model, value_bytes(scheme)), *(linear_bytes(linear, scheme) for linear in model.linears)
     )
-    needs = list(_beside_weights(model, scheme, demand, gpu, gpus)) if gpu else []
-    rooms = [int(gpu.memory_gib * demand.share * GIB) - need.total for need in needs] if gpu else []
+    without_weights = list(_without_weights(model, scheme, demand, gpu, gpus)) if gpu else []
+    gpu_capacities = [
+        int(gpu.memory_gib * demand.gpu_memory_utilization * GIB) - used.total for used in without_weights if gpu
+    ]
     host = int((host_gib * GIB - PROCESS_BYTES) * HOST_SHARE)
     if not gpu:
-        beside = need_of(model, scheme, Split(), demand)
-        host -= beside.kv_cache + beside.activations
-    places = [float(room) for room in rooms]
-    if places:
-        places[0] -= largest  # it is where offloaded weights are brought to
-    places += [host, math.inf] if to == "disk" else [host]
-    held = _filled(_parts(model, scheme), places)
-    if held is None:
+        used = gpu_memory(model, scheme, Parallelism(), demand)
+        host -= used.kv_cache + used.activations
+    capacities = [float(capacity) for capacity in gpu_capacities]
+    if capacities:
+        capacities[0] -= largest  # offloaded weights are copied to the first GPU
+    capacities += [host, math.inf] if target == "disk" else [host]
+    placed = _fill(_part_bytes(model, scheme), capacities)
+    if placed is None:
         return None
-    on_gpus, on_host = held[: len(rooms)], held[len(rooms)]
-    on_disk = held[len(rooms) + 1] if to == "disk" else 0
-    # The worker counts buffers, too: it may be one block off.
-    host_room = min(host, on_host + 2 * block_bytes(model, scheme, 0))
+    on_gpus, on_host = placed[: len(gpu_capacities)], placed[len(gpu_capacities)]
+    on_disk = placed[len(gpu_capacities) + 1] if target == "disk" else 0
+    # The worker also counts buffers, so its distribution may differ by one block.
+    host_capacity = min(host, on_host + 2 * block_bytes(model, scheme, 0))
     fullest = None
-    if needs:
-        brought = [largest, *(0 for _ in needs[1:])]
+    if without_weights:
+        copied = [largest, *(0 for _ in without_weights[1:])]
         fullest = max(
             (
-                Need(weights=held + more, kv_cache=one.kv_cache, activations=one.activations, engine=one.engine)
-                for one, held, more in zip(needs, on_gpus, brought, strict=True)
+                GpuMemory(
+                    weights=weights + buffer,
+                    kv_cache=used.kv_cache,
+                    activations=used.activations,
+                    engine=used.engine,
+                )
+                for used, weights, buffer in zip(without_weights, on_gpus, copied, strict=True)
             ),
-            key=lambda need: need.total,
+            key=lambda memory: memory.total,
         )
-    return Offloaded(
-        to=to,
-        host=on_host,
-        disk=on_disk,
-        total=sum(held),
-        gpu_rooms=tuple(rooms),
-        host_room=host_room,
-        host_asked_gib=host_gib - (host - host_room) / HOST_SHARE / GIB,
-        need=fullest,
+    return OffloadPlan(
+        target=target,
+        host_bytes=on_host,
+        disk_bytes=on_disk,
+        total_bytes=sum(placed),
+        gpu_capacity_bytes=tuple(gpu_capacities),
+        host_capacity_bytes=host_capacity,
+        host_request_gib=host_gib - (host - host_capacity) / HOST_SHARE / GIB,
+        gpu_memory=fullest,
     )
 
 
-def _beside_weights(model: ModelShape, scheme: Scheme, demand: Demand, gpu: GPU, gpus: int) -> Iterator[Need]:
-    """Of each GPU in turn: the first computes all blocks that are offloaded, so it may hold the KV cache of all."""
-    is_large = large(gpu.memory_gib, gpu.name)
-    share = need_of(model, scheme, Split(stages=gpus), demand, is_large_gpu=is_large)
-    whole = need_of(model, scheme, Split(), demand, is_large_gpu=is_large)
-    for number in range(gpus):
-        cache = share.kv_cache if number else max(whole.kv_cache, int(gpu.memory_gib * KEPT_SHARE * GIB))
-        yield Need(weights=0, kv_cache=cache, activations=share.activations, engine=share.engine)
+def _without_weights(
+    model: ModelShape, scheme: Scheme, demand: MemoryDemand, gpu: GPU, gpus: int
+) -> Iterator[GpuMemory]:
+    """Yield the memory of each GPU without weights. The first computes all offloaded blocks, with their KV cache."""
+    is_large = has_large_batch(gpu.memory_gib, gpu.name)
+    share = gpu_memory(model, scheme, Parallelism(pipeline=gpus), demand, has_large_batch=is_large)
+    whole = gpu_memory(model, scheme, Parallelism(), demand, has_large_batch=is_large)
+    for index in range(gpus):
+        cache = share.kv_cache if index else max(whole.kv_cache, int(gpu.memory_gib * PREFIX_CACHE_SHARE * GIB))
+        yield GpuMemory(weights=0, kv_cache=cache, activations=share.activations, engine=share.engine)
 
 
-def _parts(model: ModelShape, scheme: Scheme) -> list[int]:
-    """Bytes of what is not divided, in order."""
+def _part_bytes(model: ModelShape, scheme: Scheme) -> list[int]:
+    """Return the bytes of the parts that are not split further, in the model's order."""
     value = value_bytes(scheme)
     blocks = [block_bytes(model, scheme, block) for block in range(model.layers)]
-    ends = [] if model.tied_embeddings else [head_bytes(model, scheme)]
-    return [embedding_bytes(model, value), *blocks, model.hidden * value, *ends]
+    head = [] if model.tied_embeddings else [head_bytes(model, scheme)]
+    return [embedding_bytes(model, value), *blocks, model.hidden_size * value, *head]
 
 
-def _filled(parts: Sequence[int], rooms: Sequence[float]) -> list[int] | None:
-    """Bytes in each place, filled in order; None: they do not hold all, or the first not even the embeddings."""
-    held, place = [0 for _ in rooms], 0
+def _fill(parts: Sequence[int], capacities: Sequence[float]) -> list[int] | None:
+    """Fill the places in order and return the bytes in each.
+
+    None: the parts do not fit, or the first place has no room for the embeddings.
+    """
+    placed, place = [0 for _ in capacities], 0
     for part in parts:
-        while held[place] + part > rooms[place]:
+        while placed[place] + part > capacities[place]:
             place += 1
-            if place == len(rooms):
+            if place == len(capacities):
                 return None
-        held[place] += part
-    return held if held[0] else None
+        placed[place] += part
+    return placed if placed[0] else None

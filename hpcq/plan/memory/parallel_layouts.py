@@ -1,52 +1,69 @@
-"""The shapes that a class of nodes offers an evaluation: nodes, GPUs of each, and how a model is split over them.
-
-Knows a class and how back ends split; must not know models, nor what fits.
-"""
+"""Parallel layouts that a class of nodes offers: nodes, GPUs per node, and the distribution of a model over them."""
 
 from __future__ import annotations
 
 from collections.abc import Iterator
 
 from hpcq.manifest.profiles import GpuClass
-from hpcq.plan.memory.gpu_memory import Split
+from hpcq.plan.memory.gpu_memory import Parallelism
 from hpcq.plan.units import Shape
 
 
-def shapes(
-    name: str, offer: GpuClass, backend: str, wanted_tensor: int | None = None, wanted_stages: int | None = None
-) -> Iterator[tuple[Shape, Split]]:
-    """Every shape that a class offers, from the smallest. Where matrices are not cut, layers are dealt to the GPUs."""
-    cuts = backend == "vllm"
-    if cuts and (wanted_stages or (wanted_tensor or 1) > offer.gpus_per_node):
-        for tensor in [wanted_tensor] if wanted_tensor else range(1, offer.gpus_per_node + 1):
-            yield from shapes_as_told(name, offer, tensor, wanted_stages or 1)
+def parallel_layouts(
+    name: str,
+    gpu_class: GpuClass,
+    backend: str,
+    tensor_parallel: int | None = None,
+    pipeline_parallel: int | None = None,
+) -> Iterator[tuple[Shape, Parallelism]]:
+    """Yield every layout on a class, from the smallest.
+
+    vLLM uses tensor parallelism inside a node and pipeline parallelism across nodes. accelerate distributes layers over
+    the GPUs of one node.
+
+    Args:
+        name: Name of the class.
+        gpu_class: The class.
+        backend: "vllm" or "accelerate".
+        tensor_parallel: Size that the manifest requests, for vLLM; None: any.
+        pipeline_parallel: Size that the manifest requests, for vLLM; None: the number of nodes.
+    """
+    is_vllm = backend == "vllm"
+    if is_vllm and (pipeline_parallel or (tensor_parallel or 1) > gpu_class.gpus_per_node):
+        for tensor in [tensor_parallel] if tensor_parallel else range(1, gpu_class.gpus_per_node + 1):
+            yield from requested_layout(name, gpu_class, tensor, pipeline_parallel or 1)
         return
-    for gpus in range(1, offer.gpus_per_node + 1):
-        split = Split(tensor=gpus) if cuts else Split(stages=gpus)
-        yield Shape(gpu_class=name, gpus_per_node=gpus, tensor_parallel=split.tensor), split
-    if not cuts:
+    for gpus in range(1, gpu_class.gpus_per_node + 1):
+        parallelism = Parallelism(tensor=gpus) if is_vllm else Parallelism(pipeline=gpus)
+        yield Shape(gpu_class=name, gpus_per_node=gpus, tensor_parallel=parallelism.tensor), parallelism
+    if not is_vllm:
         return
-    for nodes in range(2, offer.nodes + 1):
-        # Whole nodes first; fewer GPUs of each only help where all of them do not divide the model.
-        for gpus in range(offer.gpus_per_node, 0, -1):
-            split = Split(tensor=gpus, stages=nodes)
+    for nodes in range(2, gpu_class.nodes + 1):
+        # Whole nodes first. Fewer GPUs per node help only if the number of all of them does not divide the model.
+        for gpus in range(gpu_class.gpus_per_node, 0, -1):
             yield (
                 Shape(gpu_class=name, nodes=nodes, gpus_per_node=gpus, tensor_parallel=gpus, pipeline_parallel=nodes),
-                split,
+                Parallelism(tensor=gpus, pipeline=nodes),
             )
 
 
-def shapes_as_told(name: str, offer: GpuClass, tensor: int, stages: int) -> Iterator[tuple[Shape, Split]]:
-    """The smallest number of nodes that holds a split which was asked for: stages in a node, or matrices across nodes.
+def requested_layout(
+    name: str, gpu_class: GpuClass, tensor_parallel: int, pipeline_parallel: int
+) -> Iterator[tuple[Shape, Parallelism]]:
+    """Yield the layout with the fewest nodes for the requested sizes, if the class has room for it.
 
-    A group that shares matrices fills whole nodes, or shares a node with whole groups.
+    Pipeline stages may share a node, and tensor parallelism may span nodes. A tensor-parallel group fills whole nodes,
+    or shares a node with other whole groups.
     """
-    for nodes in range(1, offer.nodes + 1):
-        gpus, rest = divmod(tensor * stages, nodes)
-        if not rest and gpus <= offer.gpus_per_node and 0 in (gpus % tensor, tensor % gpus):
-            split = Split(tensor=tensor, stages=stages)
+    for nodes in range(1, gpu_class.nodes + 1):
+        gpus, rest = divmod(tensor_parallel * pipeline_parallel, nodes)
+        if not rest and gpus <= gpu_class.gpus_per_node and 0 in (gpus % tensor_parallel, tensor_parallel % gpus):
             shape = Shape(
-                gpu_class=name, nodes=nodes, gpus_per_node=gpus, tensor_parallel=tensor, pipeline_parallel=stages
+                gpu_class=name,
+                nodes=nodes,
+                gpus_per_node=gpus,
+                tensor_parallel=tensor_parallel,
+                pipeline_parallel=pipeline_parallel,
             )
-            yield shape, split
+            yield shape, Parallelism(tensor=tensor_parallel, pipeline=pipeline_parallel)
             return

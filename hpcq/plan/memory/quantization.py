@@ -1,6 +1,6 @@
-"""What quantizing a model takes: host memory for all of its weights, and a GPU's memory for one block at a time.
+"""Memory of a quantization: host memory for all weights of the model, and GPU memory for one block at a time.
 
-Knows how llmcompressor 0.14 goes through a model, block by block; imports nothing of it, and knows no cluster.
+Follows llmcompressor 0.14, which processes a model block by block.
 """
 
 from __future__ import annotations
@@ -11,62 +11,70 @@ from hpcq.catalog.models import ModelShape
 from hpcq.core.work import Calibration, Scheme
 from hpcq.plan.memory.weights import GIB, VALUE_BYTES
 
-GPU_SHARE = 0.95
-"""Of a GPU's memory that may be taken: torch keeps some of it in pieces too small to use."""
+USABLE_GPU_SHARE = 0.95
+"""Share of a GPU's memory that can be allocated; torch loses the rest to fragmentation."""
 
 _PROCESS_BYTES = GIB
-"""Of Python with torch and transformers."""
+"""Memory of Python with torch and transformers."""
 _HOST_SLACK = 1.05
-_FULL_BYTES = 4  # of a float32: Hessians, weights while they are rounded, and all that a CPU computes
-_PASS_TOKENS = 2048  # of a forward pass at least (hpcq/quantize/llmcompressor.py, TOKENS_PER_BATCH)
+_FLOAT32_BYTES = 4  # Hessians, weights while they are rounded, and everything that a CPU computes
+_PASS_TOKENS = 2048  # minimum of a forward pass (hpcq/quantize/llmcompressor.py, TOKENS_PER_BATCH)
 _HIDDEN_COPIES = 5
 _HESSIAN_METHODS = ("gptq", "smoothquant")
 
 
 @dataclass(frozen=True, kw_only=True)
-class QuantizationNeed:
-    """Bytes. gpu: 0 where a CPU computes, and `host` has it all."""
+class QuantizationMemory:
+    """Estimated memory of a quantization.
 
-    host: int
-    gpu: int
+    Attributes:
+        host_bytes: Host memory.
+        gpu_bytes: Memory of the GPU; 0 if a CPU computes.
+    """
+
+    host_bytes: int
+    gpu_bytes: int
 
 
-def quantization_need(
+def quantization_memory(
     shape: ModelShape, scheme: Scheme, calibration: Calibration | None, *, on_gpu: bool
-) -> QuantizationNeed:
-    """What making that checkpoint takes, on a GPU with the model in host memory, or on a CPU in float32."""
-    value = VALUE_BYTES if on_gpu else _FULL_BYTES
+) -> QuantizationMemory:
+    """Estimate the memory of a quantization: on a GPU with the model in host memory, or on a CPU in float32."""
+    value = VALUE_BYTES if on_gpu else _FLOAT32_BYTES
     tokens = calibration.samples * calibration.sequence_length if calibration else 0
-    # What goes into a block, of all sequences, and what comes out of it.
-    between_blocks = 2 * tokens * shape.hidden * value
+    # Inputs and outputs of a block, of all calibration sequences.
+    between_blocks = 2 * tokens * shape.hidden_size * value
     host = int(_HOST_SLACK * (shape.parameters * value + between_blocks)) + _PROCESS_BYTES
-    block = _one_block(shape, scheme, calibration, value)
+    block = _peak_block_bytes(shape, scheme, calibration, value)
     return (
-        QuantizationNeed(host=host, gpu=block + _PROCESS_BYTES)
+        QuantizationMemory(host_bytes=host, gpu_bytes=block + _PROCESS_BYTES)
         if on_gpu
-        else QuantizationNeed(host=host + block, gpu=0)
+        else QuantizationMemory(host_bytes=host + block, gpu_bytes=0)
     )
 
 
-def _one_block(shape: ModelShape, scheme: Scheme, calibration: Calibration | None, value: int) -> int:
-    """A block, or the embeddings before the first; what the method gathers of its inputs; a pass through it."""
+def _peak_block_bytes(shape: ModelShape, scheme: Scheme, calibration: Calibration | None, value: int) -> int:
+    """Return the peak of one block with the method's statistics and a forward pass, or of the embeddings."""
     weights = shape.linear_parameters // shape.layers * value
-    gathered = working = 0
+    statistics = working = 0
     if scheme.method in _HESSIAN_METHODS and calibration:
-        # Of every linear layer at once (gptq/base.py); beside them the layer that is rounded, and two copies of its.
-        gathered = sum(_hessian(linear.inputs) for linear in shape.linears)
-        working = max(linear.parameters * _FULL_BYTES + 2 * _hessian(linear.inputs) for linear in shape.linears)
+        # The Hessians of all linear layers (gptq/base.py), the layer that is rounded, and two copies of its Hessian.
+        statistics = sum(_hessian_bytes(linear.in_features) for linear in shape.linears)
+        working = max(
+            linear.parameters * _FLOAT32_BYTES + 2 * _hessian_bytes(linear.in_features) for linear in shape.linears
+        )
     elif scheme.method == "awq" and calibration:
-        # Of all sequences, inputs of attention, feed-forward and down_proj, and two outputs, stay on the GPU
-        # (awq/base.py, offload_device None), and those of o_proj, which is scaled only where v_proj is as wide; beside
-        # them a copy of the widest layers that are scaled together.
-        widths = (4 + (shape.kv_heads == shape.heads)) * shape.hidden + shape.intermediate
-        gathered = calibration.samples * calibration.sequence_length * widths * value
-        working = 2 * shape.hidden * shape.intermediate * value
+        # Of all sequences, the inputs of attention, feed-forward layer and down_proj and two outputs stay on the GPU
+        # (awq/base.py, offload_device None), and the inputs of o_proj, which is scaled only if v_proj is as wide; also
+        # a copy of the widest layers that are scaled together.
+        widths = (4 + (shape.kv_heads == shape.heads)) * shape.hidden_size + shape.intermediate_size
+        statistics = calibration.samples * calibration.sequence_length * widths * value
+        working = 2 * shape.hidden_size * shape.intermediate_size * value
     tokens = max(_PASS_TOKENS, calibration.sequence_length) if calibration else 0
-    a_pass = tokens * (_HIDDEN_COPIES * shape.hidden + 3 * shape.intermediate) * value
-    return max(weights + gathered + max(working, a_pass), shape.vocabulary * shape.hidden * value)
+    forward_pass = tokens * (_HIDDEN_COPIES * shape.hidden_size + 3 * shape.intermediate_size) * value
+    embeddings = shape.vocab_size * shape.hidden_size * value
+    return max(weights + statistics + max(working, forward_pass), embeddings)
 
 
-def _hessian(inputs: int) -> int:
-    return inputs * inputs * _FULL_BYTES
+def _hessian_bytes(columns: int) -> int:
+    return columns * columns * _FLOAT32_BYTES

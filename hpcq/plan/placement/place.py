@@ -1,256 +1,351 @@
-"""Where a unit can run: the GPU classes that offer the role, have the kernels and the memory; and the fewest GPUs.
+"""Possible placements of a unit: the GPU classes that have its role, its kernels and enough memory.
 
-Tensor parallel inside a node, pipeline parallel across nodes (vLLM alone does that); accelerate spreads layers over one
-node. A class whose kernels compute something else than the scheme says comes after all that compute it.
+vLLM runs tensor parallel inside a node and pipeline parallel across nodes; accelerate distributes layers over the GPUs
+of one node. A class whose kernels deviate from the scheme ranks after all classes that compute exactly the scheme.
 """
 
 from __future__ import annotations
 
 import math
 from collections.abc import Callable, Iterable, Iterator
+from dataclasses import dataclass
 
 from hpcq.catalog.gpus import GPU
 from hpcq.catalog.kernels import (
-    dotted,
+    Kernel,
+    backend_title,
     find_kernel,
     find_kernels,
-    has_architecture,
+    format_capability,
     has_kernels,
-    title_of,
+    supports_architecture,
 )
 from hpcq.catalog.models import ModelShape
-from hpcq.core.work import Calibration, Kind, Scheme
+from hpcq.core.work import Calibration, Scheme, UnitKind
 from hpcq.manifest.profiles import GpuClass, Profile
-from hpcq.plan.memory.gpu_memory import Need, Split, decompressed, indivisible, large, need_of
-from hpcq.plan.memory.offload import Where, offloaded
-from hpcq.plan.memory.parallel_layouts import shapes, shapes_as_told
-from hpcq.plan.memory.quantization import GPU_SHARE, quantization_need
+from hpcq.plan.memory.gpu_memory import (
+    GpuMemory,
+    Parallelism,
+    decompressed_scheme,
+    gpu_memory,
+    has_large_batch,
+    indivisible_reason,
+)
+from hpcq.plan.memory.offload import OffloadPlan, OffloadTarget, plan_offload
+from hpcq.plan.memory.parallel_layouts import parallel_layouts, requested_layout
+from hpcq.plan.memory.quantization import USABLE_GPU_SHARE, quantization_memory
 from hpcq.plan.memory.weights import GIB
-from hpcq.plan.placement.records import CannotPlace, Evaluation, Obstacle, Placement
+from hpcq.plan.placement.requirements import EvaluationRequirements
 from hpcq.plan.units import Shape
 
 
-def place_evaluation(profile: Profile, wanted: Evaluation) -> Placement:
-    """The best place for an evaluation.
+class PlacementError(Exception):
+    """No class of the profile can hold the unit. The message gives the numbers.
+
+    Attributes:
+        suggestion: The nearest alternative that fits; may be empty.
+        is_unsupported: The back end has no code for the unit on any class; more memory does not help.
+    """
+
+    def __init__(self, reason: str, suggestion: str, *, is_unsupported: bool = False) -> None:
+        super().__init__(reason)
+        self.suggestion = suggestion
+        self.is_unsupported = is_unsupported
+
+
+@dataclass(frozen=True, kw_only=True)
+class Placement:
+    """Resources and kernel of a unit.
+
+    Attributes:
+        shape: GPU class, nodes, GPUs.
+        gpu_memory: Parts of the memory of the fullest GPU, for evaluations; None without GPUs, or if the model's size
+            is unknown.
+        kernel: Kernel that multiplies the weights, if known.
+        gpu_bytes: Memory of the fullest GPU; None as for `gpu_memory`.
+        offloaded: Weights that do not fit on the GPUs.
+    """
+
+    shape: Shape
+    gpu_memory: GpuMemory | None = None
+    kernel: Kernel | None = None
+    gpu_bytes: int | None = None
+    offloaded: OffloadPlan | None = None
+
+
+@dataclass(frozen=True, kw_only=True)
+class Rejection:
+    """Why a class cannot run the unit.
+
+    Attributes:
+        reason: Phrase for the message, with numbers.
+        memory_ratio: Usable divided by required memory of the fullest GPU or of the node; 0: memory does not help.
+        is_unsupported: The back end has no kernel for the unit on this class.
+    """
+
+    reason: str
+    memory_ratio: float = 0.0
+    is_unsupported: bool = False
+
+
+def place_evaluation(profile: Profile, requirements: EvaluationRequirements) -> Placement:
+    """Return the placement of an evaluation with the fewest GPUs.
 
     Raises:
-        CannotPlace: nothing in the profile has the role, the kernels or the memory. Its cure is empty.
+        PlacementError: No class has the role, the kernels and the memory. Its suggestion is empty.
     """
-    return fewest(evaluation_options(profile, wanted))
+    return _smallest(evaluation_placements(profile, requirements))
 
 
-def evaluation_options(profile: Profile, wanted: Evaluation) -> list[Placement]:
-    """Every place of one node that can hold it, and of several nodes the fewest that can, class by class.
+def evaluation_placements(profile: Profile, requirements: EvaluationRequirements) -> list[Placement]:
+    """Return, class by class, all placements on one node; if there is none, the smallest on several nodes.
 
-    Weights are offloaded where that is allowed, and no class holds them without; then it is where the least are.
+    If no class can hold the weights and the manifest allows it, weights are offloaded. Then only the placements that
+    offload the least are returned.
 
     Raises:
-        CannotPlace: nothing in the profile has the role, the kernels or the memory. Its cure is empty.
+        PlacementError: No class has the role, the kernels and the memory. Its suggestion is empty.
     """
-    offered = _offered(Kind.EVALUATE, profile)
-    if wanted.model and not has_architecture(wanted.backend, wanted.model.architecture):
-        raise CannotPlace(f"{title_of(wanted.backend)} has no {wanted.model.architecture}", "", is_backend=True)
+    offered = _classes_with_role(UnitKind.EVALUATE, profile)
+    if requirements.model and not supports_architecture(requirements.backend, requirements.model.architecture):
+        raise PlacementError(
+            f"{backend_title(requirements.backend)} has no {requirements.model.architecture}", "", is_unsupported=True
+        )
     try:
-        return _options(offered, lambda name, offer: _evaluation_on(name, offer, wanted))
-    except CannotPlace as problem:
-        options = [option for name, offer in offered for option in _offloading_on(name, offer, wanted)]
-        if not options and wanted.backend == "accelerate" and wanted.offload != "none" and not problem.is_backend:
-            raise CannotPlace(f"{problem}; also with evaluate.offload = '{wanted.offload}'", problem.cure) from None
-        if not options:
+        return _all_placements(offered, lambda name, offer: _evaluation_on(name, offer, requirements))
+    except PlacementError as problem:
+        placements = [placement for name, offer in offered for placement in _offloading_on(name, offer, requirements)]
+        if (
+            not placements
+            and requirements.backend == "accelerate"
+            and requirements.offload != "none"
+            and not problem.is_unsupported
+        ):
+            raise PlacementError(
+                f"{problem}; also with evaluate.offload = '{requirements.offload}'", problem.suggestion
+            ) from None
+        if not placements:
             raise
-        least = min(map(_off_the_gpus, options))
-        return [option for option in options if _off_the_gpus(option) == least]
+        minimum = min(map(_offloaded_bytes, placements))
+        return [placement for placement in placements if _offloaded_bytes(placement) == minimum]
 
 
-def fewest(options: Iterable[Placement]) -> Placement:
-    """The one with the fewest GPUs, of those first that compute what the scheme says."""
-    return min(options, key=lambda one: (is_unfaithful(one), one.shape.gpus))
+def _smallest(placements: Iterable[Placement]) -> Placement:
+    """Return the placement with the fewest GPUs. Those that compute exactly the scheme come first."""
+    return min(placements, key=lambda one: (deviates_from_scheme(one), one.shape.gpus))
 
 
-def is_unfaithful(placement: Placement) -> bool:
-    """Whether what is computed there is not what the scheme says."""
-    return placement.kernel is not None and not placement.kernel.faithful
+def deviates_from_scheme(placement: Placement) -> bool:
+    """Whether the kernel computes in other formats than the scheme defines."""
+    return placement.kernel is not None and not placement.kernel.matches_scheme
 
 
 def place_quantization(
     profile: Profile, model: ModelShape | None, scheme: Scheme, calibration: Calibration | None
 ) -> Placement:
-    """The best place for a quantization: one GPU, with as many more as its share of the host's memory takes.
+    """Return the placement of a quantization: one GPU, and more until its share of the node's memory is enough.
 
     Raises:
-        CannotPlace: nothing in the profile has the role, or the memory. Its cure is empty.
+        PlacementError: No class has the role and the memory. Its suggestion is empty.
     """
-    return fewest(quantization_options(profile, model, scheme, calibration))
+    return _smallest(quantization_placements(profile, model, scheme, calibration))
 
 
-def quantization_options(
+def quantization_placements(
     profile: Profile, model: ModelShape | None, scheme: Scheme, calibration: Calibration | None
 ) -> list[Placement]:
-    """The best place of each class for a quantization.
+    """Return the smallest placement of a quantization on each class.
 
     Raises:
-        CannotPlace: nothing in the profile has the role, or the memory. Its cure is empty.
+        PlacementError: No class has the role and the memory. Its suggestion is empty.
     """
-    sized = None if scheme.method == "synthetic" else model  # made up, and in place of nothing
-    offered = _offered(Kind.QUANTIZE, profile)
-    return _options(offered, lambda name, offer: _quantization_on(name, offer, sized, scheme, calibration))
+    sized = None if scheme.method == "synthetic" else model  # the synthetic method loads no weights
+    offered = _classes_with_role(UnitKind.QUANTIZE, profile)
+    return _all_placements(offered, lambda name, offer: _quantization_on(name, offer, sized, scheme, calibration))
 
 
 def place_merge(profile: Profile) -> Shape:
-    """The class that merges: it takes a core, and no GPU.
+    """Return the placement of the merge: one core and no GPU, on a class without GPUs if there is one.
 
     Raises:
-        CannotPlace: nothing in the profile has the role.
+        PlacementError: No class has the role.
     """
-    offered = _offered(Kind.MERGE, profile)
+    offered = _classes_with_role(UnitKind.MERGE, profile)
     return Shape(gpu_class=min(offered, key=lambda item: item[1].gpus_per_node > 0)[0])
 
 
-def _offered(kind: Kind, profile: Profile) -> list[tuple[str, GpuClass]]:
+def _classes_with_role(kind: UnitKind, profile: Profile) -> list[tuple[str, GpuClass]]:
     offered = [(name, offer) for name, offer in profile.gpu_classes.items() if kind.value in offer.roles]
     if not offered:
-        raise CannotPlace(
+        raise PlacementError(
             f"no GPU class of profile '{profile.name}' has the role '{kind.value}'",
             f"add '{kind.value}' to the roles of a class",
         )
     return offered
 
 
-def _options(
-    offered: list[tuple[str, GpuClass]], try_on: Callable[[str, GpuClass], list[Placement] | Obstacle]
+def _all_placements(
+    offered: list[tuple[str, GpuClass]], place_on: Callable[[str, GpuClass], list[Placement] | Rejection]
 ) -> list[Placement]:
-    tried = [try_on(name, offer) for name, offer in offered]
-    placements = [placement for found in tried if not isinstance(found, Obstacle) for placement in found]
+    """Return the placements on all classes. If none, raise an error with the rejections, the nearest class first."""
+    results = [place_on(name, offer) for name, offer in offered]
+    placements = [placement for found in results if not isinstance(found, Rejection) for placement in found]
     if placements:
         return placements
-    obstacles = sorted((one for one in tried if isinstance(one, Obstacle)), key=lambda one: -one.usable)
-    sentence = "; ".join(one.sentence for one in obstacles)
-    raise CannotPlace(sentence, "", is_backend=all(one.is_backend for one in obstacles))
+    rejections = sorted((one for one in results if isinstance(one, Rejection)), key=lambda one: -one.memory_ratio)
+    reason = "; ".join(one.reason for one in rejections)
+    raise PlacementError(reason, "", is_unsupported=all(one.is_unsupported for one in rejections))
 
 
-def _evaluation_on(name: str, offer: GpuClass, wanted: Evaluation) -> list[Placement] | Obstacle:
-    gpu = offer.device
+def _evaluation_on(name: str, offer: GpuClass, requirements: EvaluationRequirements) -> list[Placement] | Rejection:
+    gpu = offer.gpu_spec
     if gpu is None:
-        return _evaluation_on_cpus(name, offer, wanted)
-    kernel = find_kernel(wanted.backend, wanted.scheme, gpu.compute_capability)
-    if kernel is None and has_kernels(wanted.backend):
-        place = f"{name} ({dotted(gpu.compute_capability)})"
-        return Obstacle(sentence=_no_kernel(place, wanted), is_backend=True)
-    if wanted.model is None:
-        gpus = min(wanted.tensor or 1, offer.gpus_per_node)
-        most = Shape(gpu_class=name, gpus_per_node=gpus, tensor_parallel=gpus)
-        as_told = shapes_as_told(name, offer, wanted.tensor or 1, wanted.stages or 1)
-        return [Placement(shape=next((shape for shape, _ in as_told), most), kernel=kernel)]
-    usable = gpu.memory_gib * wanted.demand.share * GIB
+        return _evaluation_on_cpus(name, offer, requirements)
+    kernel = find_kernel(requirements.backend, requirements.scheme, gpu.compute_capability)
+    if kernel is None and has_kernels(requirements.backend):
+        place = f"{name} ({format_capability(gpu.compute_capability)})"
+        return Rejection(reason=_no_kernel(place, requirements), is_unsupported=True)
+    if requirements.model is None:
+        gpus = min(requirements.tensor_parallel or 1, offer.gpus_per_node)
+        largest = Shape(gpu_class=name, gpus_per_node=gpus, tensor_parallel=gpus)
+        requested = requested_layout(
+            name, offer, requirements.tensor_parallel or 1, requirements.pipeline_parallel or 1
+        )
+        return [Placement(shape=next((shape for shape, _ in requested), largest), kernel=kernel)]
+    usable = gpu.memory_gib * requirements.demand.gpu_memory_utilization * GIB
     found: list[Placement] = []
-    nearest: Obstacle | None = None
-    place = "a node" if offer.nodes == 1 else f"{offer.nodes} nodes, evenly"
-    told = f"it has no {(wanted.tensor or 1) * (wanted.stages or 1)} GPUs in {place}"
-    for shape, split in shapes(name, offer, wanted.backend, wanted.tensor, wanted.stages):
-        if found and (shape.nodes > 1 or wanted.backend != "vllm"):
-            break  # more of them gain nothing: stages wait for each other
-        if wanted.tensor not in (None, split.tensor) or wanted.stages not in (None, split.stages):
+    nearest: Rejection | None = None
+    where = "on one node" if offer.nodes == 1 else f"evenly on up to {offer.nodes} nodes"
+    requested_gpus = (requirements.tensor_parallel or 1) * (requirements.pipeline_parallel or 1)
+    reason = f"{requested_gpus} GPUs do not fit {where}"
+    for shape, parallelism in parallel_layouts(
+        name, offer, requirements.backend, requirements.tensor_parallel, requirements.pipeline_parallel
+    ):
+        if found and (shape.nodes > 1 or requirements.backend != "vllm"):
+            break  # more nodes or stages gain nothing: stages wait for each other
+        if not _is_allowed(requirements, parallelism):
             continue
-        problem = indivisible(wanted.model, wanted.scheme, split) if wanted.backend == "vllm" else None
+        is_vllm = requirements.backend == "vllm"
+        problem = indivisible_reason(requirements.model, requirements.scheme, parallelism) if is_vllm else None
         if problem:
-            told = problem
+            reason = problem
             continue
-        need = _need(wanted, split, gpu)
-        if need.total <= usable:
-            found.append(Placement(shape=shape, need=need, kernel=kernel, gpu_bytes=need.total))
-        elif nearest is None or usable / need.total > nearest.usable:
-            nearest = Obstacle(
-                sentence=f"needs {need.total / GIB:.1f} GiB a GPU {_spread(split, wanted.backend)} on {name}, which has"
-                f" {usable / GIB:.1f}",
-                usable=usable / need.total,
+        memory = _gpu_memory(requirements, parallelism, gpu)
+        if memory.total <= usable:
+            found.append(Placement(shape=shape, gpu_memory=memory, kernel=kernel, gpu_bytes=memory.total))
+        elif nearest is None or usable / memory.total > nearest.memory_ratio:
+            nearest = Rejection(
+                reason=f"needs {memory.total / GIB:.1f} GiB per GPU {_layout(parallelism, requirements.backend)} on"
+                f" {name}, which has {usable / GIB:.1f}",
+                memory_ratio=usable / memory.total,
             )
-    return found or nearest or Obstacle(sentence=f"cannot be split on {name}: {told}")
+    return found or nearest or Rejection(reason=f"cannot be split on {name}: {reason}")
 
 
-def _offloading_on(name: str, offer: GpuClass, wanted: Evaluation) -> Iterator[Placement]:
-    """Every place on one node of the class that holds it with what may be offloaded."""
-    gpu, model = offer.device, wanted.model
-    kernel = find_kernel(wanted.backend, wanted.scheme, gpu.compute_capability if gpu else None)
-    if wanted.backend != "accelerate" or wanted.offload == "none" or model is None or kernel is None:
+def _is_allowed(requirements: EvaluationRequirements, parallelism: Parallelism) -> bool:
+    tensor, pipeline = requirements.tensor_parallel, requirements.pipeline_parallel
+    return tensor in (None, parallelism.tensor) and pipeline in (None, parallelism.pipeline)
+
+
+def _offloading_on(name: str, offer: GpuClass, requirements: EvaluationRequirements) -> Iterator[Placement]:
+    """Yield all placements on one node of the class with the allowed offload."""
+    gpu, model = offer.gpu_spec, requirements.model
+    kernel = find_kernel(requirements.backend, requirements.scheme, gpu.compute_capability if gpu else None)
+    if requirements.backend != "accelerate" or requirements.offload == "none" or model is None or kernel is None:
         return
     # A quantized checkpoint is decompressed in memory.
-    to: Where = "disk" if wanted.offload == "disk" and not wanted.scheme.is_quantized else "cpu"
+    to: OffloadTarget = "disk" if requirements.offload == "disk" and not requirements.scheme.is_quantized else "cpu"
     host_gib = offer.memory_gib_per_unit or offer.memory_gib
     for gpus in range(1, offer.gpus_per_node + 1) if gpu else (0,):
-        found = offloaded(model, _loaded(wanted), wanted.demand, to, gpu=gpu, gpus=gpus, host_gib=host_gib)
+        found = plan_offload(
+            model, _loaded_scheme(requirements), requirements.demand, to, gpu=gpu, gpus=gpus, host_gib=host_gib
+        )
         if found:
-            shape = Shape(gpu_class=name, gpus_per_node=gpus, host_gib=min(math.ceil(found.host_asked_gib), host_gib))
-            total = found.need.total if found.need else None
-            yield Placement(shape=shape, need=found.need, kernel=kernel, gpu_bytes=total, offloaded=found)
+            shape = Shape(
+                gpu_class=name, gpus_per_node=gpus, host_memory_gib=min(math.ceil(found.host_request_gib), host_gib)
+            )
+            total = found.gpu_memory.total if found.gpu_memory else None
+            yield Placement(shape=shape, gpu_memory=found.gpu_memory, kernel=kernel, gpu_bytes=total, offloaded=found)
 
 
-def _off_the_gpus(placement: Placement) -> tuple[int, int]:
-    """What a disk holds counts before what the host's memory does."""
+def _offloaded_bytes(placement: Placement) -> tuple[int, int]:
+    """Return the sort key of offloaded bytes: those on disk count first, then those in host memory."""
     found = placement.offloaded
-    return (found.disk, found.host) if found else (0, 0)
+    return (found.disk_bytes, found.host_bytes) if found else (0, 0)
 
 
-def _spread(split: Split, backend: str) -> str:
-    return f"at {split}" if backend == "vllm" else f"with layers over {split.gpus}"
+def _layout(parallelism: Parallelism, backend: str) -> str:
+    return f"at {parallelism}" if backend == "vllm" else f"with layers over {parallelism.gpus}"
 
 
-def _need(wanted: Evaluation, split: Split, gpu: GPU) -> Need:
-    if wanted.model is None:
-        raise TypeError("a model of unknown sizes has no need that can be told")
-    return need_of(wanted.model, _loaded(wanted), split, wanted.demand, is_large_gpu=large(gpu.memory_gib, gpu.name))
-
-
-def _loaded(wanted: Evaluation) -> Scheme:
-    scheme = wanted.scheme
-    return decompressed(scheme) if wanted.backend == "accelerate" and scheme.is_quantized else scheme
-
-
-def _evaluation_on_cpus(name: str, offer: GpuClass, wanted: Evaluation) -> list[Placement] | Obstacle:
-    """On a node's cores: its memory must hold the weights, and is asked for by nobody but the profile."""
-    kernel = find_kernel(wanted.backend, wanted.scheme, None)
-    if kernel is None and has_kernels(wanted.backend):
-        return Obstacle(sentence=_no_kernel(f"the CPUs of {name}", wanted), is_backend=True)
-    placement = [Placement(shape=Shape(gpu_class=name), kernel=kernel)]
-    if wanted.model is None or not has_kernels(wanted.backend):
-        return placement
-    weights = need_of(wanted.model, _loaded(wanted), Split(), wanted.demand).weights
-    usable = (offer.memory_gib_per_unit or offer.memory_gib) * GIB
-    if weights <= usable:
-        return placement
-    return Obstacle(
-        sentence=f"needs {weights / GIB:.1f} GiB of a node's memory on {name}, which has {usable / GIB:.1f}",
-        usable=usable / weights,
+def _gpu_memory(requirements: EvaluationRequirements, parallelism: Parallelism, gpu: GPU) -> GpuMemory:
+    if requirements.model is None:
+        raise TypeError("the memory of a model of unknown size cannot be estimated")
+    return gpu_memory(
+        requirements.model,
+        _loaded_scheme(requirements),
+        parallelism,
+        requirements.demand,
+        has_large_batch=has_large_batch(gpu.memory_gib, gpu.name),
     )
 
 
-def _no_kernel(place: str, wanted: Evaluation) -> str:
-    scheme = wanted.scheme
+def _loaded_scheme(requirements: EvaluationRequirements) -> Scheme:
+    scheme = requirements.scheme
+    return decompressed_scheme(scheme) if requirements.backend == "accelerate" and scheme.is_quantized else scheme
+
+
+def _evaluation_on_cpus(
+    name: str, offer: GpuClass, requirements: EvaluationRequirements
+) -> list[Placement] | Rejection:
+    """Place an evaluation on a node's cores. Its memory must hold the weights; only the profile requests it."""
+    kernel = find_kernel(requirements.backend, requirements.scheme, None)
+    if kernel is None and has_kernels(requirements.backend):
+        return Rejection(reason=_no_kernel(f"the CPUs of {name}", requirements), is_unsupported=True)
+    placement = [Placement(shape=Shape(gpu_class=name), kernel=kernel)]
+    if requirements.model is None or not has_kernels(requirements.backend):
+        return placement
+    weights = gpu_memory(requirements.model, _loaded_scheme(requirements), Parallelism(), requirements.demand).weights
+    usable = (offer.memory_gib_per_unit or offer.memory_gib) * GIB
+    if weights <= usable:
+        return placement
+    return Rejection(
+        reason=f"needs {weights / GIB:.1f} GiB of a node's memory on {name}, which has {usable / GIB:.1f}",
+        memory_ratio=usable / weights,
+    )
+
+
+def _no_kernel(place: str, requirements: EvaluationRequirements) -> str:
+    scheme = requirements.scheme
     formats = f"{scheme.weights} weights with {scheme.activations} activations"
-    kernels = find_kernels(wanted.backend, scheme)
-    runs = f"it does so {', or '.join(kernel.where for kernel in kernels)}" if kernels else "no GPU helps"
-    return f"{title_of(wanted.backend)} does not compute {formats} on {place}: {runs}"
+    kernels = find_kernels(requirements.backend, scheme)
+    supported = (
+        f"it does so {', or '.join(kernel.capability_range for kernel in kernels)}" if kernels else "no GPU helps"
+    )
+    return f"{backend_title(requirements.backend)} does not compute {formats} on {place}: {supported}"
 
 
 def _quantization_on(
     name: str, offer: GpuClass, model: ModelShape | None, scheme: Scheme, calibration: Calibration | None
-) -> list[Placement] | Obstacle:
-    gpu = offer.device
+) -> list[Placement] | Rejection:
+    gpu = offer.gpu_spec
     smallest = Placement(shape=Shape(gpu_class=name, gpus_per_node=1 if gpu else 0))
     if model is None:
         return [smallest]
-    need = quantization_need(model, scheme, calibration, on_gpu=gpu is not None)
-    if gpu and need.gpu > gpu.memory_gib * GPU_SHARE * GIB:
-        usable = gpu.memory_gib * GPU_SHARE
-        return Obstacle(
-            sentence=f"quantizing needs {need.gpu / GIB:.1f} GiB of one GPU on {name}, which has {usable:.1f}",
-            usable=usable * GIB / need.gpu,
+    memory = quantization_memory(model, scheme, calibration, on_gpu=gpu is not None)
+    if gpu and memory.gpu_bytes > gpu.memory_gib * USABLE_GPU_SHARE * GIB:
+        usable = gpu.memory_gib * USABLE_GPU_SHARE
+        return Rejection(
+            reason=f"quantizing needs {memory.gpu_bytes / GIB:.1f} GiB on one GPU of {name}, which has {usable:.1f}",
+            memory_ratio=usable * GIB / memory.gpu_bytes,
         )
     for gpus in range(1 if gpu else 0, offer.gpus_per_node + 1):
         share = offer.memory_gib * gpus / offer.gpus_per_node if gpus else offer.memory_gib
-        if need.host <= (offer.memory_gib_per_unit or share) * GIB:
-            return [Placement(shape=Shape(gpu_class=name, gpus_per_node=gpus), gpu_bytes=need.gpu or None)]
-    most = (offer.memory_gib_per_unit or offer.memory_gib) * GIB
-    return Obstacle(
-        sentence=f"quantizing needs {need.host / GIB:.1f} GiB of a node's memory on {name}, which has {most / GIB:.1f}",
-        usable=most / need.host,
+        if memory.host_bytes <= (offer.memory_gib_per_unit or share) * GIB:
+            return [Placement(shape=Shape(gpu_class=name, gpus_per_node=gpus), gpu_bytes=memory.gpu_bytes or None)]
+    usable = (offer.memory_gib_per_unit or offer.memory_gib) * GIB
+    return Rejection(
+        reason=f"quantizing needs {memory.host_bytes / GIB:.1f} GiB of a node's memory on {name},"
+        f" which has {usable / GIB:.1f}",
+        memory_ratio=usable / memory.host_bytes,
     )

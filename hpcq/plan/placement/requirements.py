@@ -1,65 +1,87 @@
-"""What an evaluation asks of a place: its back end, and the memory without which that does not start.
-
-Knows settings and model shapes; must not know GPU classes.
-"""
+"""Requirements of an evaluation on its placement: back end, parallelism, and the memory needed to start."""
 
 from __future__ import annotations
 
-import dataclasses
+from dataclasses import dataclass, replace
 
 from hpcq.catalog.models import ModelShape
-from hpcq.core.work import Variant
-from hpcq.manifest import Resolved
+from hpcq.core.work import Scheme, Variant
+from hpcq.manifest import ResolvedManifest
 from hpcq.manifest.resolved import EvaluateSettings
-from hpcq.plan.memory.gpu_memory import ORDINARY_LENGTH, Demand
+from hpcq.plan.memory.gpu_memory import TYPICAL_LENGTH, MemoryDemand
 from hpcq.plan.memory.weights import GIB
-from hpcq.plan.placement.records import Evaluation
 
 
-def evaluation_of(resolved: Resolved, settings: EvaluateSettings, variant: Variant) -> Evaluation:
-    """What the variant's evaluation by those settings asks of a place."""
+@dataclass(frozen=True, kw_only=True)
+class EvaluationRequirements:
+    """An evaluation to place.
+
+    Attributes:
+        model: Sizes of the model; None: unknown, so one GPU is used and nothing is checked.
+        scheme: The quantization scheme.
+        backend: The back end to place for.
+        demand: Memory demand in addition to the weights.
+        tensor_parallel: GPUs that share each weight matrix; None: as many as needed.
+        pipeline_parallel: Groups of GPUs that share the layers; None: as many as needed.
+        offload: Where weights that do not fit on the GPUs may be stored: none, cpu or disk.
+    """
+
+    model: ModelShape | None
+    scheme: Scheme
+    backend: str
+    demand: MemoryDemand
+    tensor_parallel: int | None = None
+    pipeline_parallel: int | None = None
+    offload: str = "none"
+
+
+def evaluation_requirements(
+    resolved: ResolvedManifest, settings: EvaluateSettings, variant: Variant
+) -> EvaluationRequirements:
+    """Return the requirements of the variant's evaluation with these settings."""
     model = resolved.shapes.get(variant.model.id)
     engine = dict(settings.engine)
-    tensor, stages = engine.get("tensor_parallel_size"), engine.get("pipeline_parallel_size")
-    return Evaluation(
+    tensor, pipeline = engine.get("tensor_parallel_size"), engine.get("pipeline_parallel_size")
+    return EvaluationRequirements(
         model=model,
         scheme=variant.scheme,
-        backend=settings.placed_as,
+        backend=settings.placement_backend,
         demand=_demand(settings, model, is_float32=settings.dtype_for(variant.scheme) == "float32"),
-        tensor=None if tensor is None else int(tensor),
-        stages=None if stages is None else int(stages),
-        offload=settings.offload if settings.placed_as == "accelerate" else "none",
+        tensor_parallel=None if tensor is None else int(tensor),
+        pipeline_parallel=None if pipeline is None else int(pipeline),
+        offload=settings.offload if settings.placement_backend == "accelerate" else "none",
     )
 
 
-def slower_evaluation_of(resolved: Resolved, variant: Variant) -> Evaluation:
-    """What it asks of accelerate, whatever back end the manifest names."""
+def accelerate_requirements(resolved: ResolvedManifest, variant: Variant) -> EvaluationRequirements:
+    """Return the requirements of the variant's evaluation with accelerate instead of vLLM."""
     settings = resolved.evaluate
-    if settings.placed_as == "vllm":
-        settings = dataclasses.replace(settings, backend="accelerate", stands_for=None, engine=())
-    return evaluation_of(resolved, settings, variant)
+    if settings.placement_backend == "vllm":
+        settings = replace(settings, backend="accelerate", emulate=None, engine=())
+    return evaluation_requirements(resolved, settings, variant)
 
 
-def _demand(settings: EvaluateSettings, model: ModelShape | None, *, is_float32: bool) -> Demand:
-    """The KV cache that is needed to start: vLLM (0.32) refuses to unless one prompt as long as may come fits.
+def _demand(settings: EvaluateSettings, model: ModelShape | None, *, is_float32: bool) -> MemoryDemand:
+    """Return the memory demand at start.
 
-    Others compute fewer prompts at once where memory is short, so a small batch of ordinary ones is reckoned with.
+    vLLM (0.32) refuses to start unless the KV cache of one prompt of the maximum length fits. Other back ends reduce
+    the batch if memory is short, so a small batch of prompts of typical length is assumed.
     """
     engine = dict(settings.engine)
-    bounds = (settings.max_length, model.context if model else None)
-    longest = min((bound for bound in bounds if bound), default=ORDINARY_LENGTH)
-    ordinary = min(longest, ORDINARY_LENGTH)
-    number = 4 if is_float32 else 2
-    demand = Demand(length=ordinary, compute_bytes=number, kv_bytes=number)
-    if settings.placed_as != "vllm":
+    bounds = (settings.max_length, model.context_length if model else None)
+    longest = min((bound for bound in bounds if bound), default=TYPICAL_LENGTH)
+    typical = min(longest, TYPICAL_LENGTH)
+    value_bytes = 4 if is_float32 else 2
+    demand = MemoryDemand(length=typical, compute_bytes=value_bytes, kv_bytes=value_bytes)
+    if settings.placement_backend != "vllm":
         sequences = min(settings.batch_size, demand.sequences)
-        return dataclasses.replace(demand, sequences=sequences, batched_tokens=ordinary)
-    if longest > demand.sequences * ordinary:
-        demand = dataclasses.replace(demand, sequences=1, length=longest)
+        return replace(demand, sequences=sequences, batched_tokens=typical)
+    if longest > demand.sequences * typical:
+        demand = replace(demand, sequences=1, length=longest)
     tokens, cache = engine.get("max_num_batched_tokens"), engine.get("kv_cache_gib")
-    return dataclasses.replace(
+    return replace(
         demand,
         batched_tokens=None if tokens is None else int(tokens),
         kv_cache_bytes=None if cache is None else int(cache * GIB),
-        share=float(engine.get("gpu_memory_utilization", demand.share)),
+        gpu_memory_utilization=float(engine.get("gpu_memory_utilization", demand.gpu_memory_utilization)),
     )

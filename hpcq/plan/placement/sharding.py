@@ -1,6 +1,6 @@
-"""How many shards make a run end soonest: fewer and fewer seconds are allowed to a variant, until that helps no more.
+"""Choose shard counts for the shortest makespan: lower the target time of each variant until the run ends no sooner.
 
-Knows choices and their costs; what a choice of shards comes to is asked of whoever can simulate it.
+The caller simulates the makespan of each trial.
 """
 
 from __future__ import annotations
@@ -11,68 +11,78 @@ from collections.abc import Callable, Mapping
 from dataclasses import replace
 
 from hpcq.manifest.profiles import Profile
-from hpcq.plan.placement.assignment import Choice
-from hpcq.plan.placement.time_limits import worthwhile_shards
-from hpcq.plan.schedule.resources import at_once
+from hpcq.plan.placement.assignment import Assignment
+from hpcq.plan.placement.time_limits import max_worthwhile_shards
+from hpcq.plan.schedule.resources import concurrent_units
 
 _STEP = math.sqrt(0.5)
-"""Of seconds allowed, from one trial to the next."""
+"""Factor on the target time from one trial to the next."""
 
-_IN_VAIN = 3
-"""Trials without an earlier end, after which no more are made."""
+_MAX_FAILED_TRIALS = 3
+"""Consecutive trials without a shorter makespan after which the search stops."""
 
 
-def spread(
-    choices: Mapping[str, Choice], profile: Profile, wall_of: Callable[[Mapping[str, Choice]], float | None]
-) -> dict[str, Choice]:
-    """`choices` with the shards by which the run ends soonest; of equals the fewest. wall_of: seconds of such a run.
+def choose_shard_counts(
+    assignments: Mapping[str, Assignment],
+    profile: Profile,
+    simulate_wall_s: Callable[[Mapping[str, Assignment]], float | None],
+) -> dict[str, Assignment]:
+    """Return `assignments` with the shard counts of the shortest makespan; of equal makespans, the fewest shards.
 
-    Only variants whose number of shards is free are cut. Allowing less than what their class needs for all its work
-    would gain nothing, however it is cut.
+    Only variants with an automatic number of shards are split further. A target below the time that their class needs
+    for all its work cannot shorten the makespan.
+
+    Args:
+        assignments: Assignments by variant id.
+        profile: The cluster.
+        simulate_wall_s: Returns the makespan of such assignments in seconds; None: unknown.
     """
-    best = dict(choices)
-    seconds = {name: _alone_s(choice) for name, choice in choices.items() if choice.is_free}
-    best_wall = wall_of(best)
-    if not seconds or best_wall is None:
+    best = dict(assignments)
+    seconds = {name: _alone_s(assignment) for name, assignment in assignments.items() if assignment.is_shard_count_auto}
+    best_wall_s = simulate_wall_s(best)
+    if not seconds or best_wall_s is None:
         return best
-    allowed, least, in_vain = max(seconds.values()), _work_s(choices, profile) / 2, 0
-    while allowed * _STEP > least and in_vain < _IN_VAIN:
-        allowed *= _STEP
-        tried = {name: _cut(choice, allowed) if name in seconds else choice for name, choice in choices.items()}
-        wall = wall_of(tried)
-        in_vain += 1
-        if wall is not None and wall < best_wall:
-            best, best_wall, in_vain = tried, wall, 0
+    target_s, min_target_s, failed_trials = max(seconds.values()), _busiest_class_s(assignments, profile) / 2, 0
+    while target_s * _STEP > min_target_s and failed_trials < _MAX_FAILED_TRIALS:
+        target_s *= _STEP
+        trial = {
+            name: _split(assignment, target_s) if name in seconds else assignment
+            for name, assignment in assignments.items()
+        }
+        wall_s = simulate_wall_s(trial)
+        failed_trials += 1
+        if wall_s is not None and wall_s < best_wall_s:
+            best, best_wall_s, failed_trials = trial, wall_s, 0
     return best
 
 
-def _before_s(choice: Choice) -> float:
-    """Until its evaluation can start."""
-    return (choice.quantization.seconds() or 0.0) if choice.quantization else 0.0
+def _quantization_s(assignment: Assignment) -> float:
+    """Return the seconds before the evaluation can start."""
+    return (assignment.quantization.seconds() or 0.0) if assignment.quantization else 0.0
 
 
-def _alone_s(choice: Choice) -> float:
-    """From the start to its last answer, if it has the cluster for itself."""
-    return _before_s(choice) + (choice.evaluation.seconds(choice.shards) or 0.0)
+def _alone_s(assignment: Assignment) -> float:
+    """Return the seconds from the start to the last answer on an empty cluster."""
+    return _quantization_s(assignment) + (assignment.evaluation.seconds(assignment.shards) or 0.0)
 
 
-def _cut(choice: Choice, allowed_s: float) -> Choice:
-    """In as many shards as `allowed_s` takes, as far as that is worth loading for."""
-    cost = choice.evaluation.cost
-    if cost is None or not cost.work:
-        return choice
-    left = allowed_s - _before_s(choice) - cost.fixed
-    most = max(choice.shards, worthwhile_shards(cost))
-    wanted = math.ceil(cost.work / left) if left > 0 else most
-    return replace(choice, shards=max(choice.shards, min(wanted, most)))
+def _split(assignment: Assignment, target_s: float) -> Assignment:
+    """Split the evaluation so that it ends after `target_s`, but not into more shards than are worth their loading."""
+    cost = assignment.evaluation.cost
+    if cost is None or not cost.work_s:
+        return assignment
+    remaining_s = target_s - _quantization_s(assignment) - cost.fixed_s
+    max_shards = max(assignment.shards, max_worthwhile_shards(cost))
+    required = math.ceil(cost.work_s / remaining_s) if remaining_s > 0 else max_shards
+    return replace(assignment, shards=max(assignment.shards, min(required, max_shards)))
 
 
-def _work_s(choices: Mapping[str, Choice], profile: Profile) -> float:
-    """Of the busiest class: until all its units have ended, if it is always full."""
-    taken: dict[str, float] = defaultdict(float)
-    for choice in choices.values():
-        for option in (choice.evaluation, choice.quantization):
-            if option is not None:
-                shape = option.placement.shape
-                taken[shape.gpu_class] += (option.seconds() or 0.0) / at_once(profile, shape)
-    return max(taken.values(), default=0.0)
+def _busiest_class_s(assignments: Mapping[str, Assignment], profile: Profile) -> float:
+    """Return the seconds of all work on the busiest class if the class is always full."""
+    busy_s: dict[str, float] = defaultdict(float)
+    for assignment in assignments.values():
+        for candidate in (assignment.evaluation, assignment.quantization):
+            if candidate is not None:
+                shape = candidate.placement.shape
+                busy_s[shape.gpu_class] += (candidate.seconds() or 0.0) / concurrent_units(profile, shape)
+    return max(busy_s.values(), default=0.0)

@@ -1,116 +1,124 @@
-"""Time limits and numbers of shards from estimates: what fits a class's limit with slack, what is worth loading for.
-
-Knows profiles and costs; must not know models or GPUs.
-"""
+"""Time limits and shard counts from estimates: limits with slack, shards that fit a limit and justify their loading."""
 
 from __future__ import annotations
 
 import math
 
 from hpcq.manifest.profiles import Profile
-from hpcq.manifest.schema import SHARDS_AT_MOST
+from hpcq.manifest.schema import MAX_SHARDS
 from hpcq.plan.cost import constants
 from hpcq.plan.cost.evaluation import Cost
-from hpcq.plan.placement.records import CannotPlace
+from hpcq.plan.placement.place import PlacementError
 
-LOADING_SHARE = 0.5
-"""Of a unit's time, that starting and loading may take where nothing forces more shards."""
+MAX_LOADING_SHARE = 0.5
+"""Share of a unit's time that starting and loading may take, unless the time limit requires more shards."""
 
-ANSWERING_SHARE = 0.25
-"""Of starting and loading, that a limit must leave for answering at least."""
+MIN_ANSWERING_SHARE = 0.25
+"""Time that a limit must leave for answering, as a share of starting and loading."""
 
 LONG_LOADING_S = 300.0
-"""From here on loading for less than its own time is refused."""
+"""Above this, a shard that loads for longer than it answers is refused."""
 
-LEAST_SHARE = 0.9
-"""Of a time limit, that an estimate may take where its slack does not fit."""
+UNPADDED_LIMIT_SHARE = 0.9
+"""Share of a time limit that an estimate without slack may take, if it does not fit with slack."""
 
 
-def limit_minutes(profile: Profile, gpu_class: str) -> int:
-    """The longest that a job may take there."""
+def max_limit_minutes(profile: Profile, gpu_class: str) -> int:
+    """Return the longest time limit of a job on the class."""
     offer = profile.gpu_classes[gpu_class]
     return min(limit for limit in (offer.max_minutes, profile.slurm.time_limit_minutes) if limit)
 
 
-def ample_seconds(cost: Cost, shards: int = 1) -> float:
-    """What a time limit should allow one of so many shards: the estimate with slack."""
-    return constants.LOADING_SLACK * cost.fixed + constants.SLACK * cost.work / shards
+def padded_seconds(cost: Cost, shards: int = 1) -> float:
+    """Return the estimate for one of `shards` shards with slack, for its time limit."""
+    return constants.LOADING_SLACK * cost.fixed_s + constants.WORK_SLACK * cost.work_s / shards
 
 
-def asked_minutes(ample_s: float | None, most: int) -> int:
-    """The time limit to ask for: `ample_s` and some minutes, in whole steps; `most` where nothing is known.
+def requested_minutes(padded_s: float | None, max_minutes: int) -> int:
+    """Return the time limit to request: `padded_s` plus some minutes, rounded up; `max_minutes` if it is None.
 
-    A limit that was too short costs one more loading: the unit is queued again, and what it committed stays.
+    A limit that is too short costs one more loading: the unit is requeued and keeps the rows it committed.
     """
-    if ample_s is None:
-        return most
-    minutes, step = ample_s / 60 + constants.SLACK_MINUTES, constants.LIMIT_STEP_MINUTES
-    return min(most, max(constants.LEAST_LIMIT_MINUTES, math.ceil(minutes / step) * step))
+    if padded_s is None:
+        return max_minutes
+    minutes, step = padded_s / 60 + constants.SLACK_MINUTES, constants.LIMIT_STEP_MINUTES
+    return min(max_minutes, max(constants.MIN_LIMIT_MINUTES, math.ceil(minutes / step) * step))
 
 
-def fewest_shards(cost: Cost, profile: Profile, gpu_class: str) -> int | None:
-    """So many that one's estimate with slack fits the class's limit, or, where that is too short, without; None: none.
+def min_shard_count(cost: Cost, profile: Profile, gpu_class: str) -> int | None:
+    """Return the smallest number of shards that fit the class's time limit.
 
-    1 without limits.
+    The estimate must fit with slack, or without slack if the limit is too short for that. Without limits, this is 1.
+    None: no number of shards fits.
     """
     if profile.scheduler == "local":
         return 1
-    limit_s = limit_minutes(profile, gpu_class) * 60
-    with_slack = (limit_s - constants.SLACK_MINUTES * 60 - constants.LOADING_SLACK * cost.fixed) / constants.SLACK
-    for left in (with_slack, limit_s * LEAST_SHARE - cost.fixed):
-        if cost.work <= max(left, 0.0):
+    limit_s = max_limit_minutes(profile, gpu_class) * 60
+    with_slack = (
+        limit_s - constants.SLACK_MINUTES * 60 - constants.LOADING_SLACK * cost.fixed_s
+    ) / constants.WORK_SLACK
+    for available_s in (with_slack, limit_s * UNPADDED_LIMIT_SHARE - cost.fixed_s):
+        if cost.work_s <= max(available_s, 0.0):
             return 1
-        if left > 0 and left >= cost.fixed * ANSWERING_SHARE and cost.work / left <= SHARDS_AT_MOST:
-            return math.ceil(cost.work / left)
+        is_enough = available_s > 0 and available_s >= cost.fixed_s * MIN_ANSWERING_SHARE
+        if is_enough and cost.work_s / available_s <= MAX_SHARDS:
+            return math.ceil(cost.work_s / available_s)
     return None
 
 
-def worthwhile_shards(cost: Cost) -> int:
-    """So many that starting and loading take no more than half of each one's time."""
-    if not cost.fixed:
-        return SHARDS_AT_MOST
-    return max(1, math.floor(cost.work / (cost.fixed * (1 / LOADING_SHARE - 1))))
+def max_worthwhile_shards(cost: Cost) -> int:
+    """Return the largest number of shards of which starting and loading take at most MAX_LOADING_SHARE."""
+    if not cost.fixed_s:
+        return MAX_SHARDS
+    return max(1, math.floor(cost.work_s / (cost.fixed_s * (1 / MAX_LOADING_SHARE - 1))))
 
 
-def check_shards(cost: Cost, shards: int) -> CannotPlace | None:
-    """Why a stated number of shards is refused: each would load for long, and for longer than it answers."""
-    work = cost.work / shards
-    if shards == 1 or cost.load <= max(LONG_LOADING_S, work):
+def check_shards(cost: Cost, shards: int) -> PlacementError | None:
+    """Return an error if each shard would load for a long time, and for longer than it answers; None: accepted."""
+    work_s = cost.work_s / shards
+    if shards == 1 or cost.load_s <= max(LONG_LOADING_S, work_s):
         return None
-    enough = max(1, math.floor(cost.work / cost.load))
-    return CannotPlace(
-        f"each of {shards} shards would load for {minutes(cost.load)} to answer for {minutes(work)}",
-        f"evaluate.shards = {enough}, or leave it out",
+    max_shards = max(1, math.floor(cost.work_s / cost.load_s))
+    return PlacementError(
+        f"each of {shards} shards would load for {format_minutes(cost.load_s)} and answer for {format_minutes(work_s)}",
+        f"evaluate.shards = {max_shards}, or remove it",
     )
 
 
-def too_short(cost: Cost, profile: Profile, gpu_class: str, doing: str) -> CannotPlace:
-    """Why a class whose jobs end too early cannot take it. doing: answering or quantizing."""
-    most, keys = limit_minutes(profile, gpu_class), " and ".join(_limiting(profile, gpu_class))
-    if most * 60 * LEAST_SHARE - cost.fixed >= max(1.0, cost.fixed * ANSWERING_SHARE):
-        return CannotPlace(
-            f"{doing} takes about {cost.work / 3600:,.0f} hours on {gpu_class}, more than {SHARDS_AT_MOST:,} jobs of"
-            f" {most} min",
+def limit_too_short(cost: Cost, profile: Profile, gpu_class: str, activity: str) -> PlacementError:
+    """Return the error for a class whose time limit is too short.
+
+    Args:
+        cost: Estimate of the unit.
+        profile: The cluster.
+        gpu_class: Name of the class.
+        activity: "quantizing" or "answering".
+    """
+    limit, keys = max_limit_minutes(profile, gpu_class), " and ".join(_limiting_keys(profile, gpu_class))
+    if limit * 60 * UNPADDED_LIMIT_SHARE - cost.fixed_s >= max(1.0, cost.fixed_s * MIN_ANSWERING_SHARE):
+        return PlacementError(
+            f"{activity} takes about {cost.work_s / 3600:,.0f} hours on {gpu_class}, more than {MAX_SHARDS:,} jobs of"
+            f" {limit} min",
             f"a faster GPU class, fewer documents (tasks.limit), or a larger {keys}",
         )
-    loading = "loading to quantize" if doing == "quantizing" else "loading"
-    enough = asked_minutes(constants.LOADING_SLACK * cost.fixed, 10**9)
-    return CannotPlace(
-        f"{loading} takes about {minutes(cost.fixed)} on {gpu_class}, whose jobs end after {most} min",
-        f"a larger {keys}, {enough} or more (or filesystem.read_gb_per_s, if the file system is faster than was"
-        " reckoned)",
+    loading = "loading to quantize" if activity == "quantizing" else "loading"
+    required = requested_minutes(constants.LOADING_SLACK * cost.fixed_s, 10**9)
+    return PlacementError(
+        f"{loading} takes about {format_minutes(cost.fixed_s)} on {gpu_class}, where jobs are limited to {limit} min",
+        f"a larger {keys}, {required} or more (or a larger filesystem.read_gb_per_s, if the file system is faster than"
+        " estimated)",
     )
 
 
-def _limiting(profile: Profile, gpu_class: str) -> list[str]:
-    """The keys that make the class's limit what it is."""
+def _limiting_keys(profile: Profile, gpu_class: str) -> list[str]:
+    """Return the keys that set the class's time limit."""
     limits = {
         "slurm.time_limit_minutes": profile.slurm.time_limit_minutes,
         f"gpu_classes.{gpu_class}.max_minutes": profile.gpu_classes[gpu_class].max_minutes,
     }
-    return [key for key, limit in limits.items() if limit == limit_minutes(profile, gpu_class)]
+    return [key for key, limit in limits.items() if limit == max_limit_minutes(profile, gpu_class)]
 
 
-def minutes(seconds: float) -> str:
-    """'43 min', or '20 s'."""
+def format_minutes(seconds: float) -> str:
+    """Return, for example, '43 min' or '20 s'."""
     return f"{seconds / 60:.0f} min" if seconds >= 60 else f"{seconds:.0f} s"  # noqa: PLR2004 (a minute)

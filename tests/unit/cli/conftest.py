@@ -1,4 +1,4 @@
-"""A folder to type commands in, and one in which a rehearsal has been run."""
+"""Fixtures: the command line in an empty folder, and in a folder with a finished run with synthetic responses."""
 
 from __future__ import annotations
 
@@ -17,20 +17,20 @@ def hpcq(core_python: Path, tmp_path: Path) -> Hpcq:
 
 
 @pytest.fixture(scope="session")
-def rehearsed_once(core_python: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """A folder with a rehearsal that ran to its end on this machine."""
-    typed = Hpcq(python=core_python, folder=tmp_path_factory.mktemp("rehearsed"))
-    done = typed("submit", typed.write(REHEARSAL))
+def finished_once(core_python: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A folder with a finished local run."""
+    hpcq = Hpcq(python=core_python, folder=tmp_path_factory.mktemp("finished"))
+    done = hpcq("submit", hpcq.write(REHEARSAL))
     if done.code:
-        pytest.fail(f"the rehearsal failed: {done.err}{done.out}")
-    return typed.folder
+        pytest.fail(f"the run failed: {done.err}{done.out}")
+    return hpcq.folder
 
 
 @pytest.fixture
-def rehearsed(core_python: Path, rehearsed_once: Path, tmp_path: Path) -> Hpcq:
-    """A copy of that folder to do harm to; its lock and plan name the copy's place."""
-    shutil.copytree(rehearsed_once, tmp_path, dirs_exist_ok=True, symlinks=True)
+def finished(core_python: Path, finished_once: Path, tmp_path: Path) -> Hpcq:
+    """The command line in a copy of that folder, whose lock and plan have the paths of the copy."""
+    shutil.copytree(finished_once, tmp_path, dirs_exist_ok=True, symlinks=True)
     for name in ("manifest.lock.toml", "plan.json"):
         path = tmp_path / "runs" / "rehearsal" / name
-        path.write_text(path.read_text().replace(str(rehearsed_once), str(tmp_path)))
+        path.write_text(path.read_text().replace(str(finished_once), str(tmp_path)))
     return Hpcq(python=core_python, folder=tmp_path)

@@ -1,4 +1,4 @@
-"""Every verb, as a user types it, on a rehearsal that ran on this machine."""
+"""Every verb of the command line, on a finished local run with synthetic responses."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ from tests.command_line import REHEARSAL, Hpcq
 
 
 def test_plan_writes_nothing(hpcq: Hpcq) -> None:
-    """After `plan` the folder holds the manifest alone, and the JSON has the contract's fields."""
+    """`plan` writes no file, and its JSON document has the contract's fields."""
     manifest = hpcq.write(REHEARSAL)
     done = hpcq("plan", manifest, "--json")
     assert (done.code, done.err) == (0, "")
@@ -32,144 +32,144 @@ def test_plan_writes_nothing(hpcq: Hpcq) -> None:
 
 
 def test_a_dry_run_submits_nothing(hpcq: Hpcq) -> None:
-    """`submit --dry-run` checks, prints the plan, says so, and writes nothing."""
+    """`submit --dry-run` prints the plan and that nothing was submitted, and writes no file."""
     done = hpcq("submit", "--dry-run", hpcq.write(REHEARSAL))
     assert done.code == 0
     assert "Nothing was submitted" in done.out
     assert [path.name for path in hpcq.folder.iterdir()] == ["manifest.toml"]
 
 
-def test_a_run_leaves_what_the_contract_names(rehearsed: Hpcq) -> None:
-    """Lock, plan, segments, results, attempts, checkpoints and logs lie where others look for them."""
-    run = rehearsed.folder / "runs" / "rehearsal"
+def test_a_run_creates_the_files_of_the_contract(finished: Hpcq) -> None:
+    """Lock, plan, segments, results, attempts, checkpoints and logs are at their documented paths."""
+    run = finished.folder / "runs" / "rehearsal"
     assert (run / "manifest.lock.toml").is_file()
     assert json.loads((run / "plan.json").read_text())["run"] == "rehearsal"
     assert len(list(run.glob("segments/evaluate.*/*.h5"))) >= 4
     assert (run / "results.h5").is_file()
     assert len(list(run.glob("attempts/*.json"))) == 6
-    assert len(list(rehearsed.folder.glob("checkpoints/llama-3.1-8b-instruct/synthetic-w4a16-*"))) == 1
-    assert len(list(rehearsed.folder.glob("logs/rehearsal/*.1.log"))) == 6
+    assert len(list(finished.folder.glob("checkpoints/llama-3.1-8b-instruct/synthetic-w4a16-*"))) == 1
+    assert len(list(finished.folder.glob("logs/rehearsal/*.1.log"))) == 6
 
 
-def test_typing_submit_again_does_nothing(rehearsed: Hpcq) -> None:
-    """The second time no unit has a second attempt."""
-    before = sorted(path.name for path in rehearsed.folder.glob("runs/rehearsal/attempts/*"))
-    done = rehearsed("submit", "manifest.toml")
+def test_a_second_submit_does_nothing(finished: Hpcq) -> None:
+    """No unit gets a second attempt."""
+    before = sorted(path.name for path in finished.folder.glob("runs/rehearsal/attempts/*"))
+    done = finished("submit", "manifest.toml")
     assert done.code == 0
-    assert sorted(path.name for path in rehearsed.folder.glob("runs/rehearsal/attempts/*")) == before
+    assert sorted(path.name for path in finished.folder.glob("runs/rehearsal/attempts/*")) == before
 
 
 @pytest.mark.parametrize("name", ["rehearsal", "runs/rehearsal", "manifest.toml"])
-def test_a_run_is_named_by_its_name_folder_or_manifest(rehearsed: Hpcq, name: str) -> None:
-    """All three name the same run."""
-    document = rehearsed("status", name, "--json").document
+def test_a_run_is_given_by_name_folder_or_manifest(finished: Hpcq, name: str) -> None:
+    """All three select the same run."""
+    document = finished("status", name, "--json").document
     assert (document["run"], document["state"], document["counts"]) == ("rehearsal", "done", {"done": 6})
     assert {"id", "kind", "variant", "state", "done", "total", "job_id", "attempts", "reason"} <= set(
         document["units"][0]
     )
 
 
-def test_the_lock_is_itself_submittable(rehearsed: Hpcq) -> None:
-    """Submitting a run's lock finds the run done; nothing is computed, nothing changes."""
-    done = rehearsed("submit", "runs/rehearsal/manifest.lock.toml")
+def test_the_lock_is_itself_submittable(finished: Hpcq) -> None:
+    """Submitting the lock of a finished run computes nothing and changes nothing."""
+    done = finished("submit", "runs/rehearsal/manifest.lock.toml")
     assert done.code == 0
-    assert len(list(rehearsed.folder.glob("runs/rehearsal/attempts/*.json"))) == 6
+    assert len(list(finished.folder.glob("runs/rehearsal/attempts/*.json"))) == 6
 
 
-def test_merge_counts_and_can_be_repeated(rehearsed: Hpcq) -> None:
-    """A second merge finds the same and leaves the same bytes."""
-    results = rehearsed.folder / "runs" / "rehearsal" / "results.h5"
+def test_merge_counts_and_can_be_repeated(finished: Hpcq) -> None:
+    """A second merge finds the same responses and writes the same bytes."""
+    results = finished.folder / "runs" / "rehearsal" / "results.h5"
     before = results.read_bytes()
     results.unlink()
-    document = rehearsed("merge", "rehearsal", "--json").document
+    document = finished("merge", "rehearsal", "--json").document
     assert (document["expected"], document["found"], document["missing"]) == (50, 50, 0)
     assert (document["duplicates"], document["conflicts"], document["set_aside"]) == (0, 0, 0)
     assert results.read_bytes() == before
 
 
-def test_a_rehearsal_is_never_shown_as_scores(rehearsed: Hpcq) -> None:
-    """`report` says that it was a rehearsal."""
-    done = rehearsed("report", "rehearsal")
+def test_synthetic_responses_have_no_scores(finished: Hpcq) -> None:
+    """`report` refuses a run with synthetic responses, exit code 1."""
+    done = finished("report", "rehearsal")
     assert (done.code, done.out) == (1, "")
-    assert "was a rehearsal" in done.err
+    assert "the responses are synthetic" in done.err
 
 
-def test_logs_of_one_unit(rehearsed: Hpcq) -> None:
-    """A part of a unit's id chooses its log."""
-    done = rehearsed("logs", "rehearsal", "merge")
+def test_logs_of_one_unit(finished: Hpcq) -> None:
+    """Part of a unit id selects its log."""
+    done = finished("logs", "rehearsal", "merge")
     assert done.code == 0
     assert done.out.count("==>") == 1
     assert "merge.rehearsal.1.log" in done.out
 
 
-def test_cancelling_a_run_that_has_ended_says_so(rehearsed: Hpcq) -> None:
-    """Nothing to cancel is no failure."""
-    done = rehearsed("cancel", "rehearsal")
+def test_cancelling_a_finished_run_succeeds(finished: Hpcq) -> None:
+    """Without jobs, `cancel` prints that there is nothing to cancel, exit code 0."""
+    done = finished("cancel", "rehearsal")
     assert (done.code, done.out.startswith("Nothing to cancel")) == (0, True)
 
 
-def test_a_segment_cut_in_half_is_set_aside_and_its_requests_run_again(rehearsed: Hpcq) -> None:
-    """The merge names the file and the reason and exits 1; after `resume` nothing is missing."""
-    run = rehearsed.folder / "runs" / "rehearsal"
+def test_a_truncated_segment_is_rejected_and_its_requests_run_again(finished: Hpcq) -> None:
+    """The merge reports the file and the reason and exits with 1; after `resume` nothing is missing."""
+    run = finished.folder / "runs" / "rehearsal"
     segment = next(run.glob("segments/evaluate.*0of2/*.h5"))
     segment.write_bytes(segment.read_bytes()[: segment.stat().st_size // 2])
     (run / "results.h5").unlink()
-    done = rehearsed("merge", "rehearsal", "--json")
+    done = finished("merge", "rehearsal", "--json")
     assert done.code == 1
     assert done.document["set_aside"] == 1
     assert done.document["set_aside_details"][0]["file"].endswith(segment.name)
     assert done.document["missing"] > 0
-    assert rehearsed("status", "rehearsal").code == 1
-    assert rehearsed("resume", "rehearsal").code == 0
-    assert rehearsed("merge", "rehearsal", "--json").document["missing"] == 0
+    assert finished("status", "rehearsal").code == 1
+    assert finished("resume", "rehearsal").code == 0
+    assert finished("merge", "rehearsal", "--json").document["missing"] == 0
 
 
-def test_a_folder_of_another_run_is_refused_with_what_differs(rehearsed: Hpcq) -> None:
-    """The same name with other content names the key, its values, and two ways out."""
-    done = rehearsed("submit", "manifest.toml", "-O", "tasks.limit=6")
+def test_a_folder_of_another_run_is_refused_with_what_differs(finished: Hpcq) -> None:
+    """The message has the key, both values, and two solutions."""
+    done = finished("submit", "manifest.toml", "-O", "tasks.limit=6")
     assert (done.code, done.out) == (2, "")
     assert done.err.strip() == (
-        f"{rehearsed.folder}/runs/rehearsal: this run was made from another manifest (tasks.limit was 5 and is 6). "
+        f"{finished.folder}/runs/rehearsal: this run was created from another manifest (tasks.limit was 5 and is 6). "
         "Give this one its own name (-O run.name=rehearsal-2), or remove the folder."
     )
 
 
-def test_where_a_run_runs_may_change(rehearsed: Hpcq) -> None:
-    """Another pace of flushing, batch size or number of shards is the same run, and computes nothing twice."""
-    done = rehearsed("submit", "manifest.toml", "-O", "evaluate.flush_interval_s=3", "-O", "evaluate.batch_size=3")
+def test_settings_that_cannot_change_results_may_change(finished: Hpcq) -> None:
+    """With another flush interval or batch size it is the same run, and nothing is computed again."""
+    done = finished("submit", "manifest.toml", "-O", "evaluate.flush_interval_s=3", "-O", "evaluate.batch_size=3")
     assert done.code == 0
-    assert len(list(rehearsed.folder.glob("runs/rehearsal/attempts/*.json"))) == 6
+    assert len(list(finished.folder.glob("runs/rehearsal/attempts/*.json"))) == 6
 
 
-def test_an_unknown_run_is_one_sentence_with_those_there_are(rehearsed: Hpcq) -> None:
-    """Exit code 2, and the known runs."""
-    for words in (["status"], ["report"], ["merge"], ["logs"], ["cancel"], ["resume"]):
-        done = rehearsed(*words, "rehersal")
+def test_an_unknown_run_is_reported_with_the_known_runs(finished: Hpcq) -> None:
+    """Exit code 2 and the known runs, for every verb that takes a run."""
+    for arguments in (["status"], ["report"], ["merge"], ["logs"], ["cancel"], ["resume"]):
+        done = finished(*arguments, "rehersal")
         assert (done.code, done.out) == (2, "")
-        assert done.err.strip() == "rehersal: there is no run in runs/rehersal. Runs in runs: rehearsal."
+        assert done.err.strip() == "rehersal: no run in runs/rehersal. Runs in runs: rehearsal."
 
 
-def test_an_unknown_unit_is_one_sentence(rehearsed: Hpcq) -> None:
-    """`logs RUN nonsense` and `cancel RUN nonsense` name the part that no unit has."""
+def test_an_unknown_unit_is_reported(finished: Hpcq) -> None:
+    """`logs RUN nonsense` and `cancel RUN nonsense` report the part that no unit id contains."""
     for verb in ("logs", "cancel"):
-        done = rehearsed(verb, "rehearsal", "nonsense")
+        done = finished(verb, "rehearsal", "nonsense")
         assert (done.code, done.err.strip()) == (
             2,
             "nonsense: no unit of run 'rehearsal' has this in its id; see `hpcq status`.",
         )
 
 
-def test_a_report_goes_to_a_file_or_says_why_not(rehearsed: Hpcq) -> None:
-    """An output file in a folder that is a file is refused in one sentence, exit code 3 or 1, without a traceback."""
-    done = rehearsed("report", "rehearsal", "--output", "manifest.toml/report.md")
+def test_a_report_that_cannot_be_written_is_an_error(finished: Hpcq) -> None:
+    """An output file below a path that is a file is an error without a traceback."""
+    done = finished("report", "rehearsal", "--output", "manifest.toml/report.md")
     assert done.code == 1
     assert "Traceback" not in done.err
 
 
-def test_a_disk_without_room_is_one_sentence(hpcq: Hpcq) -> None:
-    """Where no file may grow, nothing is half-written: exit code 3, the path and the cure."""
+def test_a_file_size_limit_is_reported(hpcq: Hpcq) -> None:
+    """If files cannot grow, none is partly written: exit code 3, the path and the fix."""
     hpcq.write(REHEARSAL)
-    limited = Hpcq(python=hpcq.python, folder=hpcq.folder, before=("prlimit", "--fsize=1000"))
+    limited = Hpcq(python=hpcq.python, folder=hpcq.folder, wrapper=("prlimit", "--fsize=1000"))
     done = limited("submit", "manifest.toml")
     assert (done.code, done.out) == (3, "")
     lock = hpcq.folder / "runs" / "rehearsal" / "manifest.lock.toml"
@@ -179,7 +179,7 @@ def test_a_disk_without_room_is_one_sentence(hpcq: Hpcq) -> None:
     assert sorted(path.name for path in lock.parent.iterdir()) == [".lock"]
 
 
-def test_a_file_where_the_runs_should_be_is_the_manifests_fault(hpcq: Hpcq) -> None:
+def test_a_file_at_the_path_of_the_runs_is_a_manifest_error(hpcq: Hpcq) -> None:
     """`paths.runs` that is a file is refused before anything is written, exit code 2."""
     (hpcq.folder / "runs").write_text("a file where a folder should be")
     done = hpcq("submit", hpcq.write(REHEARSAL))
@@ -207,19 +207,19 @@ memory_gib = 64
         (
             "meta-llama/Llama-3.1-70B-Instruct",
             [],
-            "takes 6 nodes of class 'small', and a profile with scheduler = 'local' has this machine alone. Try one",
+            "needs 6 nodes of class 'small', but a profile with scheduler = 'local' has only this machine. Try",
         ),
         (
             "meta-llama/Llama-3.1-8B-Instruct",
             ["-O", "evaluate.engine.tensor_parallel_size=32", "-O", "evaluate.max_length=4096"],
-            "it has no 32 GPUs in 6 nodes, evenly. Try this: leave evaluate.engine.tensor_parallel_size out",
+            "32 GPUs do not fit evenly on up to 6 nodes. Try this: remove evaluate.engine.tensor_parallel_size",
         ),
     ],
 )
-def test_what_vllms_engine_cannot_do_is_planned_and_refused_by_submit(
+def test_what_vllm_cannot_run_is_planned_but_not_submitted(
     hpcq: Hpcq, model: str, options: list[str], sentence: str
 ) -> None:
-    """vLLM over nodes without Slurm, or over more GPUs than there are, is refused with the cure; nothing is written."""
+    """vLLM over nodes without Slurm, or over too many GPUs, is refused with a fix; nothing is written."""
     hpcq.write(TWO_NODES, "two.toml")
     text = REHEARSAL.replace("meta-llama/Llama-3.1-8B-Instruct", model).replace('"local"', '"two.toml"')
     text = text.replace("shards = 2", "")
@@ -231,11 +231,11 @@ def test_what_vllms_engine_cannot_do_is_planned_and_refused_by_submit(
     assert not (hpcq.folder / "runs").exists()
 
 
-def test_an_environment_that_is_not_made_is_asked_for_by_its_name(hpcq: Hpcq) -> None:
-    """vLLM on GPUs needs an environment that is made only when it is wanted: submit says how, exit code 3."""
+def test_a_missing_environment_is_reported_with_its_command(hpcq: Hpcq) -> None:
+    """vLLM needs an optional environment: `submit` reports the command that creates it, exit code 3."""
     hpcq.write(TWO_NODES, "two.toml")
     text = REHEARSAL.replace('"synthetic"\n', '"vllm"\n').replace(', "synthetic-w4a16"', "")
     manifest = hpcq.write(text.replace('"local"', '"two.toml"'))
     done = hpcq("submit", manifest, "-O", "evaluate.max_length=4096", env={"HPCQ_CACHE": str(hpcq.folder)})
     assert done.code == 3
-    assert "The environment 'vllm' has not been made: type `python3 -m hpcq.core.environments vllm`." in done.err
+    assert "The environment 'vllm' does not exist: run `python3 -m hpcq.core.environments vllm`." in done.err

@@ -1,4 +1,4 @@
-"""`hpcq init`, as a user types it where there is no Slurm."""
+"""`hpcq init` on a machine without Slurm."""
 
 from __future__ import annotations
 
@@ -6,16 +6,16 @@ from hpcq.manifest import load, resolve
 from tests.command_line import Hpcq
 
 
-def test_a_first_manifest_can_be_planned(hpcq: Hpcq) -> None:
-    """What is written is whole, and names this machine."""
+def test_the_example_manifest_can_be_planned(hpcq: Hpcq) -> None:
+    """It is complete and uses the local profile."""
     assert hpcq("init").code == 0
     resolved = resolve(load(hpcq.folder / "manifest.toml"))
     assert (resolved.profile.name, len(resolved.pairs), len(resolved.tasks)) == ("local", 2, 2)
     assert hpcq("plan", "manifest.toml").code == 0
 
 
-def test_a_file_is_replaced_on_request_alone(hpcq: Hpcq) -> None:
-    """Exit code 2 and the sentence, and the file as it was; with --overwrite it is written."""
+def test_a_file_is_replaced_only_on_request(hpcq: Hpcq) -> None:
+    """Without --overwrite the file stays as it was, exit code 2; with it the file is replaced."""
     mine = hpcq.write("mine")
     done = hpcq("init", mine)
     assert (done.code, mine.read_text()) == (2, "mine")
@@ -25,7 +25,7 @@ def test_a_file_is_replaced_on_request_alone(hpcq: Hpcq) -> None:
 
 
 def test_without_slurm_there_is_no_profile(hpcq: Hpcq) -> None:
-    """Exit code 3, the cure, and nothing written."""
+    """Exit code 3, the fix, and no file is written."""
     done = hpcq("init", "--from-sinfo", env={"PATH": "/nonexistent"})
     assert done.code == 3
     assert "log in to the cluster" in done.err

@@ -1,4 +1,4 @@
-"""The class of an ending, from what was raised and from exit codes."""
+"""Failure classes of exceptions and exit codes."""
 
 from __future__ import annotations
 
@@ -7,16 +7,16 @@ from collections.abc import Callable
 
 import pytest
 
-from hpcq.core.errors import ManifestError, ProcessEnded, SetupError, StorageError, UserInputError, WorkFailed
-from hpcq.core.failures import EXIT_CODES, Failure, failure_of, failure_of_exit, is_echo
+from hpcq.core.errors import ManifestError, ProcessDiedError, SetupError, StorageError, UserInputError, WorkerError
+from hpcq.core.failures import EXIT_CODES, Failure, classify_error, classify_exit_code, is_secondary
 
 
 class OutOfMemoryError(RuntimeError):
-    """Named as torch's, which tests of the core must do without."""
+    """Has the name of torch's class; torch is not available to the tests of the core."""
 
 
 def caused(error: BaseException, cause: BaseException) -> BaseException:
-    """As `raise error from cause` leaves it."""
+    """Return `error` as after `raise error from cause`."""
     error.__cause__ = cause
     return error
 
@@ -38,24 +38,24 @@ def caused(error: BaseException, cause: BaseException) -> BaseException:
         ),
         (RuntimeError("No CUDA GPUs are available: no CUDA-capable device is detected"), Failure.NODE_FAULT),
         (RuntimeError("Connection closed by peer [10.0.0.7]:1234"), Failure.NODE_FAULT),
-        (OSError(errno.EADDRINUSE, "Address already in use"), Failure.TAKEN),
-        (ProcessEnded("it ended", failure="killed", node="n1"), Failure.KILLED),
+        (OSError(errno.EADDRINUSE, "Address already in use"), Failure.PORT_IN_USE),
+        (ProcessDiedError("it ended", failure="killed", node="n1"), Failure.KILLED),
         (OSError(errno.ESTALE, "Stale file handle"), Failure.NODE_FAULT),
         (caused(StorageError("no"), OSError(errno.ESTALE, "Stale file handle")), Failure.NODE_FAULT),
         (caused(StorageError("no room"), OSError(errno.ENOSPC, "No space left")), Failure.FULL_DISK),
         (OSError(errno.EDQUOT, "Disk quota exceeded"), Failure.FULL_DISK),
         (StorageError("read-only"), Failure.FULL_DISK),
-        (SetupError("no checkpoint"), Failure.LACKING),
-        (UserInputError("group size"), Failure.BAD_INPUT),
-        (ManifestError(["a", "b"]), Failure.BAD_INPUT),
-        (WorkFailed("it left nothing"), Failure.BUG),
+        (SetupError("no checkpoint"), Failure.MISSING_RESOURCE),
+        (UserInputError("group size"), Failure.INVALID_INPUT),
+        (ManifestError(["a", "b"]), Failure.INVALID_INPUT),
+        (WorkerError("it left nothing"), Failure.BUG),
         (KeyError("x"), Failure.BUG),
-        (caused(WorkFailed("it ended"), MemoryError()), Failure.OUT_OF_MEMORY),
+        (caused(WorkerError("it ended"), MemoryError()), Failure.OUT_OF_MEMORY),
     ],
 )
-def test_an_exception_tells_its_class(error: BaseException, failure: Failure) -> None:
-    """By its kind, its errno, its text, or those of what caused it."""
-    assert failure_of(error) is failure
+def test_classify_error(error: BaseException, failure: Failure) -> None:
+    """An exception is classified by type, errno or text, its own or those of its causes."""
+    assert classify_error(error) is failure
 
 
 @pytest.mark.parametrize(
@@ -65,18 +65,18 @@ def test_an_exception_tells_its_class(error: BaseException, failure: Failure) ->
         "ncclRemoteError: A call failed possibly due to a network error or a remote process exiting prematurely",
     ],
 )
-def test_losing_another_process_is_an_echo_of_its_end(text: str) -> None:
-    """It says nothing of why that one left."""
-    assert is_echo(RuntimeError(text))
+def test_errors_about_a_lost_peer_are_secondary(text: str) -> None:
+    """They do not state why the peer exited."""
+    assert is_secondary(RuntimeError(text))
 
 
 @pytest.mark.parametrize(
     "text",
     ["DistNetworkError: The server socket has failed to listen, name: EADDRINUSE", "CUDA out of memory. Tried to"],
 )
-def test_what_ails_the_process_itself_is_no_echo(text: str) -> None:
-    """A port that is taken is a reason of its own, although the store tells it by the same error."""
-    assert not is_echo(RuntimeError(text))
+def test_errors_of_the_process_itself_are_not_secondary(text: str) -> None:
+    """A port in use is a primary reason, although torch's store reports it with the same exception."""
+    assert not is_secondary(RuntimeError(text))
 
 
 def failing_while_handling() -> None:
@@ -98,18 +98,16 @@ def failing_instead() -> None:
 @pytest.mark.parametrize(
     ("fail", "failure"), [(failing_while_handling, Failure.OUT_OF_MEMORY), (failing_instead, Failure.BUG)]
 )
-def test_what_was_raised_while_handling_counts_unless_it_was_put_aside(
-    fail: Callable[[], None], failure: Failure
-) -> None:
-    """`raise … from None` says that the first error does not matter."""
+def test_the_handled_exception_counts_unless_it_is_suppressed(fail: Callable[[], None], failure: Failure) -> None:
+    """`raise … from None` suppresses the exception that was being handled."""
     with pytest.raises(KeyError) as caught:
         fail()
-    assert failure_of(caught.value) is failure
+    assert classify_error(caught.value) is failure
 
 
-def test_exit_codes_tell_the_class_again() -> None:
-    """Each class that a worker can leave with has a code of its own, which no signal and no success has."""
+def test_exit_codes_map_back_to_their_class() -> None:
+    """Each class that a worker can exit with has a distinct code, different from success and from signals."""
     assert len(set(EXIT_CODES.values())) == len(EXIT_CODES)
-    assert all(failure_of_exit(code) is failure for failure, code in EXIT_CODES.items())
-    assert failure_of_exit(137) is Failure.KILLED
-    assert [failure_of_exit(code) for code in (0, 1, 2, 143)] == [None] * 4
+    assert all(classify_exit_code(code) is failure for failure, code in EXIT_CODES.items())
+    assert classify_exit_code(137) is Failure.KILLED
+    assert [classify_exit_code(code) for code in (0, 1, 2, 143)] == [None] * 4

@@ -1,4 +1,4 @@
-"""What is committed is whole, what fails leaves nothing, and the file system's refusals are sentences."""
+"""Committed files are complete, failures leave nothing, and errors of the file system become one sentence."""
 
 from __future__ import annotations
 
@@ -12,12 +12,12 @@ from pathlib import Path
 import pytest
 
 from hpcq.core.errors import StorageError
-from hpcq.core.files import committed_file, committed_folder, storage_faults, write_text
+from hpcq.core.files import committed_file, committed_folder, storage_errors, write_text
 
 
 @pytest.fixture
 def small_files() -> Callable[[], AbstractContextManager[None]]:
-    """Forbid files of more than a kibibyte, as a disk without room would."""
+    """Limit files to 1 KiB, to simulate a full disk."""
 
     class Limit(AbstractContextManager[None]):
         def __enter__(self) -> None:
@@ -30,8 +30,8 @@ def small_files() -> Callable[[], AbstractContextManager[None]]:
     return Limit
 
 
-def test_a_file_replaces_the_one_before_it_and_nothing_else_stays(tmp_path: Path) -> None:
-    """The folder is made when needed; no temporary name is left."""
+def test_a_committed_file_replaces_the_previous_one(tmp_path: Path) -> None:
+    """Missing folders are created; no temporary name is left."""
     for text in ("first", "second, é"):
         write_text(tmp_path / "a" / "b" / "file", text)
     assert (tmp_path / "a" / "b" / "file").read_text(encoding="utf-8") == "second, é"
@@ -40,10 +40,10 @@ def test_a_file_replaces_the_one_before_it_and_nothing_else_stays(tmp_path: Path
 
 @pytest.mark.parametrize("commit", [committed_file, committed_folder])
 @pytest.mark.parametrize("leave", [ValueError, KeyboardInterrupt, SystemExit])
-def test_a_block_that_fails_changes_nothing(
+def test_a_failing_block_changes_nothing(
     commit: Callable[[Path], AbstractContextManager[Path]], leave: type[BaseException], tmp_path: Path
 ) -> None:
-    """Neither a new name nor a temporary one, however the block is left."""
+    """Neither a new nor a temporary name is left, with any exception."""
 
     def fail() -> None:
         with commit(tmp_path / "thing") as temporary:
@@ -55,10 +55,10 @@ def test_a_block_that_fails_changes_nothing(
     assert list(tmp_path.iterdir()) == []
 
 
-def test_no_room_is_a_sentence_that_names_the_file_asked_for(
+def test_a_full_disk_is_reported_with_the_requested_path(
     tmp_path: Path, small_files: Callable[[], AbstractContextManager[None]]
 ) -> None:
-    """The old content stays, and the sentence does not speak of a temporary name."""
+    """The old content stays, and the message does not mention a temporary name."""
     write_text(tmp_path / "file", "old")
     with small_files(), pytest.raises(StorageError, match="is larger than") as raised:
         write_text(tmp_path / "file", "new" * 1000)
@@ -66,8 +66,8 @@ def test_no_room_is_a_sentence_that_names_the_file_asked_for(
     assert [(path.name, path.read_text()) for path in tmp_path.iterdir()] == [("file", "old")]
 
 
-def test_a_refusal_at_opening_names_the_file_asked_for(tmp_path: Path) -> None:
-    """The system's own error carries the temporary name, which a user has never heard of."""
+def test_an_error_on_opening_is_reported_with_the_requested_path(tmp_path: Path) -> None:
+    """The OSError has the temporary name, which a user does not know."""
     path = tmp_path / "file"
     with pytest.raises(StorageError) as raised, committed_file(path) as temporary:
         raise PermissionError(errno.EACCES, "Permission denied", str(temporary))
@@ -75,15 +75,15 @@ def test_a_refusal_at_opening_names_the_file_asked_for(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize("path", ["a/b/file", "a/file"])
-def test_a_file_where_a_folder_should_be_is_a_sentence(path: str, tmp_path: Path) -> None:
-    """A part of the path is a file: the folder itself, or one above it."""
+def test_a_file_in_place_of_a_folder_is_reported(path: str, tmp_path: Path) -> None:
+    """A part of the path is a file: the folder itself, or one of its parents."""
     (tmp_path / "a").write_text("")
-    with pytest.raises(StorageError, match=r"a file, not a folder|a file stands where a folder should be"):
+    with pytest.raises(StorageError, match=r"a file, not a folder|a file exists where a folder should be"):
         write_text(tmp_path / path, "text")
 
 
-def test_a_folder_where_a_file_should_be_is_a_sentence(tmp_path: Path) -> None:
-    """The folder is named, not a temporary name beside it, and nothing is written there."""
+def test_a_folder_in_place_of_a_file_is_reported(tmp_path: Path) -> None:
+    """The message names the folder, not a temporary name, and nothing is written."""
     folder = tmp_path / "folder"
     folder.mkdir()
     with pytest.raises(StorageError) as raised:
@@ -92,14 +92,14 @@ def test_a_folder_where_a_file_should_be_is_a_sentence(tmp_path: Path) -> None:
     assert list(tmp_path.rglob("*")) == [folder]
 
 
-def test_other_errors_pass_untouched(tmp_path: Path) -> None:
-    """What has no cure of its own is left to who knows more."""
-    with pytest.raises(FileNotFoundError), storage_faults(tmp_path):
+def test_other_errors_pass_unchanged(tmp_path: Path) -> None:
+    """Errors without a hint are left to the caller."""
+    with pytest.raises(FileNotFoundError), storage_errors(tmp_path):
         (tmp_path / "missing").read_text()
 
 
-def test_the_folder_that_was_first_stays(tmp_path: Path) -> None:
-    """Two workers make the same thing: the second finds the first one's, and leaves nothing of its own."""
+def test_the_first_committed_folder_stays(tmp_path: Path) -> None:
+    """Two workers create the same folder: the second keeps the first one's, and leaves nothing else."""
     for content in ("first", "second"):
         with committed_folder(tmp_path / "thing") as temporary:
             (temporary / "file").write_text(content)

@@ -1,4 +1,4 @@
-"""A folder of tiny locks, and one small package that pip finds without a network."""
+"""Fixtures: a folder with small lock files, and one small package that pip finds without a network."""
 
 from __future__ import annotations
 
@@ -10,13 +10,13 @@ import pytest
 LOCK = """\
 # An environment with one small package.
 tiny_package==1.2.3
-other.package[extra,more]==2.0rc1  # a remark
+other.package[extra,more]==2.0rc1  # a comment
 """
 
 
 @pytest.fixture
 def modules(tmp_path: Path) -> Path:
-    """Locks of an environment that can be read but not made, and of one that can be made."""
+    """Return a folder with the lock file of an environment that can only be read, and of one that can be created."""
     folder = tmp_path / "modules"
     folder.mkdir()
     (folder / "reading.lock.txt").write_text(LOCK)
@@ -26,7 +26,7 @@ def modules(tmp_path: Path) -> Path:
 
 @pytest.fixture
 def cache(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
-    """An empty cache, and a pip that sees nothing but the tiny package, in this process and in those it starts."""
+    """Return an empty cache; pip, in this process and its children, sees only the small package."""
     wheels = tmp_path / "wheels"
     wheels.mkdir()
     with zipfile.ZipFile(wheels / "tiny_package-1.2.3-py3-none-any.whl", "w") as wheel:

@@ -1,4 +1,4 @@
-"""What the evaluation's tests share: invented documents, works, attempts. Knows no model."""
+"""Fixtures of the evaluation tests: documents, work records, attempts; no model."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ from pathlib import Path
 
 import pytest
 
-from hpcq.core.attempts import Attempt, AttemptRecord, next_number, now
+from hpcq.core.attempts import Attempt, AttemptRecord, next_attempt_number, utc_now
 from hpcq.core.work import EvaluateWork, MergeWork, Model, Scheme, Shard, Task, Variant
 
 BASE = Scheme(name="bf16", tool="none", method="none", weights="bf16", activations="bf16")
@@ -16,7 +16,7 @@ BASE = Scheme(name="bf16", tool="none", method="none", weights="bf16", activatio
 
 @pytest.fixture
 def arc_items(tmp_path: Path) -> Path:
-    """A folder of invented documents in the schema that the definition of arc_challenge expects."""
+    """Return a folder of generated documents in the schema that the definition of arc_challenge expects."""
     folder = tmp_path / "items"
     folder.mkdir()
     for split, count in (("train", 6), ("test", 9)):
@@ -38,7 +38,7 @@ def arc_items(tmp_path: Path) -> Path:
 
 @pytest.fixture
 def make_work(tmp_path: Path) -> Callable[..., EvaluateWork]:
-    """Makes a rehearsal of a few tasks in the run folder `tmp_path/run`; keyword arguments replace fields."""
+    """Make a synthetic evaluation of a few tasks in the run folder `tmp_path/run`; keyword arguments replace fields."""
 
     def make(index: int = 0, count: int = 1, *, model: str = "org/Tiny", **fields: object) -> EvaluateWork:
         variant = Variant(model=Model(id=model), scheme=BASE)
@@ -61,7 +61,7 @@ def make_work(tmp_path: Path) -> Callable[..., EvaluateWork]:
 
 @pytest.fixture
 def make_merge(tmp_path: Path) -> Callable[..., MergeWork]:
-    """Makes the merge of evaluations in the run folder `tmp_path/run`."""
+    """Make the merge of evaluations in the run folder `tmp_path/run`."""
 
     def make(*evaluations: EvaluateWork) -> MergeWork:
         return MergeWork(
@@ -76,12 +76,12 @@ def make_merge(tmp_path: Path) -> Callable[..., MergeWork]:
 
 @pytest.fixture
 def make_attempt(tmp_path: Path) -> Callable[[str], Attempt]:
-    """Makes the next attempt of a unit."""
+    """Make the next attempt of a unit."""
 
     def make(unit: str) -> Attempt:
         folder = tmp_path / "run" / "attempts"
-        number = next_number(folder, unit)
-        record = AttemptRecord(unit=unit, attempt=number, job_id="1", node="here", pid=1, start=now())
+        number = next_attempt_number(folder, unit)
+        record = AttemptRecord(unit=unit, attempt=number, job_id="1", node="here", pid=1, start=utc_now())
         return Attempt(folder, record)
 
     return make

@@ -1,4 +1,4 @@
-"""The check that the tools are those that the plan names."""
+"""Check of the installed versions against the plan."""
 
 from __future__ import annotations
 
@@ -13,13 +13,13 @@ H5PY = importlib.metadata.version("h5py")
 
 
 def test_the_planned_versions_pass() -> None:
-    """A tool of the planned version is accepted, with or without the suffix of its build."""
+    """A tool of the planned version is accepted, with or without a local suffix of its build."""
     verify_versions((("h5py", H5PY),))
     verify_versions((("h5py", f"{H5PY}+cpu"),))
 
 
 @pytest.mark.parametrize(("name", "found"), [("h5py", H5PY), ("no-such-tool", "missing")])
 def test_other_versions_are_refused(name: str, found: str) -> None:
-    """A tool of another version, or none, is one sentence with both versions and the cure."""
-    with pytest.raises(SetupError, match=rf"{name} is {found} where the plan says 0\.0\.1: .*make environments"):
+    """A tool of another version, or a missing one, is refused with both versions and the fix."""
+    with pytest.raises(SetupError, match=rf"{name} is {found}, but the plan requires 0\.0\.1\. .*make environments"):
         verify_versions(((name, "0.0.1"),))

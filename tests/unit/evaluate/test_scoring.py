@@ -1,4 +1,4 @@
-"""Scores from made-up responses to invented documents, by lm-eval's own evaluator."""
+"""Scores from generated responses, by lm-eval's own evaluator."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ from pathlib import Path
 import pytest
 from lm_eval.api.group import AggMetricConfig, Group
 
-from hpcq.core.errors import RunIncomplete
+from hpcq.core.errors import RunIncompleteError
 from hpcq.core.work import Task
 from hpcq.evaluate.scoring import StoreLM, score
 from hpcq.evaluate.tasks import BuiltTask, build_tasks
@@ -23,7 +23,7 @@ def _built(items: Path, name: str = "arc_challenge", limit: int | None = None) -
 
 
 def _answers(built: BuiltTask, right: int) -> dict[RequestKey, Response]:
-    """Responses by which the first `right` documents are answered rightly, and the others wrongly."""
+    """Return responses that answer the first `right` documents correctly and the others incorrectly."""
     answers = {}
     for request in built.requests():
         document, index = request.key.doc_id, request.key.request_index
@@ -45,7 +45,7 @@ def test_accuracy_is_the_share_of_right_answers(arc_items: Path) -> None:
 
 
 def test_scoring_twice_gives_the_same_digits(arc_items: Path) -> None:
-    """One build of a task serves any number of variants: no response of one leaks into the score of another."""
+    """A task can be built once and scored for several variants: no response of one affects the score of another."""
     built = _built(arc_items)
     good, bad = _answers(built, 9), _answers(built, 0)
 
@@ -56,8 +56,8 @@ def test_scoring_twice_gives_the_same_digits(arc_items: Path) -> None:
     assert [one.value for one in other] == [0.0, 0.0]
 
 
-def test_a_part_is_not_scored(arc_items: Path) -> None:
-    """A task of which one response is missing has no score."""
+def test_an_incomplete_task_is_not_scored(arc_items: Path) -> None:
+    """A task with one missing response has no score."""
     built = _built(arc_items)
     answers = _answers(built, 9)
     del answers[built.requests()[-1].key]
@@ -66,23 +66,23 @@ def test_a_part_is_not_scored(arc_items: Path) -> None:
 
 
 def test_the_limit_is_scored(arc_items: Path) -> None:
-    """A score over the first five documents counts five."""
+    """With a limit of five, a score counts the first five documents."""
     built = _built(arc_items, limit=5)
 
     assert {(one.value, one.n) for one in score([built], _answers(built, 4))} == {(0.8, 5)}
 
 
-def test_the_store_answers_nothing_unknown(arc_items: Path) -> None:
-    """An LM that reads the store raises for a request that it does not hold."""
+def test_a_request_without_response_is_an_error(arc_items: Path) -> None:
+    """The model that answers from the store raises for a request without a response."""
     built = _built(arc_items)
     lm = StoreLM({}, built.versions)
 
-    with pytest.raises(RunIncomplete, match="There is no response to RequestKey"):
+    with pytest.raises(RunIncompleteError, match="There is no response to RequestKey"):
         lm.loglikelihood(built.leaves["arc_challenge"].instances)
 
 
 def test_groups_are_means_weighted_by_size(arc_items: Path, tmp_path: Path) -> None:
-    """A group's score is the size-weighted mean of its leaves'; with a leaf incomplete, the group has none."""
+    """A group's score is the size-weighted mean of its leaves; with an incomplete leaf the group has no score."""
     few = tmp_path / "few"
     few.mkdir()
     row = '{"question": "Why?", "mc1_targets": {"choices": ["So.", "Not so."], "labels": [1, 0]}}\n'

@@ -1,4 +1,4 @@
-"""lm-eval's tasks over documents in a folder, with what a manifest may change of them."""
+"""lm-eval's tasks over documents in a folder, with the overrides of a manifest."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ import pytest
 from lm_eval.api.task import ConfigurableTask
 
 from hpcq.core.digests import digest_of_items
-from hpcq.core.errors import SetupError, UserInputError, WorkFailed
+from hpcq.core.errors import SetupError, UserInputError, WorkerError
 from hpcq.core.work import Task
 from hpcq.evaluate.requests import Request
 from hpcq.evaluate.tasks import _build_requests, build_tasks
@@ -34,8 +34,8 @@ def test_prompts_are_the_definitions_own(arc_items: Path) -> None:
     assert requests[0].key[:5] == ("arc_challenge", "1.0", 0, 0, 0)
 
 
-def test_documents_are_those_that_datasets_would_load(arc_items: Path) -> None:
-    """Reading the lines in memory gives what the JSON loader of datasets gives."""
+def test_documents_equal_those_that_datasets_loads(arc_items: Path) -> None:
+    """Reading the lines into memory gives the same documents as the JSON loader of datasets."""
     files = {"test": str(arc_items / "test.jsonl"), "train": str(arc_items / "train.jsonl")}
     (built,) = build_tasks([Task(name="arc_challenge", data_path=str(arc_items))])
     loaded = datasets.load_dataset("json", data_files=files)
@@ -54,7 +54,7 @@ def test_prompts_are_the_same_each_time(arc_items: Path) -> None:
 
 
 def test_building_again_keeps_the_prompts(arc_items: Path) -> None:
-    """lm-eval's evaluator builds requests again before scoring; that must not draw new few-shot examples."""
+    """lm-eval's evaluator builds requests again before scoring, which must not draw new few-shot examples."""
     (built,) = build_tasks([Task(name="arc_challenge", data_path=str(arc_items), num_fewshot=2)])
     before = _prompts(built.requests())
 
@@ -63,8 +63,8 @@ def test_building_again_keeps_the_prompts(arc_items: Path) -> None:
     assert _prompts(built.requests()) == before
 
 
-def test_shuffled_choices_stay_as_they_were_asked() -> None:
-    """A definition that shuffles choices shuffles them once: what is scored is what was asked."""
+def test_shuffled_choices_keep_their_order() -> None:
+    """A definition that shuffles choices shuffles them once: the scored requests are the answered ones."""
 
     def shuffled(dataset: datasets.Dataset) -> datasets.Dataset:
         def shuffle(document: dict[str, list[str]]) -> dict[str, list[str]]:
@@ -88,23 +88,23 @@ def test_shuffled_choices_stay_as_they_were_asked() -> None:
 
     _build_requests("shuffling", leaf, Task(name="shuffling"))
 
-    asked = [[instance.args[1].strip() for instance in leaf.instances[start : start + 8]] for start in range(0, 40, 8)]
-    assert [document["choices"] for _, document in leaf.doc_iterator()] == asked
+    built = [[instance.args[1].strip() for instance in leaf.instances[start : start + 8]] for start in range(0, 40, 8)]
+    assert [document["choices"] for _, document in leaf.doc_iterator()] == built
 
 
 def test_changed_documents_are_refused(arc_items: Path) -> None:
-    """Documents that are not those of the plan are a fault of the environment: the address would tell a lie."""
+    """Documents with another digest than in the plan are refused: the content address would be wrong."""
     digest = digest_of_items(arc_items)
     assert _requests(arc_items, data_digest=digest)
     with (arc_items / "test.jsonl").open("a") as file:
         file.write("\n")
 
-    with pytest.raises(SetupError, match="the documents of arc_challenge are not those that the plan was made with"):
+    with pytest.raises(SetupError, match="the documents of arc_challenge have changed since the plan was made"):
         _requests(arc_items, data_digest=digest)
 
 
 def test_limit_takes_the_first_documents(arc_items: Path) -> None:
-    """A limit keeps the first documents, with the prompts that they have without it."""
+    """A limit keeps the first documents, with the same prompts as without it."""
     limited, whole = _requests(arc_items, num_fewshot=2, limit=4), _requests(arc_items, num_fewshot=2)
 
     assert {request.key.doc_id for request in limited} == {0, 1, 2, 3}
@@ -112,37 +112,37 @@ def test_limit_takes_the_first_documents(arc_items: Path) -> None:
 
 
 def test_generated_tokens_can_be_limited(tmp_path: Path) -> None:
-    """`max_gen_toks` changes the generation arguments, and nothing else of them."""
+    """`max_gen_toks` changes that generation argument and no other."""
     for split in ("train", "test"):
         (tmp_path / f"{split}.jsonl").write_text('{"question": "How many?", "answer": "Two. #### 2"}\n')
 
     (built,) = build_tasks([Task(name="gsm8k", data_path=str(tmp_path), num_fewshot=0, max_gen_toks=24)])
 
     (request,) = built.requests()
-    assert request.generation["max_gen_toks"] == 24
-    assert request.generation["until"] == ["Question:", "</s>", "<|im_end|>"]
+    assert request.generation_kwargs["max_gen_toks"] == 24
+    assert request.generation_kwargs["until"] == ["Question:", "</s>", "<|im_end|>"]
 
 
-def test_unknown_task_is_one_sentence() -> None:
-    """A task that the catalog lacks is refused by name."""
+def test_an_unknown_task_is_refused() -> None:
+    """A task that is not in the catalog is refused by name."""
     with pytest.raises(UserInputError, match="tasks: the catalog has no task 'arc_chalenge'"):
         build_tasks([Task(name="arc_chalenge")])
 
 
-def test_missing_documents_are_one_sentence(tmp_path: Path) -> None:
-    """An empty folder is a fault of the environment, with the folder and the cure."""
+def test_missing_documents_are_a_setup_error(tmp_path: Path) -> None:
+    """An empty folder is a SetupError with the folder and the fix."""
     with pytest.raises(SetupError, match=rf"arc_challenge: .*{tmp_path.name} has no .jsonl file.*hpcq stage"):
         build_tasks([Task(name="arc_challenge", data_path=str(tmp_path))])
 
 
-def test_one_folder_cannot_serve_a_group(tmp_path: Path) -> None:
-    """A group of tasks over one folder of documents is refused."""
+def test_a_group_cannot_have_one_folder(tmp_path: Path) -> None:
+    """A group of tasks with one folder of documents is refused."""
     with pytest.raises(UserInputError, match="mmlu is a group of tasks"):
         build_tasks([Task(name="mmlu", data_path=str(tmp_path))])
 
 
 def test_fixed_fewshot_is_not_overridden(tmp_path: Path) -> None:
-    """Where a definition fixes no examples, asking for some is refused: lm-eval would pass over it in silence."""
+    """If a definition fixes 0 examples, another number is refused: lm-eval would ignore it silently."""
     row = '{"question": "Why?", "mc1_targets": {"choices": ["a", "b"], "labels": [1, 0]}}\n'
     (tmp_path / "validation.jsonl").write_text(row)
 
@@ -150,15 +150,15 @@ def test_fixed_fewshot_is_not_overridden(tmp_path: Path) -> None:
         build_tasks([Task(name="truthfulqa_mc1", data_path=str(tmp_path), num_fewshot=3)])
 
 
-def test_too_few_examples_are_one_sentence(arc_items: Path) -> None:
-    """More few-shot examples than the split holds is a sentence that names the task."""
-    with pytest.raises(WorkFailed, match="arc_challenge: lm-eval cannot make its requests"):
+def test_too_many_examples_are_refused(arc_items: Path) -> None:
+    """More few-shot examples than the split has is an error that names the task."""
+    with pytest.raises(WorkerError, match="arc_challenge: lm-eval cannot make its requests"):
         _requests(arc_items, num_fewshot=25)
 
 
-def test_a_task_is_asked_once(arc_items: Path) -> None:
-    """The same task twice, with whatever settings, is refused: its keys could not be told apart."""
+def test_a_task_runs_once(arc_items: Path) -> None:
+    """The same task twice, with any settings, is refused: their keys would be the same."""
     task = Task(name="arc_challenge", data_path=str(arc_items))
 
-    with pytest.raises(WorkFailed, match="arc_challenge would be asked twice"):
+    with pytest.raises(WorkerError, match="arc_challenge would run twice"):
         build_tasks([task, Task(name="arc_challenge", data_path=str(arc_items), num_fewshot=1)])

@@ -1,4 +1,4 @@
-"""The evaluation worker, on rehearsals: what survives, what is computed, what is said."""
+"""Evaluation worker, with the synthetic back end: commits, restarts, shards."""
 
 from __future__ import annotations
 
@@ -14,12 +14,11 @@ from pathlib import Path
 import pytest
 
 from hpcq.core.attempts import Attempt
-from hpcq.core.paths import COMPLETE
+from hpcq.core.paths import COMPLETION_FILE, segment_folders
 from hpcq.core.work import EvaluateWork, Task
-from hpcq.evaluate.request_set import questions_of
-from hpcq.evaluate.unit_folders import unit_folders
+from hpcq.evaluate.request_set import build_request_set
 from hpcq.evaluate.worker import evaluate
-from hpcq.store import Index, count_rows, load, segment_paths
+from hpcq.store import Index, count_rows, load_index, segment_paths
 
 MakeWork = Callable[..., EvaluateWork]
 MakeAttempt = Callable[[str], Attempt]
@@ -27,20 +26,20 @@ MakeAttempt = Callable[[str], Attempt]
 IN_A_PROCESS = """
 import pickle, sys
 from pathlib import Path
-from hpcq.core.attempts import Attempt, AttemptRecord, now
+from hpcq.core.attempts import Attempt, AttemptRecord, utc_now
 from hpcq.evaluate.worker import evaluate
-record = AttemptRecord(unit="evaluate.x", attempt=1, job_id="1", node="here", pid=1, start=now())
+record = AttemptRecord(unit="evaluate.x", attempt=1, job_id="1", node="here", pid=1, start=utc_now())
 evaluate(pickle.loads(bytes.fromhex(sys.argv[1])), Attempt(Path(sys.argv[2]), record))
 """
 
 
 def _index(work: EvaluateWork) -> Index:
-    addresses = questions_of(work.tasks, is_rehearsal=True).addresses(work)
-    return load(unit_folders(Path(work.segments_path).parent, work.variant), expect=addresses)
+    addresses = build_request_set(work.tasks, is_synthetic=True).addresses(work)
+    return load_index(segment_folders(Path(work.segments_path).parent, work.variant), expect=addresses)
 
 
 def _start(work: EvaluateWork, attempts: Path) -> subprocess.Popen[bytes]:
-    """A worker in a process."""
+    """Start a worker in a process."""
     return subprocess.Popen([sys.executable, "-c", IN_A_PROCESS, pickle.dumps(work).hex(), str(attempts)])
 
 
@@ -52,13 +51,13 @@ def _wait_for_rows(work: EvaluateWork, rows: int) -> None:
 
 
 def test_all_requests_are_answered(make_work: MakeWork, make_attempt: MakeAttempt) -> None:
-    """A worker that returns has committed every request, and says how many in `complete.json`."""
+    """A worker that returns has committed every request, and writes their number to `complete.json`."""
     work, attempt = make_work(), make_attempt("evaluate.x")
 
     evaluate(work, attempt)
 
     assert len(_index(work)) == 5 * 4 + 4
-    complete = json.loads((Path(work.segments_path) / COMPLETE).read_text())
+    complete = json.loads((Path(work.segments_path) / COMPLETION_FILE).read_text())
     assert complete == {"schema": 1, "requests": 24, "address": work.address, "attempt": 1}
     assert (attempt.record.total, attempt.record.restored, attempt.record.facts["answered"]) == (24, 0, 24)
     assert attempt.record.facts["peak_memory_bytes"] > 0
@@ -66,7 +65,7 @@ def test_all_requests_are_answered(make_work: MakeWork, make_attempt: MakeAttemp
 
 @pytest.mark.parametrize("count", [2, 3, 7])
 def test_shards_together_are_the_whole(make_work: MakeWork, make_attempt: MakeAttempt, count: int) -> None:
-    """Any number of shards commits the responses that one worker alone would, each once."""
+    """Any number of shards commits the same responses as one worker, each once."""
     alone = make_work(model="org/Alone")
     evaluate(alone, make_attempt("evaluate.alone"))
     for index in range(count):
@@ -79,7 +78,7 @@ def test_shards_together_are_the_whole(make_work: MakeWork, make_attempt: MakeAt
 
 
 def test_nothing_is_computed_twice(make_work: MakeWork, make_attempt: MakeAttempt) -> None:
-    """A worker that finds some of its segments adds the missing rows alone, and the responses are the same."""
+    """A worker that finds some of its segments adds only the missing rows, and the responses are the same."""
     work = make_work()
     evaluate(work, make_attempt("evaluate.x"))
     before = _index(work).responses
@@ -97,7 +96,7 @@ def test_nothing_is_computed_twice(make_work: MakeWork, make_attempt: MakeAttemp
 
 
 def test_other_shards_count_as_answered(make_work: MakeWork, make_attempt: MakeAttempt) -> None:
-    """After a change of the number of shards, what the old shards committed is not computed again."""
+    """After a change of the number of shards, responses of the old shards are not computed again."""
     for index in range(3):
         evaluate(make_work(index, 3), make_attempt(f"evaluate.{index}"))
     attempt = make_attempt("evaluate.whole")
@@ -108,8 +107,8 @@ def test_other_shards_count_as_answered(make_work: MakeWork, make_attempt: MakeA
     assert not segment_paths(Path(make_work().segments_path))
 
 
-def test_part_of_a_batch_is_completed(make_work: MakeWork, make_attempt: MakeAttempt) -> None:
-    """Of a piece of which a part is known, only what was not known is committed."""
+def test_a_partial_chunk_is_completed(make_work: MakeWork, make_attempt: MakeAttempt) -> None:
+    """Of a chunk with some responses, only the missing ones are committed."""
     evaluate(make_work(batch_size=2), make_attempt("evaluate.x"))
     work = make_work(batch_size=7)
     segment_paths(Path(work.segments_path))[0].unlink()
@@ -122,8 +121,8 @@ def test_part_of_a_batch_is_completed(make_work: MakeWork, make_attempt: MakeAtt
     assert (len(_index(work)), _index(work).duplicates) == (24, 0)
 
 
-def test_another_evaluation_is_not_taken_for_this(make_work: MakeWork, make_attempt: MakeAttempt) -> None:
-    """Responses to the same task with another number of documents are ignored; those to an unchanged task are not."""
+def test_responses_of_another_evaluation_are_ignored(make_work: MakeWork, make_attempt: MakeAttempt) -> None:
+    """Responses to the same task with another number of documents are ignored; those to an unchanged task are used."""
     evaluate(make_work(), make_attempt("evaluate.x"))
     work = make_work(tasks=(Task(name="arc_challenge", limit=6), Task(name="gsm8k", limit=4)))
     attempt = make_attempt("evaluate.x")
@@ -133,9 +132,9 @@ def test_another_evaluation_is_not_taken_for_this(make_work: MakeWork, make_atte
     assert (attempt.record.total, attempt.record.restored) == (28, 4)
 
 
-def test_sigkill_costs_the_last_batch_alone(make_work: MakeWork, make_attempt: MakeAttempt, tmp_path: Path) -> None:
-    """What was committed when SIGKILL came is used by the next attempt, which completes the rest."""
-    work = make_work(pace=(("request_seconds", 0.02),))
+def test_sigkill_costs_only_the_last_batch(make_work: MakeWork, make_attempt: MakeAttempt, tmp_path: Path) -> None:
+    """After SIGKILL the next attempt uses the committed responses and completes the rest."""
+    work = make_work(synthetic_options=(("request_seconds", 0.02),))
     process = _start(work, tmp_path / "attempts")
     _wait_for_rows(work, 6)
     process.kill()
@@ -149,18 +148,18 @@ def test_sigkill_costs_the_last_batch_alone(make_work: MakeWork, make_attempt: M
     assert (len(_index(work)), _index(work).duplicates) == (24, 0)
 
 
-def test_a_notice_commits_what_waits(make_work: MakeWork, make_attempt: MakeAttempt) -> None:
-    """When the attempt's end is announced the batches that wait are committed, and the work goes on."""
-    work = make_work(pace=(("request_seconds", 0.05),), flush_interval_s=3600.0)
+def test_a_termination_notice_commits_pending_batches(make_work: MakeWork, make_attempt: MakeAttempt) -> None:
+    """On a termination notice the pending batches are committed, and the worker continues."""
+    work = make_work(synthetic_options=(("request_seconds", 0.05),), flush_interval_s=3600.0)
     attempt = make_attempt("evaluate.x")
     worker = threading.Thread(target=evaluate, args=(work, attempt))
     worker.start()
     while count_rows(Path(work.segments_path)) == 0:
         assert worker.is_alive()
-        attempt.notify()
+        attempt.notify_termination()
         time.sleep(0.01)
     worker.join()
 
     assert count_rows(Path(work.segments_path)) == 24
     assert len(segment_paths(Path(work.segments_path))) >= 2
-    assert (Path(work.segments_path) / COMPLETE).exists()
+    assert (Path(work.segments_path) / COMPLETION_FILE).exists()

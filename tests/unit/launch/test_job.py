@@ -1,4 +1,4 @@
-"""What a unit's job leaves behind: its attempt, its log, and its exception for the scheduler."""
+"""The job of a unit: its attempt record, its log, and its exit code for the scheduler."""
 
 from __future__ import annotations
 
@@ -17,18 +17,18 @@ from hpcq.core.attempts import AttemptRecord, read_attempts
 from hpcq.core.failures import EXIT_CODES, Failure
 from hpcq.core.paths import RunLayout
 from hpcq.launch.job import UnitJob
-from hpcq.launch.recovery.signals import ANNOUNCEMENTS
-from tests.slurm.rehearsal import array, layout_at, unit
+from hpcq.launch.recovery.signals import TERMINATION_SIGNALS
+from tests.slurm.synthetic_units import layout_at, synthetic_array, synthetic_unit
 
 SLURM = ("SUBMITIT_EXECUTOR", "SLURM_ARRAY_JOB_ID", "SLURM_ARRAY_TASK_ID", "SLURM_JOB_ID", "SLURM_PROCID")
 
 
 @pytest.fixture
 def layout(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[RunLayout]:
-    """A run, outside of any scheduler; under one, a job hears no signal any more when its unit has ended."""
+    """A run without a scheduler. Signal handlers are restored, because a job under Slurm leaves them ignored."""
     for name in SLURM:
         monkeypatch.delenv(name, raising=False)
-    handlers = {number: signal.getsignal(number) for number in ANNOUNCEMENTS}
+    handlers = {number: signal.getsignal(number) for number in TERMINATION_SIGNALS}
     yield layout_at(tmp_path)
     for number, handler in handlers.items():
         signal.signal(number, handler)
@@ -36,17 +36,17 @@ def layout(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[RunLayou
 
 def job(layout: RunLayout, *, fails: bool = False, seconds: float = 0.0) -> UnitJob:
     """The job of a synthetic unit."""
-    order = array(layout, "one", [unit(layout, "one", fails=fails, seconds=seconds)])
-    return UnitJob.of(order, order.units[0], layout)
+    spec = synthetic_array(layout, "one", [synthetic_unit(layout, "one", runs_out_of_memory=fails, seconds=seconds)])
+    return UnitJob.from_spec(spec, spec.units[0], layout)
 
 
 def attempts(layout: RunLayout) -> list[AttemptRecord]:
-    """What was recorded of it."""
+    """The recorded attempts of the unit."""
     return read_attempts(layout.attempts)["one"]
 
 
-def test_a_unit_that_ends_well_is_recorded_as_done(layout: RunLayout) -> None:
-    """The attempt says where and when it ran and that it is done."""
+def test_a_successful_unit_is_recorded_as_done(layout: RunLayout) -> None:
+    """The attempt has its process, its times and its outcome."""
     job(layout)()
     (record,) = attempts(layout)
     assert (record.outcome, record.reason, record.attempt, record.pid) == ("done", None, 1, os.getpid())
@@ -54,13 +54,13 @@ def test_a_unit_that_ends_well_is_recorded_as_done(layout: RunLayout) -> None:
     assert record.total == 4
 
 
-def test_a_failure_is_recorded_in_a_sentence_and_told_by_the_exit_code(
+def test_a_failure_is_recorded_in_one_sentence_and_sets_the_exit_code(
     layout: RunLayout, capfd: pytest.CaptureFixture[str]
 ) -> None:
-    """The scheduler sees the class's exit code, the attempt has its sentence, the unit's own log the traceback."""
-    with capfd.disabled(), pytest.raises(SystemExit) as left:
+    """The scheduler gets the failure class's exit code, the attempt the message, the unit's log the traceback."""
+    with capfd.disabled(), pytest.raises(SystemExit) as exited:
         job(layout, fails=True)()
-    assert left.value.code == EXIT_CODES[Failure.OUT_OF_MEMORY]
+    assert exited.value.code == EXIT_CODES[Failure.OUT_OF_MEMORY]
     (record,) = attempts(layout)
     assert (record.outcome, record.reason) == ("failed", "MemoryError: no message")
     assert (record.failure, record.decision) == ("out of memory", None)
@@ -69,7 +69,7 @@ def test_a_failure_is_recorded_in_a_sentence_and_told_by_the_exit_code(
     assert "Traceback" in log
 
 
-def test_running_again_is_another_attempt_with_another_log(layout: RunLayout) -> None:
+def test_a_second_run_is_a_new_attempt_with_its_own_log(layout: RunLayout) -> None:
     """Attempts and their logs are numbered."""
     job(layout)()
     job(layout)()
@@ -77,8 +77,8 @@ def test_running_again_is_another_attempt_with_another_log(layout: RunLayout) ->
     assert sorted(path.name for path in layout.job_logs.iterdir()) == ["one.1.log", "one.2.log"]
 
 
-def test_output_returns_to_where_it_went_before(layout: RunLayout, capfd: pytest.CaptureFixture[str]) -> None:
-    """File descriptor 1 is the unit's log during the unit, and what it was before afterwards."""
+def test_the_output_is_restored_after_the_unit(layout: RunLayout, capfd: pytest.CaptureFixture[str]) -> None:
+    """File descriptor 1 is the unit's log during the unit, and the previous file afterwards."""
     with capfd.disabled():
         before = os.fstat(1)
         job(layout)()
@@ -86,9 +86,9 @@ def test_output_returns_to_where_it_went_before(layout: RunLayout, capfd: pytest
     assert (layout.job_logs / "one.1.log").read_text().count("\n") == 1
 
 
-def test_under_slurm_job_and_node_are_slurms(layout: RunLayout, monkeypatch: pytest.MonkeyPatch) -> None:
-    """The record names the array's element, and the node by Slurm's name for it."""
-    told = {
+def test_under_slurm_job_and_node_have_slurms_names(layout: RunLayout, monkeypatch: pytest.MonkeyPatch) -> None:
+    """The record has the id of the array element and Slurm's name of the node."""
+    variables = {
         "SUBMITIT_EXECUTOR": "slurm",
         "SLURM_JOB_ID": "101",
         "SLURM_ARRAY_JOB_ID": "100",
@@ -96,23 +96,23 @@ def test_under_slurm_job_and_node_are_slurms(layout: RunLayout, monkeypatch: pyt
         "SLURM_PROCID": "0",
         "SLURMD_NODENAME": "h100-1",
     }
-    for name, value in told.items():
+    for name, value in variables.items():
         monkeypatch.setenv(name, value)
     job(layout)()
     (record,) = attempts(layout)
     assert (record.job_id, record.node) == ("100_7", "h100-1")
 
 
-def test_inside_somebodys_allocation_a_local_unit_is_local(layout: RunLayout, monkeypatch: pytest.MonkeyPatch) -> None:
-    """Slurm's variables mean nothing to a unit that the local launcher started."""
+def test_inside_an_allocation_a_local_unit_is_local(layout: RunLayout, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A unit of the local launcher ignores Slurm's variables."""
     for name, value in {"SUBMITIT_EXECUTOR": "local", "SUBMITIT_LOCAL_JOB_ID": "55", "SLURM_PROCID": "3"}.items():
         monkeypatch.setenv(name, value)
     job(layout)()
     assert attempts(layout)[0].job_id == "55"
 
 
-def test_a_job_survives_the_way_to_a_node(layout: RunLayout) -> None:
-    """A pickled job is small, equals the original, and holds no path object, which other Pythons could not read."""
+def test_a_pickled_job_is_small_and_portable(layout: RunLayout) -> None:
+    """It equals the original and contains no path object, which other Python versions could not read."""
     original = job(layout)
     content = pickle.dumps(original)
     assert len(content) < 2000
@@ -120,10 +120,10 @@ def test_a_job_survives_the_way_to_a_node(layout: RunLayout) -> None:
     assert pickle.loads(content) == original  # noqa: S301 - made two lines above
 
 
-def test_a_cancelled_local_unit_leaves_with_its_record_written(layout: RunLayout, tmp_path: Path) -> None:
-    """SIGTERM, even repeated, ends a unit outside of Slurm once, and the attempt says why."""
+def test_a_cancelled_local_unit_writes_its_record_before_it_exits(layout: RunLayout, tmp_path: Path) -> None:
+    """SIGTERM, even repeated, interrupts a unit outside of Slurm once, and the attempt has the reason."""
     (tmp_path / "job.pickle").write_bytes(pickle.dumps(job(layout, seconds=60)))
-    # Before and after the unit SIGTERM means nothing, as under submitit.
+    # SIGTERM is ignored before and after the unit, as under submitit.
     ignore = "import signal; signal.signal(signal.SIGTERM, signal.SIG_IGN)"
     command = f"{ignore}; import pickle, sys; pickle.load(open(sys.argv[1], 'rb'))()"
     with subprocess.Popen([sys.executable, "-c", command, str(tmp_path / "job.pickle")]) as process:
@@ -136,11 +136,11 @@ def test_a_cancelled_local_unit_leaves_with_its_record_written(layout: RunLayout
         assert process.returncode == 128 + signal.SIGTERM
     (record,) = attempts(layout)
     assert record.outcome == "interrupted"
-    assert record.reason == "told to stop by SIGTERM: preempted or cancelled"
+    assert record.reason == "received SIGTERM: preempted or cancelled"
 
 
 def test_starting_a_job_imports_nothing_heavy() -> None:
-    """Hundreds of array elements pay for every import: no model library, no schema library, no console library."""
+    """Hundreds of array elements pay for each import: no model, schema or console library, no h5py."""
     heavy = ("torch", "transformers", "datasets", "lm_eval", "llmcompressor", "pydantic", "rich", "h5py")
     probe = f"import sys, hpcq.launch.job; print([name for name in {heavy} if name in sys.modules])"
     done = subprocess.run([sys.executable, "-c", probe], capture_output=True, text=True, check=True, timeout=30)

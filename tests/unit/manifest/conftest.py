@@ -1,4 +1,4 @@
-"""What tests of manifests share: a working directory and a cache of their own, and manifests made from text."""
+"""Fixtures: a separate working directory and cache per test, and manifests from text."""
 
 from __future__ import annotations
 
@@ -27,24 +27,24 @@ LoadText = Callable[..., Manifest]
 
 
 @pytest.fixture(autouse=True)
-def _own_places(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """Every test works in an empty folder, with an empty cache and without Slurm's commands."""
+def _isolated_folders(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Every test runs in an empty folder with an empty cache."""
     monkeypatch.chdir(tmp_path)
     monkeypatch.setenv("HPCQ_CACHE", str(tmp_path / "cache"))
 
 
 @pytest.fixture
 def smallest() -> str:
-    """The text of a manifest that says no more than it must."""
+    """The text of a manifest with the required keys only."""
     return SMALLEST
 
 
 @pytest.fixture
 def load_text() -> LoadText:
-    """A function that writes a text to mine.toml and loads it, with options."""
+    """A function that writes a text to mine.toml and loads it with overrides."""
 
-    def load_it(text: str, *options: str) -> Manifest:
+    def load_it(text: str, *overrides: str) -> Manifest:
         Path("mine.toml").write_text(text, encoding="utf-8")
-        return load(Path("mine.toml"), options)
+        return load(Path("mine.toml"), overrides)
 
     return load_it

@@ -1,4 +1,4 @@
-"""The documents for users say what the schema and the catalog say."""
+"""The user documentation agrees with the schema and the catalog."""
 
 from __future__ import annotations
 
@@ -21,12 +21,12 @@ DOCS = Path(__file__).resolve().parents[3] / "docs"
 
 @pytest.mark.parametrize(("document", "schema"), [("manifest.md", Manifest), ("cluster.md", Profile)])
 def test_every_key_is_documented_as_the_schema_states_it(document: str, schema: type[BaseModel]) -> None:
-    """The document ends with the reference that the schema gives; where it does not, put `reference(schema)` there."""
+    """The document ends with the generated reference; to update it, paste the output of `reference(schema)`."""
     assert (DOCS / document).read_text(encoding="utf-8").endswith(reference(schema).rstrip() + "\n")
 
 
 def test_every_name_of_the_catalog_is_documented() -> None:
-    """Schemes, tasks, suites, packaged items and GPUs that a user may name stand in the documents."""
+    """The documents contain all schemes, tasks, suites, packaged datasets and GPUs."""
     manifest, cluster = ((DOCS / name).read_text(encoding="utf-8") for name in ("manifest.md", "cluster.md"))
     for name in (*scheme_names(), *task_names(), *packaged_tasks()):
         assert f"`{name}`" in manifest
@@ -34,8 +34,8 @@ def test_every_name_of_the_catalog_is_documented() -> None:
     assert all(f"`{name}`" in cluster for name in gpu_names())
 
 
-def test_the_documents_examples_are_right(tmp_path: Path) -> None:
-    """The first manifest and the first profile that a reader copies resolve, the one with the other."""
+def test_the_documented_examples_are_valid(tmp_path: Path) -> None:
+    """The first example manifest resolves with the first example profile."""
     (tmp_path / "clusters").mkdir()
     for document, path in (("manifest.md", "m.toml"), ("cluster.md", "clusters/ours.toml")):
         example = re.search(r"```toml\n(.*?)```", (DOCS / document).read_text(encoding="utf-8"), re.DOTALL)
@@ -47,8 +47,8 @@ def test_the_documents_examples_are_right(tmp_path: Path) -> None:
     assert len(resolved.tasks) == 7
 
 
-def test_the_documented_options_and_definitions_work() -> None:
-    """What the document shows for -O and for a scheme of one's own is accepted."""
+def test_the_documented_overrides_and_definitions_work() -> None:
+    """The documented -O overrides and custom scheme are accepted."""
     Path("m.toml").write_text(
         '[run]\nname = "x"\n[[models]]\nid = "google/gemma-2b"\n[tasks]\nuse = ["gsm8k"]\n'
         '[schemes]\nuse = ["bf16", "careful", "careful-g64"]\n'

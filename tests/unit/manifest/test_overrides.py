@@ -1,4 +1,4 @@
-"""Options that replace values of a document."""
+"""`-O key=value` overrides of a document."""
 
 from __future__ import annotations
 
@@ -6,7 +6,7 @@ from typing import Any
 
 import pytest
 
-from hpcq.manifest.overrides import OverrideProblem, apply_override
+from hpcq.manifest.loader import OverrideError, apply_override
 
 
 @pytest.mark.parametrize(
@@ -21,8 +21,8 @@ from hpcq.manifest.overrides import OverrideProblem, apply_override
         ("run.name=x\ny = 1", {"run": {"name": "x\ny = 1"}, "models": [{"id": "a"}]}),
     ],
 )
-def test_an_option_puts_a_toml_value_or_a_bare_word(option: str, expected: dict[str, Any]) -> None:
-    """The value is read as TOML, and what is no TOML is text; keys lead into tables, made if need be, and lists."""
+def test_an_override_sets_a_toml_value_or_a_bare_word(option: str, expected: dict[str, Any]) -> None:
+    """The value is TOML, or a string if it is not valid TOML. Missing tables are created."""
     document: dict[str, Any] = {"run": {"name": "x"}, "models": [{"id": "a"}]}
     apply_override(document, option)
     assert document == expected
@@ -31,22 +31,22 @@ def test_an_option_puts_a_toml_value_or_a_bare_word(option: str, expected: dict[
 @pytest.mark.parametrize(
     ("option", "sentence"),
     [
-        ("name", "an option is written key=value, with a dotted key such as evaluate.batch_size."),
-        ("run..name=x", "an option is written key=value, with a dotted key such as evaluate.batch_size."),
-        ("models.1.id=x", "models is a list; its elements are 0 to 0, and '1' is not one of them."),
-        ("models.id=x", "models is a list; its elements are 0 to 0, and 'id' is not one of them."),
+        ("name", "use key=value, with a dotted key such as evaluate.batch_size."),
+        ("run..name=x", "use key=value, with a dotted key such as evaluate.batch_size."),
+        ("models.1.id=x", "'1' is not an element of the list models; valid indices are 0 to 0."),
+        ("models.id=x", "'id' is not an element of the list models; valid indices are 0 to 0."),
         ("run.name.first=x", "run.name is a value and has no key 'first'."),
         (
             "models.9" + "9" * 5000 + ".id=x",
-            "models is a list; its elements are 0 to 0, and '" + "9" * 5001 + "' is not one of them.",
+            "'" + "9" * 5001 + "' is not an element of the list models; valid indices are 0 to 0.",
         ),
-        ("tasks.limit=" + "9" * 5000, "the value is a number too long, or a list too deep, to be read."),
-        ("tasks.use=" + "[" * 5000, "the value is a number too long, or a list too deep, to be read."),
+        ("tasks.limit=" + "9" * 5000, "the value has too many digits or is nested too deeply."),
+        ("tasks.use=" + "[" * 5000, "the value has too many digits or is nested too deeply."),
         ("run.name=[1", "[1 is not a TOML value (Unclosed array (at end of document))."),
     ],
 )
-def test_an_option_that_leads_nowhere_says_why(option: str, sentence: str) -> None:
-    """No '=', an empty key, a list's end, a key below a value, a broken and an endless value: each has its sentence."""
-    with pytest.raises(OverrideProblem) as refusal:
+def test_an_invalid_override_is_explained(option: str, sentence: str) -> None:
+    """A missing '=', an empty key, an invalid index, a key below a value, and invalid values each have a message."""
+    with pytest.raises(OverrideError) as raised:
         apply_override({"run": {"name": "x"}, "models": [{"id": "a"}]}, option)
-    assert str(refusal.value) == sentence
+    assert str(raised.value) == sentence

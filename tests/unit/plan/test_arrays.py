@@ -1,18 +1,18 @@
-"""Arrays: evaluations stand in step with the quantizations that they need."""
+"""Arrays: grouping of units, and dependencies of evaluations on their quantizations."""
 
 from __future__ import annotations
 
 from hypothesis import given
 from hypothesis import strategies as st
 
-from hpcq.core.work import EvaluateWork, Kind, MergeWork, Model, QuantizeWork, Scheme, Shard, Variant
+from hpcq.core.work import EvaluateWork, MergeWork, Model, QuantizeWork, Scheme, Shard, UnitKind, Variant
 from hpcq.manifest.profiles import GpuClass, Profile, SlurmSettings
 from hpcq.plan.arrays import make_arrays
 from hpcq.plan.units import PlannedUnit, Shape
 
 
 def profile() -> Profile:
-    """A Slurm cluster with two classes."""
+    """Return a Slurm cluster with two classes."""
     return Profile(
         name="two",
         scheduler="slurm",
@@ -27,13 +27,13 @@ def profile() -> Profile:
 
 
 def units_of(variants: list[tuple[bool, str, int]]) -> list[PlannedUnit]:
-    """Units of variants given as (is quantized, class that evaluates, shards), and the merge."""
+    """Return units of variants given as (is quantized, class of the evaluation, shards), and the merge."""
     units: list[PlannedUnit] = []
     for number, (is_quantized, gpu_class, shards) in enumerate(variants):
         tool = "synthetic" if is_quantized else "none"
         scheme = Scheme(name=f"s{number}", tool=tool, method="none", weights="bf16", activations="bf16", damping=number)
         variant = Variant(model=Model(id="m"), scheme=scheme)
-        needs: tuple[str, ...] = ()
+        depends_on: tuple[str, ...] = ()
         if is_quantized:
             quantize = PlannedUnit(
                 id=f"quantize.{variant.id}",
@@ -42,7 +42,7 @@ def units_of(variants: list[tuple[bool, str, int]]) -> list[PlannedUnit]:
                 shape=Shape(gpu_class="big", gpus_per_node=1),
             )
             units.append(quantize)
-            needs = (quantize.id,)
+            depends_on = (quantize.id,)
         for index in range(shards):
             work = EvaluateWork(
                 variant=variant,
@@ -59,11 +59,11 @@ def units_of(variants: list[tuple[bool, str, int]]) -> list[PlannedUnit]:
                     work=work,
                     environment="core",
                     shape=Shape(gpu_class=gpu_class, gpus_per_node=1),
-                    depends_on=needs,
+                    depends_on=depends_on,
                 )
             )
     merge = MergeWork(run="r", evaluations=(), segments_path="s", results_path="r")
-    evaluations = tuple(unit.id for unit in units if unit.kind is Kind.EVALUATE)
+    evaluations = tuple(unit.id for unit in units if unit.kind is UnitKind.EVALUATE)
     units.append(
         PlannedUnit(
             id="merge.r", work=merge, environment="core", shape=Shape(gpu_class="small"), depends_on=evaluations
@@ -78,31 +78,31 @@ VARIANTS = st.lists(
 
 
 @given(VARIANTS)
-def test_every_unit_is_in_one_array_after_what_it_needs(variants: list[tuple[bool, str, int]]) -> None:
-    """Arrays partition the units, and each array's one dependency is just what its units need."""
+def test_every_unit_is_in_one_array_after_its_dependencies(variants: list[tuple[bool, str, int]]) -> None:
+    """Arrays partition the units, and each array's dependency is exactly that of its units."""
     units = units_of(variants)
     arrays = make_arrays(units, profile())
     assert sorted(unit.id for array in arrays for unit in array.units) == sorted(unit.id for unit in units)
     assert len({array.name for array in arrays}) == len(arrays)
-    seen = {}
+    previous = {}
     for array in arrays:
-        assert all(name in seen for name in array.depends_on)
+        assert all(name in previous for name in array.depends_on)
         if array.dependency == "aftercorr":
             (needed,) = array.depends_on
-            assert [unit.depends_on for unit in array.units] == [(unit.id,) for unit in seen[needed].units]
+            assert [unit.depends_on for unit in array.units] == [(unit.id,) for unit in previous[needed].units]
         elif array.dependency == "afterok":
             (needed,) = array.depends_on
-            assert {unit.depends_on for unit in array.units} == {(seen[needed].units[array.element].id,)}
-        elif array.kind is Kind.EVALUATE:
+            assert {unit.depends_on for unit in array.units} == {(previous[needed].units[array.element].id,)}
+        elif array.kind is UnitKind.EVALUATE:
             assert all(not unit.depends_on for unit in array.units)
-        seen[array.name] = array
-    assert arrays[-1].kind is Kind.MERGE
-    assert set(arrays[-1].depends_on) == set(seen) - {arrays[-1].name}
+        previous[array.name] = array
+    assert arrays[-1].kind is UnitKind.MERGE
+    assert set(arrays[-1].depends_on) == set(previous) - {arrays[-1].name}
     assert arrays[-1].dependency == "afterany"
 
 
-def test_variants_that_run_alike_share_arrays() -> None:
-    """Fifty quantized variants of two shards each take one array to quantize and two to evaluate, not a hundred."""
+def test_variants_with_equal_resources_share_arrays() -> None:
+    """50 quantized variants of two shards each make one array of quantizations and two of evaluations, not 100."""
     arrays = make_arrays(units_of([(True, "small", 2)] * 50), profile())
     assert [(str(array.kind), len(array.units)) for array in arrays] == [
         ("quantize", 50),
@@ -113,7 +113,7 @@ def test_variants_that_run_alike_share_arrays() -> None:
 
 
 def test_shards_of_few_variants_share_arrays() -> None:
-    """Two quantized variants of fifty shards each take two arrays to evaluate, not fifty."""
+    """Two quantized variants of 50 shards each make two arrays of evaluations, not 50."""
     arrays = make_arrays(units_of([(True, "small", 50)] * 2), profile())
     assert [(str(array.kind), len(array.units), array.dependency, array.element) for array in arrays] == [
         ("quantize", 2, "none", None),
@@ -123,19 +123,19 @@ def test_shards_of_few_variants_share_arrays() -> None:
     ]
 
 
-def test_an_evaluation_whose_quantization_is_under_way_waits_for_that_job() -> None:
-    """A resumed evaluation is queued after the array handed over earlier, and the merge after both."""
+def test_an_evaluation_waits_for_a_quantization_submitted_before() -> None:
+    """A resumed evaluation depends on the array submitted before, and the merge on both."""
     units = units_of([(True, "small", 1)])
     quantize, *rest = units
-    arrays = make_arrays(rest, profile(), under_way={quantize.id: "earlier"})
+    arrays = make_arrays(rest, profile(), active_arrays={quantize.id: "earlier"})
     assert [(array.dependency, array.depends_on) for array in arrays] == [
         ("afterany", ("earlier",)),
         ("afterany", (arrays[0].name,)),
     ]
 
 
-def test_the_shorter_of_two_time_limits_holds() -> None:
-    """A class's max_minutes caps the cluster's time limit; where a class has none the cluster's holds."""
+def test_the_shorter_of_two_time_limits_applies() -> None:
+    """A class's max_minutes caps the cluster's time limit. Without it, the cluster's limit applies."""
     limits = {
         array.shape.gpu_class: array.time_limit_minutes
         for array in make_arrays(units_of([(False, "big", 1), (False, "small", 1)]), profile())

@@ -1,4 +1,4 @@
-"""The fit table of docs/fit.md is what the planner says today, and what is known of large models."""
+"""The fit table of docs/fit.md agrees with the planner, and with what is known of large models."""
 
 from __future__ import annotations
 
@@ -6,13 +6,13 @@ from pathlib import Path
 
 import pytest
 
-from hpcq.plan.memory.fit_table import cell, fit_table
+from hpcq.plan.fit_table import cell, fit_table
 
 DOCUMENT = Path(__file__).resolve().parents[3] / "docs" / "fit.md"
 
 
 def test_the_documented_table_is_current() -> None:
-    """docs/fit.md ends with the table; where it does not, put `fit_table()` there."""
+    """docs/fit.md ends with the table. If this fails, replace it with `fit_table()`."""
     assert DOCUMENT.read_text(encoding="utf-8").endswith("\n\n" + fit_table())
 
 
@@ -30,5 +30,5 @@ def test_the_documented_table_is_current() -> None:
     ],
 )
 def test_the_table_agrees_with_what_is_known(model: str, scheme: str, gpu: str, expected: str) -> None:
-    """405B: 16 H100 in BF16, 8 in FP8, 4 A100 in W4A16; 70B in BF16: 4 cards of 48 GB; nothing on Volta."""
+    """405B: 16 H100 in BF16, 8 in FP8, 4 A100 in W4A16; 70B in BF16: 4 cards of 48 GB; nothing fits Volta."""
     assert cell(model, scheme, gpu) == expected

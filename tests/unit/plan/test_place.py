@@ -1,4 +1,4 @@
-"""Where units go: the fewest GPUs of a class with the kernels; what fits nowhere is refused with numbers and a cure."""
+"""Placement: the fewest GPUs of a class with the kernels. A refusal has numbers and a suggestion."""
 
 from __future__ import annotations
 
@@ -11,17 +11,17 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from hpcq import api
-from hpcq.catalog.models import find_shape, model_ids
+from hpcq.catalog.models import find_model_shape, model_ids
 from hpcq.catalog.schemes import find_scheme
 from hpcq.cli.formatting import plan_lines
 from hpcq.core.work import Calibration
 from hpcq.manifest import load, resolve
 from hpcq.manifest.profiles import GpuClass, Profile
-from hpcq.plan.memory.gpu_memory import Demand
+from hpcq.plan.memory.gpu_memory import MemoryDemand
 from hpcq.plan.memory.weights import GIB
-from hpcq.plan.placement.place import place_evaluation, place_merge, place_quantization
-from hpcq.plan.placement.records import CannotPlace, Evaluation
-from hpcq.plan.placement.suggestions import alternatives
+from hpcq.plan.placement.place import PlacementError, place_evaluation, place_merge, place_quantization
+from hpcq.plan.placement.requirements import EvaluationRequirements
+from hpcq.plan.placement.suggestions import suggest
 from hpcq.plan.plan import make_plan
 from hpcq.plan.plan_json import plan_document
 from hpcq.plan.units import Plan, Shape
@@ -35,7 +35,7 @@ GPUS = {"h100": "H100-80", "a100": "A100-80", "ada": "RTX6000Ada-48", "a6000": "
 
 
 def cluster(*names: str, nodes: int = 1, gpus_per_node: int = 4, memory_gib: float = 2000) -> Profile:
-    """A cluster with classes of these names, alike but for the GPU."""
+    """Return a cluster with classes of these names, equal except for the GPU."""
     classes = {
         name: GpuClass(
             gpu=GPUS.get(name), nodes=nodes, gpus_per_node=gpus_per_node, cpus_per_node=64, memory_gib=memory_gib
@@ -48,24 +48,26 @@ def cluster(*names: str, nodes: int = 1, gpus_per_node: int = 4, memory_gib: flo
 
 
 def with_quantizing(name: str, profile: Profile) -> Profile:
-    """The cluster, and a class that quantizes and does no more."""
+    """Return the cluster with an additional class that only quantizes."""
     offer = cluster(name).gpu_classes[name].model_copy(update={"roles": ("quantize",)})
     return profile.model_copy(update={"gpu_classes": {**profile.gpu_classes, name: offer}})
 
 
-def wanted(model: str, scheme: str, backend: str = "vllm", **demand: int) -> Evaluation:
-    """An evaluation of a model and scheme that the catalog has."""
+def requirements(model: str, scheme: str, backend: str = "vllm", **demand: int) -> EvaluationRequirements:
+    """Return the requirements of an evaluation of a model and scheme in the catalog."""
     found = find_scheme(scheme)
     assert found
-    return Evaluation(model=find_shape(model), scheme=found, backend=backend, demand=Demand(**demand))
+    return EvaluationRequirements(
+        model=find_model_shape(model), scheme=found, backend=backend, demand=MemoryDemand(**demand)
+    )
 
 
-def refusal(profile: Profile, evaluation: Evaluation) -> tuple[str, str]:
-    """Why it cannot be placed, and what to try."""
-    with pytest.raises(CannotPlace) as caught:
+def refusal(profile: Profile, evaluation: EvaluationRequirements) -> tuple[str, str]:
+    """Return why the evaluation cannot be placed, and the suggestion."""
+    with pytest.raises(PlacementError) as caught:
         place_evaluation(profile, evaluation)
-    slower = replace(evaluation, backend="accelerate", demand=Demand(sequences=1))
-    return str(caught.value), alternatives(profile, evaluation, CALIBRATION, slower)
+    on_accelerate = replace(evaluation, backend="accelerate", demand=MemoryDemand(sequences=1))
+    return str(caught.value), suggest(profile, evaluation, CALIBRATION, on_accelerate)
 
 
 @pytest.mark.parametrize(
@@ -89,54 +91,54 @@ def refusal(profile: Profile, evaluation: Evaluation) -> tuple[str, str]:
     ],
 )
 def test_the_fewest_gpus_are_taken(model: str, scheme: str, profile: Profile, shape: Shape) -> None:
-    """In the profile's order; tensor parallel in a node, pipeline parallel across nodes."""
-    assert place_evaluation(profile, wanted(model, scheme, length=2048)).shape == shape
+    """Ties follow the profile's order. Tensor parallel is used in a node, pipeline parallel across nodes."""
+    assert place_evaluation(profile, requirements(model, scheme, length=2048)).shape == shape
 
 
-def test_nodes_are_used_in_part_where_all_of_their_gpus_do_not_divide_a_model() -> None:
-    """Vicuna-33B has 52 heads: on cards of 48 GB with a large KV cache it takes four of the eight in two nodes each."""
-    evaluation = wanted("lmsys/vicuna-33b-v1.3", "bf16", sequences=32, length=2048)
+def test_nodes_are_used_in_part_if_all_of_their_gpus_do_not_divide_a_model() -> None:
+    """Vicuna-33B has 52 heads: with a large KV cache, it takes four of eight GPUs of 48 GB on each of two nodes."""
+    evaluation = requirements("lmsys/vicuna-33b-v1.3", "bf16", sequences=32, length=2048)
     shape = place_evaluation(cluster("a6000", nodes=4, gpus_per_node=8), evaluation).shape
     assert (shape.nodes, shape.gpus_per_node, shape.tensor_parallel, shape.pipeline_parallel) == (2, 4, 4, 2)
 
 
 def test_a_class_that_multiplies_fp8_comes_before_one_that_does_not() -> None:
-    """Two Ada cards are taken before one A100, which would compute W8A16; alone, the A100 is taken and says so."""
-    evaluation = wanted("lmsys/vicuna-33b-v1.3", "fp8", length=2048)
+    """Two Ada GPUs are preferred to one A100, which would compute W8A16. If the A100 is the only class, it is used."""
+    evaluation = requirements("lmsys/vicuna-33b-v1.3", "fp8", length=2048)
     assert place_evaluation(cluster("a100", "ada"), evaluation).shape.gpu_class == "ada"
     alone = place_evaluation(cluster("a100"), evaluation)
     assert alone.shape == Shape(gpu_class="a100", gpus_per_node=1)
     assert alone.kernel
-    assert not alone.kernel.faithful
+    assert not alone.kernel.matches_scheme
 
 
 @pytest.mark.parametrize(
-    ("profile", "evaluation", "reason", "cure"),
+    ("profile", "evaluation", "reason", "suggestion"),
     [
         (
             cluster("a6000", "h100", gpus_per_node=8),
-            wanted(LLAMA_405B, "bf16"),
+            requirements(LLAMA_405B, "bf16"),
             (
-                "needs 103.4 GiB a GPU at TP8 on h100, which has 73.3;"
-                " needs 102.2 GiB a GPU at TP8 on a6000, which has 41.4"
+                "needs 103.4 GiB per GPU at TP8 on h100, which has 73.3;"
+                " needs 102.2 GiB per GPU at TP8 on a6000, which has 41.4"
             ),
             "fp8 or 1 more node of h100 (nodes = 2)",
         ),
         (
             with_quantizing("h100", cluster("a6000")),
-            wanted(LLAMA_405B, "gptq-w4a16"),
-            "needs 59.9 GiB a GPU at TP4 on a6000, which has 41.4",
+            requirements(LLAMA_405B, "gptq-w4a16"),
+            "needs 59.9 GiB per GPU at TP4 on a6000, which has 41.4",
             "1 more node of a6000 (nodes = 2)",
         ),
         (
             cluster("a6000"),
-            wanted(LLAMA_70B, "bf16", sequences=1, length=131072),
-            "needs 48.6 GiB a GPU at TP4 on a6000, which has 41.4",
+            requirements(LLAMA_70B, "bf16", sequences=1, length=131072),
+            "needs 48.6 GiB per GPU at TP4 on a6000, which has 41.4",
             "gptq-w8a16 or 1 more node of a6000 (nodes = 2) or evaluate.max_length = 32768",
         ),
         (
             cluster("b200"),
-            wanted(LLAMA_8B, "smoothquant-w8a8"),
+            requirements(LLAMA_8B, "smoothquant-w8a8"),
             (
                 "vLLM 0.32 does not compute int8 weights with int8 activations on b200 (10.0): it does so from compute"
                 " capability 8.0 to below 10.0"
@@ -145,78 +147,79 @@ def test_a_class_that_multiplies_fp8_comes_before_one_that_does_not() -> None:
         ),
         (
             cluster("h100"),
-            wanted("Qwen/Qwen-7B-Chat", "bf16"),
+            requirements("Qwen/Qwen-7B-Chat", "bf16"),
             "vLLM 0.32 has no QWenLMHeadModel",
             "evaluate.backend = 'accelerate'",
         ),
         (
             cluster("a6000"),
-            wanted(LLAMA_405B, "bf16", "accelerate", sequences=1),
-            "needs 198.0 GiB a GPU with layers over 4 on a6000, which has 41.4",
+            requirements(LLAMA_405B, "bf16", "accelerate", sequences=1),
+            "needs 198.0 GiB per GPU with layers over 4 on a6000, which has 41.4",
             "evaluate.offload = 'cpu'",
         ),
         (
             cluster("cpu", memory_gib=64),
-            wanted(LLAMA_70B, "bf16", "accelerate"),
+            requirements(LLAMA_70B, "bf16", "accelerate"),
             "needs 131.4 GiB of a node's memory on cpu, which has 64.0",
             "a GPU class with more memory, or with nodes that have more",
         ),
     ],
     ids=["bf16", "w4a16", "length", "kernel", "architecture", "accelerate", "cpu"],
 )
-def test_what_fits_nowhere_is_refused_with_numbers_and_a_cure(
-    profile: Profile, evaluation: Evaluation, reason: str, cure: str
+def test_a_refusal_has_numbers_and_a_suggestion(
+    profile: Profile, evaluation: EvaluationRequirements, reason: str, suggestion: str
 ) -> None:
-    """The nearest class first; every cure was tried and is enough alone."""
-    assert refusal(profile, evaluation) == (reason, cure)
+    """The nearest class comes first. Every suggestion was tried and is enough alone."""
+    assert refusal(profile, evaluation) == (reason, suggestion)
 
 
-def test_a_stated_number_of_gpus_is_kept_to() -> None:
-    """With tensor_parallel_size given, it is that many GPUs of a node, or a refusal."""
+def test_a_requested_number_of_gpus_is_used() -> None:
+    """With tensor_parallel_size, the unit takes that many GPUs of a node, or it is refused."""
     for tensor in (2, 4):
-        evaluation = wanted(LLAMA_8B, "bf16")
-        placed = place_evaluation(cluster("h100"), Evaluation(**{**vars(evaluation), "tensor": tensor}))
+        evaluation = requirements(LLAMA_8B, "bf16")
+        placed = place_evaluation(cluster("h100"), replace(evaluation, tensor_parallel=tensor))
         assert placed.shape.gpus_per_node == placed.shape.tensor_parallel == tensor
-    with pytest.raises(CannotPlace, match="it has no 8 GPUs in a node"):
-        place_evaluation(cluster("h100"), Evaluation(**{**vars(wanted(LLAMA_8B, "bf16")), "tensor": 8}))
+    with pytest.raises(PlacementError, match="8 GPUs do not fit on one node"):
+        place_evaluation(cluster("h100"), replace(requirements(LLAMA_8B, "bf16"), tensor_parallel=8))
 
 
 @pytest.mark.parametrize(
-    ("split", "shape"),
+    ("parallelism", "shape"),
     [
-        ({"tensor": 8}, Shape(gpu_class="h100", nodes=2, gpus_per_node=4, tensor_parallel=8)),
-        ({"stages": 2}, Shape(gpu_class="h100", gpus_per_node=2, pipeline_parallel=2)),
+        ({"tensor_parallel": 8}, Shape(gpu_class="h100", nodes=2, gpus_per_node=4, tensor_parallel=8)),
+        ({"pipeline_parallel": 2}, Shape(gpu_class="h100", gpus_per_node=2, pipeline_parallel=2)),
         (
-            {"tensor": 2, "stages": 2},
+            {"tensor_parallel": 2, "pipeline_parallel": 2},
             Shape(gpu_class="h100", gpus_per_node=4, tensor_parallel=2, pipeline_parallel=2),
         ),
         (
-            {"tensor": 4, "stages": 2},
+            {"tensor_parallel": 4, "pipeline_parallel": 2},
             Shape(gpu_class="h100", nodes=2, gpus_per_node=4, tensor_parallel=4, pipeline_parallel=2),
         ),
     ],
 )
-def test_a_stated_split_takes_the_fewest_nodes_that_hold_it(split: dict[str, int], shape: Shape) -> None:
-    """Matrices are shared across nodes, and layers inside one, only where the manifest says so."""
-    evaluation = replace(wanted(LLAMA_8B, "bf16"), **split)
+def test_a_requested_parallelism_takes_the_fewest_nodes(parallelism: dict[str, int], shape: Shape) -> None:
+    """Tensor parallel across nodes and pipeline parallel inside a node are used only if the manifest requests them."""
+    evaluation = replace(requirements(LLAMA_8B, "bf16"), **parallelism)
     assert place_evaluation(cluster("h100", nodes=2), evaluation).shape == shape
     unsized = replace(evaluation, model=None)
     assert place_evaluation(cluster("h100", nodes=2), unsized).shape == shape
 
 
-def test_a_stated_split_that_no_nodes_hold_evenly_is_refused() -> None:
-    """Five stages are no whole number for each of two nodes; it is for each of five."""
-    evaluation = replace(wanted(LLAMA_8B, "bf16"), stages=5)
-    reason, cure = refusal(cluster("h100", nodes=2), evaluation)
-    assert reason == "cannot be split on h100: it has no 5 GPUs in 2 nodes, evenly"
-    assert cure == "leave evaluate.engine.pipeline_parallel_size out or 3 more nodes of h100 (nodes = 5)"
+def test_a_requested_parallelism_that_does_not_fit_evenly_is_refused() -> None:
+    """Five stages cannot be distributed evenly over two nodes, but over five."""
+    evaluation = replace(requirements(LLAMA_8B, "bf16"), pipeline_parallel=5)
+    reason, suggestion = refusal(cluster("h100", nodes=2), evaluation)
+    assert reason == "cannot be split on h100: 5 GPUs do not fit evenly on up to 2 nodes"
+    assert suggestion == "remove evaluate.engine.pipeline_parallel_size or 3 more nodes of h100 (nodes = 5)"
 
 
 def test_transformers_decompresses() -> None:
-    """On accelerate a 4-bit checkpoint takes the GPUs of its base, spread by layers."""
+    """With accelerate, a 4-bit checkpoint takes the GPUs of its base model, distributed by layers."""
     profile = cluster("a100")
     shapes = [
-        place_evaluation(profile, wanted(LLAMA_70B, scheme, "accelerate")).shape for scheme in ("bf16", "gptq-w4a16")
+        place_evaluation(profile, requirements(LLAMA_70B, scheme, "accelerate")).shape
+        for scheme in ("bf16", "gptq-w4a16")
     ]
     assert shapes[0] == shapes[1] == Shape(gpu_class="a100", gpus_per_node=3)
 
@@ -232,18 +235,18 @@ def test_transformers_decompresses() -> None:
 def test_no_placement_exceeds_its_class(
     model: str, scheme: str, backend: str, names: list[str], nodes: int, gpus_per_node: int
 ) -> None:
-    """Nodes, GPUs and memory are those that there are, and all GPUs of a shape are put to use."""
+    """A placement fits the class's nodes, GPUs and memory, and uses all GPUs of its shape."""
     profile = cluster(*names, nodes=nodes, gpus_per_node=gpus_per_node)
     try:
-        placed = place_evaluation(profile, wanted(model, scheme, backend))
-    except CannotPlace:
+        placed = place_evaluation(profile, requirements(model, scheme, backend))
+    except PlacementError:
         return
     shape, offer = placed.shape, profile.gpu_classes[placed.shape.gpu_class]
-    assert offer.device
+    assert offer.gpu_spec
     assert shape.nodes <= offer.nodes
     assert shape.gpus_per_node <= offer.gpus_per_node
     assert placed.gpu_bytes
-    assert placed.gpu_bytes <= offer.device.memory_gib * GIB
+    assert placed.gpu_bytes <= offer.gpu_spec.memory_gib * GIB
     if backend == "vllm":
         assert shape.tensor_parallel * shape.pipeline_parallel == shape.gpus
     else:
@@ -251,22 +254,22 @@ def test_no_placement_exceeds_its_class(
 
 
 def test_quantizing_takes_the_gpus_whose_share_of_memory_holds_the_model() -> None:
-    """405B's 756 GiB are four GPUs' share of 2000 GiB among eight; 500 GiB are not enough, and say so."""
+    """405B's 756 GiB fit in the share of four of eight GPUs of 2000 GiB. 500 GiB are refused."""
     scheme = find_scheme("gptq-w4a16")
     assert scheme
-    model = find_shape(LLAMA_405B)
+    model = find_model_shape(LLAMA_405B)
     large = cluster("h100", gpus_per_node=8)
     assert place_quantization(large, model, scheme, CALIBRATION).shape == Shape(gpu_class="h100", gpus_per_node=4)
-    with pytest.raises(CannotPlace) as caught:
+    with pytest.raises(PlacementError) as caught:
         place_quantization(cluster("h100", "a6000", memory_gib=500), model, scheme, CALIBRATION)
     assert str(caught.value) == (
-        "quantizing needs 47.9 GiB of one GPU on a6000, which has 42.7;"
+        "quantizing needs 47.9 GiB on one GPU of a6000, which has 42.7;"
         " quantizing needs 811.6 GiB of a node's memory on h100, which has 500.0"
     )
 
 
 def test_a_merge_needs_no_gpu() -> None:
-    """It goes to the cores of a class without GPUs where there is one, else to some core."""
+    """It runs on a class without GPUs if there is one, or else on CPUs of another class."""
     assert place_merge(cluster("h100", "cpu")) == Shape(gpu_class="cpu")
     assert place_merge(cluster("h100")) == Shape(gpu_class="h100")
 
@@ -298,7 +301,7 @@ memory_gib = 500
 
 @pytest.fixture
 def plan_of(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> PlanOf:
-    """A function that plans the manifest with options."""
+    """Return a function that plans the manifest with overrides."""
     monkeypatch.chdir(tmp_path)
     monkeypatch.setenv("HPCQ_CACHE", str(tmp_path / "cache"))
     Path("c.toml").write_text(PROFILE, encoding="utf-8")
@@ -306,37 +309,37 @@ def plan_of(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> PlanOf:
     return lambda *options: make_plan(resolve(load(Path("m.toml"), options)))
 
 
-def test_a_plan_says_what_vllm_makes_of_fp8_on_ampere(plan_of: PlanOf) -> None:
-    """The note is printed, and is in the plan's document, which the report of the results takes its notes from."""
+def test_a_plan_notes_how_vllm_computes_fp8_on_ampere(plan_of: PlanOf) -> None:
+    """The note is printed and is in the plan's document, from which the report takes it."""
     plan = plan_of()
     [note] = plan_document(plan, (), {})["notes"]
-    assert note.startswith("fp8 on a6000 (vLLM 0.32): below compute capability 8.9 nothing multiplies FP8: ")
-    assert note.endswith("so scores are of W8A16.")
+    assert note.startswith("fp8 on a6000 (vLLM 0.32): below compute capability 8.9 no GPU multiplies FP8: ")
+    assert note.endswith("so scores are those of W8A16.")
     assert f"note: {note}" in plan_lines(api.plan(Path("m.toml")))
 
 
 def test_the_whole_context_must_fit_unless_a_length_is_given(plan_of: PlanOf) -> None:
-    """70B in BF16 on four cards of 48 GB: refused with its 131072 tokens, planned with the 32768 that are proposed."""
+    """70B in BF16 on four GPUs of 48 GB is refused with 131072 tokens, and planned with the suggested 32768."""
     plan = plan_of("schemes.use=['bf16']")
     [refused] = plan.refused
-    assert "needs 48.6 GiB a GPU at TP4 on a6000, which has 41.4" in refused.reason
-    assert refused.cure == "gptq-w8a16 or 1 more node of a6000 (nodes = 2) or evaluate.max_length = 32768"
+    assert "needs 48.6 GiB per GPU at TP4 on a6000, which has 41.4" in refused.reason
+    assert refused.suggestion == "gptq-w8a16 or 1 more node of a6000 (nodes = 2) or evaluate.max_length = 32768"
     shorter = plan_of("schemes.use=['bf16']", "evaluate.max_length=32768")
     unit = plan_document(shorter, (), {})["units"][0]
     assert (unit["tensor_parallel"], unit["kernel"]) == (4, "unquantized")
     assert sum(unit["memory_gib"].values()) == pytest.approx(unit["memory_gib_per_gpu"], abs=0.03)
 
 
-def test_settings_of_the_engine_count(plan_of: PlanOf) -> None:
-    """A smaller share of the memory, or a larger KV cache, is planned with."""
+def test_the_plan_uses_the_engine_options(plan_of: PlanOf) -> None:
+    """A smaller gpu_memory_utilization, a larger KV cache or larger batches make the plan refuse a model."""
     length = "evaluate.max_length=4096"
     for option in ("gpu_memory_utilization=0.8", "kv_cache_gib=8", "max_num_batched_tokens=65536"):
         plan = plan_of("schemes.use=['bf16']", length, f"evaluate.engine.{option}")
         assert len(plan.refused) == 1
 
 
-def test_a_model_that_cannot_be_sized_is_planned_with_a_note(plan_of: PlanOf, tmp_path: Path) -> None:
-    """A mixture of experts on this file system gets one GPU, no figures, and the reason."""
+def test_a_model_of_unknown_size_is_planned_with_a_note(plan_of: PlanOf, tmp_path: Path) -> None:
+    """A mixture of experts in a local folder gets one GPU, no memory estimate, and the reason."""
     (tmp_path / "moe").mkdir()
     (tmp_path / "moe" / "config.json").write_text('{"num_local_experts": 8}')
     plan = plan_of("models.0.path=moe", "schemes.use=['bf16']", "models.0.id=some/mixture")
@@ -344,6 +347,6 @@ def test_a_model_that_cannot_be_sized_is_planned_with_a_note(plan_of: PlanOf, tm
     assert plan.units[0].memory_gib_per_gpu is None
     [note] = plan.notes
     assert note == (
-        "some/mixture: one GPU is planned and no memory reckoned, because its feed-forward layers are mixtures of"
+        "some/mixture: one GPU is planned without a memory estimate, because its feed-forward layers are mixtures of"
         " experts (num_local_experts = 8)."
     )

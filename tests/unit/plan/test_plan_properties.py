@@ -1,4 +1,4 @@
-"""Whatever the cluster and the manifest: no plan exceeds what a node has, and a refusal has numbers and a cure."""
+"""Plans for random clusters and manifests: no plan exceeds its nodes, and a refusal has numbers and a suggestion."""
 
 from __future__ import annotations
 
@@ -11,10 +11,10 @@ from hypothesis import strategies as st
 from hpcq.catalog.gpus import gpu_names
 from hpcq.catalog.models import model_ids
 from hpcq.core.errors import ManifestError
-from hpcq.core.work import Kind, Model
-from hpcq.launch.from_plan import order_of
+from hpcq.core.work import Model, UnitKind
+from hpcq.launch.build_array_spec import build_array_spec
 from hpcq.manifest import Manifest, resolve
-from hpcq.manifest.resolved import Resolved
+from hpcq.manifest.resolved import ResolvedManifest
 from hpcq.plan.arrays import make_arrays
 from hpcq.plan.plan import make_plan
 
@@ -25,7 +25,7 @@ _YEARS = 10 * 366 * 24 * 60  # in minutes
 
 @st.composite
 def classes(draw: st.DrawFn) -> dict[str, Any]:
-    """A class of a profile; one in five has no GPUs."""
+    """Draw a class of a profile; one in eight has no GPUs."""
     gpus = draw(st.sampled_from((0, 1, 2, 3, 4, 8, 8, 16)))
     found: dict[str, Any] = {
         "nodes": draw(st.integers(1, 4)),
@@ -47,8 +47,8 @@ def classes(draw: st.DrawFn) -> dict[str, Any]:
 
 
 @st.composite
-def runs(draw: st.DrawFn, *, has_time: bool = False) -> Resolved:
-    """A sound manifest on a cluster (where nothing takes too long); what is refused as it is read is another test's."""
+def runs(draw: st.DrawFn, *, has_time: bool = False) -> ResolvedManifest:
+    """Draw a valid manifest on a cluster; has_time: its time limits allow everything."""
     drawn = draw(st.lists(classes(), min_size=1, max_size=4))
     for one in drawn if has_time else ():
         one.pop("max_minutes", None)
@@ -59,7 +59,7 @@ def runs(draw: st.DrawFn, *, has_time: bool = False) -> Resolved:
         evaluate["max_length"] = draw(st.sampled_from((1024, 2048)))
     evaluate["offload"] = draw(st.sampled_from(("none", "none", "cpu", "disk")))
     if backend == "synthetic":
-        evaluate["rehearsal"] = {"stands_for": draw(st.sampled_from((None, "vllm", "accelerate")))}
+        evaluate["synthetic"] = {"emulate": draw(st.sampled_from((None, "vllm", "accelerate")))}
     manifest = Manifest.model_validate(
         {
             "run": {"name": "any"},
@@ -92,65 +92,65 @@ MANY = settings(max_examples=150, suppress_health_check=[HealthCheck.too_slow])
 
 @given(resolved=runs())
 @MANY
-def test_no_plan_exceeds_what_a_cluster_has(resolved: Resolved) -> None:
-    """GPUs, their memory, cores, host memory, nodes and time limits of each array are its class's at most."""
+def test_no_plan_exceeds_what_a_cluster_has(resolved: ResolvedManifest) -> None:
+    """GPUs, GPU memory, CPUs, host memory, nodes and time limit of each array do not exceed its class."""
     plan = make_plan(resolved)
     arrays = make_arrays(plan.units, resolved.profile)
     assert sorted(unit.id for array in arrays for unit in array.units) == sorted(unit.id for unit in plan.units)
     for array in arrays:
         offer = resolved.profile.gpu_classes[array.shape.gpu_class]
-        order = order_of("any", array, resolved.profile)
-        assert 1 <= order.nodes <= offer.nodes
-        assert 0 <= order.gpus_per_node <= offer.gpus_per_node
-        assert 1 <= order.cpus_per_unit <= offer.cpus_per_node
-        assert (order.memory_gib or 0) <= offer.memory_gib
-        assert order.time_limit_minutes <= (offer.max_minutes or order.time_limit_minutes)
-        assert order.time_limit_minutes <= resolved.profile.slurm.time_limit_minutes
-        assert order.throttle == offer.throttle or (order.nodes > 1 and order.throttle and order.throttle >= 1)
-        assert (order.throttle or 1) <= (offer.throttle or order.throttle or 1)
+        spec = build_array_spec("any", array, resolved.profile)
+        assert 1 <= spec.nodes <= offer.nodes
+        assert 0 <= spec.gpus_per_node <= offer.gpus_per_node
+        assert 1 <= spec.cpus_per_unit <= offer.cpus_per_node
+        assert (spec.memory_gib or 0) <= offer.memory_gib
+        assert spec.time_limit_minutes <= (offer.max_minutes or spec.time_limit_minutes)
+        assert spec.time_limit_minutes <= resolved.profile.slurm.time_limit_minutes
+        assert spec.throttle == offer.throttle or (spec.nodes > 1 and spec.throttle and spec.throttle >= 1)
+        assert (spec.throttle or 1) <= (offer.throttle or spec.throttle or 1)
         assert array.shape.tensor_parallel <= max(1, array.shape.gpus_per_node)
         assert array.shape.pipeline_parallel in (1, array.shape.nodes)
-        if array.kind in (Kind.EVALUATE, Kind.QUANTIZE):
+        if array.kind in (UnitKind.EVALUATE, UnitKind.QUANTIZE):
             assert array.kind.value in offer.roles
         for unit in array.units:
-            if unit.memory_gib_per_gpu is not None and offer.device:
-                assert unit.memory_gib_per_gpu <= offer.device.memory_gib
+            if unit.memory_gib_per_gpu is not None and offer.gpu_spec:
+                assert unit.memory_gib_per_gpu <= offer.gpu_spec.memory_gib
 
 
-@given(resolved=runs(has_time=True))  # that it takes too long is a second reason, and has a second cure
+@given(resolved=runs(has_time=True))  # a time limit would be a second reason with a second suggestion
 @MANY
-def test_what_is_refused_has_a_reason_and_a_cure_that_works(resolved: Resolved) -> None:
-    """The reason has numbers; a cure that names a scheme, nodes, a length, a back end or a place for weights works."""
+def test_a_refusal_has_a_reason_and_a_suggestion_that_works(resolved: ResolvedManifest) -> None:
+    """The reason has numbers. A plan with the suggested scheme, nodes, length, back end or offload has the variant."""
     plan = make_plan(resolved)
-    planned = {unit.variant.id for unit in plan.units if unit.variant and unit.kind is Kind.EVALUATE}
+    planned = {unit.variant.id for unit in plan.units if unit.variant and unit.kind is UnitKind.EVALUATE}
     for refusal in plan.refused:
         assert refusal.variant not in planned
         assert re.search(r"\d", refusal.reason.removeprefix(f"{refusal.variant}:"))
         model = next(model for model, _ in resolved.pairs if refusal.variant and refusal.variant.startswith(model.slug))
-        tried = _tried(resolved, model, refusal.cure)
-        if tried is None:
-            assert refusal.cure.startswith("a GPU class with more memory")
+        changed = _apply_first(resolved, model, refusal.suggestion)
+        if changed is None:
+            assert refusal.suggestion.startswith("a GPU class with more memory")
             continue
-        again = make_plan(tried)
+        again = make_plan(changed)
         assert any(unit.variant and unit.variant.model.slug == model.slug for unit in again.units), refusal
-        if tried.pairs == resolved.pairs:
-            named = str(refusal.variant).rpartition("--")[0]  # other calibration, other digest
+        if changed.pairs == resolved.pairs:
+            named = str(refusal.variant).rpartition("--")[0]  # another calibration changes the digest
             assert named in {unit.variant.id.rpartition("--")[0] for unit in again.units if unit.variant}
 
 
-def _tried(resolved: Resolved, model: Model, cure: str) -> Resolved | None:
-    """The run with the first of the cures; None: it names nothing that can be tried."""
+def _apply_first(resolved: ResolvedManifest, model: Model, suggestion: str) -> ResolvedManifest | None:
+    """Return the manifest with the first suggestion; None: it cannot be applied."""
     manifest = resolved.manifest
-    first = cure.split(" or ", maxsplit=1)[0]
+    first = suggestion.split(" or ", maxsplit=1)[0]
     profile = resolved.profile
     change: dict[str, Any] = {}
     if nodes := re.fullmatch(r"\d+ more nodes? of (\S+) \(nodes = (\d+)\)", first):
         offer = profile.gpu_classes[nodes[1]].model_copy(update={"nodes": int(nodes[2])})
         larger = profile.model_copy(update={"gpu_classes": {**profile.gpu_classes, nodes[1]: offer}})
         change = {"cluster": manifest.cluster.model_copy(update={"profile": larger})}
-    elif whole := re.fullmatch(r"leave gpu_classes\.(\S+)\.memory_gib_per_unit out of the profile", first):
-        offer = profile.gpu_classes[whole[1]].model_copy(update={"memory_gib_per_unit": None})
-        larger = profile.model_copy(update={"gpu_classes": {**profile.gpu_classes, whole[1]: offer}})
+    elif unlimited := re.fullmatch(r"remove gpu_classes\.(\S+)\.memory_gib_per_unit from the profile", first):
+        offer = profile.gpu_classes[unlimited[1]].model_copy(update={"memory_gib_per_unit": None})
+        larger = profile.model_copy(update={"gpu_classes": {**profile.gpu_classes, unlimited[1]: offer}})
         change = {"cluster": manifest.cluster.model_copy(update={"profile": larger})}
     elif length := re.fullmatch(r"evaluate\.max_length = (\d+)", first):
         change = {"evaluate": manifest.evaluate.model_copy(update={"max_length": int(length[1])})}
@@ -159,10 +159,10 @@ def _tried(resolved: Resolved, model: Model, cure: str) -> Resolved | None:
     elif batch := re.fullmatch(r"evaluate\.batch_size = (\d+)", first):
         change = {"evaluate": manifest.evaluate.model_copy(update={"batch_size": int(batch[1])})}
     elif first == "evaluate.backend = 'accelerate'":
-        change = {"evaluate": manifest.evaluate.model_copy(update={"backend": "accelerate", "rehearsal": None})}
-    elif place := re.fullmatch(r"(evaluate\.backend = 'accelerate' with )?evaluate\.offload = '(\w+)'", first):
-        own = {"backend": "accelerate", "rehearsal": None} if place[1] else {}
-        change = {"evaluate": manifest.evaluate.model_copy(update={"offload": place[2], **own})}
+        change = {"evaluate": manifest.evaluate.model_copy(update={"backend": "accelerate", "synthetic": None})}
+    elif offload := re.fullmatch(r"(evaluate\.backend = 'accelerate' with )?evaluate\.offload = '(\w+)'", first):
+        own = {"backend": "accelerate", "synthetic": None} if offload[1] else {}
+        change = {"evaluate": manifest.evaluate.model_copy(update={"offload": offload[2], **own})}
     elif re.fullmatch(r"[a-z0-9-]+", first):
         models = tuple(entry for entry in manifest.models if entry.id == model.id)
         change = {"models": models, "schemes": manifest.schemes.model_copy(update={"use": (first,)})}

@@ -1,4 +1,4 @@
-"""The manifests that the checkout brings: they are planned whole, and rehearsed on the places of what they rehearse."""
+"""Shipped manifests: they can be planned, and their synthetic runs use the same placements."""
 
 from __future__ import annotations
 
@@ -7,27 +7,27 @@ from pathlib import Path
 import pytest
 
 from hpcq import api
-from hpcq.core.work import EvaluateWork, Kind
+from hpcq.core.work import EvaluateWork, UnitKind
 
 MANIFESTS = Path(__file__).resolve().parents[3] / "manifests"
-REHEARSED = ("evaluate.backend=synthetic", "evaluate.rehearsal.stands_for=vllm")
+SYNTHETIC = ("evaluate.backend=synthetic", "evaluate.synthetic.emulate=vllm")
 
 
 @pytest.mark.parametrize("name", ["405b.toml", "paper.toml"])
-def test_a_rehearsal_takes_the_places_of_what_it_stands_for(name: str) -> None:
-    """Unit by unit the same class, nodes, GPUs, splits and kernel; all in the environment of rehearsals."""
-    real, rehearsed = (api.plan(MANIFESTS / name, options).opened.plan for options in ((), REHEARSED))
-    assert [(unit.shape, unit.kernel, unit.need) for unit in rehearsed.units] == [
-        (unit.shape, unit.kernel, unit.need) for unit in real.units
+def test_a_synthetic_run_uses_the_placements_of_the_emulated_back_end(name: str) -> None:
+    """Each unit has the same class, nodes, GPUs, parallelism and kernel. All run in the core environment."""
+    real, synthetic = (api.plan(MANIFESTS / name, options).loaded.plan for options in ((), SYNTHETIC))
+    assert [(unit.shape, unit.kernel, unit.gpu_memory) for unit in synthetic.units] == [
+        (unit.shape, unit.kernel, unit.gpu_memory) for unit in real.units
     ]
-    assert {unit.environment for unit in rehearsed.units} == {"core"}
+    assert {unit.environment for unit in synthetic.units} == {"core"}
 
 
 def test_405b_takes_two_nodes_of_eight() -> None:
-    """Unquantized TP8×PP2, 8 bits on one node, 4 bits on half of one."""
-    plan = api.plan(MANIFESTS / "405b.toml").opened.plan
+    """Unquantized with TP8×PP2, 8 bits on one node, 4 bits on half of a node."""
+    plan = api.plan(MANIFESTS / "405b.toml").loaded.plan
     shapes = {
-        unit.variant.scheme.name: unit.shape for unit in plan.units if unit.kind is Kind.EVALUATE and unit.variant
+        unit.variant.scheme.name: unit.shape for unit in plan.units if unit.kind is UnitKind.EVALUATE and unit.variant
     }
     assert (shapes["bf16"].nodes, shapes["bf16"].tensor_parallel, shapes["bf16"].pipeline_parallel) == (2, 8, 2)
     assert {name: shape.gpus for name, shape in shapes.items()} == {
@@ -35,18 +35,18 @@ def test_405b_takes_two_nodes_of_eight() -> None:
     }  # fmt: skip
 
 
-def test_what_cannot_run_yet_is_left_out_and_told() -> None:
-    """mt-bench is the one refusal, no unit has it, and the plan's notes, which the report shows, name it."""
-    plan = api.plan(MANIFESTS / "paper.toml").opened.plan
+def test_a_benchmark_that_cannot_run_yet_is_skipped_with_a_note() -> None:
+    """mt-bench is the only refusal, no unit has it, and the plan's notes, which the report shows, name it."""
+    plan = api.plan(MANIFESTS / "paper.toml").loaded.plan
     assert [refusal.reason.split(":")[0] for refusal in plan.refused] == ["mt-bench"]
     works = [unit.work for unit in plan.units if isinstance(unit.work, EvaluateWork)]
     assert (len(works), {len(work.tasks) for work in works}) == (48, {12})
     assert any(note.startswith("Not evaluated: mt-bench") for note in plan.notes)
 
 
-def test_a_length_beyond_a_model_s_own_is_not_asked_of_it() -> None:
-    """paper.toml's 8192 tokens reach Llama-3.1's workers, not Vicuna's, which takes 2048."""
-    plan = api.plan(MANIFESTS / "paper.toml").opened.plan
+def test_max_length_beyond_a_models_context_is_not_passed_on() -> None:
+    """The 8192 tokens of paper.toml reach the workers of Llama-3.1, but not of Vicuna with its context of 2048."""
+    plan = api.plan(MANIFESTS / "paper.toml").loaded.plan
     lengths = {
         unit.work.variant.model.slug: dict(unit.work.options).get("max_length")
         for unit in plan.units
@@ -57,7 +57,7 @@ def test_a_length_beyond_a_model_s_own_is_not_asked_of_it() -> None:
 
 @pytest.mark.parametrize("profile", ["h100", "paper", "template", "virtual"])
 def test_every_shipped_profile_plans_the_study(profile: str) -> None:
-    """But for what it says that it cannot hold: 405B unquantized, on the study's own cluster."""
-    plan = api.plan(MANIFESTS / "paper.toml", [f"cluster.profile=clusters/{profile}.toml"]).opened.plan
+    """Only 405B unquantized is refused, on the study's own cluster, as that profile documents."""
+    plan = api.plan(MANIFESTS / "paper.toml", [f"cluster.profile=clusters/{profile}.toml"]).loaded.plan
     refused = [refusal.variant.split("--")[:2] for refusal in plan.refused if refusal.variant]
     assert refused == ([["llama-3.1-405b-instruct", "bf16"]] if profile == "paper" else [])

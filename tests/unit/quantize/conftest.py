@@ -1,4 +1,4 @@
-"""A small random Llama with a tokenizer of bytes, a calibration text, and works that quantize the one by the other."""
+"""Fixtures: a small random Llama with a byte tokenizer, a calibration text, and works that quantize the model."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ from typing import Any
 
 import pytest
 
-from hpcq.core.attempts import Attempt, AttemptRecord, now
+from hpcq.core.attempts import Attempt, AttemptRecord, utc_now
 from hpcq.core.work import Calibration, Model, QuantizeWork, Scheme, Variant
 from hpcq.quantize.worker import quantize
 from tests.tiny_llama import write_base, write_calibration
@@ -65,9 +65,9 @@ def calibration(tmp_path_factory: pytest.TempPathFactory) -> Calibration:
 
 @pytest.fixture(scope="session")
 def make_work(base_checkpoint: Path, calibration: Calibration) -> MakeWork:
-    """Works that quantize the small Llama by a scheme's name; keyword arguments replace the variant's fields."""
+    """Factory of works that quantize the small Llama with a named scheme; keywords replace fields of the variant."""
 
-    def made(name: str, checkpoint: Path, **variant: Any) -> QuantizeWork:
+    def make(name: str, checkpoint: Path, **variant: Any) -> QuantizeWork:
         scheme = SCHEMES[name]
         fields: dict[str, Any] = {
             "model": Model(id="tests/tiny-llama", path=str(base_checkpoint)),
@@ -77,28 +77,28 @@ def make_work(base_checkpoint: Path, calibration: Calibration) -> MakeWork:
         }
         return QuantizeWork(variant=Variant(**fields), checkpoint_path=str(checkpoint), device="cpu")
 
-    return made
+    return make
 
 
 @pytest.fixture(scope="session")
 def checkpoint_of(make_work: MakeWork, tmp_path_factory: pytest.TempPathFactory) -> Callable[[str], Path]:
-    """The small Llama's checkpoint for a scheme's name, made once and shared by the tests that only read it."""
+    """The small Llama's checkpoint for a scheme's name, created once for all tests that only read it."""
     folder = tmp_path_factory.mktemp("checkpoints")
 
-    def made(name: str) -> Path:
+    def get(name: str) -> Path:
         if not (folder / name).exists():
             quantize(make_work(name, folder / name), live_attempt(folder / "attempts"))
         return folder / name
 
-    return made
+    return get
 
 
 @pytest.fixture
 def attempt(tmp_path: Path) -> Attempt:
-    """A live attempt that keeps its record in the test's folder."""
+    """A running attempt with its record in the test's folder."""
     return live_attempt(tmp_path / "attempts")
 
 
 def live_attempt(folder: Path) -> Attempt:
-    """An attempt that has just begun."""
-    return Attempt(folder, AttemptRecord(unit="quantize.x", attempt=1, job_id="1", node="here", pid=1, start=now()))
+    """An attempt that has just started."""
+    return Attempt(folder, AttemptRecord(unit="quantize.x", attempt=1, job_id="1", node="here", pid=1, start=utc_now()))

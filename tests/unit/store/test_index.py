@@ -1,4 +1,4 @@
-"""The index holds every response once, whatever the files and their order, and never chooses between two."""
+"""The index has every response once, for any order of files, and never chooses between different responses."""
 
 from __future__ import annotations
 
@@ -15,9 +15,9 @@ import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
-from hpcq.core.errors import StorageError, WorkFailed
-from hpcq.store import Claim, Response, load
-from hpcq.store.checksummed import sealed
+from hpcq.core.errors import StorageError, WorkerError
+from hpcq.store import Claim, Response, load_index
+from hpcq.store.checksummed import checksummed_bytes
 from hpcq.store.segments import SEGMENT_FORMAT, SEGMENT_SCHEMA
 
 numbers = st.sampled_from([0.0, -0.0, math.nan, -math.inf, -1.5])
@@ -33,7 +33,7 @@ answers = st.one_of(
     cuts=st.integers(1, 5),
     seed=st.integers(0, 99),
 )
-def test_the_index_is_what_a_dictionary_of_sets_would_be(  # noqa: PLR0913, PLR0917 - what is drawn, and fixtures
+def test_the_index_equals_a_dictionary_of_sets(  # noqa: PLR0913, PLR0917 - drawn values and fixtures
     claims: list[Any],
     cuts: int,
     seed: int,
@@ -43,7 +43,7 @@ def test_the_index_is_what_a_dictionary_of_sets_would_be(  # noqa: PLR0913, PLR0
     bits: Any,
     addresses: dict[str, str],
 ) -> None:
-    """However rows are dealt to segments: agreed keys are responses, disputed keys conflicts, the rest duplicates."""
+    """For any distribution of rows: keys with one response are indexed, others are conflicts, the rest duplicates."""
     rows = [(key(doc_id, task), response) for doc_id, task, response in claims]
     claimed: dict[Any, set[Any]] = {}
     for name, response in rows:
@@ -54,7 +54,7 @@ def test_the_index_is_what_a_dictionary_of_sets_would_be(  # noqa: PLR0913, PLR0
         if rows[number::cuts]:
             write(folder, rows[number::cuts], attempt=number)
 
-    index = load([folder], expect=addresses)
+    index = load_index([folder], expect=addresses)
 
     agreed = {name: claim for name, claim in claimed.items() if len(claim) == 1}
     assert {name: {bits(response)} for name, response in index.responses.items()} == agreed
@@ -64,10 +64,10 @@ def test_the_index_is_what_a_dictionary_of_sets_would_be(  # noqa: PLR0913, PLR0
     assert index.duplicates == len(rows) - sum(map(len, claimed.values()))
 
 
-def test_a_conflict_names_both_responses_and_both_files(
+def test_a_conflict_has_both_responses_and_both_files(
     tmp_path: Path, write: Any, key: Any, addresses: dict[str, str]
 ) -> None:
-    """One bit of a float is enough, and the disputed key is no response."""
+    """One different bit of a float is a conflict, and the key has no response."""
     nearly = math.nextafter(-1.0, 0)
     first = write(
         tmp_path / "u.0of2", [(key(0), Response(-1.0, is_greedy=True)), (key(1), Response(-2.0, is_greedy=True))]
@@ -77,7 +77,7 @@ def test_a_conflict_names_both_responses_and_both_files(
     )
     write(tmp_path / "u.1of2", [(key(0), Response(nearly, is_greedy=True))], attempt=2)
 
-    index = load([tmp_path / "u.0of2", tmp_path / "u.1of2"], expect=addresses)
+    index = load_index([tmp_path / "u.0of2", tmp_path / "u.1of2"], expect=addresses)
 
     [conflict] = index.conflicts
     assert conflict.key == key(0)
@@ -102,7 +102,7 @@ def test_a_conflict_names_both_responses_and_both_files(
         ([Response(text="Paris"), Response(-1.0, is_greedy=True)], (0.1, 0.1), None),
     ],
 )
-def test_answers_that_vary_as_their_back_end_says_are_no_conflict(
+def test_responses_within_the_tolerance_of_their_back_end_are_not_in_conflict(
     tmp_path: Path,
     write: Any,
     key: Any,
@@ -111,11 +111,11 @@ def test_answers_that_vary_as_their_back_end_says_are_no_conflict(
     varies: tuple[float, float],
     varied: int | None,
 ) -> None:
-    """Of two that differ by no more than both segments' back ends allow, the first file's stands; else it is said."""
-    for number, (answer, told) in enumerate(zip(answers, varies, strict=True)):
-        write(tmp_path / f"u.{number}of2", [(key(0), answer)], varies=told)
+    """Two that differ within both segments' tolerance: the first file's is used. Otherwise they are in conflict."""
+    for number, (answer, tolerance) in enumerate(zip(answers, varies, strict=True)):
+        write(tmp_path / f"u.{number}of2", [(key(0), answer)], varies=tolerance)
 
-    index = load([tmp_path / "u.0of2", tmp_path / "u.1of2"], expect=addresses)
+    index = load_index([tmp_path / "u.0of2", tmp_path / "u.1of2"], expect=addresses)
 
     assert (len(index.conflicts), index.varied) == ((1, 0) if varied is None else (0, varied))
     assert index.responses == ({} if varied is None else {key(0): answers[0]})
@@ -124,18 +124,18 @@ def test_answers_that_vary_as_their_back_end_says_are_no_conflict(
 def test_a_damaged_segment_is_set_aside_with_its_reason(
     tmp_path: Path, write: Any, key: Any, addresses: dict[str, str]
 ) -> None:
-    """The rows of the sound ones are all there; files that are still being written are not looked at."""
+    """The rows of intact segments are complete; files that are being written are not read."""
     write(tmp_path / "u", [(key(0), Response(-1.0, is_greedy=True))])
     torn = write(tmp_path / "u", [(key(1), Response(-1.0, is_greedy=True))], attempt=2)
     torn.write_bytes(torn.read_bytes()[:-100])
     (tmp_path / "u" / ".0003-000000-0123456789abcdef-1.h5.1.part").write_bytes(b"half")
 
-    index = load([tmp_path / "u"], expect=addresses)
+    index = load_index([tmp_path / "u"], expect=addresses)
 
     assert list(index.responses) == [key(0)]
     [damaged] = index.set_aside
     assert damaged.file == f"u/{torn.name}"
-    assert "cut short" in damaged.reason
+    assert "truncated" in damaged.reason
 
 
 def _flipped(content: bytes) -> bytes:
@@ -151,31 +151,33 @@ def _foreign(_: bytes) -> bytes:
 
 
 def _later(_: bytes) -> bytes:
-    return sealed(lambda file: file.create_group("responses"), form=SEGMENT_FORMAT, schema=SEGMENT_SCHEMA + 1)
+    return checksummed_bytes(
+        lambda file: file.create_group("responses"), form=SEGMENT_FORMAT, schema=SEGMENT_SCHEMA + 1
+    )
 
 
 @pytest.mark.parametrize(
     ("damage", "reason"),
     [
-        (lambda content: content[: len(content) // 2], "cut short"),
+        (lambda content: content[: len(content) // 2], "truncated"),
         (lambda _: b"", "not an HDF5 file"),
         (_flipped, "altered"),
         (_foreign, "not written by hpcq"),
-        (_later, "schema 2, where this hpcq reads hpcq-segment, schema 1"),
+        (_later, "schema 2; this version of hpcq reads hpcq-segment, schema 1"),
     ],
     ids=["torn", "empty", "bit-flipped", "foreign", "later version"],
 )
-def test_the_requests_of_a_segment_that_is_set_aside_are_answered_anew(
+def test_the_requests_of_a_segment_that_is_set_aside_are_answered_again(
     damage: Callable[[bytes], bytes], reason: str, tmp_path: Path, write: Any, key: Any, addresses: dict[str, str]
 ) -> None:
-    """Whatever became of it, it is named with its reason, its keys are unanswered, and a new answer is no conflict."""
+    """Any damage is reported with its reason, the keys have no response, and a new response is not in conflict."""
     write(tmp_path / "u", [(key(0), Response(-1.0, is_greedy=True))])
     damaged = write(tmp_path / "u", [(key(1), Response(-1.0, is_greedy=True))])
     damaged.write_bytes(damage(damaged.read_bytes()))
 
-    before = load([tmp_path / "u"], expect=addresses)
+    before = load_index([tmp_path / "u"], expect=addresses)
     write(tmp_path / "u", [(key(1), Response(-1.0, is_greedy=True))], attempt=2)
-    after = load([tmp_path / "u"], expect=addresses)
+    after = load_index([tmp_path / "u"], expect=addresses)
 
     assert (list(before.responses), list(after.responses)) == ([key(0)], [key(0), key(1)])
     assert [item.file for item in before.set_aside] == [f"u/{damaged.name}"]
@@ -183,24 +185,24 @@ def test_the_requests_of_a_segment_that_is_set_aside_are_answered_anew(
     assert (after.set_aside, after.conflicts, after.duplicates) == (before.set_aside, (), 0)
 
 
-def test_rows_of_another_evaluation_are_counted_and_left_out(
+def test_rows_of_another_evaluation_are_counted_and_ignored(
     tmp_path: Path, write: Any, key: Any, addresses: dict[str, str]
 ) -> None:
-    """Another address, or a task that nobody asked for, is neither a response nor a conflict."""
+    """Rows with another address, or of a task that is not expected, are neither responses nor conflicts."""
     write(tmp_path, [(key(0), Response(-1.0, is_greedy=True)), (key(0, "gsm8k"), Response(text="4"))])
     write(tmp_path, [(key(0), Response(-9.0, is_greedy=True))], addresses={"arc": "c" * 64})
 
-    index = load([tmp_path], expect={"arc": addresses["arc"]})
+    index = load_index([tmp_path], expect={"arc": addresses["arc"]})
 
     assert index.responses == {key(0): Response(-1.0, is_greedy=True)}
     assert (index.ignored, index.conflicts) == (2, ())
     assert [(fact.rows, fact.provenance) for fact in index.segments] == [(1, {"node": "n1"})]
 
 
-def test_the_order_and_repetition_of_folders_change_nothing(
+def test_the_order_and_repetition_of_folders_do_not_matter(
     tmp_path: Path, write: Any, key: Any, addresses: dict[str, str]
 ) -> None:
-    """Every order of three folders, and a folder named twice, give the same index, its digest of inputs included."""
+    """Every order of three folders, and a repeated folder, give the same index with the same digest of inputs."""
     folders = [tmp_path / f"u.{number}of3" for number in range(3)]
     for number, folder in enumerate(folders):
         write(
@@ -208,46 +210,46 @@ def test_the_order_and_repetition_of_folders_change_nothing(
             [(key(doc_id), Response(-float(doc_id * number), is_greedy=True)) for doc_id in (0, number, number + 1)],
         )
 
-    told = {
+    contents = {
         repr((index.responses, index.conflicts, index.duplicates, index.inputs))
         for order in [*itertools.permutations(folders), [*folders, folders[0]]]
-        for index in [load(order, expect=addresses)]
+        for index in [load_index(order, expect=addresses)]
     }
 
-    assert len(told) == 1
+    assert len(contents) == 1
 
 
 def test_new_rows_and_new_expectations_change_the_inputs(
     tmp_path: Path, write: Any, key: Any, addresses: dict[str, str]
 ) -> None:
-    """A merge that has something new to do can be told from one that has not; foreign rows are nothing new."""
+    """A merge with new rows or new expectations has another digest of inputs; foreign rows do not change it."""
     write(tmp_path, [(key(0), Response(-1.0, is_greedy=True))])
-    before = load([tmp_path], expect=addresses).inputs
+    before = load_index([tmp_path], expect=addresses).inputs
     write(tmp_path, [(key(9), Response(-1.0, is_greedy=True))], addresses={"arc": "c" * 64})
-    assert load([tmp_path], expect=addresses).inputs == before
-    assert load([tmp_path], expect={"arc": addresses["arc"]}).inputs != before
+    assert load_index([tmp_path], expect=addresses).inputs == before
+    assert load_index([tmp_path], expect={"arc": addresses["arc"]}).inputs != before
     write(tmp_path, [(key(1), Response(-1.0, is_greedy=True))])
-    assert load([tmp_path], expect=addresses).inputs != before
+    assert load_index([tmp_path], expect=addresses).inputs != before
 
 
-def test_an_index_of_nothing_is_empty(tmp_path: Path, addresses: dict[str, str]) -> None:
-    """Before the first segment, and before the folder, there is an index all the same."""
-    index = load([tmp_path, tmp_path / "not yet there"], expect=addresses)
+def test_an_index_without_segments_is_empty(tmp_path: Path, addresses: dict[str, str]) -> None:
+    """There is an index before the first segment, and before its folder exists."""
+    index = load_index([tmp_path, tmp_path / "not yet there"], expect=addresses)
     assert (len(index), index.responses, index.duplicates, index.ignored) == (0, {}, 0, 0)
 
 
-def test_two_task_versions_under_one_address_are_refused(
+def test_two_task_versions_under_one_address_are_rejected(
     tmp_path: Path, write: Any, key: Any, addresses: dict[str, str]
 ) -> None:
-    """Answers to two versions of a task must not be scored together."""
+    """Responses to two versions of a task must not be scored together."""
     write(tmp_path, [(key(0), Response(-1.0, is_greedy=True))])
     write(tmp_path, [(key(1)._replace(task_version="2.0"), Response(-1.0, is_greedy=True))])
-    with pytest.raises(WorkFailed, match=r"the task 'arc' was answered in the versions"):
-        load([tmp_path], expect=addresses)
+    with pytest.raises(WorkerError, match=r"the task 'arc' has responses of the versions"):
+        load_index([tmp_path], expect=addresses)
 
 
-def test_a_folder_that_cannot_be_listed_is_a_fault_not_an_empty_one(tmp_path: Path, addresses: dict[str, str]) -> None:
-    """A file where the unit's folder should be."""
+def test_a_folder_that_cannot_be_listed_is_an_error(tmp_path: Path, addresses: dict[str, str]) -> None:
+    """A file in place of the unit's folder is an error; the folder does not count as empty."""
     (tmp_path / "u").write_text("")
     with pytest.raises(StorageError, match="is a file, not a folder"):
-        load([tmp_path / "u"], expect=addresses)
+        load_index([tmp_path / "u"], expect=addresses)

@@ -1,4 +1,4 @@
-"""`results.h5` says the same bytes for the same segments, and is read by plain h5py as its documentation says."""
+"""`results.h5` has the same bytes for the same segments, and plain h5py reads it as documented."""
 
 from __future__ import annotations
 
@@ -16,18 +16,18 @@ import numpy as np
 import pytest
 
 import hpcq.store
-from hpcq.core.errors import RunIncomplete, SegmentCorruptError
+from hpcq.core.errors import RunIncompleteError, SegmentCorruptError
 from hpcq.store import (
     Index,
     MergeReport,
     Response,
     Score,
     VariantResults,
-    load,
+    load_index,
     merge_report,
     read_responses,
     read_results,
-    results_hold,
+    results_are_current,
     write_results,
 )
 
@@ -53,7 +53,7 @@ def _write(path: Path, index: Index, expected: list[Any]) -> MergeReport:
 
 @pytest.fixture
 def folders(tmp_path: Path, write: Any, key: Any) -> list[Path]:
-    """Two shards: four agreed rows, one of them twice, one conflict, and one damaged file."""
+    """Return two shards: four keys with one response each, one of them twice, one conflict, and one damaged file."""
     folders = [tmp_path / "u.0of2", tmp_path / "u.1of2"]
     write(folders[0], [(key(doc_id), Response(-float(doc_id), doc_id == 1)) for doc_id in (3, 1, 0)])
     write(folders[1], [(key(0), Response(-0.5, is_greedy=False)), (key(1), Response(-1.0, is_greedy=True))])
@@ -66,24 +66,24 @@ def folders(tmp_path: Path, write: Any, key: Any) -> list[Path]:
 def test_the_same_segments_give_the_same_bytes(
     tmp_path: Path, folders: list[Path], key: Any, addresses: dict[str, str]
 ) -> None:
-    """In any order of the folders, at any time, whole files and not only their data."""
-    _write(tmp_path / "a", load(folders, expect=addresses), [key(0), key(1)])
-    time.sleep(1.05)  # HDF5 counts whole seconds, where it notes times
-    _write(tmp_path / "b", load(folders[::-1], expect=addresses), [key(0), key(1)])
+    """The whole files are equal, not only their data, for any order of the folders and at any time."""
+    _write(tmp_path / "a", load_index(folders, expect=addresses), [key(0), key(1)])
+    time.sleep(1.05)  # HDF5 time stamps have a resolution of one second
+    _write(tmp_path / "b", load_index(folders[::-1], expect=addresses), [key(0), key(1)])
     assert (tmp_path / "a").read_bytes() == (tmp_path / "b").read_bytes()
 
 
 def _merge_often(path: Path, folders: list[Path], expected: list[Any], addresses: dict[str, str]) -> None:
     for _ in range(10):
-        _write(path, load(folders, expect=addresses), expected)
+        _write(path, load_index(folders, expect=addresses), expected)
 
 
-def test_merges_at_once_leave_one_whole_file(
+def test_concurrent_merges_leave_one_complete_file(
     tmp_path: Path, folders: list[Path], key: Any, addresses: dict[str, str]
 ) -> None:
-    """Three processes merge into one path; at every moment it is whole, and its bytes never change."""
+    """Three processes merge into one path; the file is complete at any moment, and its bytes never change."""
     path = tmp_path / "results.h5"
-    _write(path, load(folders, expect=addresses), [key(1)])
+    _write(path, load_index(folders, expect=addresses), [key(1)])
     first = path.read_bytes()
     fork = multiprocessing.get_context("fork")
     mergers = [fork.Process(target=_merge_often, args=(path, folders, [key(1)], addresses)) for _ in range(3)]
@@ -99,8 +99,8 @@ def test_merges_at_once_leave_one_whole_file(
 def test_results_are_read_as_they_were_written(
     tmp_path: Path, folders: list[Path], key: Any, addresses: dict[str, str]
 ) -> None:
-    """Provenance with its types, scores sorted, rows by task, the merge's document, and every response."""
-    index = load(folders, expect=addresses)
+    """Provenance with its types, sorted scores, rows by task, the report of the merge, and every response."""
+    index = load_index(folders, expect=addresses)
     merge = _write(tmp_path / "results.h5", index, [key(1)])
 
     results = read_results(tmp_path / "results.h5")
@@ -115,10 +115,10 @@ def test_results_are_read_as_they_were_written(
 
 
 def test_the_merge_counts_every_expected_request_once(folders: list[Path], key: Any, addresses: dict[str, str]) -> None:
-    """Expected = found + missing + conflicts; what nobody expected is counted apart; details follow the numbers."""
+    """Expected = found + missing + conflicts; unexpected responses are counted separately; details follow."""
     expected = [key(doc_id) for doc_id in (0, 1, 3, 4, 5)] + [key(2, "gsm8k"), key(3, "gsm8k")]
 
-    document = merge_report([("v", expected, load(folders, expect=addresses))]).as_json()
+    document = merge_report([("v", expected, load_index(folders, expect=addresses))]).as_json()
 
     numbers = ("expected", "found", "missing", "duplicates", "conflicts", "set_aside", "unexpected", "ignored")
     assert [document[number] for number in numbers] == [7, 3, 3, 1, 1, 1, 1, 0]
@@ -129,36 +129,36 @@ def test_the_merge_counts_every_expected_request_once(folders: list[Path], key: 
     [conflict] = document["conflict_details"]
     assert conflict["key"]["doc_id"] == 0
     assert [claim["loglikelihood"] for claim in conflict["claims"]] == [-0.0, -0.5]
-    assert "cut short" in document["set_aside_details"][0]["reason"]
+    assert "truncated" in document["set_aside_details"][0]["reason"]
 
 
-def test_a_merge_with_nothing_new_is_recognised(
+def test_results_are_current_for_unchanged_inputs(
     tmp_path: Path, folders: list[Path], write: Any, key: Any, addresses: dict[str, str]
 ) -> None:
-    """Only the same inputs under the same provenance; a missing or damaged file never is."""
+    """Results are current for the same inputs and provenance only; a missing or damaged file never is."""
     path = tmp_path / "results.h5"
 
-    def holds(**changes: str | int) -> bool:
-        inputs = {"smol--fp8": load(folders, expect=addresses).inputs}
-        return results_hold(path, inputs=inputs, provenance={**PROVENANCE, **changes})
+    def is_current(**changes: str | int) -> bool:
+        inputs = {"smol--fp8": load_index(folders, expect=addresses).inputs}
+        return results_are_current(path, inputs=inputs, provenance={**PROVENANCE, **changes})
 
-    assert not holds()
-    _write(path, load(folders, expect=addresses), [])
-    assert holds()
-    assert not holds(git_commit="def")
+    assert not is_current()
+    _write(path, load_index(folders, expect=addresses), [])
+    assert is_current()
+    assert not is_current(git_commit="def")
     write(folders[0], [(key(30), Response(-1.0, is_greedy=True))])
-    assert not holds()
-    _write(path, load(folders, expect=addresses), [])
+    assert not is_current()
+    _write(path, load_index(folders, expect=addresses), [])
     path.write_bytes(path.read_bytes()[:-1])
-    assert not holds()
+    assert not is_current()
 
 
-def test_an_altered_result_is_never_shown(
+def test_an_altered_result_is_never_read(
     tmp_path: Path, folders: list[Path], key: Any, addresses: dict[str, str]
 ) -> None:
-    """A flipped bit anywhere, in a score or in an attribute too, is a sentence."""
+    """A flipped bit anywhere, also in a score or an attribute, is an error."""
     path = tmp_path / "results.h5"
-    _write(path, load(folders, expect=addresses), [key(1)])
+    _write(path, load_index(folders, expect=addresses), [key(1)])
     content = path.read_bytes()
     for at in np.linspace(0, len(content) - 1, 300, dtype=int).tolist():
         path.write_bytes(content[:at] + bytes([content[at] ^ 16]) + content[at + 1 :])
@@ -166,23 +166,23 @@ def test_an_altered_result_is_never_shown(
             read_results(path)
 
 
-def test_results_that_are_not_there_say_what_makes_them(
+def test_the_error_for_missing_results_names_the_command(
     tmp_path: Path, folders: list[Path], addresses: dict[str, str]
 ) -> None:
-    """No file yet, and no such variant in the file."""
+    """The file does not exist yet, or has no such variant."""
     path = tmp_path / "results.h5"
-    with pytest.raises(RunIncomplete, match=r"`hpcq merge RUN` makes them"):
+    with pytest.raises(RunIncompleteError, match=r"create them with `hpcq merge RUN`"):
         read_results(path)
-    _write(path, load(folders, expect=addresses), [])
-    with pytest.raises(RunIncomplete, match=r"holds no variant 'other'; those it holds: \['smol--fp8'\]"):
+    _write(path, load_index(folders, expect=addresses), [])
+    with pytest.raises(RunIncompleteError, match=r"no variant 'other'; variants: \['smol--fp8'\]"):
         read_responses(path, "other")
 
 
-def test_names_that_hdf5_cannot_hold_come_back(tmp_path: Path, write: Any, key: Any) -> None:
-    """A task with slashes, or named by dots alone, is one group all the same."""
+def test_names_that_hdf5_cannot_store_are_encoded(tmp_path: Path, write: Any, key: Any) -> None:
+    """A task with slashes in its name, or with only dots, is one group."""
     addresses = dict.fromkeys(["org/task", "..", "é%2F"], "a")
     write(tmp_path / "u", [(key(1, task), Response(-1.0, is_greedy=True)) for task in addresses], addresses=addresses)
-    index = load([tmp_path / "u"], expect=addresses)
+    index = load_index([tmp_path / "u"], expect=addresses)
     scores = [Score(task=task, metric="é", filter="", value=math.pi, stderr=0.0, n=1) for task in addresses]
     part = VariantResults(variant="a/b", index=index, scores=scores, provenance={})
 
@@ -195,8 +195,8 @@ def test_names_that_hdf5_cannot_hold_come_back(tmp_path: Path, write: Any, key: 
 
 
 def test_datasets_carry_hdf5_s_own_checksums(tmp_path: Path, folders: list[Path], addresses: dict[str, str]) -> None:
-    """Who reads with h5py alone is warned of damage by HDF5 itself; texts are compressed."""
-    _write(tmp_path / "results.h5", load(folders, expect=addresses), [])
+    """HDF5 itself reports damage to users of plain h5py; texts are compressed."""
+    _write(tmp_path / "results.h5", load_index(folders, expect=addresses), [])
     with h5py.File(tmp_path / "results.h5", "r") as file:
         columns = file["responses/smol--fp8/gsm8k"]
         assert all(column.fletcher32 for column in columns.values() if len(column))
@@ -206,14 +206,14 @@ def test_datasets_carry_hdf5_s_own_checksums(tmp_path: Path, folders: list[Path]
 def test_h5py_alone_reads_the_results_as_documented(
     tmp_path: Path, folders: list[Path], key: Any, addresses: dict[str, str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """The Python of docs/formats.md runs on a real file, without hpcq, and prints what is in it."""
-    _write(tmp_path / "results.h5", load(folders, expect=addresses), [key(1)])
+    """The Python code in docs/formats.md runs on a real file, without hpcq, and prints its content."""
+    _write(tmp_path / "results.h5", load_index(folders, expect=addresses), [key(1)])
     [code] = re.findall(r"```python\n(.*?)```", FORMATS.read_text(encoding="utf-8"), re.DOTALL)
     monkeypatch.chdir(tmp_path)
     printed = io.StringIO()
 
     with contextlib.redirect_stdout(printed):
-        exec(compile(code, str(FORMATS), "exec"), {})  # noqa: S102 - the documentation is what is tested
+        exec(compile(code, str(FORMATS), "exec"), {})  # noqa: S102 - the documentation is under test
 
     assert "hpcq" not in re.findall(r"^(?:import|from) (\w+)", code, re.MULTILINE)
     lines = printed.getvalue().splitlines()

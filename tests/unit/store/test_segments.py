@@ -1,4 +1,4 @@
-"""A segment gives back what was put in, or says in a sentence why it cannot be trusted."""
+"""A segment returns exactly the rows that were written, or an error states why it cannot be trusted."""
 
 from __future__ import annotations
 
@@ -29,10 +29,10 @@ from hpcq.store import (
     SegmentWriter,
     count_rows,
     digest_of_arguments,
-    load,
+    load_index,
     read_segment,
 )
-from hpcq.store.checksummed import digest_in, sealed
+from hpcq.store.checksummed import checksummed_bytes, stored_digest
 from hpcq.store.segments import SEGMENT_FORMAT, SEGMENT_SCHEMA
 
 texts = st.text(st.characters(), max_size=40)
@@ -54,10 +54,10 @@ keys = st.builds(
 
 @settings(max_examples=60, suppress_health_check=[HealthCheck.function_scoped_fixture], deadline=None)
 @given(rows=st.dictionaries(keys, responses, min_size=1, max_size=12))
-def test_a_segment_gives_back_every_row_bit_by_bit(
+def test_a_segment_returns_every_row_bit_by_bit(
     rows: dict[RequestKey, Response], tmp_path_factory: pytest.TempPathFactory, write: Any, bits: Any
 ) -> None:
-    """Any Unicode, half a surrogate pair, NUL, empty text, infinities, NaN, -0.0 and the largest numbers come back."""
+    """Any Unicode, half a surrogate pair, NUL, empty text, infinities, NaN, -0.0 and the largest numbers are kept."""
     addresses = {key.task: f"address of {key.task}" for key in rows}
     path = write(tmp_path_factory.mktemp("unit"), rows.items(), addresses=addresses)
 
@@ -69,7 +69,7 @@ def test_a_segment_gives_back_every_row_bit_by_bit(
 
 
 def test_one_segment_holds_hundreds_of_tasks(tmp_path: Path, write: Any, key: Any) -> None:
-    """The list of tasks may pass the 64 KiB to which HDF5 limits an attribute in place."""
+    """The list of tasks may exceed 64 KiB, HDF5's limit for an attribute that is stored in the object header."""
     addresses = {f"task-{number:04d}": f"{number:064d}" for number in range(700)}
 
     path = write(tmp_path, [(key(1, task), Response(-1.0, is_greedy=True)) for task in addresses], addresses=addresses)
@@ -77,8 +77,8 @@ def test_one_segment_holds_hundreds_of_tasks(tmp_path: Path, write: Any, key: An
     assert {table.task: table.address for table in read_segment(path).tables} == addresses
 
 
-def test_a_name_tells_attempt_order_and_rows(tmp_path: Path, key: Any, addresses: dict[str, str]) -> None:
-    """Progress is a directory listing; what is no committed segment does not count."""
+def test_a_name_has_attempt_order_and_rows(tmp_path: Path, key: Any, addresses: dict[str, str]) -> None:
+    """Progress is a directory listing; files that are not committed segments do not count."""
     with SegmentWriter(tmp_path, attempt=3, addresses=addresses, provenance={}, max_rows=2) as writer:
         for doc_id in range(5):
             writer.add(key(doc_id), Response(-1.0, is_greedy=False))
@@ -93,8 +93,8 @@ def test_a_name_tells_attempt_order_and_rows(tmp_path: Path, key: Any, addresses
     assert count_rows(tmp_path / "not yet there") == 0
 
 
-def test_a_segment_is_committed_when_its_time_has_come(tmp_path: Path, key: Any, addresses: dict[str, str]) -> None:
-    """The interval runs from the last commit, and a batch is never cut in two."""
+def test_a_segment_is_committed_after_the_flush_interval(tmp_path: Path, key: Any, addresses: dict[str, str]) -> None:
+    """The interval starts at the last commit, and a batch is never split."""
     writer = SegmentWriter(tmp_path, attempt=1, addresses=addresses, provenance={}, flush_interval_s=2.0, max_rows=3)
     writer.add(key(0), Response(-1.0, is_greedy=False))
     assert count_rows(tmp_path) == 0
@@ -106,14 +106,14 @@ def test_a_segment_is_committed_when_its_time_has_come(tmp_path: Path, key: Any,
 
 
 def test_no_empty_segment_is_written(tmp_path: Path, addresses: dict[str, str]) -> None:
-    """A writer that was given nothing leaves nothing, not even a folder."""
+    """A writer without rows creates nothing, not even a folder."""
     with SegmentWriter(tmp_path / "unit", attempt=1, addresses=addresses, provenance={}) as writer:
         assert writer.flush() is None
     assert not (tmp_path / "unit").exists()
 
 
-def test_what_was_added_before_an_exception_is_committed(tmp_path: Path, key: Any, addresses: dict[str, str]) -> None:
-    """The end of the block commits, also when a back end fails or the job is told to leave."""
+def test_rows_added_before_an_exception_are_committed(tmp_path: Path, key: Any, addresses: dict[str, str]) -> None:
+    """The end of the block commits, also if a back end fails or the job is terminated."""
 
     def fail() -> None:
         with SegmentWriter(tmp_path, attempt=1, addresses=addresses, provenance={}) as writer:
@@ -129,19 +129,19 @@ def test_what_was_added_before_an_exception_is_committed(tmp_path: Path, key: An
     ("change", "response", "sentence"),
     [
         ({"task": "mmlu"}, Response(-1.0, is_greedy=True), "the task 'mmlu' has no address"),
-        ({"task_version": "9"}, Response(-1.0, is_greedy=True), "of another version than '1.0'"),
+        ({"task_version": "9"}, Response(-1.0, is_greedy=True), "has another task version than earlier rows: '1.0'"),
         ({"doc_id": 2**63}, Response(-1.0, is_greedy=True), "out of range"),
         ({"doc_id": -1}, Response(-1.0, is_greedy=True), "out of range"),
-        ({"digest": "short"}, Response(-1.0, is_greedy=True), "the digest is not one"),
-        ({}, Response(-1.0, is_greedy=True, text="text"), "answers no kind of request"),
-        ({}, Response(is_greedy=True), "answers no kind of request"),
-        ({}, Response(), "answers no kind of request"),
+        ({"digest": "short"}, Response(-1.0, is_greedy=True), "the digest is malformed"),
+        ({}, Response(-1.0, is_greedy=True, text="text"), "is not a valid response"),
+        ({}, Response(is_greedy=True), "is not a valid response"),
+        ({}, Response(), "is not a valid response"),
     ],
 )
-def test_a_row_that_no_segment_can_hold_is_refused_at_once(
+def test_a_row_that_cannot_be_stored_is_rejected_when_added(
     change: dict[str, Any], response: Response, sentence: str, tmp_path: Path, key: Any, addresses: dict[str, str]
 ) -> None:
-    """The caller learns it when adding, none of its batch is taken, and what came before is still committed."""
+    """Adding raises, no row of the batch is added, and earlier rows are still committed."""
     with SegmentWriter(tmp_path, attempt=1, addresses=addresses, provenance={}) as writer:
         writer.add(key(0), Response(-1.0, is_greedy=True))
         with pytest.raises(ValueError, match=re.escape(sentence)):
@@ -149,12 +149,12 @@ def test_a_row_that_no_segment_can_hold_is_refused_at_once(
     assert count_rows(tmp_path) == 1
 
 
-def test_the_digest_of_arguments_tells_kind_arguments_and_types_apart() -> None:
-    """Equal questions have equal digests, in any process; others differ; a tuple is a list, as in JSON."""
+def test_the_digest_of_arguments_depends_on_kind_arguments_and_types() -> None:
+    """Equal requests have equal digests in any process; others differ; a tuple counts as a list, as in JSON."""
     digest = digest_of_arguments("generate_until", ["Q", {"until": ["\n"], "temperature": 0.0}])
 
     assert digest == digest_of_arguments("generate_until", ("Q", {"temperature": 0.0, "until": ("\n",)}))
-    assert digest == "4f456f89a8711a68939752b93fedcb35"  # stands in files: must never change
+    assert digest == "4f456f89a8711a68939752b93fedcb35"  # part of the file format: must never change
     others = [("loglikelihood", ["a", "b"]), ("loglikelihood", ["ab", ""]), ("loglikelihood_rolling", ["a", "b"])]
     assert len({digest, *(digest_of_arguments(kind, arguments) for kind, arguments in others)}) == 4
     with pytest.raises(TypeError):
@@ -163,24 +163,24 @@ def test_the_digest_of_arguments_tells_kind_arguments_and_types_apart() -> None:
 
 @pytest.fixture
 def segment(tmp_path: Path, write: Any, key: Any) -> Path:
-    """A small segment with log-likelihoods and texts."""
+    """Return a small segment with log-likelihoods and texts."""
     scored = [(key(doc_id), Response(-doc_id / 3, doc_id % 2 == 0)) for doc_id in range(40)]
     written = [(key(doc_id, "gsm8k"), Response(text=f"#### {doc_id} " * 8)) for doc_id in range(40)]
     return write(tmp_path / "unit", scored + written)  # type: ignore[no-any-return]
 
 
 @pytest.mark.parametrize("twentieth", range(20))
-def test_a_segment_cut_short_is_damaged(twentieth: int, segment: Path) -> None:
-    """Wherever a file is cut, down to its last byte, it is never read as less."""
+def test_a_truncated_segment_is_detected(twentieth: int, segment: Path) -> None:
+    """A file that is truncated anywhere, by one byte or more, is never read."""
     content = segment.read_bytes()
     for length in (len(content) * twentieth // 20, len(content) - 1 - twentieth):
         segment.write_bytes(content[:length])
-        with pytest.raises(SegmentCorruptError, match=r"not an HDF5 file|cut short"):
+        with pytest.raises(SegmentCorruptError, match=r"not an HDF5 file|truncated"):
             read_segment(segment)
 
 
 def test_every_flipped_bit_is_detected(segment: Path) -> None:
-    """One bit of a thousand places in the file, metadata and padding included."""
+    """One bit in each of a thousand positions in the file, metadata and padding included."""
     content = segment.read_bytes()
     for at in np.linspace(0, len(content) - 1, 1000, dtype=int).tolist():
         segment.write_bytes(content[:at] + bytes([content[at] ^ 1 << at % 8]) + content[at + 1 :])
@@ -188,14 +188,14 @@ def test_every_flipped_bit_is_detected(segment: Path) -> None:
             read_segment(segment)
 
 
-def test_more_bytes_than_were_written_are_detected(segment: Path) -> None:
-    """A file that something was appended to is not trusted either."""
+def test_appended_bytes_are_detected(segment: Path) -> None:
+    """A file with appended bytes is not trusted."""
     segment.write_bytes(segment.read_bytes() + b"\n")
     with pytest.raises(SegmentCorruptError, match="altered"):
         read_segment(segment)
 
 
-def _sealed_segment(folder: Path, change: Callable[[h5py.File], None], **kinds: Any) -> Path:
+def _hand_made_segment(folder: Path, change: Callable[[h5py.File], None], **kinds: Any) -> Path:
     def fill(file: h5py.File) -> None:
         file.attrs["created"] = "2026-01-01T00:00:00.000+00:00"
         file.attrs["provenance"] = "{}"
@@ -211,8 +211,8 @@ def _sealed_segment(folder: Path, change: Callable[[h5py.File], None], **kinds: 
         group["text_offsets"] = np.zeros(2, "<i8")
         change(file)
 
-    content = sealed(fill, **{"form": SEGMENT_FORMAT, "schema": SEGMENT_SCHEMA, **kinds})
-    path = folder / f"0001-000000-{digest_in(content)[:16]}-1.h5"
+    content = checksummed_bytes(fill, **{"form": SEGMENT_FORMAT, "schema": SEGMENT_SCHEMA, **kinds})
+    path = folder / f"0001-000000-{stored_digest(content)[:16]}-1.h5"
     path.write_bytes(content)
     return path
 
@@ -242,37 +242,37 @@ _TWO_ROWS = json.dumps([{"task": "arc", "task_version": "1", "address": "a", "ro
         (
             _set("note", "later"),
             {"schema": 2},
-            "of format hpcq-segment, schema 2, where this hpcq reads hpcq-segment, schema 1",
+            "format hpcq-segment, schema 2; this version of hpcq reads hpcq-segment, schema 1",
         ),
-        (_set("note", "other"), {"form": "hpcq-results"}, "of format hpcq-results, schema 1, where"),
-        (_delete("responses/digest"), {}, "/responses: the column 'digest' (S32) is missing or of another type"),
-        (_replace("doc_id", np.zeros(1, "<f8")), {}, "the column 'doc_id' (<i8) is missing or of another type"),
-        (_replace("doc_id", np.zeros((1, 1), "<i8")), {}, "the column 'doc_id' (<i8) is missing or of another type"),
-        (_replace("repeat", np.zeros(3, "<i4")), {}, "the columns are of unequal lengths"),
-        (_replace("text_offsets", np.zeros(5, "<i8")), {}, "the columns are of unequal lengths"),
-        (_replace("text_offsets", np.array([0, 9])), {}, "the texts' offsets do not fit"),
-        (_replace("text_offsets", np.zeros(0, "<i8")), {}, "the columns are of unequal lengths"),
-        (_replace("kind", np.full(1, 7, "u1")), {}, "7 is no kind of response"),
-        (_delete("responses"), {}, "not laid out as a file of hpcq-segment"),
-        (_set("tasks", "[]"), {}, "1 rows where its tasks tell []"),
-        (_set("tasks", _TWO_ROWS), {}, "1 rows where its tasks tell [2]"),
-        (_set("tasks", "{"), {}, "not laid out as a file of hpcq-segment"),
+        (_set("note", "other"), {"form": "hpcq-results"}, "format hpcq-results, schema 1; this version"),
+        (_delete("responses/digest"), {}, "/responses: the column 'digest' (S32) is missing or has another type"),
+        (_replace("doc_id", np.zeros(1, "<f8")), {}, "the column 'doc_id' (<i8) is missing or has another type"),
+        (_replace("doc_id", np.zeros((1, 1), "<i8")), {}, "the column 'doc_id' (<i8) is missing or has another type"),
+        (_replace("repeat", np.zeros(3, "<i4")), {}, "the columns have unequal lengths"),
+        (_replace("text_offsets", np.zeros(5, "<i8")), {}, "the columns have unequal lengths"),
+        (_replace("text_offsets", np.array([0, 9])), {}, "the offsets of the texts do not match"),
+        (_replace("text_offsets", np.zeros(0, "<i8")), {}, "the columns have unequal lengths"),
+        (_replace("kind", np.full(1, 7, "u1")), {}, "7 is not a kind of response"),
+        (_delete("responses"), {}, "without the layout of hpcq-segment"),
+        (_set("tasks", "[]"), {}, "1 rows; its tasks have []"),
+        (_set("tasks", _TWO_ROWS), {}, "1 rows; its tasks have [2]"),
+        (_set("tasks", "{"), {}, "without the layout of hpcq-segment"),
     ],
 )
-def test_a_foreign_layout_is_said_in_a_sentence(
+def test_a_foreign_layout_is_reported(
     change: Callable[[h5py.File], None], kinds: dict[str, Any], sentence: str, tmp_path: Path
 ) -> None:
-    """Whole, but of a later version or another program: the sentence says what is wrong, and names the file."""
-    path = _sealed_segment(tmp_path, change, **kinds)
+    """A complete file of a later version or another program: the message names the file and the problem."""
+    path = _hand_made_segment(tmp_path, change, **kinds)
     with pytest.raises(SegmentCorruptError, match=re.escape(sentence)) as raised:
         read_segment(path)
     assert str(raised.value).startswith(f"{path}: ")
     assert "\n" not in str(raised.value)
 
 
-def test_the_hand_made_segment_itself_is_sound(tmp_path: Path) -> None:
-    """What the test before this one alters is read when it is not altered."""
-    assert len([*read_segment(_sealed_segment(tmp_path, lambda _: None)).rows()]) == 1
+def test_the_unmodified_hand_made_segment_is_valid(tmp_path: Path) -> None:
+    """The segment that the previous test modifies is readable without the modification."""
+    assert len([*read_segment(_hand_made_segment(tmp_path, lambda _: None)).rows()]) == 1
 
 
 @pytest.mark.parametrize(
@@ -280,14 +280,14 @@ def test_the_hand_made_segment_itself_is_sound(tmp_path: Path) -> None:
     [
         ("0001-000000-0123456789abcdef-1.h5", b"<html>no such page</html>", "not an HDF5 file (25 bytes)"),
         ("0001-000000-0123456789abcdef-1.h5", b"", "not an HDF5 file (0 bytes)"),
-        ("results.h5", b"", "not named as a segment"),
-        ("0001-000000-0123456789abcdef-1.h5", None, "there is no such file any more"),
+        ("results.h5", b"", "not the name of a segment"),
+        ("0001-000000-0123456789abcdef-1.h5", None, "the file no longer exists"),
     ],
 )
-def test_a_file_that_is_no_segment_is_said_in_a_sentence(
+def test_a_file_that_is_not_a_segment_is_reported(
     name: str, content: bytes | None, sentence: str, tmp_path: Path
 ) -> None:
-    """What is not even HDF5, not named as a segment, or gone."""
+    """A file that is not HDF5, does not have the name of a segment, or no longer exists."""
     path = tmp_path / name
     if content is not None:
         path.write_bytes(content)
@@ -295,7 +295,7 @@ def test_a_file_that_is_no_segment_is_said_in_a_sentence(
         read_segment(path)
 
 
-def _write_for_ever(folder: Path, acknowledged: Any, writer_number: int) -> None:
+def _write_until_killed(folder: Path, acknowledged: Any, writer_number: int) -> None:
     addresses = {"arc": "a" * 64}
     with SegmentWriter(folder, attempt=1, addresses=addresses, provenance={}, flush_interval_s=1e9) as writer:
         for doc_id in range(10**6):
@@ -307,13 +307,13 @@ def _write_for_ever(folder: Path, acknowledged: Any, writer_number: int) -> None
 
 
 def test_sigkill_loses_no_acknowledged_row(tmp_path: Path, addresses: dict[str, str]) -> None:
-    """Two processes run one attempt at once and are killed, often: rows whose flush had returned are there."""
+    """Two processes run one attempt at once and are killed repeatedly: rows whose flush had returned are stored."""
     fork = multiprocessing.get_context("fork")
     safe: dict[int, int] = {}
     for start in range(0, 16, 2):
         pipes = {number: os.pipe() for number in (start, start + 1)}
         writers = [
-            fork.Process(target=_write_for_ever, args=(tmp_path, end, number)) for number, (_, end) in pipes.items()
+            fork.Process(target=_write_until_killed, args=(tmp_path, end, number)) for number, (_, end) in pipes.items()
         ]
         for writer in writers:
             writer.start()
@@ -328,12 +328,12 @@ def test_sigkill_loses_no_acknowledged_row(tmp_path: Path, addresses: dict[str, 
             with open(begin, "rb") as lines:  # noqa: PTH123 - a pipe has no path
                 safe[number] = int((lines.read().split() or [b"0"])[-1])
 
-    index = load([tmp_path], expect=addresses)
+    index = load_index([tmp_path], expect=addresses)
 
     assert sum(safe.values()) > 0
     assert index.set_aside == ()
-    held = {(key.repeat, key.doc_id) for key in index.responses}
-    assert {(number, doc_id) for number, rows in safe.items() for doc_id in range(rows)} <= held
+    stored = {(key.repeat, key.doc_id) for key in index.responses}
+    assert {(number, doc_id) for number, rows in safe.items() for doc_id in range(rows)} <= stored
 
 
 @contextlib.contextmanager
@@ -346,7 +346,7 @@ def _limited_file_size() -> Iterator[None]:
 
 @pytest.fixture
 def tiny_disk(tmp_path: Path) -> Iterator[tuple[Path, contextlib.AbstractContextManager[None]]]:
-    """A file system of 64 KiB; without the right to mount one, a limit of 24 KiB on any file written in the context."""
+    """Yield a file system of 64 KiB; without permission to mount one, a context with a limit of 24 KiB per file."""
     disk = tmp_path / "disk"
     disk.mkdir()
     mount = ["mount", "-t", "tmpfs", "-o", "size=64k", "none", str(disk)]
@@ -357,23 +357,23 @@ def tiny_disk(tmp_path: Path) -> Iterator[tuple[Path, contextlib.AbstractContext
         yield disk, _limited_file_size()
 
 
-def test_a_full_disk_is_one_sentence_and_leaves_nothing_half_written(
+def test_a_full_disk_is_reported_and_leaves_no_partial_file(
     tiny_disk: tuple[Path, contextlib.AbstractContextManager[None]], key: Any, addresses: dict[str, str]
 ) -> None:
-    """The rows that found no room are kept, and are committed once there is some; what was committed stays sound."""
-    disk, without_room = tiny_disk
+    """Rows that could not be written are kept and committed once there is space; committed rows stay intact."""
+    disk, full_disk = tiny_disk
     writer = SegmentWriter(disk / "unit", attempt=1, addresses=addresses, provenance={}, flush_interval_s=1e9)
     writer.add(key(0), Response(-1.0, is_greedy=True))
     writer.flush()
     writer.add_all([(key(doc_id), Response(-1.0, is_greedy=True)) for doc_id in range(1, 1500)])
 
-    with without_room, pytest.raises(StorageError, match=r"the disk is full|is larger than") as raised:
+    with full_disk, pytest.raises(StorageError, match=r"the disk is full|is larger than") as raised:
         writer.flush()
 
     assert "\n" not in str(raised.value)
     assert ".part" not in str(raised.value)
     assert [path.name[:12] for path in (disk / "unit").iterdir()] == ["0001-000000-"]
-    writer._folder = disk.parent / "elsewhere"  # stands for room that was made
+    writer._folder = disk.parent / "elsewhere"  # simulates space that was freed
     writer.flush()
-    index = load([disk / "unit", disk.parent / "elsewhere"], expect=addresses)
+    index = load_index([disk / "unit", disk.parent / "elsewhere"], expect=addresses)
     assert (len(index), index.duplicates, index.set_aside) == (1500, 0, ())

@@ -1,7 +1,4 @@
-"""Where a model's layers lie: dealt to the GPUs, and what they have no room for to the host's memory and a disk.
-
-Knows modules, bytes and devices; reads no checkpoint, and must not know tasks or requests.
-"""
+"""Device map of a model: assigns layers to GPUs, and those that do not fit to host memory and disk."""
 
 from __future__ import annotations
 
@@ -13,105 +10,131 @@ from typing import Any
 
 import torch
 
-from hpcq.core.errors import WorkFailed
+from hpcq.core.errors import WorkerError
 from hpcq.core.work import Offload
 
 CPU, DISK = "cpu", "disk"
 Device = int | str
-"""A GPU's number, or cpu, or disk: what a device map of transformers' holds."""
+"""Number of a GPU, "cpu" or "disk": the values of a device map of transformers."""
 
 _GIB = 2**30
-_SHARE_ALONE = 0.92
-"""Of a GPU's memory that weights may fill where nothing may lie elsewhere; more leaves nothing to compute with."""
-_SHARE_OF_GPU = 0.75
-_SHARE_OF_HOST = 0.75
-"""What is taken where the plan says nothing: the rest is for KV cache, activations and the process."""
+_GPU_FRACTION_WITHOUT_OFFLOAD = 0.92
+"""Fraction of a GPU's memory for weights when nothing can be offloaded; the rest is the minimum for computing."""
+_GPU_FRACTION = 0.75
+_HOST_FRACTION = 0.75
+"""Defaults for offloading if the plan has no values; the rest is for KV cache, activations and the process."""
 
 
 @dataclass(frozen=True, kw_only=True)
-class Memory:
-    """Bytes of each GPU, and of the host's memory that the job has."""
+class NodeMemory:
+    """Memory of a node.
 
-    gpus: tuple[int, ...]
-    host: int
+    Attributes:
+        gpu_bytes: Bytes of each GPU.
+        host_bytes: Bytes of host memory that the job has.
+    """
+
+    gpu_bytes: tuple[int, ...]
+    host_bytes: int
 
 
 @dataclass(frozen=True, kw_only=True)
-class Part:
-    """Modules that lie on one device: one, or several that share weights."""
+class ModuleGroup:
+    """Modules that must be on the same device: one, or several that share weights.
+
+    Attributes:
+        names: Qualified names of the modules.
+        bytes: Bytes of their weights and buffers.
+    """
 
     names: tuple[str, ...]
     bytes: int
 
 
 @dataclass(frozen=True, kw_only=True)
-class Spread:
-    """Device of each module, by name; `is_whole` where it is one. host, disk: bytes of weights off the GPUs.
+class DeviceMap:
+    """Device of each module.
 
-    On a machine without GPUs what lies in the host's memory is at home there, and not counted.
+    Attributes:
+        devices: Device by module name.
+        host_bytes: Bytes of weights that are offloaded to host memory; 0 on a node without GPUs.
+        disk_bytes: Bytes of weights that are offloaded to disk.
     """
 
     devices: Mapping[str, Device]
-    host: int = 0
-    disk: int = 0
+    host_bytes: int = 0
+    disk_bytes: int = 0
 
     @property
-    def is_whole(self) -> bool:
-        """Whether one device holds all of it."""
-        return len(set(self.devices.values())) == 1 and not self.disk
+    def is_single_device(self) -> bool:
+        """Whether all modules are on one device."""
+        return len(set(self.devices.values())) == 1 and not self.disk_bytes
 
     @property
     def offloaded_gib(self) -> float:
-        """Weights that are brought to where they are multiplied for each pass."""
-        return round((self.host + self.disk) / _GIB, 2)
+        """GiB of weights that are copied to the computing device for every pass."""
+        return round((self.host_bytes + self.disk_bytes) / _GIB, 2)
 
 
-def memory_here(*, on_gpu: bool) -> Memory:
-    """The memory of this node's GPUs, and what Slurm gives the job of its own (all of it, where nothing is said)."""
+def node_memory(*, on_gpu: bool) -> NodeMemory:
+    """Return the memory of this node's GPUs, and the host memory of the Slurm job (or of the node, without a limit)."""
     devices = range(torch.cuda.device_count() if on_gpu else 0)
     host = os.sysconf("SC_PHYS_PAGES") * os.sysconf("SC_PAGE_SIZE")
-    asked_mib = os.environ.get("SLURM_MEM_PER_NODE", "")
-    if asked_mib.isdecimal() and int(asked_mib):
-        host = min(host, int(asked_mib) * 2**20)
-    return Memory(gpus=tuple(torch.cuda.get_device_properties(one).total_memory for one in devices), host=host)
+    job_mib = os.environ.get("SLURM_MEM_PER_NODE", "")
+    if job_mib.isdecimal() and int(job_mib):
+        host = min(host, int(job_mib) * 2**20)
+    gpu_bytes = tuple(torch.cuda.get_device_properties(device).total_memory for device in devices)
+    return NodeMemory(gpu_bytes=gpu_bytes, host_bytes=host)
 
 
-def spread(model: Any, memory: Memory, offload: Offload, *, title: str, has_disk: bool = True) -> Spread:
-    """Deal the layers of `model` (on `meta`: its sizes are enough), in their order. has_disk: one may hold its weights.
+def make_device_map(
+    model: Any, memory: NodeMemory, offload: Offload, *, model_name: str, can_use_disk: bool = True
+) -> DeviceMap:
+    """Assign the layers of `model` to devices, in their order.
 
-    Without offloading the fullest GPU holds as little as can be. With it, GPUs are filled one by one, and the first
-    keeps room for the largest tensor that is brought to it.
+    Without offloading, layers are balanced: the fullest GPU gets as little as possible. With offloading, GPUs are
+    filled one by one, and the first GPU reserves space for the largest tensor that is copied to it.
+
+    Args:
+        model: The model; on the `meta` device is enough.
+        memory: Memory of the node.
+        offload: Where weights can be offloaded to, and the limits of the plan.
+        model_name: Name for messages.
+        can_use_disk: Whether weights of this checkpoint can be on a disk.
 
     Raises:
-        WorkFailed: they do not fit where they may lie; its cause is a MemoryError, by which attempts are judged.
+        WorkerError: the weights do not fit. Its cause is a MemoryError, which classifies the attempt as out of memory.
     """
-    parts = parts_of(model)
-    total = sum(part.bytes for part in parts)
+    groups = module_groups(model)
+    total = sum(group.bytes for group in groups)
     devices = None
-    if memory.gpus and (offload.to == "none" or not offload.gpu_gib):
-        share = _SHARE_ALONE if offload.to == "none" else _SHARE_OF_GPU
-        devices = _level(parts, [int(one * share) for one in memory.gpus])
-    if devices is None and (offload.to != "none" or not memory.gpus):
+    if memory.gpu_bytes and (offload.to == "none" or not offload.gpu_gib):
+        fraction = _GPU_FRACTION_WITHOUT_OFFLOAD if offload.to == "none" else _GPU_FRACTION
+        devices = _balance(groups, [int(size * fraction) for size in memory.gpu_bytes])
+    if devices is None and (offload.to != "none" or not memory.gpu_bytes):
         largest = max(parameter.nbytes for parameter in model.parameters())
-        rooms = _rooms(memory, offload, largest, has_disk=has_disk)
-        devices = _fill(parts, rooms)
-        if devices is not None and devices[parts[0].names[0]] != rooms[0][0]:
-            devices = None  # embeddings must be where texts begin
+        capacities = _capacities(memory, offload, largest, can_use_disk=can_use_disk)
+        devices = _fill(groups, capacities)
+        if devices is not None and devices[groups[0].names[0]] != capacities[0][0]:
+            devices = None  # embeddings must be on the first device, where the input is
     if devices is None:
-        sentence = _sentence(title, total, memory, offload, has_disk=has_disk)
-        raise WorkFailed(sentence) from MemoryError(f"{total} bytes of weights")
-    held = {device: sum(part.bytes for part in parts if devices[part.names[0]] == device) for device in (CPU, DISK)}
-    return Spread(devices=devices, host=held[CPU] if memory.gpus else 0, disk=held[DISK])
+        message = _out_of_memory_message(model_name, total, memory, offload, can_use_disk=can_use_disk)
+        raise WorkerError(message) from MemoryError(f"{total} bytes of weights")
+    held = {device: sum(group.bytes for group in groups if devices[group.names[0]] == device) for device in (CPU, DISK)}
+    return DeviceMap(devices=devices, host_bytes=held[CPU] if memory.gpu_bytes else 0, disk_bytes=held[DISK])
 
 
-def parts_of(model: Any) -> list[Part]:
-    """What cannot be divided, in the model's order but for embeddings, which come first. Blocks of a list are whole."""
-    whole = set(getattr(model, "_no_split_modules", None) or ())
+def module_groups(model: Any) -> list[ModuleGroup]:
+    """Return the groups that cannot be split, embeddings first, then in the model's order.
+
+    Every element of a `ModuleList` (a transformer block) stays whole.
+    """
+    no_split_classes = set(getattr(model, "_no_split_modules", None) or ())
     owners: dict[int, int] = {}
     first = 0
     names: list[list[str]] = []
     sizes: list[int] = []
-    for name, tensors in _pieces(model, "", whole):
+    for name, tensors in _indivisible_modules(model, "", no_split_classes):
         shared = next((owners[id(tensor)] for tensor in tensors if id(tensor) in owners), None)
         number = len(names) if shared is None else shared
         if shared is None:
@@ -122,82 +145,90 @@ def parts_of(model: Any) -> list[Part]:
             if id(tensor) not in owners:
                 owners[id(tensor)] = number
                 sizes[number] += tensor.nbytes
-    with contextlib.suppress(AttributeError, NotImplementedError):  # some models' own code does not tell
+    with contextlib.suppress(AttributeError, NotImplementedError):  # some models' own code does not define them
         first = owners[id(model.get_input_embeddings().weight)]
     order = sorted(range(len(names)), key=lambda number: number != first)
-    return [Part(names=tuple(names[number]), bytes=sizes[number]) for number in order]
+    return [ModuleGroup(names=tuple(names[number]), bytes=sizes[number]) for number in order]
 
 
-def _pieces(module: torch.nn.Module, name: str, whole: set[str]) -> Iterator[tuple[str, list[torch.Tensor]]]:
+def _indivisible_modules(
+    module: torch.nn.Module, name: str, no_split_classes: set[str]
+) -> Iterator[tuple[str, list[torch.Tensor]]]:
     children = list(module.named_children())
-    if name and (not children or type(module).__name__ in whole):
+    if name and (not children or type(module).__name__ in no_split_classes):
         yield name, [*module.parameters(), *module.buffers()]
         return
     own = (*module.named_parameters(recurse=False), *module.named_buffers(recurse=False))
     for child, tensor in own:
-        yield _joined(name, child), [tensor]
+        yield _qualified_name(name, child), [tensor]
     for child, inner in children:
         if isinstance(module, torch.nn.ModuleList):
-            yield _joined(name, child), [*inner.parameters(), *inner.buffers()]
+            yield _qualified_name(name, child), [*inner.parameters(), *inner.buffers()]
         else:
-            yield from _pieces(inner, _joined(name, child), whole)
+            yield from _indivisible_modules(inner, _qualified_name(name, child), no_split_classes)
 
 
-def _joined(name: str, child: str) -> str:
+def _qualified_name(name: str, child: str) -> str:
     return f"{name}.{child}" if name else child
 
 
-def _rooms(memory: Memory, offload: Offload, largest: int, *, has_disk: bool) -> list[tuple[Device, float]]:
-    """Bytes of weights that each device may hold, in the order in which they are filled."""
-    is_spilling = offload.to == DISK and has_disk
-    share = _SHARE_OF_HOST if memory.gpus or is_spilling else 1.0
-    host = memory.host * share if offload.host_gib is None else offload.host_gib * _GIB
-    usual = [one * _SHARE_OF_GPU for one in memory.gpus]
-    gpus = [gib * _GIB for gib in offload.gpu_gib[: len(usual)]] or usual
-    rooms: list[tuple[Device, float]] = [(number, room - largest * (number == 0)) for number, room in enumerate(gpus)]
-    rooms.append((CPU, host))
-    return [*rooms, (DISK, float("inf"))] if is_spilling else rooms
+def _capacities(
+    memory: NodeMemory, offload: Offload, largest: int, *, can_use_disk: bool
+) -> list[tuple[Device, float]]:
+    """Return the bytes of weights that each device can hold, in the order in which devices are filled."""
+    uses_disk = offload.to == DISK and can_use_disk
+    fraction = _HOST_FRACTION if memory.gpu_bytes or uses_disk else 1.0
+    host = memory.host_bytes * fraction if offload.host_gib is None else offload.host_gib * _GIB
+    default = [size * _GPU_FRACTION for size in memory.gpu_bytes]
+    gpus = [gib * _GIB for gib in offload.gpu_gib[: len(default)]] or default
+    capacities: list[tuple[Device, float]] = [
+        (number, size - largest * (number == 0)) for number, size in enumerate(gpus)
+    ]
+    capacities.append((CPU, host))
+    return [*capacities, (DISK, float("inf"))] if uses_disk else capacities
 
 
-def _fill(parts: Sequence[Part], rooms: Sequence[tuple[Device, float]]) -> dict[str, Device] | None:
-    """Device after device, in order; None: they do not hold all."""
+def _fill(groups: Sequence[ModuleGroup], capacities: Sequence[tuple[Device, float]]) -> dict[str, Device] | None:
+    """Fill device after device, in order; None if the groups do not fit."""
     found: dict[str, Device] = {}
-    place, left = 0, rooms[0][1]
-    for part in parts:
-        while part.bytes > left:
-            place += 1
-            if place == len(rooms):
+    index, left = 0, capacities[0][1]
+    for group in groups:
+        while group.bytes > left:
+            index += 1
+            if index == len(capacities):
                 return None
-            left = rooms[place][1]
-        left -= part.bytes
-        found |= dict.fromkeys(part.names, rooms[place][0])
+            left = capacities[index][1]
+        left -= group.bytes
+        found |= dict.fromkeys(group.names, capacities[index][0])
     return found
 
 
-def _level(parts: Sequence[Part], rooms: Sequence[int]) -> dict[str, Device] | None:
-    """Over GPUs, the fullest with as little as can be; None: they do not hold all."""
-    low, high = 0, sum(part.bytes for part in parts)
+def _balance(groups: Sequence[ModuleGroup], capacities: Sequence[int]) -> dict[str, Device] | None:
+    """Balance the groups over GPUs, so that the fullest holds as little as possible; None if they do not fit."""
+    low, high = 0, sum(group.bytes for group in groups)
     while low < high:
         middle = (low + high) // 2
-        if _fill(parts, [(number, min(room, middle)) for number, room in enumerate(rooms)]) is None:
+        if _fill(groups, [(number, min(size, middle)) for number, size in enumerate(capacities)]) is None:
             low = middle + 1
         else:
             high = middle
-    return _fill(parts, [(number, min(room, low)) for number, room in enumerate(rooms)])
+    return _fill(groups, [(number, min(size, low)) for number, size in enumerate(capacities)])
 
 
-def _sentence(title: str, total: int, memory: Memory, offload: Offload, *, has_disk: bool) -> str:
-    count = len(memory.gpus)
-    places = [f"{count} GPU{'s' * (count > 1)} of {max(memory.gpus) / _GIB:.1f} GiB"] if count else []
+def _out_of_memory_message(
+    model_name: str, total: int, memory: NodeMemory, offload: Offload, *, can_use_disk: bool
+) -> str:
+    count = len(memory.gpu_bytes)
+    devices = [f"{count} GPU{'s' * (count > 1)} of {max(memory.gpu_bytes) / _GIB:.1f} GiB"] if count else []
     if offload.to != "none" or not count:
-        host = memory.host / _GIB if offload.host_gib is None else offload.host_gib
-        places.append(f"{host:.1f} GiB of the host's memory")
-    cures = ["a node with more memory"]
+        host = memory.host_bytes / _GIB if offload.host_gib is None else offload.host_gib
+        devices.append(f"{host:.1f} GiB of host memory")
+    fixes = ["a node with more memory"]
     if offload.to == "none" and count:
-        cures.insert(0, f"evaluate.offload = '{CPU}'")
-    elif offload.to != DISK and has_disk:
-        cures.insert(0, f"evaluate.offload = '{DISK}'")
+        fixes.insert(0, f"evaluate.offload = '{CPU}'")
+    elif offload.to != DISK and can_use_disk:
+        fixes.insert(0, f"evaluate.offload = '{DISK}'")
     return (
-        f"{title}: its weights take {total / _GIB:.2f} GiB, for which {' and '.join(places)} have no room beside what"
-        f" computing takes; try {' or '.join(cures)}."
+        f"{model_name}: its weights take {total / _GIB:.2f} GiB, which do not fit into {' and '.join(devices)} in"
+        f" addition to the memory for computing. Try {' or '.join(fixes)}."
     )

@@ -1,6 +1,6 @@
-"""Weights that are offloaded to disk, in nameless files on the node's own disk: gone with the process, however it ends.
+"""Disk offload of weights, to unlinked files on the node's local disk that vanish with the process, even on SIGKILL.
 
-Knows accelerate's hooks (1.15) and how transformers (5.17) sets them up; must not know what is offloaded, or why.
+Uses accelerate's hooks (1.15), as transformers (5.17) sets them up.
 """
 
 from __future__ import annotations
@@ -25,51 +25,51 @@ _GIB = 2**30
 
 
 @contextlib.contextmanager
-def folder_on_node(wanted_bytes: int) -> Iterator[Path]:
-    """A folder on the disk that TMPDIR names, else /tmp, with so much room, for as long as a model is loaded.
+def offload_folder(required_bytes: int) -> Iterator[Path]:
+    """Create a temporary folder under TMPDIR (default /tmp) with enough free space; remove it on exit.
 
     Raises:
-        StorageError: that disk has no room, or cannot be written.
+        StorageError: the disk has too little free space, or cannot be written.
     """
-    cure = "name a larger disk of the node by TMPDIR (environments.NAME.variables in the profile)"
+    fix = "set TMPDIR to a larger disk of the node (environments.NAME.variables in the profile)"
     try:
-        made = tempfile.TemporaryDirectory(prefix="hpcq-offload-", ignore_cleanup_errors=True)
+        temporary = tempfile.TemporaryDirectory(prefix="hpcq-offload-", ignore_cleanup_errors=True)
     except OSError as error:
         raise StorageError(
-            f"no folder for offloaded weights can be made ({error.strerror or error}): {cure}."
+            f"the folder for offloaded weights cannot be created ({error.strerror or error}): {fix}."
         ) from error
-    with made as folder:
+    with temporary as folder:
         free = shutil.disk_usage(folder).free
-        if free < wanted_bytes:
+        if free < required_bytes:
             raise StorageError(
-                f"{Path(folder).parent} has {free / _GIB:.1f} GiB left, and {wanted_bytes / _GIB:.1f} GiB of weights"
-                f" are to lie there: {cure}."
+                f"{Path(folder).parent} has {free / _GIB:.1f} GiB free, less than the {required_bytes / _GIB:.1f} GiB"
+                f" of offloaded weights need: {fix}."
             )
         yield Path(folder)
 
 
-def bring_to_node(model: Any, folder: Path) -> None:
-    """Copy every weight that the hooks of `model` would read from a file, a file a block.
+def copy_weights_to_node(model: Any, folder: Path) -> None:
+    """Copy every weight that the hooks of `model` read from a file to `folder`, one file per block.
 
-    transformers points them to the checkpoint itself, which lies on a shared file system as a rule, and each pass reads
-    them again. The files lose their names at once, and are reached by their descriptors until `model` is gone.
+    transformers points the hooks to the checkpoint itself, usually on a shared file system, and every pass reads it
+    again. The copies are unlinked at once, and read through their descriptors until `model` is garbage-collected.
 
     Raises:
-        StorageError: the disk filled up meanwhile.
+        StorageError: the disk is full.
     """
     descriptors: list[int] = []
-    weakref.finalize(model, _close, descriptors)
-    for loader in _loaders(model):
+    weakref.finalize(model, _close_all, descriptors)
+    for loader in _weight_loaders(model):
         blocks: dict[str, list[str]] = defaultdict(list)
         for name in loader.index:
-            blocks[_block(name)].append(name)
+            blocks[_block_name(name)].append(name)
         for names in blocks.values():
-            tensors = {name: _read(loader.index[name], name) for name in names}
+            tensors = {name: _read_tensor(loader.index[name], name) for name in names}
             path = folder / "block.safetensors"
             try:
                 save_file(tensors, path)
             except SafetensorError as error:
-                raise StorageError(f"{folder}: weights cannot be kept there ({error}).") from error
+                raise StorageError(f"{folder}: offloaded weights cannot be written ({error}).") from error
             descriptors.append(os.open(path, os.O_RDONLY))
             path.unlink()
             for name, tensor in tensors.items():
@@ -80,8 +80,8 @@ def bring_to_node(model: Any, folder: Path) -> None:
                 }
 
 
-def _loaders(model: torch.nn.Module) -> list[Any]:
-    """What the hooks take weights from, each once."""
+def _weight_loaders(model: torch.nn.Module) -> list[Any]:
+    """Return the objects from which the hooks load weights, each once."""
     found: dict[int, Any] = {}
     for module in model.modules():
         hook = getattr(module, "_hf_hook", None)
@@ -93,19 +93,19 @@ def _loaders(model: torch.nn.Module) -> list[Any]:
     return list(found.values())
 
 
-def _block(name: str) -> str:
-    """The name up to its first number: 'model.layers.7'; of what has none, the module's."""
+def _block_name(name: str) -> str:
+    """Return the name up to its first number, like 'model.layers.7'; the module's name if there is no number."""
     parts = name.split(".")
-    number = next((place for place, part in enumerate(parts) if part.isdecimal()), len(parts) - 2)
-    return ".".join(parts[: number + 1])
+    last = next((index for index, part in enumerate(parts) if part.isdecimal()), len(parts) - 2)
+    return ".".join(parts[: last + 1])
 
 
-def _read(entry: dict[str, str], name: str) -> torch.Tensor:
+def _read_tensor(entry: dict[str, str], name: str) -> torch.Tensor:
     with safe_open(entry["safetensors_file"], framework="pt") as file:
         tensor: torch.Tensor = file.get_tensor(entry.get("weight_name", name))
     return tensor.to(getattr(torch, entry["dtype"])).contiguous() if "dtype" in entry else tensor
 
 
-def _close(descriptors: Sequence[int]) -> None:
+def _close_all(descriptors: Sequence[int]) -> None:
     for descriptor in descriptors:
         os.close(descriptor)

@@ -1,16 +1,14 @@
-"""Families: log-likelihood requests of one context, the few prompts that answer them all, and what the answers tell.
+"""Log-likelihoods of all continuations of one context with few prompts: which prompts to send, how to read the results.
 
-Knows tokens alone; must not know texts, tasks or vLLM.
+One prompt for the context requests the first token of every continuation. One prompt for the context and all but the
+last token of a continuation requests the rest of it. With a prefix cache, the engine computes the context once. But an
+engine returns no log-probability of a token that it read from the cache, so those are taken from the other prompts:
 
-A prompt for the context asks for the first token of every continuation; one for the context and all but the last token
-of a continuation asks for the rest of it. An engine that keeps what it has computed computes the context once. But it
-tells nothing of a token that it did not compute itself, so what one prompt was not told is taken from its siblings:
+    context ───── requests the first tokens  returned by the prompt "context": x, y
+       ├─ x a ─── requests b                 returned by "context x a":        a, b
+       └─ x a ─── requests c                 returned by "context x a":        c (and a, unless read from the cache)
 
-    context ───── first tokens asked         told by the prompt "context": x, y
-       ├─ x a ─── b asked                    told by "context x a":        a, b
-       └─ x a ─── c asked                    told by "context x a":        c (and a, unless it came from the cache)
-
-A continuation of which a token remains untold is asked in full, from an engine that reads nothing kept.
+A continuation with a token that no prompt returned is requested in full, without reading the prefix cache.
 """
 
 from __future__ import annotations
@@ -20,19 +18,19 @@ from dataclasses import dataclass, field
 from typing import NamedTuple
 
 Tokens = tuple[int, ...]
-MOST_NEXT_TOKENS = 100
-"""Asked for in one prompt; vLLM 0.32 takes 128."""
+MAX_NEXT_TOKENS = 100
+"""Maximum next tokens requested with one prompt; vLLM 0.32 accepts 128 (`logprob_token_ids`)."""
 
 
-class Told(NamedTuple):
-    """Of one token: its log-probability, and that of the likeliest token at its place."""
+class TokenLogprob(NamedTuple):
+    """Log-probabilities of one token, and of the likeliest token at its position."""
 
     logprob: float
-    best: float
+    best_logprob: float
 
 
 class Score(NamedTuple):
-    """Of a continuation: its log-likelihood, and whether each of its tokens was the likeliest, alone or with others."""
+    """Log-likelihood of a continuation, and whether each of its tokens was the likeliest (ties count)."""
 
     loglikelihood: float
     is_greedy: bool
@@ -40,94 +38,111 @@ class Score(NamedTuple):
 
 @dataclass(frozen=True, kw_only=True)
 class Prompt:
-    """What to compute: `tokens`, of which those from `scored` on are to be told, and each of `next_tokens` as the next.
+    """One prompt for the engine.
 
-    shares: whether what the engine keeps of other prompts may be read.
+    Attributes:
+        tokens: What the engine reads.
+        first_scored: Position of the first of `tokens` whose log-probability is requested.
+        next_tokens: Tokens whose log-probability as the next token is requested.
+        use_prefix_cache: Whether the engine may read the prefix cache.
     """
 
     tokens: Tokens
-    scored: int
+    first_scored: int
     next_tokens: Tokens = ()
-    shares: bool = True
+    use_prefix_cache: bool = True
 
     @property
-    def asks_of_itself(self) -> bool:
-        """Whether any of its own tokens is to be told."""
-        return self.scored < len(self.tokens)
+    def needs_prompt_logprobs(self) -> bool:
+        """Whether the log-probability of any of `tokens` is requested."""
+        return self.first_scored < len(self.tokens)
 
 
 @dataclass(slots=True)
-class _Place:
-    """After some tokens of a continuation: what is told of the last of them, and where others lead."""
+class _TrieNode:
+    """A prefix of the continuations: log-probability of its last token (None: missing), and longer prefixes."""
 
-    told: Told | None = None
-    nexts: dict[int, _Place] = field(default_factory=dict)
+    logprob: TokenLogprob | None = None
+    children: dict[int, _TrieNode] = field(default_factory=dict)
 
 
-class Family:
-    """One context and its continuations. is_plain: each continuation is asked in full, and nothing is shared.
+class ContinuationGroup:
+    """One context and its continuations.
 
-    least_shared: tokens below which a context is not worth a prompt of its own.
+    Args:
+        context: Tokens of the context.
+        continuations: Tokens of each continuation.
+        min_shared_tokens: A shorter context gets no prompt of its own.
+        is_unshared: Each continuation is requested in full, without reading the prefix cache.
     """
 
     def __init__(
-        self, context: Tokens, continuations: Iterable[Tokens], *, least_shared: int, is_plain: bool = False
+        self, context: Tokens, continuations: Iterable[Tokens], *, min_shared_tokens: int, is_unshared: bool = False
     ) -> None:
         self._context = context
         self._continuations = tuple(dict.fromkeys(continuation for continuation in continuations if continuation))
-        self._least_shared = least_shared
-        self._is_plain = is_plain
-        self._root = _Place()
+        self._min_shared_tokens = min_shared_tokens
+        self._is_unshared = is_unshared
+        self._root = _TrieNode()
 
     def prompts(self) -> list[Prompt]:
-        """What to ask first; the context comes before what begins with it."""
-        if self._is_plain:
-            return [self._in_full(continuation) for continuation in self._continuations]
+        """Return the first prompts to send; the context precedes the prompts that begin with it."""
+        if self._is_unshared:
+            return [self._full_prompt(continuation) for continuation in self._continuations]
         nexts: dict[Tokens, dict[int, None]] = {}
-        asks_context = len(self._context) >= self._least_shared
-        if asks_context:
+        has_context_prompt = len(self._context) >= self._min_shared_tokens
+        if has_context_prompt:
             nexts[()] = dict.fromkeys(continuation[0] for continuation in self._continuations)
         for continuation in sorted(self._continuations):
             nexts.setdefault(continuation[:-1], {})[continuation[-1]] = None
-        # The first token is told by the context's own prompt, where there is one.
-        scored = len(self._context) + int(asks_context)
+        # The context's own prompt, if there is one, returns the first token of every continuation.
+        first_scored = len(self._context) + int(has_context_prompt)
         return [
-            Prompt(tokens=self._context + tail, scored=scored, next_tokens=part)
+            Prompt(tokens=self._context + tail, first_scored=first_scored, next_tokens=part)
             for tail, tokens in nexts.items()
-            for part in _parts(tuple(tokens))
+            for part in _split(tuple(tokens))
         ]
 
-    def learn(self, prompt: Prompt, own: Mapping[int, Told], nexts: Mapping[int, Told]) -> None:
-        """Take what was told. own: of the prompt's tokens, by position; nexts: of what might follow it, by token."""
-        place = self._root
-        for position in range(len(self._context), len(prompt.tokens)):
-            place = place.nexts.setdefault(prompt.tokens[position], _Place())
-            place.told = own.get(position, place.told)
-        for token, told in nexts.items():
-            place.nexts.setdefault(token, _Place()).told = told
+    def record(
+        self, prompt: Prompt, prompt_logprobs: Mapping[int, TokenLogprob], next_logprobs: Mapping[int, TokenLogprob]
+    ) -> None:
+        """Record the engine's results for `prompt`.
 
-    def untold(self) -> list[Prompt]:
-        """What to ask when all that was asked is answered: the continuations of which a token is still untold."""
-        return [self._in_full(one) for one in self._continuations if self.score(one) is None]
+        Args:
+            prompt: One that `prompts` or `missing_prompts` returned.
+            prompt_logprobs: Of the prompt's own tokens, by position.
+            next_logprobs: Of the tokens that may follow the prompt, by token.
+        """
+        node = self._root
+        for position in range(len(self._context), len(prompt.tokens)):
+            node = node.children.setdefault(prompt.tokens[position], _TrieNode())
+            node.logprob = prompt_logprobs.get(position, node.logprob)
+        for token, logprob in next_logprobs.items():
+            node.children.setdefault(token, _TrieNode()).logprob = logprob
+
+    def missing_prompts(self) -> list[Prompt]:
+        """Return a full prompt for each continuation that still has a token without a log-probability."""
+        missing = [continuation for continuation in self._continuations if self.score(continuation) is None]
+        return [self._full_prompt(continuation) for continuation in missing]
 
     def score(self, continuation: Tokens) -> Score | None:
-        """None as long as a token is untold."""
-        found = list(self._path(continuation))
-        told = [one for one in found if one is not None]
-        if len(told) < len(continuation):
+        """Return the score of a continuation; None while the log-probability of a token is missing."""
+        found = [token for token in self._logprobs_along(continuation) if token is not None]
+        if len(found) < len(continuation):
             return None
-        return Score(float(sum(one.logprob for one in told)), all(one.logprob >= one.best for one in told))
+        is_greedy = all(token.logprob >= token.best_logprob for token in found)
+        return Score(float(sum(token.logprob for token in found)), is_greedy)
 
-    def _in_full(self, continuation: Tokens) -> Prompt:
-        return Prompt(tokens=self._context + continuation, scored=len(self._context), shares=False)
+    def _full_prompt(self, continuation: Tokens) -> Prompt:
+        return Prompt(tokens=self._context + continuation, first_scored=len(self._context), use_prefix_cache=False)
 
-    def _path(self, continuation: Sequence[int]) -> Iterator[Told | None]:
-        place: _Place | None = self._root
+    def _logprobs_along(self, continuation: Sequence[int]) -> Iterator[TokenLogprob | None]:
+        node: _TrieNode | None = self._root
         for token in continuation:
-            place = place.nexts.get(token) if place else None
-            yield place.told if place else None
+            node = node.children.get(token) if node else None
+            yield node.logprob if node else None
 
 
-def _parts(tokens: Tokens) -> Iterator[Tokens]:
-    for start in range(0, len(tokens), MOST_NEXT_TOKENS):
-        yield tokens[start : start + MOST_NEXT_TOKENS]
+def _split(tokens: Tokens) -> Iterator[Tokens]:
+    for start in range(0, len(tokens), MAX_NEXT_TOKENS):
+        yield tokens[start : start + MAX_NEXT_TOKENS]

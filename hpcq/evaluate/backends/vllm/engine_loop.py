@@ -1,7 +1,4 @@
-"""vLLM's engine (0.32): fed without a pause, and what its outputs tell of a prompt.
-
-Knows vLLM. Must not know requests, texts or tasks.
-"""
+"""Loop that keeps vLLM's engine (0.32) busy with jobs, and the log-probabilities in its outputs."""
 
 from __future__ import annotations
 
@@ -10,18 +7,18 @@ from dataclasses import dataclass
 from itertools import count
 from typing import Any, TypeVar
 
-from hpcq.evaluate.backends.vllm.continuations import Prompt, Told
+from hpcq.evaluate.backends.vllm.continuations import Prompt, TokenLogprob
 
-Answer = TypeVar("Answer")
+Result = TypeVar("Result")
 
 # (tokens, vLLM's SamplingParams)
-Asked = tuple[Sequence[int], Any]
-Job = Generator[list[Asked], list[Any], Answer]
-"""Yields what to ask, is sent vLLM's outputs in that order once all are there, may ask again, returns its answer."""
+EngineRequest = tuple[Sequence[int], Any]
+Job = Generator[list[EngineRequest], list[Any], Result]
+"""Yields requests, receives vLLM's outputs in the same order once all are complete, may repeat, returns its result."""
 
 
-def sampling(prompt: Prompt) -> Any:
-    """How vLLM is told what a prompt asks."""
+def sampling_params(prompt: Prompt) -> Any:
+    """vLLM's `SamplingParams` for a prompt."""
     from vllm import SamplingParams
     from vllm.sampling_params import RequestOutputKind
 
@@ -29,129 +26,150 @@ def sampling(prompt: Prompt) -> Any:
         temperature=0.0,
         max_tokens=1,
         detokenize=False,
-        # With the likeliest token: ranks would count equal logits, which are common in bf16, as likelier.
-        prompt_logprobs=1 if prompt.asks_of_itself else None,
+        # 1 includes the likeliest token. Ranks would be wrong for ties, which are common in bf16.
+        prompt_logprobs=1 if prompt.needs_prompt_logprobs else None,
         logprob_token_ids=list(prompt.next_tokens) or None,
-        # Unless told so, vLLM computes prompts that ask for log-probabilities in full.
-        skip_reading_prefix_cache=not prompt.shares,
+        # By default vLLM skips the prefix cache for prompts with prompt_logprobs.
+        skip_reading_prefix_cache=not prompt.use_prefix_cache,
         output_kind=RequestOutputKind.FINAL_ONLY,
     )
 
 
-def told_of_itself(prompt: Prompt, output: Any) -> dict[int, Told]:
-    """What was computed of the prompt's own tokens that were to be told, by position.
+def prompt_logprobs(prompt: Prompt, output: Any) -> dict[int, TokenLogprob]:
+    """Return the log-probabilities of the prompt's scored tokens that vLLM computed, by position.
 
-    A token is told by the pass over the one before it. What came from the cache was not passed over: vLLM then hands
-    out memory that nobody wrote to, or, in its second model runner, nothing at all (0.32). A prompt that was preempted
-    may have found more in the cache when it came back than is reported; so nothing of it is read if it looked there.
+    The forward pass of a token gives the log-probability of the next one. There is no forward pass for cached tokens:
+    for those vLLM returns uninitialized memory or, with its second model runner, no row (0.32). A preempted prompt may
+    have read more tokens from the cache when it was resumed than vLLM reports. So its results are not used if it was
+    allowed to read the cache.
     """
-    if not prompt.asks_of_itself or (prompt.shares and output.metrics.num_preemptions):
+    if not prompt.needs_prompt_logprobs or (prompt.use_prefix_cache and output.metrics.num_preemptions):
         return {}
     length = len(prompt.tokens)
-    beyond = len(output.prompt_logprobs) - length  # not zero where nothing is handed out for cached tokens
+    offset = len(output.prompt_logprobs) - length  # not zero if there are no rows for cached tokens
     found = {}
-    for position in range(max(prompt.scored, (output.num_cached_tokens or 0) + 1), length):
-        row = output.prompt_logprobs[position + beyond]
+    for position in range(max(prompt.first_scored, (output.num_cached_tokens or 0) + 1), length):
+        row = output.prompt_logprobs[position + offset]
         if prompt.tokens[position] in row:
-            best = max(one.logprob for one in row.values())
-            found[position] = Told(row[prompt.tokens[position]].logprob, best)
+            best = max(entry.logprob for entry in row.values())
+            found[position] = TokenLogprob(row[prompt.tokens[position]].logprob, best)
     return found
 
 
-def told_of_nexts(prompt: Prompt, output: Any) -> dict[int, Told]:
-    """What was computed of the tokens that might follow the prompt."""
+def next_logprobs(prompt: Prompt, output: Any) -> dict[int, TokenLogprob]:
+    """Return the log-probabilities of the prompt's `next_tokens`, by token."""
     if not prompt.next_tokens:
         return {}
     row = output.outputs[0].logprobs[0]
-    best = max(one.logprob for one in row.values())  # the generated token, the likeliest of all, is among them
-    return {token: Told(row[token].logprob, best) for token in prompt.next_tokens}
+    best = max(entry.logprob for entry in row.values())  # includes the generated token, which is the likeliest
+    return {token: TokenLogprob(row[token].logprob, best) for token in prompt.next_tokens}
 
 
 @dataclass(kw_only=True, eq=False)
-class _Lane:
-    """Jobs of a kind. flying: their prompts in the engine; is_open: whether jobs may be left."""
+class _JobQueue:
+    """Jobs of one kind.
+
+    Attributes:
+        jobs: Those that have not started.
+        is_scoring: Whether their prompts count in `EngineLoop.prompt_tokens`.
+        in_flight: Number of their requests in the engine.
+        has_jobs: Whether `jobs` may have more.
+    """
 
     jobs: Iterator[Job[Any]]
     is_scoring: bool
-    flying: int = 0
-    is_open: bool = True
+    in_flight: int = 0
+    has_jobs: bool = True
 
 
 @dataclass(kw_only=True, eq=False)
-class _Flight:
-    """A job under way, and the outputs that are there of what it asked last."""
+class _InFlight:
+    """A started job and the outputs of its latest requests.
+
+    Attributes:
+        job: The job.
+        queue: Where the job came from.
+        outputs: By request; None until complete.
+        pending: Number of incomplete requests.
+    """
 
     job: Job[Any]
-    lane: _Lane
+    queue: _JobQueue
     outputs: list[Any]
-    missing: int
+    pending: int
 
 
-class Flow:
-    """Jobs through the engine, which always has more to do than it can hold, until none is left.
+class EngineLoop:
+    """Runs jobs on an engine, with more requests queued than the engine can batch, until no job is left.
 
-    prompt_tokens, cached_tokens: of all prompts of scoring so far, and how many of them came from the cache.
+    Not thread-safe: one thread runs it.
+
+    Attributes:
+        prompt_tokens: Tokens of all scoring prompts so far.
+        cached_tokens: How many of these were read from the prefix cache.
     """
 
     def __init__(self, engine: Any) -> None:
         self._engine = engine
-        self._rows = engine.vllm_config.scheduler_config.max_num_seqs
-        self._numbers = count()
-        self._under_way: dict[str, tuple[_Flight, int]] = {}
+        self._max_num_seqs = engine.vllm_config.scheduler_config.max_num_seqs
+        self._request_ids = count()
+        self._requests: dict[str, tuple[_InFlight, int]] = {}
         self.prompt_tokens = 0
         self.cached_tokens = 0
 
-    def run(self, scoring: Iterator[Job[Answer]], generating: Iterator[Job[Answer]]) -> Iterator[Answer]:
-        """Every job's answer as it comes.
+    def run(self, scoring: Iterator[Job[Result]], generating: Iterator[Job[Result]]) -> Iterator[Result]:
+        """Yield every job's result as it completes.
 
-        Scoring goes in the order of its jobs, so that what they share is still kept when it is wanted again. Generating
-        goes beside it, where it costs little: a pass that reads prompts has room for a row that writes.
+        Scoring jobs start in their order, so that shared prefixes are still in the cache when they are needed again.
+        Generating jobs run at the same time, which costs little: a forward pass over prompts has spare rows for
+        decoding.
         """
-        score, generate = _Lane(jobs=scoring, is_scoring=True), _Lane(jobs=generating, is_scoring=False)
+        score, generate = _JobQueue(jobs=scoring, is_scoring=True), _JobQueue(jobs=generating, is_scoring=False)
+        full = 2 * self._max_num_seqs
         try:
             while True:
-                yield from self._board(score, 2 * self._rows)
-                yield from self._board(generate, max(1, self._rows // 2) if score.is_open else 2 * self._rows)
-                if not self._under_way:
+                yield from self._submit(score, full)
+                yield from self._submit(generate, max(1, self._max_num_seqs // 2) if score.has_jobs else full)
+                if not self._requests:
                     return
                 for output in self._engine.step():
-                    yield from self._land(output)
+                    yield from self._complete(output)
         finally:
-            self._engine.abort_request(list(self._under_way))
-            self._under_way.clear()
+            self._engine.abort_request(list(self._requests))
+            self._requests.clear()
 
-    def _board(self, lane: _Lane, most: int) -> Iterator[Any]:
-        while lane.is_open and lane.flying < most:
-            job = next(lane.jobs, None)
+    def _submit(self, queue: _JobQueue, max_in_flight: int) -> Iterator[Any]:
+        while queue.has_jobs and queue.in_flight < max_in_flight:
+            job = next(queue.jobs, None)
             if job is None:
-                lane.is_open = False
+                queue.has_jobs = False
             else:
-                yield from self._go_on(job, lane, None)
+                yield from self._advance(job, queue, None)
 
-    def _go_on(self, job: Job[Any], lane: _Lane, outputs: list[Any] | None) -> Iterator[Any]:
+    def _advance(self, job: Job[Any], queue: _JobQueue, outputs: list[Any] | None) -> Iterator[Any]:
         try:
-            # A generator that has not begun takes None alone, which is what send declares for no other.
-            asked = next(job) if outputs is None else job.send(outputs)
+            # A generator that has not started accepts only None, which the type of `send` does not allow.
+            requests = next(job) if outputs is None else job.send(outputs)
         except StopIteration as finished:
             yield finished.value
             return
-        flight = _Flight(job=job, lane=lane, outputs=[None] * len(asked), missing=len(asked))
-        lane.flying += len(asked)
-        for index, (tokens, parameters) in enumerate(asked):
-            name = str(next(self._numbers))
-            self._under_way[name] = (flight, index)
+        in_flight = _InFlight(job=job, queue=queue, outputs=[None] * len(requests), pending=len(requests))
+        queue.in_flight += len(requests)
+        for index, (tokens, parameters) in enumerate(requests):
+            request_id = str(next(self._request_ids))
+            self._requests[request_id] = (in_flight, index)
             [rendered] = self._engine.renderer.render_cmpl([{"prompt_token_ids": list(tokens)}])
-            self._engine.add_request(name, rendered, parameters)
+            self._engine.add_request(request_id, rendered, parameters)
 
-    def _land(self, output: Any) -> Iterator[Any]:
+    def _complete(self, output: Any) -> Iterator[Any]:
         if not output.finished:
             return
-        flight, index = self._under_way.pop(output.request_id)
-        if flight.lane.is_scoring:
+        in_flight, index = self._requests.pop(output.request_id)
+        if in_flight.queue.is_scoring:
             self.prompt_tokens += len(output.prompt_token_ids)
             self.cached_tokens += output.num_cached_tokens or 0
-        flight.outputs[index] = output
-        flight.missing -= 1
-        flight.lane.flying -= 1
-        if not flight.missing:
-            yield from self._go_on(flight.job, flight.lane, flight.outputs)
+        in_flight.outputs[index] = output
+        in_flight.pending -= 1
+        in_flight.queue.in_flight -= 1
+        if not in_flight.pending:
+            yield from self._advance(in_flight.job, in_flight.queue, in_flight.outputs)

@@ -1,72 +1,84 @@
-"""The probe: whether vLLM, as it is here and with this model, scores shared prefixes as it scores whole prompts.
-
-Knows jobs and tokens. Must not know requests' texts or the options that a user gave.
-"""
+"""Start-up check of prefix sharing: compare log-likelihoods with and without the prefix cache, for this model here."""
 
 from __future__ import annotations
 
 from collections.abc import Sequence
 from itertools import cycle, islice
 
-from hpcq.evaluate.backends.vllm.engine_loop import Flow
-from hpcq.evaluate.backends.vllm.jobs import Scores, Sharing, scores_of
-from hpcq.evaluate.backends.vllm.tokens import Pair
+from hpcq.evaluate.backends.vllm.engine_loop import EngineLoop
+from hpcq.evaluate.backends.vllm.jobs import PrefixSharing, Scores, score_pairs
+from hpcq.evaluate.backends.vllm.tokenizer import Pair
 
-# Memory that nobody wrote to, or another request's, makes a log-likelihood differ by far more.
+# Reading uninitialized memory, or another request's, makes log-likelihoods differ by far more.
 TOLERANCES = {"float32": 1e-4, "float16": 0.1, "bfloat16": 0.4}
 QUANTIZED_TOLERANCE = 0.4
 
-TEXT = (
+SAMPLE_TEXT = (
     "The mitochondrion is a part of the cell. It makes most of the chemical energy that the cell needs.\n"
     "Question: Which part of a cell makes most of its energy?\nAnswer: the mitochondrion\n\n"
     "Question: What do plants take from the air to make sugar, and what do they give back?\nAnswer:"
 )
 
 
-def tolerance_of(dtype: str, *, is_quantized: bool) -> float:
-    """The largest difference of a log-likelihood that is rounding.
+def rounding_tolerance(dtype: str, *, is_quantized: bool) -> float:
+    """Return the largest difference of a log-likelihood that rounding can cause.
 
-    That is of another order of additions in fp32, of other shapes of matrix products where numbers have fewer bits.
+    In float32 rounding depends on the order of additions; with fewer bits also on the shapes of matrix products.
     """
     tolerance = TOLERANCES.get(dtype, QUANTIZED_TOLERANCE)
     return max(tolerance, QUANTIZED_TOLERANCE) if is_quantized else tolerance
 
 
-def shapes(tokens: Sequence[int], block: int, most: int) -> list[Pair]:
-    """Contexts and continuations, as real tasks have them, made of `tokens`, of `most` tokens at most.
+def sample_pairs(tokens: Sequence[int], block_size: int, max_tokens: int) -> list[Pair]:
+    """Return (context, continuation) pairs like those of real tasks, made of `tokens`.
 
-    Two contexts that begin alike, one of which ends where a block of the cache does; continuations of one token, of
-    several, and two that begin alike for longer than a block, so that the cache reaches into them.
+    There are two contexts with a common prefix, one of which ends at a block boundary of the cache. There are
+    continuations of one and of several tokens, and two with a common prefix longer than a block, so that part of a
+    continuation is read from the cache.
+
+    Args:
+        tokens: At least 6 tokens of a text.
+        block_size: Tokens per block of the KV cache.
+        max_tokens: The model's maximum length.
     """
-    long = max(2, min(3 * block, most - 2 * block - 4))
+    length = max(2, min(3 * block_size, max_tokens - 2 * block_size - 4))
     stream = cycle(tokens)
-    text, alike = tuple(islice(stream, long + 7)), tuple(islice(stream, block + 2))
+    text, common = tuple(islice(stream, length + 7)), tuple(islice(stream, block_size + 2))
     rests = [tuple(rest) for rest in (tokens[:1], tokens[1:2], tokens[2:6])]
     return [
         *((text, rest) for rest in rests),
-        *((text[:long], rest) for rest in [*rests, (*alike, tokens[0]), (*alike, tokens[1])]),
+        *((text[:length], rest) for rest in [*rests, (*common, tokens[0]), (*common, tokens[1])]),
     ]
 
 
-def probe(flow: Flow, pairs: Sequence[Pair], sharing: Sharing, tolerance: float) -> tuple[Sharing, float]:
-    """`sharing` if it is exact, and what was seen of the difference; else the plain way, with the reason.
+def check_sharing(
+    engine_loop: EngineLoop, pairs: Sequence[Pair], sharing: PrefixSharing, tolerance: float
+) -> tuple[PrefixSharing, float]:
+    """Compare the scores of `pairs` with shared prefixes to those of whole prompts.
 
-    The fast way is asked twice, with an empty cache and with a full one: what is kept is read in the pass that computes
-    it, and in later ones.
+    Shared prefixes are scored twice, with an empty and with a filled cache: vLLM reads cached tokens both in the step
+    that computes them and in later ones.
+
+    Returns:
+        `sharing` if all differences are within `tolerance`, else a disabled one with the reason; and the largest
+        difference of a log-likelihood.
     """
-    fast = [_scores(flow, pairs, sharing) for _ in range(2)]
-    kept = flow.cached_tokens
-    plain = _scores(flow, pairs, Sharing(least=sharing.least, why_not="to compare"))
-    worst = max(abs(one[pair].loglikelihood - plain[pair].loglikelihood) for one in fast for pair in pairs)
-    # Written so that a difference which is no number is one.
+    shared = [_scores(engine_loop, pairs, sharing) for _ in range(2)]
+    cached_tokens = engine_loop.cached_tokens
+    whole = _scores(engine_loop, pairs, PrefixSharing(min_tokens=sharing.min_tokens, disabled_reason="self-check"))
+    worst = max(abs(scores[pair].loglikelihood - whole[pair].loglikelihood) for scores in shared for pair in pairs)
+    # Not `worst > tolerance`: a NaN must count as a difference.
     if not worst <= tolerance:
-        reason = f"its log-likelihoods differ by {worst:.2g} from whole prompts', where {tolerance:.2g} is rounding"
-        return Sharing(least=sharing.least, why_not=reason), worst
-    if not kept:
-        return Sharing(least=sharing.least, why_not="the engine keeps no prefixes of this model"), worst
+        reason = (
+            f"log-likelihoods differ by {worst:.2g} from those of whole prompts, more than rounding ({tolerance:.2g})"
+        )
+        return PrefixSharing(min_tokens=sharing.min_tokens, disabled_reason=reason), worst
+    if not cached_tokens:
+        reason = "the engine does not cache prefixes of this model"
+        return PrefixSharing(min_tokens=sharing.min_tokens, disabled_reason=reason), worst
     return sharing, worst
 
 
-def _scores(flow: Flow, pairs: Sequence[Pair], sharing: Sharing) -> Scores:
-    [scores] = flow.run(iter([scores_of(pairs, sharing)]), iter(()))
+def _scores(engine_loop: EngineLoop, pairs: Sequence[Pair], sharing: PrefixSharing) -> Scores:
+    [scores] = engine_loop.run(iter([score_pairs(pairs, sharing)]), iter(()))
     return scores

@@ -1,9 +1,8 @@
-"""What each of vLLM's worker processes is made to do (0.32): end when it is of no use any more.
+"""Watchdog in each vLLM worker process (0.32): exit when the engine's root process is dead or the worker has failed.
 
-Imported by vLLM in each worker, before that meets the others. Knows the process that began it all, and vLLM's log.
-
-vLLM's workers notice their parent's death only once they are set up; and an error on a rank that answers nothing leaves
-the others waiting for it.
+vLLM imports this module in each worker before process group initialization (`worker_extension_cls`). It is needed
+because vLLM's workers detect the death of their parent only after their set-up, and because an error on a rank that
+returns no output leaves the other ranks waiting.
 """
 
 from __future__ import annotations
@@ -16,32 +15,32 @@ import time
 from hpcq.core.processes import is_alive
 
 ROOT_VARIABLE = "HPCQ_ENGINE_ROOT"
-"""Whose end is the workers': the identity of the process that started the engine, perhaps through another."""
-EXTENSION = f"{__name__}.Mortal"
+"""Environment variable with the identity of the engine's root process; workers exit when it dies."""
+EXTENSION = f"{__name__}.WorkerExtension"
 
 _INTERVAL_S = 1.0
-_LAST_WORDS_S = 1.0
-_FAILED = "WorkerProc hit an exception"
+_REPLY_GRACE_S = 1.0
+_FAILURE_MESSAGE = "WorkerProc hit an exception"
 
 
-class Mortal:
-    """What vLLM adds to its worker's class. Nothing: it is enough that this module is imported."""
+class WorkerExtension:
+    """Mixin that vLLM adds to its worker class. Empty: importing this module starts the watchdog."""
 
 
-class _EndOfWorker(logging.Handler):
-    """Ends the process when vLLM has logged that work failed in it, and had the time to answer, if it does."""
+class _ExitOnFailure(logging.Handler):
+    """Exits the process after vLLM has logged a failure of the worker, with a delay for its reply."""
 
     def emit(self, record: logging.LogRecord) -> None:
-        if str(record.msg).startswith(_FAILED):
-            threading.Timer(_LAST_WORDS_S, os._exit, (1,)).start()
+        if str(record.msg).startswith(_FAILURE_MESSAGE):
+            threading.Timer(_REPLY_GRACE_S, os._exit, (1,)).start()
 
 
-def _end_with(root: str) -> None:
+def _exit_with_root(root: str) -> None:
     while is_alive(root):
         time.sleep(_INTERVAL_S)
     os._exit(1)
 
 
 if root := os.environ.get(ROOT_VARIABLE):
-    threading.Thread(target=_end_with, args=(root,), name="mortality", daemon=True).start()
-    logging.getLogger("vllm").addHandler(_EndOfWorker())
+    threading.Thread(target=_exit_with_root, args=(root,), name="watchdog", daemon=True).start()
+    logging.getLogger("vllm").addHandler(_ExitOnFailure())

@@ -1,9 +1,7 @@
-"""The engine: follows passes on one transformers model, and tells each ask's log-likelihood as soon as it is known.
+"""Engine for passes on one transformers model; yields each request's log-likelihood as soon as it is complete.
 
-Knows passes, lanes and a causal language model; must not know texts, tokenizers, tasks, or how passes were chosen.
-
-A pass is computed lane by lane on a CPU, where a forward pass of many lanes costs what they cost one by one, and in one
-forward pass on a GPU.
+On a CPU, each packed row of a pass has a forward pass of its own, because several rows together cost as much as one
+by one. On a GPU all packed rows of a pass are computed in one forward pass.
 """
 
 from __future__ import annotations
@@ -16,124 +14,145 @@ from typing import Any
 import numpy as np
 import torch
 
-from hpcq.evaluate.backends.transformers.prefix_scoring.forward import Forward, Numbers, read
-from hpcq.evaluate.backends.transformers.prefix_scoring.kv_cache import Kept, LayerOfLanes, Place, cache_of
-from hpcq.evaluate.backends.transformers.prefix_scoring.masks import attention_of, masks
-from hpcq.evaluate.backends.transformers.prefix_scoring.packing import Lane, lanes, layout
-from hpcq.evaluate.prefix.forward_pass import Pass
-from hpcq.evaluate.prefix.planner import Schedule
+from hpcq.evaluate.backends.transformers.prefix_scoring.forward import Forward, Numbers, gather_logprobs
+from hpcq.evaluate.backends.transformers.prefix_scoring.kv_cache import (
+    CachedPrefix,
+    PackedCacheLayer,
+    RowSlice,
+    make_cache,
+)
+from hpcq.evaluate.backends.transformers.prefix_scoring.masks import attention_kinds, build_masks
+from hpcq.evaluate.backends.transformers.prefix_scoring.packing import PackedRow, pack_rows, row_layout
+from hpcq.evaluate.prefix.forward_pass import ForwardPass
+from hpcq.evaluate.prefix.planner import PassPlan
 
 
 @dataclass(frozen=True, kw_only=True, eq=False, slots=True)
-class Answer:
-    """The answer to one ask, by its number. is_greedy: no token of the continuation had a likelier rival."""
+class ScoredRequest:
+    """Score of one request.
 
-    ask: int
+    Attributes:
+        request: Number of the request.
+        loglikelihood: Log-likelihood of the continuation.
+        is_greedy: Whether every token of the continuation is the likeliest one.
+    """
+
+    request: int
     loglikelihood: float
     is_greedy: bool
 
 
 @dataclass(frozen=True, kw_only=True, eq=False, slots=True)
-class _Found:
-    """Log-probabilities of consecutive tokens of one ask, and whether no token was likelier than any of them."""
+class _PartialScore:
+    """Log-probabilities of consecutive tokens of one request, and whether each of them is the likeliest token."""
 
-    ask: int
-    values: torch.Tensor
+    request: int
+    logprobs: torch.Tensor
     is_greedy: bool
 
 
 class Engine:
-    """Scores on `model`. softmax_dtype: what log-probabilities are computed in; None: what the logits are in.
+    """Computes plans on one model.
 
-    kv_bytes_per_token: of what it kept last.
+    Attributes:
+        kv_bytes_per_token: KV bytes per token of the row that was cached last.
     """
 
-    def __init__(self, model: Any, *, softmax_dtype: torch.dtype | None = None, stacks_lanes: bool = False) -> None:
+    def __init__(self, model: Any, *, softmax_dtype: torch.dtype | None = None, batches_rows: bool = False) -> None:
+        """Prepare the model.
+
+        Args:
+            model: A causal language model of transformers.
+            softmax_dtype: Type for log-probabilities; None: the type of the logits.
+            batches_rows: Whether to compute all packed rows of a pass in one forward pass.
+        """
         config = model.config.get_text_config(decoder=True)
-        self._layers = config.num_hidden_layers
-        self._attention = attention_of(config)
+        self._num_layers = config.num_hidden_layers
+        self._attention = attention_kinds(config)
         self._forward = Forward(model)
         self._dtype, self._device = model.dtype, model.get_input_embeddings().weight.device
         self._softmax_dtype = softmax_dtype
-        self._stacks_lanes = stacks_lanes
-        self._kept: dict[int, Kept] = {}
+        self._batches_rows = batches_rows
+        self._cached: dict[int, CachedPrefix] = {}
         self.kv_bytes_per_token = 1
 
-    def score(self, plan: Schedule) -> Iterator[Answer]:
-        """The answers to all asks of `plan`, in the order in which they are known."""
-        self._kept.clear()
-        values: dict[int, list[torch.Tensor]] = defaultdict(list)
+    def score(self, plan: PassPlan) -> Iterator[ScoredRequest]:
+        """Yield the scores of all requests of `plan`, each as soon as it is complete."""
+        self._cached.clear()
+        logprobs: dict[int, list[torch.Tensor]] = defaultdict(list)
         is_greedy: dict[int, bool] = defaultdict(lambda: True)
         for step in plan.passes:
-            for found in self._compute(step):
-                values[found.ask].append(found.values)
-                is_greedy[found.ask] &= found.is_greedy
-            for ask in step.finished:
-                total = float(torch.cat(values.pop(ask)).sum())
-                yield Answer(ask=ask, loglikelihood=total, is_greedy=is_greedy.pop(ask))
-            for number in step.drops:
-                del self._kept[number]
+            for partial in self._compute(step):
+                logprobs[partial.request].append(partial.logprobs)
+                is_greedy[partial.request] &= partial.is_greedy
+            for request in step.finished:
+                total = float(torch.cat(logprobs.pop(request)).sum())
+                yield ScoredRequest(request=request, loglikelihood=total, is_greedy=is_greedy.pop(request))
+            for cache_id in step.evict:
+                del self._cached[cache_id]
 
-    def _compute(self, step: Pass) -> list[_Found]:
-        """One pass: what is read from it is told, what it is to leave is kept."""
-        chains = {number: kept.chain for number, kept in self._kept.items()}
-        found = lanes(step, chains, {number: kept.end - kept.start for number, kept in self._kept.items()})
-        groups = [found] if self._stacks_lanes else [[lane] for lane in found]
-        return [one for group in groups for one in self._compute_lanes(step, group)]
+    def _compute(self, step: ForwardPass) -> list[_PartialScore]:
+        """Compute one pass: cache its rows, return its log-probabilities."""
+        chains = {cache_id: prefix.chain for cache_id, prefix in self._cached.items()}
+        lengths = {cache_id: prefix.end - prefix.start for cache_id, prefix in self._cached.items()}
+        packed_rows = pack_rows(step, chains, lengths)
+        groups = [packed_rows] if self._batches_rows else [[packed] for packed in packed_rows]
+        return [partial for group in groups for partial in self._compute_packed_rows(step, group)]
 
-    def _compute_lanes(self, step: Pass, group: Sequence[Lane]) -> Iterator[_Found]:
-        """One forward pass."""
-        chains = {number: kept.chain for number, kept in self._kept.items()}
-        spans = {number: (kept.start, kept.end) for number, kept in self._kept.items()}
-        layouts = [layout(step, lane, chains, spans) for lane in group]
-        width = max(len(one.queries) for one in layouts)
+    def _compute_packed_rows(self, step: ForwardPass, group: Sequence[PackedRow]) -> Iterator[_PartialScore]:
+        """Compute some packed rows of a pass in one forward pass of the model."""
+        chains = {cache_id: prefix.chain for cache_id, prefix in self._cached.items()}
+        spans = {cache_id: (prefix.start, prefix.end) for cache_id, prefix in self._cached.items()}
+        layouts = [row_layout(step, packed, chains, spans) for packed in group]
+        width = max(len(layout.queries) for layout in layouts)
         tokens = np.zeros((len(group), width), np.int64)
         positions = np.zeros((len(group), width), np.int64)
-        # Where each of the group's rows begins, counted through all lanes.
+        # Index of each row's first token in the flattened `tokens`; -1 for rows of other groups.
         begins = np.full(len(step.rows), -1)
-        for number, (lane, one) in enumerate(zip(group, layouts, strict=True)):
-            tokens[number, : len(one.queries)] = np.concatenate([step.rows[row].tokens for row in lane.rows])
-            positions[number, : len(one.queries)] = one.queries
-            begins[list(lane.rows)] = number * width + np.array(one.offsets)
-        cache = cache_of(self._layers, [lane.chain for lane in group], self._kept) if step.has_cache else None
-        is_here = begins[step.readings.row] >= 0
-        wanted = (begins[step.readings.row] + step.readings.column)[is_here]
-        mask = masks(layouts, self._attention, self._dtype, self._device)
-        logits = self._forward(tokens, wanted, positions=positions, mask=mask, cache=cache)
+        for number, (packed, layout) in enumerate(zip(group, layouts, strict=True)):
+            tokens[number, : len(layout.queries)] = np.concatenate([step.rows[row].tokens for row in packed.rows])
+            positions[number, : len(layout.queries)] = layout.queries
+            begins[list(packed.rows)] = number * width + np.array(layout.offsets)
+        chains_of_group = [packed.chain for packed in group]
+        cache = make_cache(self._num_layers, chains_of_group, self._cached) if step.uses_cache else None
+        in_group = begins[step.gather.row] >= 0
+        logit_positions = (begins[step.gather.row] + step.gather.column)[in_group]
+        mask = build_masks(layouts, self._attention, self._dtype, self._device)
+        logits = self._forward(tokens, logit_positions, positions=positions, mask=mask, cache=cache)
         if cache is not None:
-            self._keep(step, begins, width, cache.layers)
-        return self._read(step, is_here, logits)
+            self._cache_rows(step, begins, width, cache.layers)
+        return self._gather(step, in_group, logits)
 
-    def _keep(self, step: Pass, begins: Numbers, width: int, layers: Sequence[LayerOfLanes]) -> None:
+    def _cache_rows(self, step: ForwardPass, begins: Numbers, width: int, layers: Sequence[PackedCacheLayer]) -> None:
         for row, begin in zip(step.rows, begins.tolist(), strict=True):
-            if row.keep is None or begin < 0:
+            if row.cache_id is None or begin < 0:
                 continue
-            lane, column = divmod(begin, width)
-            place = Place(lane=lane, begin=column, end=column + len(row.tokens))
-            before = self._kept[row.parent].chain if row.parent is not None else ()
-            tensors = [layer.new(place) for layer in layers]
-            self.kv_bytes_per_token = sum(one.nbytes for pair in tensors for one in pair) // len(row.tokens)
-            self._kept[row.keep] = Kept(
-                chain=(*before, row.keep),
+            packed_row, column = divmod(begin, width)
+            row_slice = RowSlice(packed_row=packed_row, begin=column, end=column + len(row.tokens))
+            ancestors = self._cached[row.parent_id].chain if row.parent_id is not None else ()
+            key_values = [layer.new_key_values(row_slice) for layer in layers]
+            self.kv_bytes_per_token = sum(one.nbytes for pair in key_values for one in pair) // len(row.tokens)
+            self._cached[row.cache_id] = CachedPrefix(
+                chain=(*ancestors, row.cache_id),
                 start=row.start,
                 end=row.start + len(row.tokens),
-                layers=tensors,
+                layers=key_values,
             )
 
-    def _read(self, step: Pass, is_here: np.ndarray, logits: torch.Tensor) -> Iterator[_Found]:
-        """What the readings at the places that `is_here` tells of say, ask by ask."""
-        readings = np.flatnonzero(is_here[step.readings.place])
-        if not len(readings):
+    def _gather(self, step: ForwardPass, in_group: np.ndarray, logits: torch.Tensor) -> Iterator[_PartialScore]:
+        """Yield the log-probabilities that are read at the places in `in_group`, request by request."""
+        numbers = np.flatnonzero(in_group[step.gather.index])
+        if not len(numbers):
             return
-        place = (np.cumsum(is_here) - 1)[step.readings.place[readings]]
-        values, is_greedy = read(logits, place, step.readings.target[readings], self._softmax_dtype)
-        asks = step.readings.ask[readings]
-        # A row's readings of one ask stand together, in the order of its tokens.
-        borders = np.flatnonzero(np.diff(asks)) + 1
-        for ask, part, flags in zip(
-            asks[[0, *borders]],
-            values.tensor_split(borders.tolist()),
-            is_greedy.tensor_split(borders.tolist()),
+        index = (np.cumsum(in_group) - 1)[step.gather.index[numbers]]
+        logprobs, is_greedy = gather_logprobs(logits, index, step.gather.target[numbers], self._softmax_dtype)
+        requests = step.gather.request[numbers]
+        # The log-probabilities of one row and request are adjacent, in the order of the tokens.
+        boundaries = np.flatnonzero(np.diff(requests)) + 1
+        for request, part, flags in zip(
+            requests[[0, *boundaries]],
+            logprobs.tensor_split(boundaries.tolist()),
+            is_greedy.tensor_split(boundaries.tolist()),
             strict=True,
         ):
-            yield _Found(ask=int(ask), values=part, is_greedy=bool(flags.all()))
+            yield _PartialScore(request=int(request), logprobs=part, is_greedy=bool(flags.all()))

@@ -1,7 +1,4 @@
-"""One forward pass of a causal language model, with logits at chosen places alone.
-
-Knows how transformers' models are called (5.17); must not know passes, lanes or asks.
-"""
+"""Forward pass of a causal language model of transformers (5.17), with logits only at selected positions."""
 
 from __future__ import annotations
 
@@ -18,29 +15,34 @@ Numbers = npt.NDArray[np.int64]
 
 
 class Forward:
-    """Calls `model`. Its head is handed the positions whose logits are wanted, and no others.
+    """Calls a model, whose head gets only the hidden states at the selected positions.
 
-    That keeps a vocabulary of 128,000 tokens from filling the memory, and whatever the model does to logits after its
-    head, scaling or capping, is done. `logits_to_keep` would keep the same columns of every row.
+    Otherwise the logits of a vocabulary of 128,000 tokens would fill the memory. What the model does to logits after
+    its head (scaling, capping) still happens. `logits_to_keep` would select the same columns in every row.
     """
 
     def __init__(self, model: Any) -> None:
         self._model = model
-        self._wanted: torch.Tensor | None = None
-        model.get_output_embeddings().register_forward_pre_hook(self._narrow)
+        self._logit_positions: torch.Tensor | None = None
+        model.get_output_embeddings().register_forward_pre_hook(self._select_hidden_states)
 
     @torch.inference_mode()
     def __call__(
-        self, tokens: Numbers, wanted: Numbers, *, positions: Numbers, mask: Any, cache: Cache | None
+        self, tokens: Numbers, logit_positions: Numbers, *, positions: Numbers, mask: Any, cache: Cache | None
     ) -> torch.Tensor:
-        """Logits [places, vocabulary] at `wanted`, which counts through the rows of `tokens` [rows, tokens].
+        """Return the logits at `logit_positions`, [logit positions, vocabulary].
 
-        mask: as the model takes it; None: each row is a text from its beginning, and padding follows it.
+        Args:
+            tokens: Token ids, [rows, tokens].
+            logit_positions: Indices into the flattened `tokens`.
+            positions: Position of each token in its text, [rows, tokens]; used only with a mask.
+            mask: The model's attention mask; None if each row is one text from its beginning, with padding after it.
+            cache: Keys and values of earlier tokens; None without a cache.
         """
         device = self._model.get_input_embeddings().weight.device
-        # Without a mask and a cache, a model would take given positions for those of several texts in one row.
+        # Given positions without a mask and a cache, a model would assume several texts per row.
         given = {} if mask is None else {"position_ids": torch.from_numpy(positions).to(device)}
-        with self._narrowed(torch.from_numpy(wanted if len(wanted) else np.zeros(1, np.int64))):
+        with self._selecting(torch.from_numpy(logit_positions if len(logit_positions) else np.zeros(1, np.int64))):
             output = self._model(
                 input_ids=torch.from_numpy(tokens).to(device),
                 attention_mask=mask,
@@ -48,41 +50,48 @@ class Forward:
                 use_cache=cache is not None,
                 **given,
             )
-        return output.logits[0, : len(wanted)]
+        return output.logits[0, : len(logit_positions)]
 
     @contextlib.contextmanager
-    def _narrowed(self, wanted: torch.Tensor) -> Iterator[None]:
-        self._wanted = wanted
+    def _selecting(self, logit_positions: torch.Tensor) -> Iterator[None]:
+        self._logit_positions = logit_positions
         try:
             yield
         finally:
-            self._wanted = None
+            self._logit_positions = None
 
-    def _narrow(self, _: Any, arguments: tuple[Any, ...]) -> tuple[Any, ...] | None:
-        if self._wanted is None:
+    def _select_hidden_states(self, _: Any, arguments: tuple[Any, ...]) -> tuple[Any, ...] | None:
+        if self._logit_positions is None:
             return None
         hidden = arguments[0]
-        chosen = hidden.reshape(-1, hidden.shape[-1])[self._wanted.to(hidden.device)]
+        chosen = hidden.reshape(-1, hidden.shape[-1])[self._logit_positions.to(hidden.device)]
         return (chosen[None], *arguments[1:])
 
 
-def read(
-    logits: torch.Tensor, place: Numbers, target: Numbers, dtype: torch.dtype | None, most: int = 2**25
+def gather_logprobs(
+    logits: torch.Tensor, index: Numbers, target: Numbers, dtype: torch.dtype | None, max_elements: int = 2**25
 ) -> tuple[torch.Tensor, torch.Tensor]:
-    """The log-probability of each `target` at its `place`, and whether no token is likelier there, on the CPU.
+    """Return the log-probability of each target token, and whether it is the likeliest token; both on the CPU.
 
-    As lm-eval's HFLM does it (0.4.13), the type included. most: log-probabilities that are in memory at a time.
+    Computed as in lm-eval's HFLM (0.4.13), with the same type.
+
+    Args:
+        logits: The logits, [positions, vocabulary].
+        index: Row of `logits` of each target, [targets].
+        target: Token id of each target, [targets].
+        dtype: Type for log-probabilities; None: the type of the logits.
+        max_elements: Log-probabilities that are in memory at one time.
     """
-    places = torch.from_numpy(place).to(logits.device)
+    indices = torch.from_numpy(index).to(logits.device)
     targets = torch.from_numpy(target).to(logits.device)
     values, greedy = [], []
-    rows = max(1, most // logits.shape[-1])
+    rows = max(1, max_elements // logits.shape[-1])
     begins = range(0, len(logits), rows)
     for begin in begins:
-        chunk = torch.log_softmax(logits[begin : begin + rows], dim=-1, dtype=dtype)
-        here = (places >= begin) & (places < begin + rows)
-        values.append(chunk[places[here] - begin, targets[here]])
-        greedy.append(chunk.argmax(dim=-1)[places[here] - begin] == targets[here])
-    # Back from the order of places.
-    order = torch.argsort(places // rows, stable=True).argsort().cpu()
+        block = torch.log_softmax(logits[begin : begin + rows], dim=-1, dtype=dtype)
+        in_block = (indices >= begin) & (indices < begin + rows)
+        values.append(block[indices[in_block] - begin, targets[in_block]])
+        greedy.append(block.argmax(dim=-1)[indices[in_block] - begin] == targets[in_block])
+    # The blocks are in the order of `indices`: restore the order of targets.
+    order = torch.argsort(indices // rows, stable=True).argsort().cpu()
     return torch.cat(values).cpu()[order], torch.cat(greedy).cpu()[order]

@@ -1,7 +1,4 @@
-"""Kept prefixes: their keys and values, and the cache that shows them to a model without copying more than it must.
-
-Knows transformers' cache interface (5.17); must not know which model it serves, nor whose prefixes these are.
-"""
+"""KV cache of shared prefixes, behind transformers' cache interface (5.17), with as few copies as possible."""
 
 from __future__ import annotations
 
@@ -11,97 +8,118 @@ from dataclasses import dataclass
 import torch
 from transformers.cache_utils import CacheLayerMixin, DynamicCache
 
-Tensors = tuple[torch.Tensor, torch.Tensor]
-"""Keys and values of one layer, each [1, heads, tokens, size]; on the layer's own device."""
+KeyValues = tuple[torch.Tensor, torch.Tensor]
+"""Keys and values of one layer, each [1, heads, tokens, head size], on the layer's own device."""
 
 
 @dataclass(frozen=True, kw_only=True, eq=False, slots=True)
-class Kept:
-    """The tokens at positions `start` to `end` of a prefix. chain: the kept ones before it, and itself, by number."""
+class CachedPrefix:
+    """Keys and values of the last tokens of a prefix.
+
+    Attributes:
+        chain: Cache ids of the whole prefix from position 0, with its own at the end.
+        start: First position of its own tokens.
+        end: Position after its last token.
+        layers: Keys and values of its own tokens, by layer.
+    """
 
     chain: tuple[int, ...]
     start: int
     end: int
-    layers: Sequence[Tensors]
+    layers: Sequence[KeyValues]
 
 
 @dataclass(frozen=True, kw_only=True, eq=False, slots=True)
-class Place:
-    """Where a row's new tokens stand in the tensors of a pass."""
+class RowSlice:
+    """Location of a row's new tokens in the tensors of a pass: packed row, and range of columns."""
 
-    lane: int
+    packed_row: int
     begin: int
     end: int
 
 
-class LayerOfLanes(CacheLayerMixin):
-    """One layer's cache for one pass: shows each lane its kept prefixes and the new tokens, and holds on to the new.
+class PackedCacheLayer(CacheLayerMixin):
+    """Cache of one layer for one pass: joins each packed row's cached prefixes and new tokens, and stores the new ones.
 
-    The joined tensors live for as long as the layer is computed. Nothing is dropped outside a sliding window: masks
-    tell what is seen, and another row may begin where the window still reaches.
+    The joined tensors exist only while the layer is computed. Nothing is dropped outside a sliding window: masks decide
+    what is visible, and another row can start where the window still reaches.
     """
 
     is_sliding = False
 
-    def __init__(self, before: Sequence[Sequence[Tensors]]) -> None:
+    def __init__(self, prefixes: Sequence[Sequence[KeyValues]]) -> None:
+        """Prepare the layer.
+
+        Args:
+            prefixes: Keys and values of the cached prefixes of each packed row, in the order of its chain.
+        """
         super().__init__()
-        self._before = before
-        self._length = max(sum(keys.shape[-2] for keys, _ in lane) for lane in before)
+        self._prefixes = prefixes
+        self._prefix_length = max(sum(keys.shape[-2] for keys, _ in cached) for cached in prefixes)
 
     def lazy_initialization(self, key_states: torch.Tensor, value_states: torch.Tensor) -> None:
-        """Nothing to prepare."""
+        """Do nothing: there is nothing to allocate."""
 
     def update(
         self, key_states: torch.Tensor, value_states: torch.Tensor, *_: object, **__: object
     ) -> tuple[torch.Tensor, torch.Tensor]:
-        """All keys and values that the lanes see: the kept ones, padded to the most that one has, and the new."""
+        """Return the keys and values of all packed rows: cached ones, padded to the longest prefix, then new ones."""
         self.keys, self.values = key_states, value_states
         self.is_initialized = True
-        if not self._length:
+        if not self._prefix_length:
             return key_states, value_states
         return self._joined(0, key_states), self._joined(1, value_states)
 
     def _joined(self, which: int, new: torch.Tensor) -> torch.Tensor:
-        if len(self._before) == 1:
-            return torch.cat([*(tensors[which] for tensors in self._before[0]), new], dim=-2)
-        lanes, heads, tokens, size = new.shape
-        joined = new.new_zeros(lanes, heads, self._length + tokens, size)
-        joined[:, :, self._length :] = new
-        for lane, before in enumerate(self._before):
+        if len(self._prefixes) == 1:
+            return torch.cat([*(tensors[which] for tensors in self._prefixes[0]), new], dim=-2)
+        rows, heads, tokens, size = new.shape
+        joined = new.new_zeros(rows, heads, self._prefix_length + tokens, size)
+        joined[:, :, self._prefix_length :] = new
+        for row, cached in enumerate(self._prefixes):
             begin = 0
-            for tensors in before:
+            for tensors in cached:
                 end = begin + tensors[which].shape[-2]
-                joined[lane, :, begin:end] = tensors[which][0]
+                joined[row, :, begin:end] = tensors[which][0]
                 begin = end
         return joined
 
     def get_mask_sizes(self, query_length: int) -> tuple[int, int]:
-        """The number of keys, and the first one's place."""
-        return self._length + query_length, 0
+        """Return the number of keys, and the index of the first one."""
+        return self._prefix_length + query_length, 0
 
     def get_seq_length(self) -> int:
-        """Keys before this pass; with it, once it was computed."""
-        return self._length + (self.keys.shape[-2] if self.is_initialized else 0)
+        """Return the number of keys: those before this pass, and those of this pass once it is computed."""
+        return self._prefix_length + (self.keys.shape[-2] if self.is_initialized else 0)
 
     def get_max_length(self) -> int:
-        """There is none."""
+        """Return -1: there is no maximum."""
         return -1
 
-    def new(self, place: Place) -> Tensors:
-        """What one row's tokens added, in memory of its own."""
-        return self._own(self.keys, place), self._own(self.values, place)
+    def new_key_values(self, row: RowSlice) -> KeyValues:
+        """Return a copy of the keys and values of one row's new tokens."""
+        return self._copy(self.keys, row), self._copy(self.values, row)
 
     @staticmethod
-    def _own(tensor: torch.Tensor, place: Place) -> torch.Tensor:
-        cut = tensor[place.lane : place.lane + 1, :, place.begin : place.end]
-        return cut.clone(memory_format=torch.contiguous_format)
+    def _copy(tensor: torch.Tensor, row: RowSlice) -> torch.Tensor:
+        view = tensor[row.packed_row : row.packed_row + 1, :, row.begin : row.end]
+        return view.clone(memory_format=torch.contiguous_format)
 
 
-def cache_of(layers: int, lanes: Sequence[Sequence[int]], kept: Mapping[int, Kept]) -> DynamicCache:
-    """A cache of `layers` layers that shows each lane the kept prefixes it names."""
+def make_cache(
+    num_layers: int, packed_rows: Sequence[Sequence[int]], cached: Mapping[int, CachedPrefix]
+) -> DynamicCache:
+    """Return a cache for one pass.
+
+    Args:
+        num_layers: Layers of the model.
+        packed_rows: Cache ids of the prefixes of each packed row.
+        cached: Cached prefixes by cache id.
+    """
     cache = DynamicCache()
     cache.layer_class_to_replicate = None
     cache.layers = [
-        LayerOfLanes([[kept[prefix].layers[layer] for prefix in lane] for lane in lanes]) for layer in range(layers)
+        PackedCacheLayer([[cached[cache_id].layers[layer] for cache_id in chain] for chain in packed_rows])
+        for layer in range(num_layers)
     ]
     return cache

@@ -1,7 +1,4 @@
-"""Masks: what a lane's layout means to each kind of attention layer, as transformers' models take it.
-
-Knows the kinds of attention layers (transformers 5.17); must not know rows, lanes or caches.
-"""
+"""Attention masks of packed rows, for each kind of attention layer in transformers (5.17)."""
 
 from __future__ import annotations
 
@@ -14,30 +11,37 @@ import numpy.typing as npt
 import torch
 from transformers.cache_utils import get_layer_types_and_kwargs
 
-from hpcq.evaluate.backends.transformers.prefix_scoring.packing import Layout
+from hpcq.evaluate.backends.transformers.prefix_scoring.packing import RowLayout
 
 FULL, SLIDING, CHUNKED = "full_attention", "sliding_attention", "chunked_attention"
-KNOWN = (FULL, SLIDING, CHUNKED)
+SUPPORTED_KINDS = (FULL, SLIDING, CHUNKED)
 
 
 @dataclass(frozen=True, kw_only=True)
-class Attention:
-    """A model's kinds of attention layers, each once. width: of the sliding window, or of a chunk; 0 without either."""
+class AttentionKinds:
+    """Kinds of attention layers of a model.
+
+    Attributes:
+        kinds: Each kind once, sorted.
+        window: Tokens of the sliding window, or of an attention chunk; 0 without either.
+    """
 
     kinds: tuple[str, ...]
-    width: int
+    window: int
 
 
-def attention_of(config: Any) -> Attention:
-    """The kinds of attention that a text model's configuration tells of."""
+def attention_kinds(config: Any) -> AttentionKinds:
+    """Return the kinds of attention in the configuration of a text model."""
     kinds, settings = get_layer_types_and_kwargs(config)
-    return Attention(kinds=tuple(sorted(set(kinds))), width=settings.get("sliding_window") or 0)
+    return AttentionKinds(kinds=tuple(sorted(set(kinds))), window=settings.get("sliding_window") or 0)
 
 
-def masks(layouts: Sequence[Layout], attention: Attention, dtype: torch.dtype, device: torch.device) -> Any:
-    """What to hand a model as its attention_mask: one mask, or one a kind of attention where it has several.
+def build_masks(
+    layouts: Sequence[RowLayout], attention: AttentionKinds, dtype: torch.dtype, device: torch.device
+) -> Any:
+    """Return the model's `attention_mask`: one mask, or one per kind of attention if the model has several kinds.
 
-    None where every lane is a text from its very beginning: padding comes after it, and is not seen.
+    None if every packed row is one text from position 0: its padding comes last and is not visible.
     """
     if all(layout.visible is None for layout in layouts):
         return None
@@ -46,29 +50,29 @@ def masks(layouts: Sequence[Layout], attention: Attention, dtype: torch.dtype, d
     by_kind = {}
     for kind in attention.kinds:
         visible = np.zeros((len(layouts), 1, queries, before + queries), np.bool_)
-        for lane, layout in enumerate(layouts):
-            seen = _seen(layout, kind, attention.width)
-            own, kept = len(layout.queries), len(layout.keys) - len(layout.queries)
-            visible[lane, 0, :own, :kept] = seen[:, :kept]
-            visible[lane, 0, :own, before : before + own] = seen[:, kept:]
+        for row, layout in enumerate(layouts):
+            row_visible = _visible(layout, kind, attention.window)
+            own, cached = len(layout.queries), len(layout.keys) - len(layout.queries)
+            visible[row, 0, :own, :cached] = row_visible[:, :cached]
+            visible[row, 0, :own, before : before + own] = row_visible[:, cached:]
         by_kind[kind] = _additive(visible, dtype, device)
     return by_kind if len(by_kind) > 1 else by_kind[attention.kinds[0]]
 
 
-def _seen(layout: Layout, kind: str, width: int) -> npt.NDArray[np.bool_]:
-    seen = layout.visible
-    if seen is None:
-        seen = np.tri(len(layout.queries), dtype=np.bool_)
+def _visible(layout: RowLayout, kind: str, window: int) -> npt.NDArray[np.bool_]:
+    visible = layout.visible
+    if visible is None:
+        visible = np.tri(len(layout.queries), dtype=np.bool_)
     if kind == FULL:
-        return seen
+        return visible
     queries, keys = layout.queries[:, None], layout.keys[None]
-    return seen & (keys > queries - width if kind == SLIDING else keys // width == queries // width)
+    return visible & (keys > queries - window if kind == SLIDING else keys // window == queries // window)
 
 
 def _additive(visible: npt.NDArray[np.bool_], dtype: torch.dtype, device: torch.device) -> torch.Tensor:
-    """Zero where a key is seen, the least number elsewhere: the form that every attention of transformers' takes.
+    """Return an additive mask: 0 for a visible key, the minimum of `dtype` for others.
 
-    A boolean mask would be turned into this one again in every layer.
+    All attention implementations of transformers accept this form. A boolean mask would be converted in every layer.
     """
     hidden = torch.from_numpy(~visible).to(device)
     return torch.zeros(visible.shape, dtype=dtype, device=device).masked_fill_(hidden, torch.finfo(dtype).min)

@@ -1,6 +1,6 @@
-"""Whether a loaded model may score from shared prefixes: what its configuration says, and what a trial says.
+"""Check whether a loaded model supports scoring from shared prefixes, by its configuration and by a self-check.
 
-Knows transformers' configurations (5.17) and compressed-tensors' (0.19); must not know tasks, requests or files.
+Uses the configurations of transformers (5.17) and compressed-tensors (0.19).
 """
 
 from __future__ import annotations
@@ -13,103 +13,111 @@ from typing import Any
 import numpy as np
 
 from hpcq.evaluate.backends.transformers.prefix_scoring.engine import Engine
-from hpcq.evaluate.backends.transformers.prefix_scoring.masks import CHUNKED, FULL, KNOWN, SLIDING, attention_of
-from hpcq.evaluate.prefix.batching import Limits
-from hpcq.evaluate.prefix.planner import schedule
-from hpcq.evaluate.prefix.radix_tree import Ask
+from hpcq.evaluate.backends.transformers.prefix_scoring.masks import (
+    CHUNKED,
+    FULL,
+    SLIDING,
+    SUPPORTED_KINDS,
+    attention_kinds,
+)
+from hpcq.evaluate.prefix.batching import Budget
+from hpcq.evaluate.prefix.planner import plan_passes
+from hpcq.evaluate.prefix.radix_tree import TokenRequest
 
 _EXAMPLES = "Question: What do clouds let fall?\nAnswer: rain\n\nQuestion: What do cows give?\nAnswer: milk\n\n"
 _CHOICES = (" ice", " milk", " ice cream", " ice cubes, of course", " water and salt")
-TRIAL = tuple(
+SELF_CHECK = tuple(
     (f"{_EXAMPLES}Question: {question}\nAnswer:", choice)
     for question in ("What is made of cold water?", "What do we drink?")
     for choice in _CHOICES
 )
-"""Contexts and continuations as tasks have them: prefixes within prefixes, choices of one token, choices that begin
-alike."""
+"""Contexts and continuations like those of tasks: nested prefixes, choices of one token, choices with a common
+beginning."""
 
-# How far a log-likelihood of a few tokens may be from the plain one: low precision rounds another way in a batch of
-# another shape. Wrong positions or masks differ by several units.
+# Largest difference of a log-likelihood of a few tokens that is rounding: low precision rounds differently in a batch
+# of another shape. Wrong positions or masks cause differences of several units.
 _TOLERANCES = {"float64": 1e-4, "float32": 1e-3, "float16": 0.1, "bfloat16": 0.5}
-_LEAST_PRECISE = 0.5
+_LOWEST_PRECISION_TOLERANCE = 0.5
 
-# Frequencies of these follow the length of the text at hand: a prefix does not know what it will be a part of.
-_ROPES_THAT_LOOK_AHEAD = ("dynamic", "longrope")
+# Their frequencies depend on the length of the whole text, which is unknown while a prefix is computed.
+_LENGTH_DEPENDENT_ROPES = ("dynamic", "longrope")
 _EXPERTS = ("num_experts", "num_local_experts", "n_routed_experts", "moe_num_experts")
 _MASKED_ATTENTIONS = ("sdpa", "eager")
-# What the module of a model imports that makes such masks. A trial shorter than the window would not tell.
+# Function that a model's module imports if it makes such masks. The texts of the self-check can be shorter than the
+# window, so it would not detect a missing mask.
 _MASK_MAKERS = {SLIDING: "create_sliding_window_causal_mask", CHUNKED: "create_chunked_causal_mask"}
 
 
-def why_not(model: Any) -> str | None:
-    """The reason for which `model` cannot score from shared prefixes, as far as its configuration tells."""
-    return next(_reasons(model, model.config.get_text_config(decoder=True)), None)
+def unsupported_reason(model: Any) -> str | None:
+    """Return why `model` cannot score from shared prefixes according to its configuration; None if nothing is found."""
+    return next(_unsupported_reasons(model, model.config.get_text_config(decoder=True)), None)
 
 
-def _reasons(model: Any, config: Any) -> Iterator[str]:
-    for kind in attention_of(config).kinds:
-        if kind not in KNOWN:
+def _unsupported_reasons(model: Any, config: Any) -> Iterator[str]:
+    for kind in attention_kinds(config).kinds:
+        if kind not in SUPPORTED_KINDS:
             yield f"layers of the kind {kind} keep a state that cannot be shared"
         elif kind != FULL and not _makes_masks(model, kind):
-            yield f"its configuration tells of {kind}, and its code does not"
+            yield f"its configuration has {kind}, but its code makes no such masks"
     if getattr(config, "num_kv_shared_layers", None):
-        yield "some of its layers use the keys and values of others"
+        yield "some of its layers use the keys and values of other layers"
     if getattr(config, "use_bidirectional_attention", None):
-        yield "its attention looks ahead"
+        yield "its attention is bidirectional"
     if config._attn_implementation not in _MASKED_ATTENTIONS:  # noqa: SLF001  # there is no public name for it
-        yield f"the attention {config._attn_implementation!r} takes no mask of ours"  # noqa: SLF001
-    for rope in _named(getattr(config, "rope_parameters", None) or {}, "rope_type"):
-        if rope in _ROPES_THAT_LOOK_AHEAD:
+        yield f"the attention {config._attn_implementation!r} accepts no custom mask"  # noqa: SLF001
+    for rope in _values_of(getattr(config, "rope_parameters", None) or {}, "rope_type"):
+        if rope in _LENGTH_DEPENDENT_ROPES:
             yield f"its {rope} rotary embedding depends on the length of the whole text"
     has_experts = any((getattr(config, name, None) or 0) > 1 for name in _EXPERTS)
-    yield from _reasons_of_quantization(_settings_of(model), has_experts=has_experts)
+    yield from _unsupported_quantization(_quantization_config(model), has_experts=has_experts)
 
 
 def _makes_masks(model: Any, kind: str) -> bool:
     return any(hasattr(sys.modules[type(part).__module__], _MASK_MAKERS[kind]) for part in model.modules())
 
 
-def _settings_of(model: Any) -> Mapping[str, Any]:
-    """How it was quantized; empty if it was not."""
+def _quantization_config(model: Any) -> Mapping[str, Any]:
+    """Return the quantization configuration; empty for an unquantized model."""
     settings = getattr(model.config, "quantization_config", None) or {}
     return settings if isinstance(settings, Mapping) else settings.to_dict()
 
 
-def _reasons_of_quantization(settings: Mapping[str, Any], *, has_experts: bool) -> Iterator[str]:
-    """Activations that are quantized together with whatever else is computed at the time give no exact answer."""
+def _unsupported_quantization(settings: Mapping[str, Any], *, has_experts: bool) -> Iterator[str]:
+    """Yield the reasons why activations of a text depend on the rest of the batch, so that no result is exact."""
     if settings.get("load_in_8bit"):
-        yield "LLM.int8() treats a text's activations by what else is computed at the time"
+        yield "LLM.int8() quantizes the activations of a text depending on the rest of the batch"
     for group in (settings.get("config_groups") or {}).values():
         inputs = group.get("input_activations") or {}
-        # compressed-tensors 0.19 takes one scale for all of a tensor without a dimension of tokens, as experts see it.
+        # compressed-tensors 0.19 uses one scale for a whole tensor without a token dimension, as experts get it.
         is_shared = inputs.get("strategy") == "tensor" or (has_experts and inputs.get("strategy") == "token")
         if inputs.get("dynamic") and is_shared:
-            yield "one dynamic scale quantizes the activations of all that is computed at the time"
+            yield "one dynamic scale quantizes the activations of a whole batch"
 
 
-def _named(settings: Mapping[str, Any], name: str) -> Iterator[str]:
-    """The values of `name` in a tree of settings."""
+def _values_of(settings: Mapping[str, Any], name: str) -> Iterator[str]:
+    """Yield the values of `name` in nested settings."""
     for key, value in settings.items():
         if isinstance(value, Mapping):
-            yield from _named(value, name)
+            yield from _values_of(value, name)
         elif key == name:
             yield str(value)
 
 
 def tolerance(model: Any) -> float:
-    """The largest difference in a trial that is rounding."""
-    settings = _settings_of(model)
+    """Return the largest difference of a log-likelihood that is rounding."""
+    settings = _quantization_config(model)
     if settings and settings.get("quant_method") != "compressed-tensors":
-        return _LEAST_PRECISE
-    return _TOLERANCES.get(str(model.dtype).removeprefix("torch."), _LEAST_PRECISE)
+        return _LOWEST_PRECISION_TOLERANCE
+    return _TOLERANCES.get(str(model.dtype).removeprefix("torch."), _LOWEST_PRECISION_TOLERANCE)
 
 
 @contextlib.contextmanager
-def exact_activations(model: Any) -> Iterator[None]:
-    """compressed-tensors (0.19) leaves activations as they are.
+def unquantized_activations(model: Any) -> Iterator[None]:
+    """Disable the quantization of activations by compressed-tensors (0.19).
 
-    With quantized ones a trial tells nothing: a rounding decides between two steps somewhere, and that grows.
-    SmolLM2-135M in FP8, one text at a time, differs by 1.1 between two kernels of attention, and by 1e-5 without.
+    With quantized activations the self-check would show nothing: a rounding difference selects another step of the
+    grid, and the difference grows through the layers. SmolLM2-135M in FP8, one text at a time, differs by 1.1 between
+    two attention kernels, and by 1e-5 without quantized activations.
     """
     quantized = [module for module in model.modules() if getattr(module, "quantization_scheme", None) is not None]
     for module in quantized:
@@ -121,9 +129,9 @@ def exact_activations(model: Any) -> Iterator[None]:
             module.quantization_enabled = True
 
 
-def trial(engine: Engine, asks: Sequence[Ask], expected: Sequence[float]) -> float:
-    """The largest difference between log-likelihoods from shared prefixes and the expected ones."""
-    # As if a pass cost next to nothing, so that even short prefixes are worth sharing.
-    plan = schedule(asks, Limits(pass_tokens=4))
-    found = {answer.ask: answer.loglikelihood for answer in engine.score(plan)}
-    return float(np.max([abs(found[number] - value) for number, value in enumerate(expected)]))  # NaN, if one is
+def self_check(engine: Engine, requests: Sequence[TokenRequest], expected: Sequence[float]) -> float:
+    """Return the largest difference between log-likelihoods from shared prefixes and the expected ones."""
+    # With a low overhead per pass, even short prefixes are shared.
+    plan = plan_passes(requests, Budget(pass_overhead_tokens=4))
+    found = {scored.request: scored.loglikelihood for scored in engine.score(plan)}
+    return float(np.max([abs(found[number] - value) for number, value in enumerate(expected)]))  # NaN if one is NaN

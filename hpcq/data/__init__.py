@@ -1,0 +1,18 @@
+"""Files at the top of the repository that the program reads at run time: batch shell, lock files, manifests.
+
+Each is a link to its folder, which a wheel replaces with a copy, so that one path is right in a checkout and where hpcq
+is installed.
+"""
+
+from pathlib import Path
+
+_HERE = Path(__file__).resolve().parent
+
+SBATCH = (_HERE / "sbatch").resolve()
+"""Shell scripts that run on the nodes."""
+
+MODULES = (_HERE / "modules").resolve()
+"""Lock files of the Python environments."""
+
+MANIFESTS = (_HERE / "manifests").resolve()
+"""Manifests and cluster profiles to start from."""

@@ -1,0 +1,81 @@
+"""Build the array specification of a planned array: the profile adds partition, host memory, cores, environment."""
+
+from __future__ import annotations
+
+from dataclasses import asdict
+from typing import Any
+
+from hpcq.core import environments
+from hpcq.core.work import EvaluateWork
+from hpcq.launch.array_spec import ArraySpec, Dependency, Environment, UnitSpec
+from hpcq.launch.recovery.retry_policy import RetryPolicy
+from hpcq.manifest.profiles import EnvironmentSettings, GpuClass, Profile
+from hpcq.manifest.schema import RetriesSection
+from hpcq.plan.schedule.resources import unit_cpus, unit_memory_gib
+from hpcq.plan.units import PlannedArray, PlannedUnit, Shape
+
+
+def build_array_spec(
+    run: str, array: PlannedArray, profile: Profile, retries: RetriesSection | None = None
+) -> ArraySpec:
+    """Return what a launcher needs to submit `array`."""
+    gpu_class = profile.gpu_classes[array.shape.gpu_class]
+    slurm = profile.slurm
+    return ArraySpec(
+        name=array.name,
+        run=run,
+        kind=array.kind,
+        units=tuple(UnitSpec(unit_id=unit.id, work=unit.work, planned=_planned(unit)) for unit in array.units),
+        environment=build_environment(array.environment, profile),
+        partition=gpu_class.partition,
+        nodes=array.shape.nodes,
+        gpus_per_node=array.shape.gpus_per_node,
+        gres_type=gpu_class.gres_type,
+        features=gpu_class.features,
+        cpus_per_unit=unit_cpus(profile, array.shape),
+        memory_gib=unit_memory_gib(profile, array.shape),
+        time_limit_minutes=array.time_limit_minutes,
+        throttle=array.throttle,
+        account=slurm.account,
+        qos=slurm.qos,
+        exclude=slurm.exclude,
+        extra=slurm.extra,
+        depends_on=array.depends_on,
+        dependency=Dependency(array.dependency),
+        element=array.element,
+        retries=_policy(gpu_class, array.shape, retries or RetriesSection()),
+    )
+
+
+def _planned(unit: PlannedUnit) -> dict[str, Any]:
+    """Return the estimates at submission, for the calibration of later plans, which may estimate differently."""
+    if unit.uncalibrated_seconds is None or not isinstance(unit.work, EvaluateWork):
+        return {}
+    return {
+        "gpu_class": unit.shape.gpu_class,
+        "backend": unit.work.backend,
+        "uncalibrated_seconds": asdict(unit.uncalibrated_seconds),
+    }
+
+
+def _policy(gpu_class: GpuClass, shape: Shape, retries: RetriesSection) -> RetryPolicy:
+    """Return the manifest's policy; exclusions leave as many nodes as a unit needs, or it would never start."""
+    return RetryPolicy(
+        max_attempts_without_progress=retries.max_attempts_without_progress,
+        gpu_hours=retries.gpu_hours,
+        max_excluded_nodes=min(retries.max_excluded_nodes, gpu_class.nodes - shape.nodes),
+        exclude_hours=retries.exclude_hours,
+        max_memory_gib=gpu_class.memory_gib,
+    )
+
+
+def build_environment(name: str, profile: Profile) -> Environment:
+    """Return the environment from the profile. Its default interpreter is the one in hpcq's own cache."""
+    settings = profile.environments.get(name, EnvironmentSettings())
+    return Environment(
+        name=name,
+        python=settings.python or str(environments.interpreter(name)),
+        modules=settings.modules,
+        setup=(*profile.slurm.setup, *settings.setup),
+        variables=tuple(settings.variables.items()),
+    )

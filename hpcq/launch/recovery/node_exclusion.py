@@ -1,0 +1,31 @@
+"""Nodes that a submission excludes: nodes of its partition with a recent fault in the records of attempts."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from datetime import UTC, datetime
+
+from hpcq.core.attempts import AttemptRecord
+from hpcq.core.failures import Failure
+from hpcq.launch.recovery.retry_policy import RetryPolicy, excluded_nodes
+from hpcq.slurm.scontrol import partition_nodes
+
+
+def nodes_to_exclude(
+    attempts: Mapping[str, Sequence[AttemptRecord]], partition: str | None, policy: RetryPolicy
+) -> tuple[str, ...]:
+    """Return names of nodes. Slurm is queried for the partition's nodes only if some node had a fault.
+
+    Raises:
+        SetupError: Slurm does not respond.
+    """
+    faults = [one for records in attempts.values() for one in records if one.failure == Failure.NODE_FAULT]
+    if not faults:
+        return ()
+    known = partition_nodes(partition)
+    return excluded_nodes([one for one in faults if one.node in known], policy, datetime.now(UTC))
+
+
+def join_excluded(excluded: str | None, faulty: Sequence[str]) -> str:
+    """Return the profile's exclusions and those of faulty nodes as one value for sbatch and scontrol."""
+    return ",".join([*([excluded] if excluded else []), *faulty])

@@ -1,0 +1,48 @@
+"""Parsing of `scontrol show job`; the lines are abridged output of Slurm 22.05."""
+
+from __future__ import annotations
+
+from datetime import datetime
+
+import pytest
+
+from hpcq.core.failures import Failure
+from hpcq.launch.recovery.stale_attempts import failure_of_job
+from hpcq.slurm.scontrol import parse_job
+
+RUNNING = (
+    "JobId=13 JobName=p3.sh UserId=root(0) JobState=RUNNING Reason=None Dependency=(null) Requeue=1 Restarts=2 "
+    "ExitCode=0:0 StartTime=2026-11-23T04:24:42 EndTime=2026-11-23T04:25:04 PreemptTime=2026-11-23T04:24:44 "
+    "Partition=a100 Command=/tmp/it's here/p3.sh\n"
+)
+ENDED = "JobId=18 JobState={state} Reason=X Restarts=0 ExitCode={code} EndTime=Unknown PreemptTime=None Partition=p\n"
+
+
+def test_a_job_in_the_grace_time_of_a_preemption_is_detected() -> None:
+    """Its end time is the end of the grace time, in local time."""
+    job = parse_job(RUNNING)
+    assert (job.state, job.restarts, job.is_preempted, job.partition) == ("RUNNING", 2, True, "a100")
+    assert job.end_time == datetime(2026, 11, 23, 4, 25, 4)  # noqa: DTZ001 (scontrol tells local time)
+
+
+@pytest.mark.parametrize(
+    ("state", "code", "failure"),
+    [
+        ("TIMEOUT", "0:15", Failure.TIMEOUT),
+        ("PREEMPTED", "0:15", Failure.PREEMPTED),
+        ("NODE_FAIL", "0:0", Failure.NODE_FAULT),
+        ("OUT_OF_MEMORY", "0:125", Failure.OUT_OF_MEMORY),
+        ("FAILED", "65:0", Failure.INVALID_INPUT),
+        ("FAILED", "74:0", Failure.FULL_DISK),
+        ("FAILED", "77:0", Failure.MISSING_RESOURCE),
+        ("FAILED", "0:9", Failure.KILLED),
+        ("FAILED", "1:0", Failure.KILLED),
+        ("COMPLETED", "0:0", Failure.KILLED),
+        ("CANCELLED", "0:15", None),
+        ("RUNNING", "0:0", None),
+        ("COMPLETING", "0:9", None),
+    ],
+)
+def test_an_ended_job_has_a_failure_class(state: str, code: str, failure: Failure | None) -> None:
+    """From Slurm's state, else the exit code; None if the user ended the job, or if it may still have a process."""
+    assert failure_of_job(parse_job(ENDED.format(state=state, code=code))) == failure

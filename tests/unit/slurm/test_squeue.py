@@ -1,0 +1,78 @@
+"""Parsing of squeue's output, arguments of scancel, and errors of clients."""
+
+from __future__ import annotations
+
+import pytest
+
+from hpcq.core.errors import SetupError
+from hpcq.core.work import UnitState
+from hpcq.slurm import squeue
+
+LISTING = """\
+12|3|PENDING|0||JobArrayTaskLimit|hpcq:mine:evaluate-h100-abc:0|/runs/mine|
+12|0|RUNNING|2|h100-1|None|hpcq:mine:evaluate-h100-abc:0|/runs/mine|
+13|N/A|OUT_OF_MEMORY|0|h100-2|OutOfMemory|hpcq:mine:merge-cpu-def:1|/runs/a|b|
+14|N/A|RUNNING|0|h100-2|None|hpcq:mine-too:merge-cpu-def:0|/runs/mine-too|
+15|N/A|RUNNING|0|h100-2|None|another user's job|(null)|
+16|1|COMPLETING|0|h100-2|None|hpcq:mine:judge-h100-abc:0|(null)|
+"""
+
+
+def test_a_listing_has_one_entry_per_element() -> None:
+    """Keys are job id and index; jobs of other runs and other users are skipped."""
+    states = squeue.parse_queue(LISTING, "mine")
+    assert {element: job.state for element, job in states.items()} == {
+        ("12", 3): UnitState.PENDING,
+        ("12", 0): UnitState.RUNNING,
+        ("13", 0): UnitState.FAILED,
+        ("16", 1): UnitState.RUNNING,
+    }
+
+
+def test_an_entry_has_slurms_fields() -> None:
+    """State, reason, node, restarts and submission; fields without a value are None."""
+    states = squeue.parse_queue(LISTING, "mine")
+    running = states["12", 0]
+    assert (running.reason, running.node, running.restarts) == (None, "h100-1", 2)
+    assert (running.array, running.part, running.folder) == ("evaluate-h100-abc", 0, "/runs/mine")
+    broken = states["13", 0]
+    assert (broken.slurm_state, broken.reason, broken.part) == ("OUT_OF_MEMORY", "OutOfMemory", 1)
+    assert broken.folder == "/runs/a|b"
+    assert (states["12", 3].reason, states["12", 3].node) == ("JobArrayTaskLimit", None)
+
+
+@pytest.mark.parametrize(
+    "slurm_state", ["BOOT_FAIL", "DEADLINE", "FAILED", "NODE_FAIL", "OUT_OF_MEMORY", "TIMEOUT", "NEW_WORD"]
+)
+def test_all_other_states_are_failures(slurm_state: str) -> None:
+    """States of ended jobs other than COMPLETED and CANCELLED are failures; so are unknown states."""
+    (job,) = squeue.parse_queue(f"1|0|{slurm_state}|0||None|hpcq:mine:a:0||\n", "mine").values()
+    assert job.state is UnitState.FAILED
+
+
+@pytest.mark.parametrize(
+    ("numbers", "text"), [([5], "5"), ([3, 1, 2], "1-3"), ([0, 2, 3, 9], "0,2-3,9"), (range(1000), "0-999")]
+)
+def test_elements_are_passed_to_scancel_as_ranges(numbers: list[int], text: str) -> None:
+    """Thousands of consecutive elements are one short argument."""
+    assert squeue._ranges(numbers) == text
+
+
+def test_a_missing_client_is_reported_with_the_fix(monkeypatch: pytest.MonkeyPatch) -> None:
+    """The message names the client and the local profile."""
+    monkeypatch.setenv("PATH", "/missing")
+    with pytest.raises(SetupError, match=r"squeue is missing on this machine: .*cluster\.profile=local"):
+        squeue.poll("mine")
+
+
+def test_a_client_that_hangs_times_out(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Each call of a client ends within the timeout."""
+    monkeypatch.setattr(squeue, "CLIENT_TIMEOUT_S", 0.2)
+    with pytest.raises(SetupError, match=r"`sleep` got no response from Slurm within 0\.2 s"):
+        squeue.run_client("sleep", "60")
+
+
+def test_cancelling_nothing_does_not_call_slurm(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Without elements no client is called."""
+    monkeypatch.setenv("PATH", "/missing")
+    squeue.cancel([])
