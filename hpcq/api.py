@@ -321,13 +321,16 @@ def merge(run: str) -> dict[str, Any]:
     return {"run": loaded.plan.run, **read_results(loaded.layout.results).merge}
 
 
-def report(runs: Sequence[str], *, output_format: str = "text", compare: str | None = None) -> str:
+def report(
+    runs: Sequence[str], *, output_format: str = "text", compare: str | None = None, width: int | None = None
+) -> str:
     """Return a report of the scores of `runs`.
 
     Args:
         runs: Names or folders of runs, or their manifests.
         output_format: A key of `hpcq.report.formats.FORMATTERS`.
         compare: A study with published scores, or 'published' for all studies; None for those in the manifests.
+        width: Width of the terminal that shows the text format; None if no line may be folded.
 
     Raises:
         UserInputError: A run or the study does not exist.
@@ -339,7 +342,7 @@ def report(runs: Sequence[str], *, output_format: str = "text", compare: str | N
         MergedRun(name=record.layout.name, results=record.layout.results, plan_document=record.plan_document)
         for record in map(read_run, runs)
     ]
-    return make_report(merged, output_format=output_format, compare=compare)
+    return make_report(merged, output_format=output_format, compare=compare, width=width)
 
 
 def stage(

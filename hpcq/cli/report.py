@@ -25,8 +25,14 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 def run(arguments: argparse.Namespace) -> int:
     """Write the report."""
     from hpcq import api
+    from hpcq.cli.formatting import terminal_width
 
-    text = api.report(arguments.runs, output_format=arguments.format, compare=arguments.compare)
+    text = api.report(
+        arguments.runs,
+        output_format=arguments.format,
+        compare=arguments.compare,
+        width=terminal_width() if arguments.output is None else None,
+    )
     if arguments.output is None:
         sys.stdout.write(text)
     else:

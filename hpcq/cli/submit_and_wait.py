@@ -8,7 +8,7 @@ from collections.abc import Mapping
 
 from hpcq import api
 from hpcq.cli.arguments import print_json
-from hpcq.cli.formatting import status_lines
+from hpcq.cli.formatting import status_lines, terminal_width
 from hpcq.cli.progress import progress_display
 from hpcq.core.errors import RunIncompleteError, UserInputError
 from hpcq.core.work import UnitKind, UnitState
@@ -90,7 +90,7 @@ def _print_result(status: RunStatus, loaded: api.LoadedRun) -> None:
         print("\nThe responses of this run are synthetic: it has no scores.")
     elif any(unit.kind == UnitKind.MERGE and unit.state is UnitState.DONE for unit in status.units):
         try:
-            sys.stdout.write(api.report([str(loaded.layout.folder)]))
+            sys.stdout.write(api.report([str(loaded.layout.folder)], width=terminal_width()))
         except RunIncompleteError as error:
             print(f"\n{error}")
     if status.state is not UnitState.DONE:

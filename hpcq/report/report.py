@@ -34,13 +34,16 @@ class MergedRun:
     plan_document: Mapping[str, Any]
 
 
-def make_report(runs: Sequence[MergedRun], *, output_format: str = "text", compare: str | None = None) -> str:
+def make_report(
+    runs: Sequence[MergedRun], *, output_format: str = "text", compare: str | None = None, width: int | None = None
+) -> str:
     """Return the scores of `runs` as text.
 
     Args:
         runs: The runs; a run that is given twice is shown once.
         output_format: A key of `FORMATTERS`.
         compare: A study with published scores, or 'published' for all studies; None for those in the manifests.
+        width: Width of the terminal that shows the text format; None if no line may be folded.
 
     Raises:
         RunIncompleteError: A run has no merged results yet, or its responses are synthetic.
@@ -77,7 +80,7 @@ def make_report(runs: Sequence[MergedRun], *, output_format: str = "text", compa
         title=f"{names}: score \N{PLUS-MINUS SIGN} standard error (difference from unquantized), percent",
         notes=notes,
     )
-    return FORMATTERS[output_format](Report(runs=names, rows=rows, table=table))
+    return FORMATTERS[output_format](Report(runs=names, rows=rows, table=table, width=width))
 
 
 def _unique_runs(runs: Sequence[MergedRun]) -> list[MergedRun]:
