@@ -40,22 +40,6 @@ from hpcq.quantize.safetensors_io import RawTensor
 
 PIPELINE = "resumable"
 
-# Names of the safetensors format (safetensors 0.6, Dtype).
-_DTYPES = {
-    "F64": torch.float64,
-    "F32": torch.float32,
-    "F16": torch.float16,
-    "BF16": torch.bfloat16,
-    "F8_E4M3": torch.float8_e4m3fn,
-    "I64": torch.int64,
-    "I32": torch.int32,
-    "I16": torch.int16,
-    "I8": torch.int8,
-    "U8": torch.uint8,
-    "BOOL": torch.bool,
-}
-_DTYPE_NAMES = {dtype: name for name, dtype in _DTYPES.items()}
-
 
 @dataclass(frozen=True, kw_only=True)
 class _Context:
@@ -230,11 +214,11 @@ def _digest(tensor: torch.Tensor) -> str:
 
 
 def _to_raw(tensor: torch.Tensor) -> RawTensor:
-    return RawTensor(dtype=_DTYPE_NAMES[tensor.dtype], shape=tuple(tensor.shape), data=_bytes(tensor))
+    return RawTensor(dtype=str(tensor.dtype).removeprefix("torch."), shape=tuple(tensor.shape), data=_bytes(tensor))
 
 
 def _from_raw(raw: RawTensor) -> torch.Tensor:
-    dtype = _DTYPES[raw.dtype]
+    dtype = getattr(torch, raw.dtype)
     if not raw.data.nbytes:
         return torch.empty(raw.shape, dtype=dtype)
     return torch.frombuffer(raw.data, dtype=dtype).reshape(raw.shape)

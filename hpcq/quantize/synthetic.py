@@ -49,6 +49,6 @@ def _block(job: QuantizeJob, identity: str, layer: str, pause_s: float) -> Mappi
     job.report(f"calibrating {layer}")
     time.sleep(pause_s)
     content = hashlib.sha256(f"{identity} {layer}".encode()).digest()
-    tensors = {name: RawTensor(dtype="U8", shape=(len(content),), data=memoryview(content))}
+    tensors = {name: RawTensor(dtype="uint8", shape=(len(content),), data=memoryview(content))}
     job.blocks.commit(name, Block(tensors=tensors))
     return tensors
