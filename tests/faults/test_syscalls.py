@@ -236,7 +236,7 @@ class ScenarioRunner:
         yield from zip(folders, results, injections, strict=True)
 
     def check_rerun(self, folder: Path) -> None:
-        """Run again without injection: the result is the reference, and no temporary file of a killed process remains."""
+        """Run again without injection: the result is the reference, and no temporary file remains."""
         acknowledged: list[str] = []
         self._scenario.work(folder, acknowledged.append)
         self._scenario.check(folder, acknowledged)
