@@ -24,10 +24,10 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 def run(arguments: argparse.Namespace) -> int:
     """Write the report."""
-    from hpcq import api
+    import hpcq
     from hpcq.cli.formatting import terminal_width
 
-    text = api.report(
+    text = hpcq.report(
         arguments.runs,
         output_format=arguments.format,
         compare=arguments.compare,

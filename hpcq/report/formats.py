@@ -30,7 +30,7 @@ class Report:
         runs: Names of the runs, separated by commas.
         rows: All scores.
         table: The main scores, pivoted.
-        width: Width of the terminal that shows the text format; None in a pipe or a file.
+        width: Columns of the terminal that the text must fit; None: as wide as the table.
     """
 
     runs: str
