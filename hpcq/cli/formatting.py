@@ -23,7 +23,7 @@ GIB = 2**30
 def terminal_width() -> int | None:
     """Return the columns of the terminal that standard output is connected to; None for a pipe or a file.
 
-    Asks for the process's own stream: `sys.stdout` is a buffer while a verb of BUFFERED_VERBS runs.
+    Asks about the process's stream, because `sys.stdout` may be a buffer.
     """
     stream = sys.__stdout__
     return shutil.get_terminal_size().columns if stream is not None and stream.isatty() else None
