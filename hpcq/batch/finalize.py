@@ -1,4 +1,4 @@
-"""Finalizer of a run: after a merge, submit again what jobs left incomplete that died together with their batch shell.
+"""Resubmission after a merge: submit units again whose job died before it could requeue itself.
 
 Runs in the epilogue of the merge, on a node. It records why each unit has ended, so that retry budgets count, and then
 does what `hpcq resume` does, except for units on hold.

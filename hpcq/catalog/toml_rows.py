@@ -1,4 +1,4 @@
-"""Reader of the catalog's TOML files."""
+"""Reader of the catalog's TOML files, for gpus.py, models.py and the others."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Plans, states and merges as lines of plain text; only the last column of a table is folded on a narrow terminal."""
+"""Text of plans, states and merges; only the last column of a table is folded on a narrow terminal."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Scripts that prepare a job's shell before the interpreter starts; written to the folder of the job's pickle.
+"""Shell scripts that prepare a job's environment (modules, variables) before Python starts.
 
 The only module that passes values to a shell: each value is quoted or refused here.
 """

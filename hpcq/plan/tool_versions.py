@@ -1,4 +1,4 @@
-"""Environments of the tools, and the distributions whose version can change a result."""
+"""Environment of each tool, and the distributions whose version is part of a content address."""
 
 from __future__ import annotations
 

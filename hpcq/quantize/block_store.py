@@ -1,4 +1,4 @@
-"""Store for the finished blocks of an unfinished checkpoint: each is committed when done and restored after a kill.
+"""Store of finished blocks of an unfinished checkpoint: committed one by one, restored after a kill.
 
 The metadata of a block's file has a digest of the file and the digest of the preceding block. So the blocks form a
 chain that begins with their origin. A block is not used if it is truncated or modified, if it belongs to another

@@ -1,4 +1,4 @@
-"""Safetensors files with tensors as raw bytes, converted by the safetensors library (0.8) without torch and numpy.
+"""Safetensors files with tensors as raw bytes, through the safetensors library (0.8), without torch.
 
 Python reads and writes the files. The library's own functions for files report errors of the file system without errno,
 map files to memory (an access kills the process with SIGBUS if another node has truncated the file), and create

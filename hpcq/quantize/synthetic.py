@@ -1,4 +1,4 @@
-"""Synthetic quantizer: writes a small folder with the layout of a checkpoint, deterministic per scheme, after a delay.
+"""Synthetic quantizer for tests and rehearsals: a small, deterministic checkpoint after a delay.
 
 Imports no model library, so that a test can run hundreds of its units. The delay is HPCQ_SYNTHETIC_QUANTIZE_SECONDS,
 divided among HPCQ_SYNTHETIC_QUANTIZE_BLOCKS blocks, which are committed and restored like those of real models.

@@ -1,4 +1,4 @@
-"""Tables of plain text, laid out by rich without colours: the same lines on a terminal, in a pipe and in a file."""
+"""Plain-text tables, laid out by rich without colours: the same on a terminal, in a pipe and in a file."""
 
 from __future__ import annotations
 

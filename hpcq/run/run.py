@@ -1,4 +1,4 @@
-"""Load a run from a manifest or from its folder; write the lock and the plan to its folder.
+"""Load a run from a manifest or from its folder; write the lock file and the plan to its folder.
 
 A run's folder is bound to the address of its plan: one folder never holds results of two different plans.
 """
