@@ -72,7 +72,9 @@ def _section(package: Path, base: Path) -> Iterator[str]:
     modules = sorted(path for path in package.glob("*.py") if path.name != "__init__.py")
     if modules:
         yield from ("| module | purpose |", "|---|---|")
-        yield from (f"| `{path.stem}` | {first_sentence(path)} |" for path in modules)
+        for path in modules:
+            purpose = first_sentence(path).replace("|", "\\|")
+            yield f"| `{path.stem}` | {purpose} |"
         yield ""
 
 

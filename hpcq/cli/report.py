@@ -27,7 +27,7 @@ def run(arguments: argparse.Namespace) -> int:
     import hpcq
     from hpcq.cli.formatting import terminal_width
 
-    text = hpcq.report(
+    text = hpcq.make_report(
         arguments.runs,
         output_format=arguments.format,
         compare=arguments.compare,
