@@ -1,4 +1,4 @@
-"""The wheel: built from the checkout, installed into an empty environment elsewhere, it does all that the checkout does."""
+"""The wheel: installed into an empty environment outside the checkout, it does all that the checkout does."""
 
 from __future__ import annotations
 
@@ -28,7 +28,7 @@ use = ["arc_challenge"]
 limit = 2
 data = "packages"
 """
-NOT_SOURCES = ("runs", "logs", "checkpoints", "build", "dist", "tests", "benchmarks", ".git", "*.egg-info", "__pycache__")
+NOT_SOURCES = ("runs", "logs", "checkpoints", "build", "tests", "benchmarks", ".git", "*.egg-info", "__pycache__")
 
 pytestmark = pytest.mark.timeout(900)
 
