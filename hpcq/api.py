@@ -427,7 +427,8 @@ def find(run: str | Path, /, overrides: Iterable[str] = ()) -> Run:
         >>> hpcq.find("demo").status().state.value
         'done'
     """
-    return Run(find_lock_file(str(run)).parent, overrides)
+    lock = find_lock_file(str(run))
+    return Run(lock.parent if Path(run).suffix == ".toml" else run, overrides)
 
 
 def runs(folder: str | Path = "runs") -> list[Run]:
