@@ -27,13 +27,14 @@ from hpcq.core.run_lock import run_lock
 from hpcq.core.work import UnitKind, UnitState
 from hpcq.launch.array_spec import Submission
 from hpcq.launch.build_array_spec import build_array_spec
-from hpcq.launch.job_status import UnitJobStatus, live_arrays, unit_jobs_if_any, wait_until_ended
+from hpcq.launch.job_status import live_arrays, unit_jobs_if_any, wait_until_ended
 from hpcq.launch.local_control import interrupt_lock_owner, interrupt_units, stop_orphans
 from hpcq.launch.local_launcher import LocalLauncher, LocalResources
 from hpcq.launch.recovery.close_attempts import EndedJob, record_cancelled
 from hpcq.launch.submissions import read_submissions
 from hpcq.manifest.profiles import Profile
-from hpcq.monitor.status import ACTIVE_STATES, JobStatus, RunStatus, run_status
+from hpcq.monitor.status import ACTIVE_STATES, RunStatus, run_status
+from hpcq.monitor.unit_job import UnitJobStatus
 from hpcq.plan.arrays import make_arrays
 from hpcq.plan.plan_json import estimated_gpu_hours, plan_document
 from hpcq.plan.schedule.simulator import simulate_estimates
@@ -119,7 +120,7 @@ def estimate_gpu_hours(loaded: LoadedRun, *, retry_failed: bool = False) -> dict
         SetupError: Slurm does not answer.
     """
     jobs = unit_jobs_if_any(loaded.layout)
-    current = run_status(loaded.layout, plan_document(loaded.plan, (), {})["units"], _job_statuses(jobs))
+    current = run_status(loaded.layout, plan_document(loaded.plan, (), {})["units"], jobs)
     return estimated_gpu_hours(
         make_arrays(_units_to_submit(loaded, current, retry_failed=retry_failed), loaded.profile)
     )
@@ -162,7 +163,7 @@ def submit(
         stop_orphans(loaded.layout)
         write_run(loaded)
         units = plan_document(loaded.plan, (), {})["units"]
-        current = run_status(loaded.layout, units, _job_statuses(jobs))
+        current = run_status(loaded.layout, units, jobs)
         missing = _units_to_submit(loaded, current, retry_failed=retry_failed, unattended=unattended)
         # Nothing may depend on a job whose result is on disk: Slurm may have requeued it, or even hold it.
         done = {unit.id for unit in current.units if unit.state is UnitState.DONE}
@@ -177,13 +178,13 @@ def submit(
             from hpcq.launch.slurm_launcher import SlurmLauncher
             from hpcq.slurm.squeue import release
 
-            release(job.element for job in jobs.values() if job.is_held)
+            release(job.job_id for job in jobs.values() if job.is_held)
             submissions = tuple(SlurmLauncher(loaded.layout).submit(orders, live_arrays(jobs)))
         elif orders:
             report_status = _status_reporter(loaded.layout, units, on_status) if on_status else _no_status
             LocalLauncher(loaded.layout, _local_machine(loaded.profile), on_poll=report_status).run(orders)
     jobs = unit_jobs_if_any(loaded.layout)
-    return SubmitResult(submissions=submissions, status=run_status(loaded.layout, units, _job_statuses(jobs)))
+    return SubmitResult(submissions=submissions, status=run_status(loaded.layout, units, jobs))
 
 
 def _no_status() -> None:
@@ -276,7 +277,7 @@ def cancel(run: str, units: Sequence[str] = ()) -> list[str]:
     if wanted:
         from hpcq.slurm.squeue import cancel as cancel_jobs
 
-        cancel_jobs(jobs[unit_id].element for unit_id in wanted)
+        cancel_jobs(jobs[unit_id].job_id for unit_id in wanted)
         for unit_id in wanted:
             job = jobs[unit_id]
             if job.state is UnitState.PENDING:  # a running job records its cancellation itself
@@ -374,7 +375,8 @@ def init_profile(path: Path | None = None, *, overwrite: bool = False) -> Path:
         SetupError: Slurm is missing, does not answer, or has no nodes that hpcq can use.
     """
     from hpcq.manifest.templates import draft_profile
-    from hpcq.slurm.sinfo import cluster_name, node_groups
+    from hpcq.slurm.client import cluster_name
+    from hpcq.slurm.sinfo import node_groups
 
     name = cluster_name()
     target = path or Path("clusters") / f"{slug(name)}.toml"
@@ -405,14 +407,7 @@ def _query_status(record: RunRecord) -> RunStatus:
     current = run_status(record.layout, record.plan_document["units"], {})
     if current.state is UnitState.DONE:
         return current
-    return run_status(record.layout, record.plan_document["units"], _job_statuses(unit_jobs_if_any(record.layout)))
-
-
-def _job_statuses(jobs: Mapping[str, UnitJobStatus]) -> dict[str, JobStatus]:
-    return {
-        unit_id: JobStatus(job_id=job.job_id, state=job.state, reason=job.reason, log=job.log)
-        for unit_id, job in jobs.items()
-    }
+    return run_status(record.layout, record.plan_document["units"], unit_jobs_if_any(record.layout))
 
 
 def _units_to_submit(

@@ -22,16 +22,8 @@ from hpcq.launch.recovery.close_attempts import EndedJob, close_and_decide, reco
 from hpcq.launch.recovery.node_exclusion import join_excluded, nodes_to_exclude
 from hpcq.launch.recovery.retry_policy import Action, Decision
 from hpcq.launch.submissions import SubmissionSpec, read_spec
-from hpcq.slurm.scontrol import (
-    JobDetails,
-    SlurmJob,
-    can_start,
-    current_job,
-    pending_jobs,
-    requeue,
-    show_job,
-    update_jobs,
-)
+from hpcq.slurm.jobs import SlurmJob, SlurmState
+from hpcq.slurm.scontrol import can_start, current_job, pending_jobs, requeue, show_job, update_jobs
 
 DONE, NOT_DONE = 0, 1
 """Exit codes of this program."""
@@ -61,7 +53,7 @@ def main(arguments: Sequence[str]) -> int:
 
 def _run(folder: Path, spec: SubmissionSpec, own: SlurmJob, status: int, log_offset: int) -> int:
     job = show_job(own.job_id)
-    if job is None or job.state != "RUNNING":
+    if job is None or job.state is not SlurmState.RUNNING:
         return NOT_DONE  # Slurm or the user is ending the job
     epilogue = Epilogue(folder=folder, spec=spec, own=own, job=job)
     if status:
@@ -80,7 +72,7 @@ def _run(folder: Path, spec: SubmissionSpec, own: SlurmJob, status: int, log_off
 class Epilogue:
     """Epilogue of one ended attempt: its record, the decision, the requeue of its job."""
 
-    def __init__(self, *, folder: Path, spec: SubmissionSpec, own: SlurmJob, job: JobDetails) -> None:
+    def __init__(self, *, folder: Path, spec: SubmissionSpec, own: SlurmJob, job: SlurmJob) -> None:
         self._folder = folder
         self._spec = spec
         self._own = own
@@ -90,7 +82,7 @@ class Epilogue:
 
     def record(self) -> AttemptRecord | None:
         """Return the record of this start of the job; None if the unit did not get that far."""
-        own = (self._own.job_id, self._own.restart)
+        own = (self._own.job_id, self._own.restarts)
         records = read_unit_attempts(self._spec.layout.attempts, self._unit)
         return next((one for one in reversed(records) if (one.job_id, one.restart) == own), None)
 
@@ -99,9 +91,9 @@ class Epilogue:
         job = EndedJob(
             job_id=self._own.job_id,
             launcher="slurm",
-            node=os.environ.get("SLURMD_NODENAME", ""),
+            node=self._own.node or "",
             log=str(self._log),
-            restart=self._own.restart,
+            restart=self._own.restarts,
         )
         failure = classify_exit_code(status) or _ENDED_BY_SIGNAL.get(status, Failure.NODE_FAULT)
         return record_failed_start(self._spec.layout, self._unit, job, failure)

@@ -33,7 +33,8 @@ from hpcq.launch.recovery.preemption import PreemptionHandler
 from hpcq.launch.recovery.retry_policy import OOM_STEPS, Action, RetryPolicy, next_oom_step
 from hpcq.launch.recovery.signals import SignalListener, ignore_termination_signals
 from hpcq.launch.recovery.stale_attempts import close_stale_attempts
-from hpcq.slurm.scontrol import SlurmJob, current_job
+from hpcq.slurm.jobs import SlurmJob
+from hpcq.slurm.scontrol import current_job
 
 _WORKERS = {
     UnitKind.QUANTIZE: ("hpcq.quantize.worker", "quantize"),
@@ -117,7 +118,7 @@ class UnitJob:
             start=utc_now(),
             launcher="slurm" if own else "local",
             process=identity(os.getpid()) or "",
-            restart=own.restart if own else 0,
+            restart=own.restarts if own else 0,
             gpus=self.gpus,
             oom_step=next_oom_step(history),
             facts={"planned": dict(self.planned)} if self.planned else {},

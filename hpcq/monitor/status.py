@@ -17,26 +17,10 @@ from hpcq.core.processes import is_alive
 from hpcq.core.run_lock import is_locked
 from hpcq.core.work import UnitKind, UnitState
 from hpcq.monitor.completed import completed_units
+from hpcq.monitor.unit_job import UnitJobStatus
 from hpcq.store import count_rows
 
 ACTIVE_STATES = (UnitState.RUNNING, UnitState.PENDING)
-
-
-@dataclass(frozen=True, kw_only=True)
-class JobStatus:
-    """State of a unit's job in Slurm.
-
-    Attributes:
-        job_id: Id in Slurm's notation, e.g. '7_0'.
-        state: State of the job; None if Slurm no longer knows it.
-        reason: State and reason in Slurm's words.
-        log: Path of the job's output from before the unit started.
-    """
-
-    job_id: str
-    state: UnitState | None
-    reason: str | None = None
-    log: str | None = None
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -146,7 +130,7 @@ class RunStatus:
         }
 
 
-def run_status(layout: RunLayout, units: Sequence[Mapping[str, Any]], jobs: Mapping[str, JobStatus]) -> RunStatus:
+def run_status(layout: RunLayout, units: Sequence[Mapping[str, Any]], jobs: Mapping[str, UnitJobStatus]) -> RunStatus:
     """Determine the status of a run.
 
     Args:
@@ -184,7 +168,7 @@ def _unit_status(
     layout: RunLayout,
     unit: Mapping[str, Any],
     attempts: list[AttemptRecord],
-    job: JobStatus | None,
+    job: UnitJobStatus | None,
     *,
     is_completed: bool,
 ) -> UnitStatus:
@@ -223,7 +207,7 @@ def _answered_requests(layout: RunLayout, last: AttemptRecord | None, *, is_comp
     return min(last.total, (last.restored or 0) + committed)
 
 
-def _state(last: AttemptRecord | None, job: JobStatus | None) -> tuple[UnitState, str | None]:
+def _state(last: AttemptRecord | None, job: UnitJobStatus | None) -> tuple[UnitState, str | None]:
     """Return state and reason of a unit without a result: Slurm takes precedence over the attempt record."""
     if job and job.state in ACTIVE_STATES:
         return (UnitState.RUNNING, None) if job.state is UnitState.RUNNING else (UnitState.PENDING, job.reason)
@@ -234,7 +218,7 @@ def _state(last: AttemptRecord | None, job: JobStatus | None) -> tuple[UnitState
     return _inactive_state(last, job)
 
 
-def _inactive_state(last: AttemptRecord | None, job: JobStatus | None) -> tuple[UnitState, str | None]:
+def _inactive_state(last: AttemptRecord | None, job: UnitJobStatus | None) -> tuple[UnitState, str | None]:
     """Return state and reason of a unit without a result that no job or process works on."""
     match last.outcome if last else None:
         case "done":
@@ -248,7 +232,7 @@ def _inactive_state(last: AttemptRecord | None, job: JobStatus | None) -> tuple[
     return (UnitState.FAILED, _disappeared_reason(last, job)) if job else (UnitState.WAITING, None)
 
 
-def _disappeared_reason(last: AttemptRecord | None, job: JobStatus | None) -> str:
+def _disappeared_reason(last: AttemptRecord | None, job: UnitJobStatus | None) -> str:
     number = job.job_id if job else (last.job_id if last else "")
     slurm_reason = f" ({job.reason})" if job and job.reason else ""
     if last is None:

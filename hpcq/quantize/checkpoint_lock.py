@@ -12,18 +12,18 @@ from __future__ import annotations
 import contextlib
 import json
 import os
-import re
 import secrets
 import shutil
-import subprocess
 import time
 from collections.abc import Callable, Iterator
 from dataclasses import asdict, dataclass
 from pathlib import Path
 
 from hpcq.core.attempts import AttemptRecord, utc_now
+from hpcq.core.errors import SetupError
 from hpcq.core.files import committed_folder, temporary_path
 from hpcq.core.processes import identity, is_alive
+from hpcq.slurm.scontrol import show_job
 
 CLAIM_SUFFIX = ".claim"
 OWNER_FILE = "owner.json"
@@ -32,8 +32,6 @@ POLL_INTERVAL_S = 1.0
 SLURM_QUERY_INTERVAL_S = 30.0
 """Minimum time between two queries for one job: a site may allow four calls per minute and user."""
 
-CLIENT_TIMEOUT_S = 30.0
-_ACTIVE_STATES = ("RUNNING", "COMPLETING", "SUSPENDED", "STOPPED", "SIGNALING", "STAGE_OUT", "RESIZING", "CONFIGURING")
 _HOST_AND_BOOT_FIELDS = 2
 
 
@@ -197,16 +195,9 @@ class _OwnerLiveness:
 
 def is_job_over(job_id: str, restart: int) -> bool:
     """Whether Slurm reports that the job's run number `restart` has ended; False if Slurm does not answer."""
-    command = ["scontrol", "--oneliner", "show", "job", job_id]
     try:
-        result = subprocess.run(command, capture_output=True, text=True, timeout=CLIENT_TIMEOUT_S, check=False)
-    except (OSError, subprocess.TimeoutExpired):
+        job = show_job(job_id)
+    except SetupError:
         return False
-    if result.returncode:
-        # Slurm purges a job MinJobAge (300 s by default) after its end, not earlier.
-        return "Invalid job id" in result.stderr
-    state = re.search(r"\bJobState=(\w+)", result.stdout)
-    restarts = re.search(r"\bRestarts=(\d+)", result.stdout)
-    return (state is not None and state[1] not in _ACTIVE_STATES) or (
-        restarts is not None and int(restarts[1]) > restart
-    )
+    # Slurm purges a job MinJobAge (300 s by default) after its end, not earlier.
+    return job is None or not job.state.may_have_process or job.restarts > restart

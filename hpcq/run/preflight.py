@@ -7,7 +7,7 @@ from hpcq.core.errors import SetupError, UserInputError
 from hpcq.core.work import EvaluateWork
 from hpcq.plan.units import PlannedUnit
 from hpcq.run.run import LoadedRun
-from hpcq.slurm.squeue import check_cluster
+from hpcq.slurm.client import check_cluster
 
 DEFAULT_ENVIRONMENTS = ("core", "transformers")
 """Environments that `make environments` creates."""

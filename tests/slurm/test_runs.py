@@ -69,7 +69,7 @@ def test_two_hundred_units_give_the_same_results_as_a_local_run(hpcq: Hpcq, clus
     assert sum(len(item["units"]) for item in submitted) == 213
     assert len(submitted) == 1 + 1 + 2 + 1  # unquantized shards, quantizations, shards of each, merge
     queued = poll("many")
-    assert {state.state for state in queued.values()} <= {UnitState.PENDING, UnitState.RUNNING, UnitState.DONE}
+    assert {job.state.unit_state for job in queued.values()} <= {UnitState.PENDING, UnitState.RUNNING, UnitState.DONE}
     while (document := hpcq("status", "many", "--json").document)["state"] in ("running", "pending"):
         time.sleep(2)
     assert document["counts"] == {"done": 213}

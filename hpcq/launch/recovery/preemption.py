@@ -22,7 +22,8 @@ from hpcq.core.failures import SIGTERMED, Failure
 from hpcq.core.paths import RunLayout
 from hpcq.launch.recovery.close_attempts import combined_reason, committed_rows, decide_from_records
 from hpcq.launch.recovery.retry_policy import RetryPolicy
-from hpcq.slurm.scontrol import JobDetails, requeue, show_job
+from hpcq.slurm.jobs import SlurmJob, SlurmState
+from hpcq.slurm.scontrol import requeue, show_job
 
 SIGNAL_DELAY_S = 90
 """Seconds between the signal and the time limit: enough to commit a last segment on a slow disk."""
@@ -62,7 +63,7 @@ class PreemptionHandler:
         cause = f"received {number.name}" if number else "slurmstepd was killed"
         self._attempt.update(outcome="interrupted", reason=f"{cause}: preempted or cancelled", end=utc_now())
         job = show_job(self._attempt.record.job_id)
-        if job is not None and job.state == "RUNNING":
+        if job is not None and job.state is SlurmState.RUNNING:
             return self._requeue(_failure(number, job), cause)
         # Slurm is ending the job, or it does not see that the process still runs (slurmstepd is dead).
         return job is not None or number is None
@@ -85,7 +86,7 @@ class PreemptionHandler:
         return decision.action.is_retry
 
 
-def _failure(number: signal.Signals | None, job: JobDetails) -> Failure:
+def _failure(number: signal.Signals | None, job: SlurmJob) -> Failure:
     if number is None:
         return Failure.KILLED
     # In the grace time of a preemption, EndTime is the end of the grace time.

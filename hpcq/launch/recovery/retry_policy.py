@@ -7,7 +7,7 @@ that their decisions cannot differ.
 from __future__ import annotations
 
 from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import dataclass
 from datetime import datetime, timedelta
 from enum import StrEnum
 from typing import Any
@@ -89,13 +89,9 @@ class RetryPolicy:
             return planned
         return max(planned, min(planned * OOM_STEPS[oom_step].host_memory_factor, self.max_memory_gib))
 
-    def as_json(self) -> dict[str, Any]:
-        """Return the fields as JSON, for `submission.json`."""
-        return asdict(self)
-
     @classmethod
     def from_json(cls, content: Mapping[str, Any]) -> RetryPolicy:
-        """Read the output of `as_json`. Unknown fields (of later versions) are ignored."""
+        """Read the fields from `submission.json`. Unknown fields (of later versions) are ignored."""
         return cls(**{key: value for key, value in content.items() if key in cls.__dataclass_fields__})
 
 

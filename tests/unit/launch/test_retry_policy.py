@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import asdict
 from datetime import UTC, datetime, timedelta
 
 import pytest
@@ -153,4 +154,4 @@ def test_nodes_with_recent_faults_are_excluded_up_to_the_maximum() -> None:
 def test_a_policy_is_restored_from_json() -> None:
     """Unknown fields (of a later version) are ignored."""
     policy = RetryPolicy(gpu_hours=2.5, max_memory_gib=64)
-    assert RetryPolicy.from_json({**policy.as_json(), "later": 1}) == policy
+    assert RetryPolicy.from_json({**asdict(policy), "later": 1}) == policy

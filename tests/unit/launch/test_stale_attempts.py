@@ -15,10 +15,11 @@ from hpcq.core.paths import RunLayout
 from hpcq.core.processes import identity
 from hpcq.launch.recovery.retry_policy import RetryPolicy
 from hpcq.launch.recovery.stale_attempts import close_stale_attempts
-from hpcq.slurm.scontrol import JobDetails, SlurmJob, parse_job
+from hpcq.slurm.jobs import SlurmJob, SlurmState
+from hpcq.slurm.scontrol import parse_job
 from tests.slurm.synthetic_units import layout_at
 
-OWN = SlurmJob(job_id="9", restart=1)
+OWN = SlurmJob(job_id="9", state=SlurmState.RUNNING, restarts=1)
 FAILED = "JobId=8 JobState=FAILED Reason=None Restarts=0 ExitCode=71:0 EndTime=Unknown\n"
 
 
@@ -42,10 +43,10 @@ def record_attempt(layout: RunLayout, **changes: object) -> None:
     new_attempt(layout.attempts, AttemptRecord(**{**known, **changes}))  # type: ignore[arg-type]
 
 
-def closed(layout: RunLayout, details: JobDetails | SetupError | None) -> AttemptRecord:
+def closed(layout: RunLayout, details: SlurmJob | SetupError | None) -> AttemptRecord:
     """Return the record after the next attempt has started, if Slurm reports `details` for all other jobs."""
 
-    def query_job(_job_id: str) -> JobDetails | None:
+    def query_job(_job_id: str) -> SlurmJob | None:
         if isinstance(details, SetupError):
             raise details
         return details
@@ -94,7 +95,7 @@ def test_the_exit_code_of_another_job_gives_the_failure(layout: RunLayout) -> No
     ],
 )
 def test_attempts_that_may_be_alive_or_that_the_user_ended_are_not_changed(
-    layout: RunLayout, changes: dict[str, object], details: JobDetails | SetupError | None
+    layout: RunLayout, changes: dict[str, object], details: SlurmJob | SetupError | None
 ) -> None:
     """A record is closed only if its process is proven dead."""
     record_attempt(layout, **changes)
