@@ -21,6 +21,7 @@ from typing import Any
 from hpcq.core.addressing import slug
 from hpcq.core.errors import SetupError, UserInputError
 from hpcq.core.files import make_folder, write_text
+from hpcq.core.outcomes import Launcher
 from hpcq.core.paths import RunLayout
 from hpcq.core.permissions import private_folders
 from hpcq.core.run_lock import run_lock
@@ -281,7 +282,7 @@ def cancel(run: str, units: Sequence[str] = ()) -> list[str]:
         for unit_id in wanted:
             job = jobs[unit_id]
             if job.state is UnitState.PENDING:  # a running job records its cancellation itself
-                ended = EndedJob(job_id=job.job_id, launcher="slurm", node="", log=job.log)
+                ended = EndedJob(job_id=job.job_id, launcher=Launcher.SLURM, node="", log=job.log)
                 record_cancelled(record.layout, unit_id, ended)
         ending = wait_until_ended(record.layout, (jobs[unit_id] for unit_id in wanted), CANCEL_TIMEOUT_S)
         if ending:

@@ -17,10 +17,11 @@ from pathlib import Path
 from hpcq.core.attempts import AttemptRecord, read_attempts, read_unit_attempts
 from hpcq.core.errors import HpcqError, SetupError
 from hpcq.core.failures import Failure, classify_exit_code
+from hpcq.core.outcomes import Action, Launcher, Outcome
 from hpcq.core.work import UnitKind
 from hpcq.launch.recovery.close_attempts import EndedJob, close_and_decide, record_failed_start
 from hpcq.launch.recovery.node_exclusion import join_excluded, nodes_to_exclude
-from hpcq.launch.recovery.retry_policy import Action, Decision
+from hpcq.launch.recovery.retry_policy import Decision
 from hpcq.launch.submissions import SubmissionSpec, read_spec
 from hpcq.slurm.jobs import SlurmJob, SlurmState
 from hpcq.slurm.scontrol import can_start, current_job, pending_jobs, requeue, show_job, update_jobs
@@ -58,7 +59,7 @@ def _run(folder: Path, spec: SubmissionSpec, own: SlurmJob, status: int, log_off
     epilogue = Epilogue(folder=folder, spec=spec, own=own, job=job)
     if status:
         record = epilogue.record() or epilogue.record_failed_start(status)
-        if record.outcome == "done":
+        if record.outcome is Outcome.DONE:
             status = 0
         elif epilogue.decide_and_requeue(record, status, log_offset):
             return NOT_DONE
@@ -90,7 +91,7 @@ class Epilogue:
         """Record the attempt on behalf of the unit. The default is a node fault: the unit may start on another node."""
         job = EndedJob(
             job_id=self._own.job_id,
-            launcher="slurm",
+            launcher=Launcher.SLURM,
             node=self._own.node or "",
             log=str(self._log),
             restart=self._own.restarts,
@@ -107,7 +108,7 @@ class Epilogue:
                 self._spec.layout, record, self._spec.retries, failure=failure, reason=reason
             )
         else:
-            decision = Decision(action=Action(record.decision), reason=record.reason or "", oom_step=record.oom_step)
+            decision = Decision(action=record.decision, reason=record.reason or "", oom_step=record.oom_step)
         if decision.action.is_retry:
             self._requeue(decision)
         return decision.action.is_retry

@@ -17,6 +17,7 @@ from typing import Any
 from hpcq.core.attempts import AttemptRecord, read_attempts
 from hpcq.core.failures import Failure
 from hpcq.core.files import storage_errors
+from hpcq.core.outcomes import Launcher, Outcome
 from hpcq.core.paths import RunLayout
 from hpcq.core.processes import identity
 from hpcq.core.work import UnitState
@@ -167,9 +168,9 @@ class LocalLauncher:
         for task in [task for task in self._running if task.job.done()]:
             self._running.remove(task)
             record = self._record(task) or self._record_failed_start(task)
-            if record.outcome == "done":
+            if record.outcome is Outcome.DONE:
                 self._set_result(task, UnitState.DONE)
-            elif record.outcome == "interrupted":
+            elif record.outcome is Outcome.INTERRUPTED:
                 self._set_result(task, UnitState.FAILED, record.reason)
             else:
                 self._retry_or_fail(task, record)
@@ -187,7 +188,7 @@ class LocalLauncher:
     def _record_failed_start(self, task: _Task) -> AttemptRecord:
         """Record the attempt on behalf of the job, so that later commands report why the unit did not start."""
         log = str(task.job.paths.stderr)
-        job = EndedJob(job_id=str(task.job.job_id), launcher="local", node=socket.gethostname(), log=log)
+        job = EndedJob(job_id=str(task.job.job_id), launcher=Launcher.LOCAL, node=socket.gethostname(), log=log)
         return record_failed_start(self.layout, task.unit.unit_id, job, Failure.MISSING_RESOURCE)
 
     def _record(self, task: _Task) -> AttemptRecord | None:

@@ -12,6 +12,8 @@ from datetime import datetime
 from typing import Any
 
 from hpcq.core.attempts import AttemptRecord, last_log_line, read_attempts
+from hpcq.core.failures import Failure
+from hpcq.core.outcomes import Action, Launcher, Outcome
 from hpcq.core.paths import RunLayout
 from hpcq.core.processes import is_alive
 from hpcq.core.run_lock import is_locked
@@ -41,8 +43,8 @@ class UnitStatus:
         seconds: Time spent in ended attempts.
         running_since: Start of the running attempt, in UTC, ISO 8601.
         restored: Requests already in the store when the last attempt started.
-        failure: Class of the last failure (`hpcq.core.failures.Failure`).
-        decision: What follows from it (`hpcq.launch.recovery.retry_policy.Action`).
+        failure: Class of the last failure.
+        decision: What follows from it.
         asked_tokens: Tokens of all log-likelihood requests, without prefix sharing. Attempts report it when they end;
             None if none has reported.
         computed_tokens: Tokens computed for these requests; None if no attempt has reported.
@@ -61,20 +63,21 @@ class UnitStatus:
     seconds: float | None
     running_since: str | None = None
     restored: int = 0
-    failure: str | None = None
-    decision: str | None = None
+    failure: Failure | None = None
+    decision: Action | None = None
     asked_tokens: int | None = None
     computed_tokens: int | None = None
 
     @property
     def has_failed_permanently(self) -> bool:
         """Whether only `hpcq resume --failed` runs the unit again."""
-        return self.state is UnitState.FAILED and self.decision == "failed permanently"
+        return self.state is UnitState.FAILED and self.decision is Action.FAIL
 
     @property
     def is_on_hold(self) -> bool:
         """Whether the unit runs again only on the user's request. Includes cancelled units."""
-        return self.state in (UnitState.FAILED, UnitState.CANCELLED) and self.decision in ("hold", "failed permanently")
+        has_ended = self.state in (UnitState.FAILED, UnitState.CANCELLED)
+        return has_ended and self.decision is not None and not self.decision.is_retry
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -211,7 +214,7 @@ def _state(last: AttemptRecord | None, job: UnitJobStatus | None) -> tuple[UnitS
     """Return state and reason of a unit without a result: Slurm takes precedence over the attempt record."""
     if job and job.state in ACTIVE_STATES:
         return (UnitState.RUNNING, None) if job.state is UnitState.RUNNING else (UnitState.PENDING, job.reason)
-    if last and last.launcher == "local" and last.outcome == "running" and is_alive(last.process):
+    if last and last.launcher is Launcher.LOCAL and last.outcome is Outcome.RUNNING and is_alive(last.process):
         return UnitState.RUNNING, None
     if job and job.state is UnitState.CANCELLED:
         return UnitState.CANCELLED, job.reason
@@ -221,13 +224,13 @@ def _state(last: AttemptRecord | None, job: UnitJobStatus | None) -> tuple[UnitS
 def _inactive_state(last: AttemptRecord | None, job: UnitJobStatus | None) -> tuple[UnitState, str | None]:
     """Return state and reason of a unit without a result that no job or process works on."""
     match last.outcome if last else None:
-        case "done":
+        case Outcome.DONE:
             return UnitState.WAITING, "the result is outdated or was removed; run `hpcq resume` to create it again"
-        case "failed":
+        case Outcome.FAILED | Outcome.UNKNOWN:
             return UnitState.FAILED, last.reason if last else None
-        case "interrupted":
+        case Outcome.INTERRUPTED:
             return UnitState.CANCELLED, (last.reason if last else None) or "interrupted"
-        case "running":
+        case Outcome.RUNNING:
             return UnitState.FAILED, _disappeared_reason(last, job)
     return (UnitState.FAILED, _disappeared_reason(last, job)) if job else (UnitState.WAITING, None)
 

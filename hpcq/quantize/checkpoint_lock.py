@@ -22,6 +22,7 @@ from pathlib import Path
 from hpcq.core.attempts import AttemptRecord, utc_now
 from hpcq.core.errors import SetupError
 from hpcq.core.files import committed_folder, temporary_path
+from hpcq.core.outcomes import Launcher, parse_value
 from hpcq.core.processes import identity, is_alive
 from hpcq.slurm.scontrol import show_job
 
@@ -41,7 +42,7 @@ class LockOwner:
 
     Attributes:
         unit: The unit's id.
-        launcher: "slurm" or "local".
+        launcher: What started the attempt.
         node: Host name.
         process: Identity of the process (`hpcq.core.processes.identity`).
         job_id: Slurm's job id.
@@ -51,7 +52,7 @@ class LockOwner:
     """
 
     unit: str
-    launcher: str
+    launcher: Launcher
     node: str
     process: str
     job_id: str
@@ -131,7 +132,8 @@ def _read_owner(claim: Path) -> LockOwner | None:
     """Return the owner of a claim; None if the claim was released, is missing, or cannot be parsed."""
     try:
         content = json.loads((claim / OWNER_FILE).read_text(encoding="utf-8"))
-        owner = LockOwner(**{key: content[key] for key in LockOwner.__dataclass_fields__})
+        fields = {key: content[key] for key in LockOwner.__dataclass_fields__}
+        owner = LockOwner(**{**fields, "launcher": parse_value(Launcher, fields["launcher"])})
     except (FileNotFoundError, ValueError, KeyError, TypeError):
         return None
     return None if (claim / RELEASED).exists() else owner
@@ -155,7 +157,7 @@ def _remove_claims(folder: Path) -> None:
 
 
 def _waiting_message(owner: LockOwner, folder: Path) -> str:
-    if owner.launcher == "slurm":
+    if owner.launcher is Launcher.SLURM:
         return f"waiting for job {owner.job_id} on {owner.node}, which is creating this checkpoint"
     return (
         f"waiting for {owner.node} (process {owner.process.split()[-2:][0]}), which has been creating this checkpoint "
@@ -175,12 +177,12 @@ class _OwnerLiveness:
         me = self._me
         if owner.process == me.process:
             return True  # an earlier claim of this process, which it could not release
-        if owner.launcher == me.launcher == "slurm" and owner.job_id == me.job_id and owner.restart < me.restart:
+        if owner.launcher is me.launcher is Launcher.SLURM and owner.job_id == me.job_id and owner.restart < me.restart:
             return True
         there, here = (who.process.split()[:_HOST_AND_BOOT_FIELDS] for who in (owner, me))
         if there == here:
             return not is_alive(owner.process)
-        if owner.launcher == "slurm":
+        if owner.launcher is Launcher.SLURM:
             return self._is_job_over(owner)
         return there[:1] == here[:1]  # a process of this host before its reboot
 

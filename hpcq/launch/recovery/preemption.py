@@ -19,6 +19,7 @@ from datetime import datetime, timedelta
 from hpcq.core.attempts import Attempt, utc_now
 from hpcq.core.errors import HpcqError
 from hpcq.core.failures import SIGTERMED, Failure
+from hpcq.core.outcomes import Outcome
 from hpcq.core.paths import RunLayout
 from hpcq.launch.recovery.close_attempts import combined_reason, committed_rows, decide_from_records
 from hpcq.launch.recovery.retry_policy import RetryPolicy
@@ -61,7 +62,7 @@ class PreemptionHandler:
     def _record_and_requeue(self, number: signal.Signals | None) -> bool:
         """Record the interruption and requeue the job if necessary; return whether this process may exit."""
         cause = f"received {number.name}" if number else "slurmstepd was killed"
-        self._attempt.update(outcome="interrupted", reason=f"{cause}: preempted or cancelled", end=utc_now())
+        self._attempt.update(outcome=Outcome.INTERRUPTED, reason=f"{cause}: preempted or cancelled", end=utc_now())
         job = show_job(self._attempt.record.job_id)
         if job is not None and job.state is SlurmState.RUNNING:
             return self._requeue(_failure(number, job), cause)
@@ -71,14 +72,14 @@ class PreemptionHandler:
     def _requeue(self, failure: Failure, cause: str) -> bool:
         before = self._attempt.record
         record = replace(
-            before, failure=str(failure), committed=committed_rows(self._layout, before), reason=f"{cause}: {failure}"
+            before, failure=failure, committed=committed_rows(self._layout, before), reason=f"{cause}: {failure}"
         )
         decision = decide_from_records(self._layout, record, self._policy)
         self._attempt.update(
             failure=record.failure,
             committed=record.committed,
             reason=combined_reason(record.reason, decision),
-            decision=str(decision.action),
+            decision=decision.action,
         )
         self._is_final = not decision.action.is_retry
         if decision.action.is_retry:

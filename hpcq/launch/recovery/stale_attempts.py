@@ -12,6 +12,7 @@ from collections.abc import Callable
 from hpcq.core.attempts import AttemptRecord, read_unit_attempts
 from hpcq.core.errors import SetupError
 from hpcq.core.failures import Failure, classify_exit_code
+from hpcq.core.outcomes import Launcher, Outcome
 from hpcq.core.paths import RunLayout
 from hpcq.core.processes import is_alive
 from hpcq.core.work import UnitState
@@ -65,16 +66,16 @@ def close_stale_attempts(
 
 def _is_open(record: AttemptRecord) -> bool:
     """Whether no decision is recorded. An interrupted local attempt needs none: the user interrupted it."""
-    is_interrupted = record.outcome == "interrupted" and record.launcher == "slurm"
-    has_failure = record.outcome == "failed" and record.failure is not None
-    return record.decision is None and (record.outcome == "running" or is_interrupted or has_failure)
+    is_interrupted = record.outcome is Outcome.INTERRUPTED and record.launcher is Launcher.SLURM
+    has_failure = record.outcome is Outcome.FAILED and record.failure is not None
+    return record.decision is None and (record.outcome is Outcome.RUNNING or is_interrupted or has_failure)
 
 
 def _failure(record: AttemptRecord, own: SlurmJob | None, query_job: ShowJob) -> Failure | None:
     """Return why the attempt ended; None if it may be alive, or if the user ended it."""
-    if record.outcome == "failed" and record.failure:
-        return Failure(record.failure)
-    if record.launcher == "local":
+    if record.outcome is Outcome.FAILED and record.failure:
+        return record.failure
+    if record.launcher is Launcher.LOCAL:
         here = record.process.startswith(f"{socket.gethostname()} ")
         return Failure.KILLED if here and not is_alive(record.process) else None
     if own is not None and record.job_id == own.job_id:
@@ -85,13 +86,13 @@ def _failure(record: AttemptRecord, own: SlurmJob | None, query_job: ShowJob) ->
         return None
     if job is None:
         # Slurm no longer knows the job. If it had received a signal, the user most likely cancelled it.
-        return Failure.KILLED if record.outcome == "running" else None
+        return Failure.KILLED if record.outcome is Outcome.RUNNING else None
     return failure_of_job(job)
 
 
 def _requeued(record: AttemptRecord) -> Failure:
     if record.failure:
-        return Failure(record.failure)
+        return record.failure
     with contextlib.suppress(SetupError):
         if is_down(record.node):
             return Failure.NODE_FAULT
