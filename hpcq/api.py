@@ -25,6 +25,7 @@ from hpcq.core.outcomes import Launcher
 from hpcq.core.paths import RunLayout
 from hpcq.core.permissions import private_folders
 from hpcq.core.run_lock import run_lock
+from hpcq.core.unit_ids import select_units
 from hpcq.core.work import UnitKind, UnitState
 from hpcq.launch.array_spec import Submission
 from hpcq.launch.build_array_spec import build_array_spec
@@ -55,6 +56,7 @@ __all__ = [
     "load_manifest",
     "load_run",
     "logs",
+    "match_units",
     "merge",
     "plan",
     "report",
@@ -236,15 +238,14 @@ def logs(run: str, unit: str | None = None) -> list[Path]:
 
     Args:
         run: Name or folder of the run, or its manifest.
-        unit: Part of unit ids; None for all units.
+        unit: Name that selects units (`hpcq.core.unit_ids.select_units`); None for all units.
 
     Raises:
-        UserInputError: The run does not exist, or no unit id contains `unit`.
+        UserInputError: The run does not exist, or the name selects no unit.
     """
     record = read_run(run)
     wanted = _matching_units(record, [unit] if unit else [])
-    found = {path: path.name.rsplit(".", 2)[0] for path in record.layout.job_logs.glob("*.log")}
-    found = {path: name for path, name in found.items() if name in wanted}
+    found = {path: name for path, name in record.layout.unit_logs().items() if name in wanted}
     started = set(found.values())
     for submission in read_submissions(record.layout):
         for index, name in enumerate(submission.units):
@@ -254,6 +255,15 @@ def logs(run: str, unit: str | None = None) -> list[Path]:
     return sorted(found, key=lambda path: path.stat().st_mtime_ns)
 
 
+def match_units(run: str, names: Sequence[str]) -> dict[str, tuple[str, ...]]:
+    """Return the ids of the run's units that each name selects.
+
+    Raises:
+        UserInputError: The run does not exist, or a name selects no unit.
+    """
+    return select_units([unit["id"] for unit in read_run(run).plan_document["units"]], names)
+
+
 def cancel(run: str, units: Sequence[str] = ()) -> list[str]:
     """Cancel the pending and running jobs of the run, and return when they have ended.
 
@@ -261,13 +271,13 @@ def cancel(run: str, units: Sequence[str] = ()) -> list[str]:
 
     Args:
         run: Name or folder of the run, or its manifest.
-        units: Unit ids or parts of them; empty for all units.
+        units: Names that select units (`hpcq.core.unit_ids.select_units`); empty for all units.
 
     Returns:
         Ids of the cancelled units.
 
     Raises:
-        UserInputError: The run or a unit does not exist.
+        UserInputError: The run does not exist, or a name selects no unit.
         SetupError: A command on another host is running the units, or the jobs are still completing after
             `CANCEL_TIMEOUT_S`.
     """
@@ -443,16 +453,7 @@ def _units_to_submit(
     return chosen
 
 
-def _matching_units(record: RunRecord, parts: Sequence[str]) -> set[str]:
+def _matching_units(record: RunRecord, names: Sequence[str]) -> set[str]:
+    """Return the ids that the names select; all ids without names."""
     known = [unit["id"] for unit in record.plan_document["units"]]
-    if not parts:
-        return set(known)
-    named: set[str] = set()
-    for part in parts:
-        found = {unit_id for unit_id in known if part in unit_id}
-        if not found:
-            raise UserInputError(
-                f"{part}: no unit of run '{record.layout.name}' has this in its id; see `hpcq status`."
-            )
-        named |= found
-    return named
+    return {unit_id for found in select_units(known, names).values() for unit_id in found} if names else set(known)

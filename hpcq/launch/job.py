@@ -101,7 +101,7 @@ class UnitJob:
 
     def _run(self, rank_info: RankInfo | None) -> None:
         attempt = self._start_attempt()
-        log = self.layout.job_logs / f"{self.unit_id}.{attempt.record.attempt}.log"
+        log = self.layout.unit_log(self.unit_id, attempt.record.attempt)
         recorder = _OutcomeRecorder(attempt, self.layout)
         with redirect_output(log), self._signal_listener(attempt), recorder, _coordinator(rank_info, attempt, recorder):
             sys.stdout.write(_log_header(attempt.record))

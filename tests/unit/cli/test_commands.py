@@ -95,7 +95,7 @@ def test_synthetic_responses_have_no_scores(finished: Hpcq) -> None:
 
 
 def test_logs_of_one_unit(finished: Hpcq) -> None:
-    """Part of a unit id selects its log."""
+    """The kind of a unit selects its log."""
     done = finished("logs", "rehearsal", "merge")
     assert done.code == 0
     assert done.out.count("==>") == 1
@@ -150,13 +150,21 @@ def test_an_unknown_run_is_reported_with_the_known_runs(finished: Hpcq) -> None:
 
 
 def test_an_unknown_unit_is_reported(finished: Hpcq) -> None:
-    """`logs RUN nonsense` and `cancel RUN nonsense` report the part that no unit id contains."""
+    """`logs RUN merg` and `cancel RUN merg` exit with 2 and print the nearest ids; nothing is cancelled or printed."""
     for verb in ("logs", "cancel"):
-        done = finished(verb, "rehearsal", "nonsense")
-        assert (done.code, done.err.strip()) == (
-            2,
-            "nonsense: no unit of run 'rehearsal' has this in its id; see `hpcq status`.",
-        )
+        done = finished(verb, "rehearsal", "merg")
+        assert (done.code, done.out) == (2, "")
+        assert done.err.startswith("merg: no unit of this run has this id")
+        assert "Nearest: merge.rehearsal, " in done.err
+
+
+def test_cancel_prints_what_each_name_selects(finished: Hpcq) -> None:
+    """A scheme selects the quantization and both shards of its evaluation, a pattern the merge."""
+    lines = finished("cancel", "rehearsal", "synthetic-w4a16", "merge.*").out.splitlines()
+    assert lines[0] == "synthetic-w4a16: 3 units"
+    assert [line.strip().partition(".")[0] for line in lines[1:4]] == ["quantize", "evaluate", "evaluate"]
+    assert lines[4:6] == ["merge.*: 1 unit", "  merge.rehearsal"]
+    assert lines[6] == "Nothing to cancel: no job of these units is pending or running."
 
 
 def test_a_report_that_cannot_be_written_is_an_error(finished: Hpcq) -> None:
