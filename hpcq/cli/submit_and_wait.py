@@ -40,7 +40,7 @@ def confirm(loaded: api.LoadedRun, *, yes: bool, retry_failed: bool = False) -> 
 
 
 def submit_and_wait(loaded: api.LoadedRun, *, wait: bool, as_json: bool, retry_failed: bool = False) -> int:
-    """Submit and print the jobs or, if the run has ended, its report.
+    """Submit, print the jobs at once, and print the report if the run has ended.
 
     Args:
         loaded: The run.
@@ -53,11 +53,10 @@ def submit_and_wait(loaded: api.LoadedRun, *, wait: bool, as_json: bool, retry_f
     """
     with progress_display() as on_status:
         result = api.submit(loaded, retry_failed=retry_failed, on_status=on_status)
-        status = result.status
-        while wait and status.state in ACTIVE_STATES:
-            time.sleep(WAIT_INTERVAL_S)
-            status = api.status(str(loaded.layout.folder))
-            on_status(status)
+    # Outside of the display: on a terminal, rich sends what is printed meanwhile to standard error.
+    if result.status.state in ACTIVE_STATES and not as_json:
+        _print_queued(result, loaded)
+    status = _wait_until_ended(loaded, result.status) if wait else result.status
     ended = status.state not in ACTIVE_STATES
     if as_json:
         submitted = [
@@ -66,9 +65,16 @@ def submit_and_wait(loaded: api.LoadedRun, *, wait: bool, as_json: bool, retry_f
         print_json({**status.as_json(), "submitted": submitted})
     elif ended:
         _print_result(status, loaded)
-    else:
-        _print_queued(result, loaded)
     return 1 if ended and status.state is not UnitState.DONE else 0
+
+
+def _wait_until_ended(loaded: api.LoadedRun, status: RunStatus) -> RunStatus:
+    with progress_display() as on_status:
+        while status.state in ACTIVE_STATES:
+            time.sleep(WAIT_INTERVAL_S)
+            status = api.status(str(loaded.layout.folder))
+            on_status(status)
+    return status
 
 
 def _print_queued(result: api.SubmitResult, loaded: api.LoadedRun) -> None:
