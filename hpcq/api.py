@@ -34,6 +34,7 @@ from hpcq.launch.local_control import interrupt_lock_owner, interrupt_units, sto
 from hpcq.launch.local_launcher import LocalLauncher, LocalResources
 from hpcq.launch.recovery.close_attempts import EndedJob, record_cancelled
 from hpcq.launch.submissions import read_submissions
+from hpcq.launch.visible_gpus import visible_gpus
 from hpcq.manifest.profiles import Profile
 from hpcq.monitor.status import ACTIVE_STATES, RunStatus, run_status
 from hpcq.monitor.unit_job import UnitJobStatus
@@ -41,7 +42,7 @@ from hpcq.plan.arrays import make_arrays
 from hpcq.plan.plan_json import estimated_gpu_hours, plan_document
 from hpcq.plan.schedule.simulator import simulate_estimates
 from hpcq.plan.units import PlannedArray, PlannedUnit
-from hpcq.run.preflight import check_submittable
+from hpcq.run.preflight import check_submittable, gpu_count
 from hpcq.run.run import LoadedRun, RunRecord, check_same_plan, load_manifest, load_run, read_run, write_run
 
 __all__ = [
@@ -408,7 +409,7 @@ def _local_machine(profile: Profile) -> LocalResources:
     return LocalResources(
         cores=len(os.sched_getaffinity(0)),
         memory_gib=memory_bytes / 2**30,
-        gpus=max((offer.gpus_per_node for offer in profile.gpu_classes.values()), default=0),
+        gpus=visible_gpus(os.environ, gpu_count(profile)),
         parallel_units=profile.local.parallel_units,
     )
 

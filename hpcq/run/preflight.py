@@ -2,12 +2,19 @@
 
 from __future__ import annotations
 
+import logging
+import os
+
 from hpcq.core import environments
 from hpcq.core.errors import SetupError, UserInputError
 from hpcq.core.work import EvaluateWork
+from hpcq.launch.visible_gpus import VisibleGpus, visible_gpus
+from hpcq.manifest.profiles import Profile
 from hpcq.plan.units import PlannedUnit
 from hpcq.run.run import LoadedRun
 from hpcq.slurm.client import check_cluster
+
+_LOG = logging.getLogger(__name__)
 
 DEFAULT_ENVIRONMENTS = ("core", "transformers")
 """Environments that `make environments` creates."""
@@ -29,6 +36,8 @@ def check_submittable(loaded: LoadedRun) -> None:
     ]
     problems = (_vllm_problem(unit, on_slurm=loaded.on_slurm) for unit in loaded.plan.units)
     refused += dict.fromkeys(filter(None, problems))
+    if not loaded.on_slurm:
+        refused += _visible_gpu_problems(loaded, visible_gpus(os.environ, gpu_count(loaded.profile)))
     if refused:
         raise UserInputError("\n".join(refused))
     missing = list(loaded.resolved.missing)
@@ -43,6 +52,28 @@ def check_submittable(loaded: LoadedRun) -> None:
         check_cluster()
     if missing:
         raise SetupError("\n".join(missing))
+
+
+def gpu_count(profile: Profile) -> int:
+    """Return the number of GPUs per node of the class with most."""
+    return max((gpu_class.gpus_per_node for gpu_class in profile.gpu_classes.values()), default=0)
+
+
+def _visible_gpu_problems(loaded: LoadedRun, visible: VisibleGpus) -> list[str]:
+    """Return why units of a local run cannot get their GPUs. Log a warning if they can, but not all at once."""
+    found, total = len(visible.names), gpu_count(loaded.profile)
+    if found == total or loaded.is_synthetic or not any(unit.shape.gpus for unit in loaded.plan.units):
+        return []
+    cause = f"{visible.variable} = {os.environ[visible.variable]!r} makes {found} of {total} GPUs visible"
+    problems = [
+        f"profile '{loaded.profile.name}': {cause}, but {unit.id} needs {unit.shape.gpus_per_node}. Make more of them"
+        f" visible, or set gpus_per_node of class '{unit.shape.gpu_class}' to the number of visible GPUs."
+        for unit in loaded.plan.units
+        if unit.shape.gpus_per_node > found
+    ]
+    if not problems:
+        _LOG.warning("profile '%s': %s. The run uses only these.", loaded.profile.name, cause)
+    return problems
 
 
 def _vllm_problem(unit: PlannedUnit, *, on_slurm: bool) -> str | None:
