@@ -17,15 +17,16 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 def run(arguments: argparse.Namespace) -> int:
     """Print what each UNIT selects, cancel, and print the number of cancelled units."""
-    from hpcq import api
+    import hpcq
 
-    for name, selected in api.match_units(arguments.run_name, arguments.units).items():
+    found = hpcq.find(arguments.run_name)
+    for name, selected in found.match_units(*arguments.units).items():
         print(f"{name}: {_count(len(selected))}")
         for unit_id in selected[:MAX_LISTED_UNITS]:
             print(f"  {unit_id}")
         if len(selected) > MAX_LISTED_UNITS:
             print(f"  … and {len(selected) - MAX_LISTED_UNITS} more")
-    cancelled = api.cancel(arguments.run_name, arguments.units)
+    cancelled = found.cancel(*arguments.units)
     if not cancelled:
         of_what = "these units" if arguments.units else "this run"
         print(f"Nothing to cancel: no job of {of_what} is pending or running.")

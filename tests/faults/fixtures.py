@@ -1,7 +1,4 @@
-"""What a round is played with: manifests, the cluster's profile, disks and clocks of its own, and the undisturbed run.
-
-Knows hpcq's manifests and profiles, and this machine. Knows nothing of faults.
-"""
+"""Fixtures of a trial: workloads, cluster profile, small disk, adjustable clock, and the fault-free reference run."""
 
 from __future__ import annotations
 
@@ -25,10 +22,11 @@ RUN = "campaign"
 FLUSH_INTERVAL_S = 3.0
 QUANTIZE_S = 3.0
 TIME_LIMIT_MIN = 3
-"""The longest unit runs for half a minute; a job that a killed slurmctld takes for running ends by this alone."""
+"""The longest unit takes half a minute. A job that slurmctld, after SIGKILL, wrongly lists as running ends only by this
+limit."""
 DISK_BYTES = 24 * 2**20
 
-_REHEARSAL = """
+_SYNTHETIC = """
 [run]
 name = "campaign"
 [cluster]
@@ -66,46 +64,55 @@ limit = 8
 dtype = "float32"
 batch_size = 2
 """
-REQUESTS_OF_A_VARIANT = 500
-"""Of the rehearsal: four of each of a hundred documents, and one of each of another hundred."""
+REQUESTS_PER_VARIANT = 500
+"""In the synthetic workload: four for each of 100 documents, and one for each of another 100."""
 
 
 @dataclass(frozen=True, kw_only=True)
-class Piece:
-    """What is run again and again. is_real: with the real model."""
+class Workload:
+    """A manifest that the campaign runs repeatedly. `is_real`: with a real model instead of synthetic responses."""
 
     name: str
     manifest: str
     is_real: bool
 
 
-REHEARSAL = Piece(name="rehearsal", manifest=_REHEARSAL, is_real=False)
-REAL = Piece(name="real model", manifest=_REAL, is_real=True)
+SYNTHETIC = Workload(name="synthetic", manifest=_SYNTHETIC, is_real=False)
+REAL = Workload(name="real model", manifest=_REAL, is_real=True)
 
 
 @dataclass(frozen=True, kw_only=True)
-class Undisturbed:
-    """The results of a run that nobody disturbed: its data, and how many requests it answered."""
+class Reference:
+    """Results of a run without faults.
+
+    Attributes:
+        data: Bytes of each dataset of its results file.
+        expected: Number of requests.
+    """
 
     data: Mapping[str, bytes]
     expected: int
 
 
-def undisturbed(piece: Piece, hpcq: Hpcq, pythons: Mapping[str, Path]) -> Undisturbed:
-    """Run `piece` on this machine, in the folder of `hpcq`."""
-    manifest = hpcq.write(piece.manifest)
+def run_reference(workload: Workload, hpcq: Hpcq, pythons: Mapping[str, Path]) -> Reference:
+    """Run `workload` on this machine without faults, in the folder of `hpcq`.
+
+    Raises:
+        RuntimeError: The model cannot be staged, or the run fails.
+    """
+    manifest = hpcq.write(workload.manifest)
     profile = _write_local_profile(hpcq.folder, pythons)
-    if piece.is_real and (staged := hpcq("stage", manifest, timeout_s=1800)).code:
-        raise RuntimeError(f"The real model cannot be had:\n{staged.out}{staged.err}")
-    done = hpcq("submit", manifest, "-O", f"cluster.profile={profile}", timeout_s=1800)
-    if done.code:
-        raise RuntimeError(f"The undisturbed run of the {piece.name} failed:\n{done.out}{done.err}")
+    if workload.is_real and (staged := hpcq("stage", manifest, timeout_s=1800)).code:
+        raise RuntimeError(f"The real model cannot be staged:\n{staged.out}{staged.err}")
+    submitted = hpcq("submit", manifest, "-O", f"cluster.profile={profile}", timeout_s=1800)
+    if submitted.code:
+        raise RuntimeError(f"The reference run ({workload.name}) failed:\n{submitted.out}{submitted.err}")
     merged = hpcq("merge", RUN, "--json").document
-    return Undisturbed(data=read_datasets(hpcq.folder / "runs" / RUN / "results.h5"), expected=merged["expected"])
+    return Reference(data=read_datasets(hpcq.folder / "runs" / RUN / "results.h5"), expected=merged["expected"])
 
 
 def write_profile(folder: Path, pythons: Mapping[str, Path], variables: Mapping[str, str]) -> Path:
-    """Write a profile whose one class is all nodes of the virtual cluster, so that a unit has somewhere else to go."""
+    """Write a profile with all nodes of the virtual cluster in one class, so that units can move to another node."""
     values: dict[str, object] = {
         "partition": "all",
         "gpu": "A6000-48",
@@ -143,25 +150,30 @@ def _write_profile(
     return path
 
 
-def rehearsal_variables(journal: Path) -> dict[str, str]:
-    """What the workers of a rehearsal are told: how long to quantize, and where to write down what they answer."""
+def synthetic_variables(journal: Path) -> dict[str, str]:
+    """Return the environment variables of synthetic workers: duration of a quantization, folder of the journal."""
     return {SECONDS_VARIABLE: str(QUANTIZE_S), JOURNAL_VARIABLE: str(journal)}
 
 
 @contextlib.contextmanager
 def small_disk(folder: Path) -> Iterator[Path]:
-    """A file system of its own at `folder`, which only root may have."""
+    """Mount a small file system at `folder`, which requires root.
+
+    Raises:
+        CalledProcessError: mount failed.
+        FileNotFoundError: mount is not installed.
+    """
     folder.mkdir(parents=True)
     subprocess.run(["mount", "-t", "tmpfs", "-o", f"size={DISK_BYTES}", "hpcq-faults", str(folder)], check=True)
     try:
         yield folder
     finally:
-        # Lazily: a worker that should be gone may still have a file open, and the judge says so elsewhere.
+        # Lazily: a worker that should have exited may still have an open file. The trial reports such workers itself.
         subprocess.run(["umount", "--lazy", str(folder)], check=False)
 
 
-def may_mount(folder: Path) -> bool:
-    """Whether this user may have small disks."""
+def can_mount(folder: Path) -> bool:
+    """Whether this user can mount a small disk."""
     try:
         with small_disk(folder):
             return True
@@ -169,14 +181,18 @@ def may_mount(folder: Path) -> bool:
         return False
 
 
-def clocked_python(folder: Path, python: Path) -> tuple[Path, Path] | None:
-    """An interpreter whose wall clock is wrong by what a file says, and that file; None where nothing compiles."""
+def python_with_clock(folder: Path, python: Path) -> tuple[Path, Path] | None:
+    """Build an interpreter whose wall clock is offset by the number of seconds in a file.
+
+    Returns:
+        The interpreter and the file; None: there is no C compiler.
+    """
     if shutil.which("cc") is None:
         return None
-    library, clock, wrapper = folder / "clock.so", folder / "clock", folder / "python"
+    library, offset_file, wrapper = folder / "clock.so", folder / "clock", folder / "python"
     source = Path(__file__).with_name("clock.c")
     subprocess.run(["cc", "-O2", "-shared", "-fPIC", "-o", str(library), str(source), "-ldl"], check=True)
-    clock.write_bytes(struct.pack("q", 0))
-    wrapper.write_text(f'#!/bin/sh\nLD_PRELOAD={library} HPCQ_TEST_CLOCK={clock} exec {python} "$@"\n')
+    offset_file.write_bytes(struct.pack("q", 0))
+    wrapper.write_text(f'#!/bin/sh\nLD_PRELOAD={library} HPCQ_TEST_CLOCK={offset_file} exec {python} "$@"\n')
     wrapper.chmod(0o755)
-    return wrapper, clock
+    return wrapper, offset_file

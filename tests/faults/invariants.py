@@ -1,6 +1,6 @@
-"""What must be true of a run when it has ended, whatever was done to it; and how much of its work was done twice.
+"""Invariants of a run that has ended, under all faults; and how many of its requests were answered repeatedly, and why.
 
-Knows results files, attempts' records and the rehearsal's journal. Knows nothing of faults.
+Reads results files, attempt records and the journals of the synthetic back end.
 """
 
 from __future__ import annotations
@@ -17,32 +17,41 @@ from hpcq.core.failures import Failure
 from hpcq.core.paths import RunLayout
 
 COMMIT_S = 1.5
-"""That a commit may take beyond the flush interval, on a slow and busy machine, while the work goes on."""
+"""Allowance for a commit after the flush interval, on a slow and busy machine, while the work continues."""
 OVERLAP_S = 2.0
-"""Between reading what is known and the first answer: a process that starts so soon had no chance to know better."""
+"""Time between loading the index and the first answer. A process that starts within it cannot know the other's answers.
+"""
 
 
-def differences(here: Mapping[str, bytes], there: Mapping[str, bytes]) -> list[str]:
-    """Names of the datasets that are not the same bytes in both; what was set aside is judged by itself."""
-    names = (here.keys() | there.keys()) - {"set_aside"}
-    return sorted(name for name in names if here.get(name) != there.get(name))
+def differing_datasets(data: Mapping[str, bytes], reference: Mapping[str, bytes]) -> list[str]:
+    """Return the names of datasets that differ. `set_aside` is excluded, because `merge_violations` checks it."""
+    names = (data.keys() | reference.keys()) - {"set_aside"}
+    return sorted(name for name in names if data.get(name) != reference.get(name))
 
 
 def merge_violations(document: Mapping[str, Any], expected: int, damaged: Collection[str]) -> list[str]:
-    """What the merge of a run that has ended may not say. `damaged`: the files that it must have set aside."""
-    wanted = {"expected": expected, "found": expected, "missing": 0, "conflicts": 0, "unexpected": 0}
-    said = [
-        f"merge says {name} {document[name]}, not {want}" for name, want in wanted.items() if document[name] != want
+    """Return what is wrong in the merge report of a run that has ended.
+
+    Args:
+        document: Output of `hpcq merge --json`.
+        expected: Number of requests.
+        damaged: Segments that must have been set aside.
+    """
+    counts = {"expected": expected, "found": expected, "missing": 0, "conflicts": 0, "unexpected": 0}
+    violations = [
+        f"merge reports {name} {document[name]} instead of {count}"
+        for name, count in counts.items()
+        if document[name] != count
     ]
-    aside = {item["file"] for item in document["set_aside_details"]}
-    said += [f"damaged, and not set aside: {name}" for name in sorted(set(damaged) - aside)]
-    return said + [f"sound, and set aside: {name}" for name in sorted(aside - set(damaged))]
+    set_aside = {item["file"] for item in document["set_aside_details"]}
+    violations += [f"damaged segment not set aside: {name}" for name in sorted(set(damaged) - set_aside)]
+    return violations + [f"intact segment set aside: {name}" for name in sorted(set_aside - set(damaged))]
 
 
-def taken_for_bugs(layout: RunLayout) -> list[str]:
-    """Attempts that a fault of the machine's ended, and that say that hpcq, or the manifest, is to blame."""
+def misclassified_attempts(layout: RunLayout) -> list[str]:
+    """Return attempts whose failure class blames hpcq or the manifest. The injected faults cause neither."""
     return [
-        f"{record.unit}.{record.attempt} says {record.failure}: {record.reason}"
+        f"{record.unit}.{record.attempt} is classified as {record.failure}: {record.reason}"
         for records in read_attempts(layout.attempts).values()
         for record in records
         if record.failure in (Failure.BUG, Failure.INVALID_INPUT)
@@ -50,8 +59,14 @@ def taken_for_bugs(layout: RunLayout) -> list[str]:
 
 
 @dataclass(frozen=True, kw_only=True)
-class Lost:
-    """What one process had answered, and not committed, when it was over. disk_was_full: nothing could be committed."""
+class LostWork:
+    """Answers that a process had computed but not committed when it died.
+
+    Attributes:
+        process: Name of its journal.
+        requests: Number of lost answers.
+        disk_was_full: Whether nothing could be committed at that time.
+    """
 
     process: str
     requests: int
@@ -59,21 +74,26 @@ class Lost:
 
 
 @dataclass(frozen=True, kw_only=True)
-class Repeats:
-    """What was answered more than once. answered: in all. concurrent: while both processes were alive.
+class RepeatedAnswers:
+    """Requests that were answered more than once, by reason.
 
-    forgiven: because the segment with the answer had been damaged. lost: by each process that was cut off.
+    Attributes:
+        answered: Number of answers.
+        distinct: Number of distinct requests.
+        concurrent: Repeated, because two processes worked on the unit concurrently.
+        after_damage: Repeated, because the segment with the answer was damaged.
+        lost: Repeated, because a process died before its commit; one item per process.
     """
 
     answered: int = 0
     distinct: int = 0
     concurrent: int = 0
-    forgiven: int = 0
-    lost: tuple[Lost, ...] = field(default=())
+    after_damage: int = 0
+    lost: tuple[LostWork, ...] = field(default=())
 
 
-def read_journal(folder: Path) -> dict[str, list[tuple[float, str]]]:
-    """Process → (second, request) of all that it answered, in order; a line that a kill has cut is left out."""
+def read_journals(folder: Path) -> dict[str, list[tuple[float, str]]]:
+    """Return time in seconds and request of all answers of each process, in order. Truncated lines are ignored."""
     return {
         path.name: [
             (float(second), request)
@@ -85,57 +105,62 @@ def read_journal(folder: Path) -> dict[str, list[tuple[float, str]]]:
     }
 
 
-def repeats_in(
-    journal: Mapping[str, Sequence[tuple[float, str]]],
-    forgiven: Collection[str],
-    full: Collection[tuple[float, float]] = (),
-) -> Repeats:
-    """Tell apart why requests were answered again: lost with a process, at once by two, or damaged.
+def count_repeated_answers(
+    journals: Mapping[str, Sequence[tuple[float, str]]],
+    damaged_requests: Collection[str],
+    disk_full_periods_s: Collection[tuple[float, float]] = (),
+) -> RepeatedAnswers:
+    """Count why requests were answered again.
 
-    full: from when to when the disk was full.
+    Args:
+        journals: Time in seconds and request of each answer, by process.
+        damaged_requests: Requests whose segment was damaged.
+        disk_full_periods_s: Start and end of each full disk, by the same clock as the journals.
     """
     answers: dict[str, list[tuple[float, str]]] = defaultdict(list)
-    for process, lines in journal.items():
+    for process, lines in journals.items():
         for second, request in lines:
             answers[request].append((second, process))
-    ends = {process: lines[-1][0] for process, lines in journal.items() if lines}
-    begins = {process: lines[0][0] for process, lines in journal.items() if lines}
-    concurrent = excused = 0
+    ends = {process: lines[-1][0] for process, lines in journals.items() if lines}
+    starts = {process: lines[0][0] for process, lines in journals.items() if lines}
+    concurrent = after_damage = 0
     lost: dict[str, list[float]] = defaultdict(list)
     for request, found in answers.items():
         found.sort()
         for (second, process), (_, later) in itertools.pairwise(found):
-            if request in forgiven:
-                excused += 1
-            elif begins[later] < ends[process] + OVERLAP_S:
+            if request in damaged_requests:
+                after_damage += 1
+            elif starts[later] < ends[process] + OVERLAP_S:
                 concurrent += 1
             else:
                 lost[process].append(second)
-    return Repeats(
+    return RepeatedAnswers(
         answered=sum(map(len, answers.values())),
         distinct=len(answers),
         concurrent=concurrent,
-        forgiven=excused,
+        after_damage=after_damage,
         lost=tuple(
-            Lost(
+            LostWork(
                 process=process,
                 requests=len(seconds),
-                disk_was_full=any(began_s <= ends[process] and min(seconds) <= ended_s for began_s, ended_s in full),
+                disk_was_full=any(
+                    start_s <= ends[process] and min(seconds) <= end_s for start_s, end_s in disk_full_periods_s
+                ),
             )
             for process, seconds in sorted(lost.items())
         ),
     )
 
 
-def too_much_lost(repeats: Repeats, *, request_s: float, flush_interval_s: float) -> list[str]:
-    """Processes that lost more than a flush interval's work, though the disk was not full.
+def excessive_losses(repeats: RepeatedAnswers, *, request_s: float, flush_interval_s: float) -> list[str]:
+    """Return the processes that lost more than one flush interval of work, although the disk was not full.
 
-    Counted in requests, which have a known pace, so that a slow machine is not blamed.
+    Losses are counted in requests, which have a known duration, so that a slow machine is not a violation.
     """
-    bound_s = flush_interval_s + COMMIT_S
+    limit_s = flush_interval_s + COMMIT_S
     return [
-        f"process {lost.process} lost {lost.requests} answers, {lost.requests * request_s:.2f} s of work, "
-        f"where {bound_s:g} s are the most"
+        f"process {lost.process} lost {lost.requests} answers, {lost.requests * request_s:.2f} s of work "
+        f"(limit: {limit_s:g} s)"
         for lost in repeats.lost
-        if lost.requests * request_s > bound_s and not lost.disk_was_full
+        if lost.requests * request_s > limit_s and not lost.disk_was_full
     ]

@@ -1,7 +1,4 @@
-"""What a fault meets: the cluster, the run's jobs, their processes and files; and what must be undone after a while.
-
-Knows Slurm's clients and /proc. Knows nothing of which faults there are, nor of what a run must look like in the end.
-"""
+"""The system that faults are injected into: cluster, jobs, processes and files of a run, and pending undo actions."""
 
 from __future__ import annotations
 
@@ -20,21 +17,34 @@ from hpcq.core.paths import RunLayout
 from tests.command_line import CommandResult, Hpcq
 from tests.slurm.cluster import VirtualCluster
 
-Tell = Callable[..., None]
-"""Writes a line of the campaign's log: what it is about, and its fields."""
+LogEvent = Callable[..., None]
+"""Writes an event to the campaign's log: its name, then its fields as keywords."""
 
-LIVE = ("PENDING", "CONFIGURING", "RUNNING", "COMPLETING", "SUSPENDED", "REQUEUED", "REQUEUE_HOLD", "SIGNALING")
+ACTIVE_STATES = (
+    "PENDING", "CONFIGURING", "RUNNING", "COMPLETING", "SUSPENDED", "REQUEUED", "REQUEUE_HOLD", "SIGNALING",
+)  # fmt: skip
 COMMAND_TIMEOUT_S = 600.0
 CONTROLLER = "slurmctld"
-USER_INPUT, REFUSED = 2, 3
-"""Exit codes of commands that are refused: by what is asked, and by the environment (full disk, no Slurm, held run)."""
+USER_INPUT_ERROR, ENVIRONMENT_ERROR = 2, 3
+"""Exit codes of refused commands: invalid input; environment (full disk, no Slurm, run locked by another command)."""
 
 _FIELDS = ("JobID", "ArrayJobID", "ArrayTaskID", "State", "RestartCnt", "NodeList", "Reason", "Name", "Comment")
 
 
 @dataclass(frozen=True, kw_only=True)
 class Job:
-    """One job of the run. id: Slurm's number of it alone. element: as Slurm writes it, e.g. 7_3. folder: submitit's."""
+    """A job of the run.
+
+    Attributes:
+        id: Slurm's id of this array task alone.
+        element: Array task as Slurm prints it, e.g. 7_3.
+        state: State from squeue.
+        restarts: Number of requeues.
+        node: Name of its node.
+        reason: Reason from squeue.
+        array: Name of the array in hpcq's plan.
+        folder: submitit's folder.
+    """
 
     id: str
     element: str
@@ -47,62 +57,72 @@ class Job:
 
     @property
     def is_merge(self) -> bool:
-        """Whether it is the run's last job, after which nobody looks after the run but its user."""
+        """Whether it is the merge job. It is the run's last job: if it dies, only the user can continue the run."""
         return self.array.startswith("merge")
 
 
 @dataclass(frozen=True, kw_only=True)
 class _Undo:
     due_s: float
-    what: str
+    fault: str
     undo: Callable[[], object]
 
 
 @dataclass(kw_only=True)
-class Scene:
-    """A round while it goes on.
+class SystemUnderTest:
+    """A run, its cluster and what has been done to them. One per trial.
 
-    small_disk: the file system of the run's folder, where it is one of its own. clock: the file that tells the workers'
-    clocks how much they are wrong, where they have such clocks. forgiven: keys of requests that must be answered again,
-    because what held the answers was damaged. damaged: those files, as the merge names them. full: when the disk was
-    full, by the monotonic clock. user_is_called: why this round cannot end without its user.
+    Attributes:
+        cluster: The virtual cluster.
+        hpcq: hpcq's command line.
+        layout: Paths of the run.
+        random: Source of all random choices of the trial.
+        log: Writes events.
+        small_disk: Mount point of the run folder's own small file system. None: there is none.
+        clock_offset_file: File with the offset of the workers' wall clocks. None: they have the host's clock.
+        damaged_requests: Keys of requests that must be answered again, because their segment was damaged.
+        damaged_segments: These segments, named as in the merge's report.
+        disk_full_periods_s: Start and end of each full disk, by the monotonic clock.
+        intervention_reasons: Why the run may need its user.
+        output_errors: Tracebacks and unexpected exit codes of commands.
+        duplicate_jobs: Processes of jobs that were started a second time.
     """
 
     cluster: VirtualCluster
     hpcq: Hpcq
     layout: RunLayout
     random: random.Random
-    tell: Tell
+    log: LogEvent
     small_disk: Path | None = None
-    clock: Path | None = None
-    forgiven: set[str] = field(default_factory=set)
-    damaged: set[str] = field(default_factory=set)
-    full: list[tuple[float, float]] = field(default_factory=list)
-    user_is_called: list[str] = field(default_factory=list)
-    tracebacks: list[str] = field(default_factory=list)
-    by_hand: list[subprocess.Popen[bytes]] = field(default_factory=list)
+    clock_offset_file: Path | None = None
+    damaged_requests: set[str] = field(default_factory=set)
+    damaged_segments: set[str] = field(default_factory=set)
+    disk_full_periods_s: list[tuple[float, float]] = field(default_factory=list)
+    intervention_reasons: list[str] = field(default_factory=list)
+    output_errors: list[str] = field(default_factory=list)
+    duplicate_jobs: list[subprocess.Popen[bytes]] = field(default_factory=list)
     _undos: list[_Undo] = field(default_factory=list)
 
     def slurm(self, *command: str) -> str | None:
-        """What one of Slurm's clients printed; None where it was refused, or nobody answered."""
+        """Return the output of a Slurm command; None: it failed, or the controller does not respond."""
         if not self.cluster.is_running(CONTROLLER):
-            return None  # a client would try for ten seconds, in which nothing else could be done or undone
+            return None  # a command would retry for ten seconds, which would delay injections and undo actions
         with contextlib.suppress(RuntimeError, subprocess.TimeoutExpired):
             return self.cluster.call(*command)
         return None
 
     def jobs(self, *states: str) -> list[Job] | None:
-        """The run's jobs that are in one of `states`; None while nobody answers."""
-        wanted = ",".join(f"{name}:|" for name in _FIELDS)
-        listing = self.slurm("squeue", "--noheader", "--array", "--states=all", f"--Format={wanted}")
+        """Return the run's jobs in one of `states`; None: the controller does not respond."""
+        format_fields = ",".join(f"{name}:|" for name in _FIELDS)
+        listing = self.slurm("squeue", "--noheader", "--array", "--states=all", f"--Format={format_fields}")
         if listing is None:
             return None
-        found = []
+        jobs = []
         for line in listing.splitlines():
             fields = line.strip().removesuffix("|").split("|", 8)
             job, array, index, state, restarts, node, reason, name, folder = fields
             if name.startswith(f"hpcq:{self.layout.name}:") and state in states:
-                found.append(
+                jobs.append(
                     Job(
                         id=job,
                         element=f"{array}_{index}" if index.isdigit() else array,
@@ -114,68 +134,83 @@ class Scene:
                         folder=Path(folder),
                     )
                 )
-        return found
+        return jobs
 
-    def pick(self, *states: str, merges: bool = True) -> Job | None:
-        """One of the run's jobs in one of `states` (running, if none is named)."""
-        found = [job for job in self.jobs(*(states or ("RUNNING",))) or () if merges or not job.is_merge]
-        return self.random.choice(found) if found else None
+    def pick_job(self, *states: str, merges: bool = True) -> Job | None:
+        """Return a random job of the run in one of `states` (default: running); None: there is none.
 
-    def process(self, job: Job, role: str) -> int | None:
-        """The process of `job` that is its worker, srun, batch shell, step or batch step."""
-        return self.roles(job).get(role)
+        Args:
+            states: Slurm's job states.
+            merges: Whether the merge job can be picked.
+        """
+        jobs = [job for job in self.jobs(*(states or ("RUNNING",))) or () if merges or not job.is_merge]
+        return self.random.choice(jobs) if jobs else None
 
-    def roles(self, job: Job) -> dict[str, int]:
-        """The processes of `job` that are there."""
-        return {role: pid for pid, role in self._processes(job)}
+    def find_pid(self, job: Job, role: str) -> int | None:
+        """Return the process id of a job's worker, srun, batch shell, step or batch step; None: it does not run."""
+        return self.pids_by_role(job).get(role)
 
-    def _processes(self, job: Job) -> Iterator[tuple[int, str]]:
-        mark, of_job = f"SLURM_CONF={self.cluster.configuration}", f"SLURM_JOB_ID={job.id}"
+    def pids_by_role(self, job: Job) -> dict[str, int]:
+        """Return the processes of `job` that run."""
+        return {role: pid for pid, role in self._processes_of(job)}
+
+    def _processes_of(self, job: Job) -> Iterator[tuple[int, str]]:
+        of_cluster, of_job = f"SLURM_CONF={self.cluster.configuration}", f"SLURM_JOB_ID={job.id}"
         titles = {f"slurmstepd: [{job.id}.0]": "step", f"slurmstepd: [{job.id}.batch]": "batch step"}
-        for pid, words, variables in processes():
-            if mark not in variables:
+        for pid, arguments, variables in processes():
+            if of_cluster not in variables:
                 continue
-            role = titles.get(" ".join(words).strip())
+            role = titles.get(" ".join(arguments).strip())
             if role is None and of_job in variables:
-                role = _role(words)
+                role = _role(arguments)
             if role:
                 yield pid, role
 
-    def type(self, *words: str, calm: Collection[int] = (0, 1, REFUSED), **named: Any) -> CommandResult:
-        """Type a command of hpcq's, note it, and look for what a user must never see."""
-        began_s = time.monotonic()
-        done = self.hpcq(*words, timeout_s=COMMAND_TIMEOUT_S, env=self.cluster.environment(), **named)
-        self.look(words, done.code, done.out + done.err, calm)
-        last = (done.err.strip() or done.out.strip()).splitlines()[-1:]
-        self.tell("command", words=words, code=done.code, seconds=round(time.monotonic() - began_s, 2), last=last)
-        return done
+    def run_command(
+        self, *arguments: str, expected_codes: Collection[int] = (0, 1, ENVIRONMENT_ERROR), **options: Any
+    ) -> CommandResult:
+        """Run an hpcq command, log it and check its output."""
+        started_s = time.monotonic()
+        result = self.hpcq(*arguments, timeout_s=COMMAND_TIMEOUT_S, env=self.cluster.environment(), **options)
+        self.check_output(arguments, result.code, result.out + result.err, expected_codes)
+        last = (result.err.strip() or result.out.strip()).splitlines()[-1:]
+        self.log(
+            "command",
+            arguments=arguments,
+            code=result.code,
+            seconds=round(time.monotonic() - started_s, 2),
+            last_line=last,
+        )
+        return result
 
-    def look(self, words: Collection[str], code: int | None, printed: str, calm: Collection[int]) -> None:
-        """A traceback, or an exit code that no fault explains, is the product's failure, whatever the round did."""
-        if "Traceback (most recent call last)" in printed:
-            self.tracebacks.append(f"{' '.join(words)}: {printed[-3000:]}")
-        elif code not in calm:
-            self.tracebacks.append(f"{' '.join(words)}: exit code {code}: {printed[-3000:]}")
+    def check_output(
+        self, arguments: Collection[str], code: int | None, output: str, expected_codes: Collection[int]
+    ) -> None:
+        """Record a traceback or an unexpected exit code. Both are failures of hpcq under every fault."""
+        if "Traceback (most recent call last)" in output:
+            self.output_errors.append(f"{' '.join(arguments)}: {output[-3000:]}")
+        elif code not in expected_codes:
+            self.output_errors.append(f"{' '.join(arguments)}: exit code {code}: {output[-3000:]}")
 
-    def later(self, what: str, undo: Callable[[], object], *, within_s: tuple[float, float]) -> None:
-        """Undo a fault after a while, and in any case before the round is judged."""
+    def schedule_undo(self, fault: str, undo: Callable[[], object], *, within_s: tuple[float, float]) -> None:
+        """Undo a fault after a random time within these bounds, and always before the trial is checked."""
         due_s = time.monotonic() + self.random.uniform(*within_s)
-        self._undos.append(_Undo(due_s=due_s, what=what, undo=undo))
+        self._undos.append(_Undo(due_s=due_s, fault=fault, undo=undo))
 
-    def undo(self, *, everything: bool = False) -> bool:
-        """Undo what is due; whether something remains to be undone."""
-        for item in [item for item in self._undos if everything or item.due_s <= time.monotonic()]:
+    def undo_due(self, *, force: bool = False) -> bool:
+        """Undo the faults that are due, or all with `force`; return whether some remain."""
+        for item in [item for item in self._undos if force or item.due_s <= time.monotonic()]:
             self._undos.remove(item)
             item.undo()
-            self.tell("undone", what=item.what)
+            self.log("undone", fault=item.fault)
         return bool(self._undos)
 
-    def call_user(self, why: str) -> None:
-        """Note that the run will need its user."""
-        self.user_is_called.append(why)
+    def expect_intervention(self, reason: str) -> None:
+        """Record why the run may need its user."""
+        self.intervention_reasons.append(reason)
 
-    def send(self, pid: int | None, number: signal.Signals) -> bool:
-        """Send a signal; False where the process is gone."""
+    def send_signal(self, pid: int | None, number: signal.Signals) -> bool:
+        """Send a signal; return False if the process does not exist."""
         try:
             if pid is not None:
                 os.kill(pid, number)
@@ -184,22 +219,22 @@ class Scene:
         return pid is not None
 
     def segments(self) -> list[Path]:
-        """The committed segments."""
+        """Return the committed segments."""
         return sorted(path for path in self.layout.segments.glob("*/*.h5") if not path.name.startswith("."))
 
 
 def processes() -> Iterator[tuple[int, list[str], list[str]]]:
-    """Number, words and environment of every process that may be looked at."""
+    """Yield id, arguments and environment of every process that this user may inspect."""
     for entry in Path("/proc").glob("[0-9]*"):
         with contextlib.suppress(OSError):
-            words = (entry / "cmdline").read_bytes().decode(errors="replace").split("\0")
+            arguments = (entry / "cmdline").read_bytes().decode(errors="replace").split("\0")
             variables = (entry / "environ").read_bytes().decode(errors="replace").split("\0")
-            yield int(entry.name), words, variables
+            yield int(entry.name), arguments, variables
 
 
-def _role(words: list[str]) -> str | None:
-    if any(word.endswith("slurm_script") for word in words):
+def _role(arguments: list[str]) -> str | None:
+    if any(argument.endswith("slurm_script") for argument in arguments):
         return "batch shell"
-    if Path(words[0]).name == "srun":
+    if Path(arguments[0]).name == "srun":
         return "srun"
-    return "worker" if "submitit.core._submit" in words else None
+    return "worker" if "submitit.core._submit" in arguments else None

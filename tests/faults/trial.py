@@ -1,7 +1,4 @@
-"""One round: a run is submitted, disturbed while it goes on, helped only as its user would, and judged when it is done.
-
-Knows the scene and the judges. Knows no kind of fault, but draws them from what it is given.
-"""
+"""One trial: submit a run, inject faults while it is active, resume it only as its user would, then check it."""
 
 from __future__ import annotations
 
@@ -16,275 +13,309 @@ from dataclasses import dataclass, field
 from pathlib import Path
 
 from hpcq.evaluate.backends.synthetic import JOURNAL_VARIABLE
-from tests.faults import judging
-from tests.faults.kinds import Kind
-from tests.faults.kinds_of_users import kill_command
-from tests.faults.scene import LIVE, Scene, processes
-from tests.faults.stage import FLUSH_INTERVAL_S, Undisturbed
+from tests.faults import invariants
+from tests.faults.fault_kinds.table import KILLED_COMMAND, FaultKind
+from tests.faults.fault_kinds.users import kill_command
+from tests.faults.fixtures import FLUSH_INTERVAL_S, Reference
+from tests.faults.system_under_test import ACTIVE_STATES, SystemUnderTest, processes
 from tests.results_data import read_datasets
 
 POLL_INTERVAL_S = 0.3
-HELPS_AT_MOST = 12
-STILL_S = 20.0
-"""After which the log tells what the round waits for."""
-DRAWS = 15
-"""Until a kind is found that can befall somebody now."""
+MAX_RESUMES = 12
+QUIET_S = 20.0
+"""Seconds without progress after which the log shows the jobs and processes that the trial waits for."""
+MAX_DRAWS = 15
+"""Fault kinds to draw until one has a target."""
 STATUS_CODES = (0, 1)
-HELD = "launch failed requeued held"
-LEAVE_TIMEOUT_S = 60.0
+LAUNCH_FAILED = "launch failed requeued held"
+CLEAN_UP_TIMEOUT_S = 60.0
 
 
 @dataclass(frozen=True, kw_only=True)
-class Plan:
-    """What a round is to be.
+class TrialPlan:
+    """Parameters of a trial.
 
-    faults: how many at most. interval_s: between two of them, on average. is_unattended: only such faults as need no
-    user. request_s: the rehearsal's pace (None: a real model's). late_damage: what is done to the segments after the
-    end. kill_submit: the first command is killed, and typed again. patience_s: how long nothing may move.
+    Attributes:
+        faults: Maximum number of faults.
+        mean_interval_s: Mean seconds between two faults.
+        is_unattended: Only faults from which the run recovers without its user.
+        overrides: Arguments of `-O`.
+        request_s: Seconds per request of the synthetic workload. None: a real model.
+        damage_after_run: Damages segments when the run is done. None: no damage then.
+        kill_submit: Kill the first `hpcq submit`, then submit again.
+        stall_timeout_s: Seconds without progress after which the run is considered hung.
     """
 
     faults: int
-    interval_s: float
+    mean_interval_s: float
     is_unattended: bool
     overrides: tuple[str, ...]
     request_s: float | None
-    late_damage: Kind | None
+    damage_after_run: FaultKind | None
     kill_submit: bool
-    patience_s: float
+    stall_timeout_s: float
 
 
 @dataclass(kw_only=True)
-class Verdict:
-    """How a round ended. faults: how many of each kind. helps: how often its user had to resume it."""
+class TrialResult:
+    """Result of a trial.
+
+    Attributes:
+        faults: Number of injected faults of each kind.
+        resumes: How often the user had to resume the run.
+        violations: Violated invariants.
+        repeats: Requests that were answered more than once.
+        duplicate_rows: Rows that the merge found more than once.
+    """
 
     faults: dict[str, int] = field(default_factory=dict)
-    helps: int = 0
+    resumes: int = 0
     violations: list[str] = field(default_factory=list)
-    repeats: judging.Repeats = field(default_factory=judging.Repeats)
+    repeats: invariants.RepeatedAnswers = field(default_factory=invariants.RepeatedAnswers)
     duplicate_rows: int = 0
 
 
 class StalledError(Exception):
-    """Nothing moved for longer than the patience."""
+    """The run made no progress within the timeout."""
 
 
 @dataclass(kw_only=True)
-class Round:
-    """Plays one round. draw: the next kind of fault. put_back: takes one that found nobody to befall."""
+class Trial:
+    """Runs one trial.
 
-    scene: Scene
-    plan: Plan
+    Attributes:
+        system: The system that faults are injected into.
+        plan: Parameters of the trial.
+        manifest: Manifest of the run.
+        journal: Folder of the synthetic back end's journals.
+        reference: Results without faults.
+        draw: Returns the next fault kind.
+        put_back: Takes a fault kind that had no target.
+        result: Result so far.
+    """
+
+    system: SystemUnderTest
+    plan: TrialPlan
     manifest: Path
     journal: Path
-    reference: Undisturbed
-    draw: Callable[[], Kind]
-    put_back: Callable[[Kind], None]
-    verdict: Verdict = field(default_factory=Verdict)
-    _late: bool = False
+    reference: Reference
+    draw: Callable[[], FaultKind]
+    put_back: Callable[[FaultKind], None]
+    result: TrialResult = field(default_factory=TrialResult)
+    _injection_ended: bool = False
     _committed: set[Path] = field(default_factory=set)
 
-    def play(self) -> Verdict:
-        """Submit, disturb, wait and judge; leaves no job and no process behind."""
+    def run(self) -> TrialResult:
+        """Submit, inject, wait and check. Leaves no job and no process."""
         try:
             self._submit()
-            self._disturb_until_done()
-            if self.plan.late_damage and self._inflict(self.plan.late_damage):
-                self._merge_and_see_the_damage()
-                self._late = True
-                self._disturb_until_done()
-            self._judge()
-        except StalledError as hung:
-            self.verdict.violations.append(f"hung: {hung}")
-            self.scene.tell("hung", picture=self._picture())
+            self._inject_until_done()
+            if self.plan.damage_after_run and self._inject(self.plan.damage_after_run):
+                self._check_damage_is_reported()
+                self._injection_ended = True
+                self._inject_until_done()
+            self._check_invariants()
+        except StalledError as error:
+            self.result.violations.append(f"hung: {error}")
+            self.system.log("hung", diagnostics=self._diagnostics())
         finally:
-            self.scene.undo(everything=True)
-            self._leave()
-        self.verdict.violations += [f"shown to the user: {text}" for text in self.scene.tracebacks]
-        return self.verdict
+            self.system.undo_due(force=True)
+            self._clean_up()
+        self.result.violations += [f"shown to the user: {text}" for text in self.system.output_errors]
+        return self.result
 
     def _submit(self) -> None:
-        words = ["submit", str(self.manifest), *(word for item in self.plan.overrides for word in ("-O", item))]
+        options = (word for item in self.plan.overrides for word in ("-O", item))
+        arguments = ["submit", str(self.manifest), *options]
         if self.plan.kill_submit:
-            kill_command(self.scene, *words)
-            self._count("SIGKILL command", "hpcq submit")
-        for _ in range(HELPS_AT_MOST):
-            if self.scene.type(*words).code == 0:
+            kill_command(self.system, *arguments)
+            self._record_fault(KILLED_COMMAND, "hpcq submit")
+        for _ in range(MAX_RESUMES):
+            if self.system.run_command(*arguments).code == 0:
                 return
             time.sleep(1)
-        raise StalledError("submit does not succeed")
+        raise StalledError(f"hpcq submit failed {MAX_RESUMES} times")
 
-    def _disturb_until_done(self) -> None:
-        next_s, moved_s, seen, told = self._after_a_while(), time.monotonic(), "", False
+    def _inject_until_done(self) -> None:
+        next_s, progress_s, seen, is_logged = self._next_injection_s(), time.monotonic(), "", False
         while True:
-            undoing = self.scene.undo()
+            undo_pending = self.system.undo_due()
             if time.monotonic() >= next_s and self._faults_left():
-                self._inflict_one()
-                next_s = self._after_a_while()
-            now = self._signature()
-            if now != seen:
-                moved_s, seen, told = time.monotonic(), now, False
-            if time.monotonic() - moved_s > STILL_S and not told:
-                told = True
-                self.scene.tell("still", jobs=self.scene.jobs(*LIVE), processes=self._roles())
-            if time.monotonic() - moved_s > self.plan.patience_s:
-                raise StalledError(f"nothing moved for {self.plan.patience_s:g} s")
-            if not undoing and not self._by_hand() and self._is_still() and self._is_done_or_helped():
+                self._inject_next()
+                next_s = self._next_injection_s()
+            current = self._progress_signature()
+            if current != seen:
+                progress_s, seen, is_logged = time.monotonic(), current, False
+            if time.monotonic() - progress_s > QUIET_S and not is_logged:
+                is_logged = True
+                self.system.log("quiet", jobs=self.system.jobs(*ACTIVE_STATES), processes=self._processes_by_job())
+            if time.monotonic() - progress_s > self.plan.stall_timeout_s:
+                raise StalledError(f"no progress for {self.plan.stall_timeout_s:g} s")
+            if not undo_pending and not self._duplicate_jobs_run() and self._is_idle() and self._is_done_else_resume():
                 return
             time.sleep(POLL_INTERVAL_S)
 
-    def _is_still(self) -> bool:
-        """Whether nothing waits or runs, or waits only for what Slurm holds."""
-        jobs = self.scene.jobs(*LIVE)
+    def _is_idle(self) -> bool:
+        """Whether no job is active, or all depend on jobs that Slurm holds."""
+        jobs = self.system.jobs(*ACTIVE_STATES)
         if jobs is None:
             return False
-        held = [job.element for job in jobs if job.reason == HELD]
-        if held and all(job.reason in (HELD, "Dependency") for job in jobs):
-            self.scene.call_user(f"Slurm could not start {held}, and holds them")
-            # Where it finds a job that it had forgotten, it also drains the node until an administrator has looked.
+        held = [job.element for job in jobs if job.reason == LAUNCH_FAILED]
+        if held and all(job.reason in (LAUNCH_FAILED, "Dependency") for job in jobs):
+            self.system.expect_intervention(f"Slurm could not start {held}, and holds them")
+            # If slurmctld finds a job that it had lost, it also drains the node until an administrator resumes it.
             with contextlib.suppress(RuntimeError, subprocess.TimeoutExpired):
-                self.scene.cluster.resume_nodes("drain")
+                self.system.cluster.resume_nodes("drain")
             return True
         return not jobs
 
-    def _after_a_while(self) -> float:
-        return time.monotonic() + self.scene.random.expovariate(1 / self.plan.interval_s)
+    def _next_injection_s(self) -> float:
+        return time.monotonic() + self.system.random.expovariate(1 / self.plan.mean_interval_s)
 
     def _faults_left(self) -> bool:
-        return not self._late and sum(self.verdict.faults.values()) < self.plan.faults
+        return not self._injection_ended and sum(self.result.faults.values()) < self.plan.faults
 
-    def _inflict_one(self) -> None:
-        for _ in range(DRAWS):
+    def _inject_next(self) -> None:
+        for _ in range(MAX_DRAWS):
             kind = self.draw()
-            if self._inflict(kind):
+            if self._inject(kind):
                 return
             self.put_back(kind)
 
-    def _inflict(self, kind: Kind) -> bool:
-        target = kind.inflict(self.scene)
+    def _inject(self, kind: FaultKind) -> bool:
+        target = kind.inject(self.system)
         if target is None:
             return False
-        self._count(kind.name, target)
+        self._record_fault(kind.name, target)
         return True
 
-    def _count(self, name: str, target: str) -> None:
-        self.verdict.faults[name] = self.verdict.faults.get(name, 0) + 1
-        self.scene.tell("fault", fault=name, target=target)
+    def _record_fault(self, name: str, target: str) -> None:
+        self.result.faults[name] = self.result.faults.get(name, 0) + 1
+        self.system.log("fault", fault=name, target=target)
 
-    def _by_hand(self) -> bool:
-        """Whether something that was started by hand still runs."""
-        self.scene.by_hand = [process for process in self.scene.by_hand if process.poll() is None]
-        return bool(self.scene.by_hand)
+    def _duplicate_jobs_run(self) -> bool:
+        self.system.duplicate_jobs = [process for process in self.system.duplicate_jobs if process.poll() is None]
+        return bool(self.system.duplicate_jobs)
 
-    def _is_done_or_helped(self) -> bool:
-        """True when the run is done; else do what its user would do now, when nothing waits or runs any more."""
-        told = self.scene.type("status", self.scene.layout.name, "--json", calm=STATUS_CODES)
-        state = json.loads(told.out)["state"] if told.code in STATUS_CODES and told.out else None
+    def _is_done_else_resume(self) -> bool:
+        """Return True if the run is done. Otherwise resume it as its user would, if no job is active."""
+        status = self.system.run_command("status", self.system.layout.name, "--json", expected_codes=STATUS_CODES)
+        state = json.loads(status.out)["state"] if status.code in STATUS_CODES and status.out else None
         if state == "done":
             return True
-        if state == "running" or not self._is_still():
+        if state == "running" or not self._is_idle():
             return False
-        self.verdict.helps += 1
-        if not self.scene.user_is_called:
+        self.result.resumes += 1
+        if not self.system.intervention_reasons:
             reasons = [
                 f"{unit['id']} {unit['state']}: {unit['reason']}"
-                for unit in json.loads(told.out or '{"units": []}')["units"]
+                for unit in json.loads(status.out or '{"units": []}')["units"]
                 if unit["state"] != "done"
             ]
-            self.verdict.violations.append(f"only its user could help, and no fault explains why: {reasons[:4]}")
-            self.scene.call_user("said already")
-        if self.verdict.helps > HELPS_AT_MOST:
-            raise StalledError(f"{HELPS_AT_MOST} times resumed, and not done")
-        # The first help is the plain one; should that not do, the user reads the sentence that status ends with.
-        failed = ["--failed"] if self.verdict.helps > 1 else []
-        self.scene.type("resume", self.scene.layout.name, *failed)
+            self.result.violations.append(f"needs `hpcq resume`, but no injected fault explains it: {reasons[:4]}")
+            self.system.expect_intervention("reported already")
+        if self.result.resumes > MAX_RESUMES:
+            raise StalledError(f"not done after {MAX_RESUMES} resumes")
+        # First without options; if that does not help, the user follows the hint at the end of the status.
+        options = ["--failed"] if self.result.resumes > 1 else []
+        self.system.run_command("resume", self.system.layout.name, *options)
         return False
 
-    def _signature(self) -> str:
-        """What changes whenever anything of the run moves."""
-        layout = self.scene.layout
-        jobs = [(job.element, job.state, job.restarts) for job in self.scene.jobs(*LIVE, "COMPLETED", "FAILED") or ()]
-        attempts = [_stamp(path) for path in sorted(layout.attempts.glob("*.json"))]
-        journals = [_stamp(path) for path in sorted(self.journal.iterdir())]
-        self._committed.update(self.scene.segments())
+    def _progress_signature(self) -> str:
+        """Return a string that changes with every progress of the run."""
+        layout = self.system.layout
+        jobs = [
+            (job.element, job.state, job.restarts)
+            for job in self.system.jobs(*ACTIVE_STATES, "COMPLETED", "FAILED") or ()
+        ]
+        attempts = [_file_version(path) for path in sorted(layout.attempts.glob("*.json"))]
+        journals = [_file_version(path) for path in sorted(self.journal.iterdir())]
+        self._committed.update(self.system.segments())
         return repr((jobs, attempts, journals, len(self._committed)))
 
-    def _merge_and_see_the_damage(self) -> None:
-        merged = self.scene.type("merge", self.scene.layout.name, "--json")
-        aside = {item["file"] for item in merged.document["set_aside_details"]} if merged.out else set()
-        if unnoticed := self.scene.damaged - aside:
-            self.verdict.violations.append(f"damaged after the end, and not noticed by merge: {sorted(unnoticed)}")
+    def _check_damage_is_reported(self) -> None:
+        merged = self.system.run_command("merge", self.system.layout.name, "--json")
+        set_aside = {item["file"] for item in merged.document["set_aside_details"]} if merged.out else set()
+        if missing := self.system.damaged_segments - set_aside:
+            self.result.violations.append(f"damaged after the run, but not set aside by merge: {sorted(missing)}")
 
-    def _judge(self) -> None:
-        scene, violations = self.scene, self.verdict.violations
-        violations += [f"committed, and gone: {path}" for path in sorted(self._committed - set(scene.segments()))]
-        merged = scene.type("merge", scene.layout.name, "--json", calm=(0,))
+    def _check_invariants(self) -> None:
+        system, violations = self.system, self.result.violations
+        violations += [
+            f"committed segment is missing: {path}" for path in sorted(self._committed - set(system.segments()))
+        ]
+        merged = system.run_command("merge", system.layout.name, "--json", expected_codes=(0,))
         if merged.code:
             return
-        violations += judging.merge_violations(merged.document, self.reference.expected, scene.damaged)
-        self.verdict.duplicate_rows = merged.document["duplicates"]
-        data = read_datasets(scene.layout.results)
-        violations += [f"not as undisturbed: {name}" for name in judging.differences(data, self.reference.data)]
-        violations += judging.taken_for_bugs(scene.layout)
+        violations += invariants.merge_violations(merged.document, self.reference.expected, system.damaged_segments)
+        self.result.duplicate_rows = merged.document["duplicates"]
+        data = read_datasets(system.layout.results)
+        violations += [
+            f"differs from the reference: {name}" for name in invariants.differing_datasets(data, self.reference.data)
+        ]
+        violations += invariants.misclassified_attempts(system.layout)
         if self.plan.request_s is not None:
-            repeats = judging.repeats_in(judging.read_journal(self.journal), scene.forgiven, scene.full)
-            self.verdict.repeats = repeats
-            violations += judging.too_much_lost(
+            repeats = invariants.count_repeated_answers(
+                invariants.read_journals(self.journal), system.damaged_requests, system.disk_full_periods_s
+            )
+            self.result.repeats = repeats
+            violations += invariants.excessive_losses(
                 repeats, request_s=self.plan.request_s, flush_interval_s=FLUSH_INTERVAL_S
             )
 
-    def _picture(self) -> dict[str, object]:
-        """All that may tell why a run hangs."""
-        layout = self.scene.layout
+    def _diagnostics(self) -> dict[str, object]:
+        """Return everything that may explain why a run hangs."""
+        layout = self.system.layout
         return {
-            "squeue": self.scene.slurm("squeue", "--array", "--states=all"),
-            "jobs": self.scene.slurm("scontrol", "show", "job"),
-            "processes": self._roles(),
-            "nodes": self.scene.slurm("sinfo", "--Node", "--long"),
+            "squeue": self.system.slurm("squeue", "--array", "--states=all"),
+            "jobs": self.system.slurm("scontrol", "show", "job"),
+            "processes": self._processes_by_job(),
+            "nodes": self.system.slurm("sinfo", "--Node", "--long"),
             "attempts": {
                 path.name: path.read_text(errors="replace") for path in sorted(layout.attempts.glob("*.json"))
             },
         }
 
-    def _roles(self) -> dict[str, dict[str, int]]:
-        """The processes of what Slurm takes for running."""
-        return {job.element: self.scene.roles(job) for job in self.scene.jobs("RUNNING", "COMPLETING") or ()}
+    def _processes_by_job(self) -> dict[str, dict[str, int]]:
+        """Return the processes of each job that Slurm lists as running."""
+        return {job.element: self.system.pids_by_role(job) for job in self.system.jobs("RUNNING", "COMPLETING") or ()}
 
-    def _leave(self) -> None:
-        """Cancel what is left of the run, and see that no process of it outlives it."""
-        for process in self.scene.by_hand:
+    def _clean_up(self) -> None:
+        """Cancel the remaining jobs and check that no process outlives the run."""
+        for process in self.system.duplicate_jobs:
             process.kill()
             process.wait()
-        for job in self.scene.jobs(*LIVE) or ():
-            self.scene.slurm("scancel", job.element)
-        deadline_s = time.monotonic() + LEAVE_TIMEOUT_S
-        while (left := self._processes_left()) and time.monotonic() < deadline_s:
+        for job in self.system.jobs(*ACTIVE_STATES) or ():
+            self.system.slurm("scancel", job.element)
+        deadline_s = time.monotonic() + CLEAN_UP_TIMEOUT_S
+        while (remaining := self._remaining_processes()) and time.monotonic() < deadline_s:
             time.sleep(POLL_INTERVAL_S)
-        for pid, words in left.items():
-            # An srun whose job Slurm has lost waits for ever, and its shell for it: nothing of ours can end that.
-            if not {"srun", "slurm_script"} & {Path(word).name for word in words}:
-                self.verdict.violations.append(f"process {pid} outlived the run: {' '.join(words)[:300]}")
-            self.scene.send(pid, signal.SIGKILL)
+        for pid, arguments in remaining.items():
+            # The srun of a job that Slurm has lost waits forever, and the batch shell for it. hpcq cannot prevent this.
+            if not {"srun", "slurm_script"} & {Path(argument).name for argument in arguments}:
+                self.result.violations.append(f"process {pid} outlived the run: {' '.join(arguments)[:300]}")
+            self.system.send_signal(pid, signal.SIGKILL)
         while not self._nodes_are_idle() and time.monotonic() < deadline_s:
             time.sleep(POLL_INTERVAL_S)
 
-    def _processes_left(self) -> dict[int, list[str]]:
-        folder = f"{self.scene.hpcq.folder}/"
+    def _remaining_processes(self) -> dict[int, list[str]]:
+        folder = f"{self.system.hpcq.folder}/"
         return {
-            pid: words
-            for pid, words, variables in processes()
+            pid: arguments
+            for pid, arguments, variables in processes()
             if pid != os.getpid()
-            and (any(folder in word for word in words) or f"{JOURNAL_VARIABLE}={self.journal}" in variables)
+            and (any(folder in argument for argument in arguments) or f"{JOURNAL_VARIABLE}={self.journal}" in variables)
         }
 
     def _nodes_are_idle(self) -> bool:
         with contextlib.suppress(RuntimeError, subprocess.TimeoutExpired):
-            self.scene.cluster.resume_nodes("down", "drain")
-            return set(self.scene.cluster.node_states().values()) == {"idle"}
+            self.system.cluster.resume_nodes("down", "drain")
+            return set(self.system.cluster.node_states().values()) == {"idle"}
         return False
 
 
-def _stamp(path: Path) -> tuple[str, int, int]:
-    """What changes with a file; records are replaced while one looks."""
+def _file_version(path: Path) -> tuple[str, int, int]:
+    """Return what changes when a file is written or replaced. Records may be replaced at any time."""
     try:
         found = path.stat()
     except FileNotFoundError:
