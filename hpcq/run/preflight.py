@@ -34,10 +34,10 @@ def check_submittable(loaded: LoadedRun) -> None:
         for refusal in loaded.plan.refused
         if refusal.variant is not None or not has_runnable_task
     ]
-    problems = (_vllm_problem(unit, on_slurm=loaded.on_slurm) for unit in loaded.plan.units)
-    refused += dict.fromkeys(filter(None, problems))
+    problems = [_vllm_problem(unit, on_slurm=loaded.on_slurm) for unit in loaded.plan.units]
     if not loaded.on_slurm:
-        refused += _visible_gpu_problems(loaded, visible_gpus(os.environ, gpu_count(loaded.profile)))
+        problems.append(_visible_gpu_problem(loaded, visible_gpus(os.environ, gpu_count(loaded.profile))))
+    refused += dict.fromkeys(filter(None, problems))
     if refused:
         raise UserInputError("\n".join(refused))
     missing = list(loaded.resolved.missing)
@@ -59,21 +59,21 @@ def gpu_count(profile: Profile) -> int:
     return max((gpu_class.gpus_per_node for gpu_class in profile.gpu_classes.values()), default=0)
 
 
-def _visible_gpu_problems(loaded: LoadedRun, visible: VisibleGpus) -> list[str]:
-    """Return why units of a local run cannot get their GPUs. Log a warning if they can, but not all at once."""
+def _visible_gpu_problem(loaded: LoadedRun, visible: VisibleGpus) -> str | None:
+    """Return why a unit of a local run cannot get its GPUs; None if all can. Log a warning if some are not visible."""
     found, total = len(visible.names), gpu_count(loaded.profile)
     if found == total or loaded.is_synthetic or not any(unit.shape.gpus for unit in loaded.plan.units):
-        return []
+        return None
     cause = f"{visible.variable} = {os.environ[visible.variable]!r} makes {found} of {total} GPUs visible"
-    problems = [
-        f"profile '{loaded.profile.name}': {cause}, but {unit.id} needs {unit.shape.gpus_per_node}. Make more of them"
-        f" visible, or set gpus_per_node of class '{unit.shape.gpu_class}' to the number of visible GPUs."
-        for unit in loaded.plan.units
-        if unit.shape.gpus_per_node > found
-    ]
-    if not problems:
-        _LOG.warning("profile '%s': %s. The run uses only these.", loaded.profile.name, cause)
-    return problems
+    largest = max(loaded.plan.units, key=lambda unit: unit.shape.gpus_per_node)
+    needed = largest.shape.gpus_per_node
+    if needed > found:
+        return (
+            f"profile '{loaded.profile.name}': {cause}, but {largest.id} needs {needed}. Make more of them visible, or"
+            f" set gpus_per_node of class '{largest.shape.gpu_class}' to the number of visible GPUs."
+        )
+    _LOG.warning("profile '%s': %s. The run uses only these.", loaded.profile.name, cause)
+    return None
 
 
 def _vllm_problem(unit: PlannedUnit, *, on_slurm: bool) -> str | None:
