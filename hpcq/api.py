@@ -354,10 +354,11 @@ class Run:
         """Cancel the pending and running jobs of the run, and return the ids of their units when they have ended.
 
         Args:
-            units: Unit ids or parts of them; none for all units.
+            units: Ids of units, whole components of ids (a kind, a model, a scheme, a variant, a shard, at least 6
+                digits of the digest), or shell patterns for whole ids; none for all units.
 
         Raises:
-            UserInputError: A unit does not exist.
+            UserInputError: A name selects no unit; the message has the nearest ids.
             SetupError: A command on another host is running the units, or the jobs do not end in time.
 
         Example:
@@ -366,6 +367,22 @@ class Run:
             []
         """
         return operations.cancel_units(self._record(), units)
+
+    def match_units(self, *units: str) -> dict[str, tuple[str, ...]]:
+        """Return the ids of the run's units that each name selects.
+
+        Args:
+            units: Names of units, as in `cancel`.
+
+        Raises:
+            UserInputError: A name selects no unit; the message has the nearest ids.
+
+        Example:
+            >>> import hpcq
+            >>> hpcq.load("m.toml").match_units("merge")
+            {'merge': ('merge.demo',)}
+        """
+        return operations.match_units(self._record(), units)
 
     def stage(self, *, progress: Callable[[str], None] = lambda _line: None) -> list[Path]:
         """Copy the models and data of the manifest that packages ship to the cache, and return their paths.
@@ -502,7 +519,8 @@ def init_profile(path: str | Path | None = None, *, overwrite: bool = False) -> 
         'mine.toml'
     """
     from hpcq.manifest.templates import draft_profile
-    from hpcq.slurm.sinfo import cluster_name, node_groups
+    from hpcq.slurm.client import cluster_name
+    from hpcq.slurm.sinfo import node_groups
 
     name = cluster_name()
     target = Path(path) if path else Path("clusters") / f"{slug(name)}.toml"

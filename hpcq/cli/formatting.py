@@ -130,7 +130,8 @@ def status_lines(status: RunStatus) -> list[str]:
         lines.append(f"tokens: {format_token_savings(status.asked_tokens, status.computed_tokens)}")
     units = status.units
     if len(units) > MAX_LISTED_UNITS:
-        units = tuple(unit for unit in units if unit.state in ("running", "failed", "cancelled"))[:MAX_LISTED_UNITS]
+        listed = (UnitState.RUNNING, UnitState.FAILED, UnitState.CANCELLED)
+        units = tuple(unit for unit in units if unit.state in listed)[:MAX_LISTED_UNITS]
     lines += aligned_columns([_status_cells(unit) for unit in units], width=terminal_width())
     if len(units) < len(status.units):
         lines.append(f"({len(status.units) - len(units)} more units: see --json)")

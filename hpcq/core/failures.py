@@ -29,6 +29,7 @@ class Failure(StrEnum):
             user has provided it.
         INVALID_INPUT: The manifest, the model or the data are at fault.
         BUG: Anything else.
+        UNKNOWN: A class of another version of hpcq.
     """
 
     PREEMPTED = "preempted"
@@ -41,6 +42,7 @@ class Failure(StrEnum):
     MISSING_RESOURCE = "missing resource"
     INVALID_INPUT = "invalid input"
     BUG = "bug"
+    UNKNOWN = "unknown"
 
 
 EXIT_CODES: Mapping[Failure, int] = {

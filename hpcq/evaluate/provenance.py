@@ -51,7 +51,7 @@ def segment_provenance(work: EvaluateWork, attempt: Attempt, backend_description
         "seed": work.seed,
         "batch_size": work.batch_size,
         "batch_share": attempt.batch_share,
-        "shard": f"{work.shard.index}of{work.shard.count}",
+        "shard": str(work.shard),
         "python": sys.version.split()[0],
         **{f"version_{name}": version for name, version in work.versions},
         **backend_description,

@@ -15,16 +15,18 @@ from hpcq.core.run_lock import run_lock
 from hpcq.core.work import UnitKind, UnitState
 from hpcq.launch.array_spec import Submission
 from hpcq.launch.build_array_spec import build_array_spec
-from hpcq.launch.job_status import UnitJobStatus, live_arrays, unit_jobs_if_any
+from hpcq.launch.job_status import live_arrays, unit_jobs_if_any
 from hpcq.launch.local_control import stop_orphans
 from hpcq.launch.local_launcher import LocalLauncher, LocalResources
+from hpcq.launch.visible_gpus import visible_gpus
 from hpcq.manifest.profiles import Profile
-from hpcq.monitor.status import ACTIVE_STATES, JobStatus, RunStatus, run_status
+from hpcq.monitor.status import ACTIVE_STATES, RunStatus, run_status
+from hpcq.monitor.unit_job import UnitJobStatus
 from hpcq.plan.arrays import make_arrays
 from hpcq.plan.plan_json import estimated_gpu_hours, plan_document
 from hpcq.plan.schedule.simulator import simulate_estimates
 from hpcq.plan.units import PlannedArray, PlannedUnit
-from hpcq.run.preflight import check_submittable
+from hpcq.run.preflight import check_submittable, gpu_count
 from hpcq.run.run import LoadedRun, check_same_plan, write_run
 
 STATUS_INTERVAL_S = 1.0
@@ -82,7 +84,7 @@ def estimate_gpu_hours(loaded: LoadedRun, *, retry_failed: bool = False) -> dict
         SetupError: Slurm does not answer.
     """
     jobs = unit_jobs_if_any(loaded.layout)
-    current = run_status(loaded.layout, plan_document(loaded.plan, (), {})["units"], job_statuses(jobs))
+    current = run_status(loaded.layout, plan_document(loaded.plan, (), {})["units"], jobs)
     return estimated_gpu_hours(
         make_arrays(_units_to_submit(loaded, current, retry_failed=retry_failed), loaded.profile)
     )
@@ -113,7 +115,7 @@ def submit_run(
         stop_orphans(loaded.layout)
         write_run(loaded)
         units = plan_document(loaded.plan, (), {})["units"]
-        current = run_status(loaded.layout, units, job_statuses(jobs))
+        current = run_status(loaded.layout, units, jobs)
         missing = _units_to_submit(loaded, current, retry_failed=retry_failed, unattended=unattended)
         # Nothing may depend on a job whose result is on disk: Slurm may have requeued it, or even hold it.
         done = {unit.id for unit in current.units if unit.state is UnitState.DONE}
@@ -128,15 +130,13 @@ def submit_run(
             from hpcq.launch.slurm_launcher import SlurmLauncher
             from hpcq.slurm.squeue import release
 
-            release(job.element for job in jobs.values() if job.is_held)
+            release(job.job_id for job in jobs.values() if job.is_held)
             submissions = tuple(SlurmLauncher(loaded.layout).submit(orders, live_arrays(jobs)))
         elif orders:
             report_status = _status_reporter(loaded.layout, units, on_status) if on_status else _no_status
             LocalLauncher(loaded.layout, local_resources(loaded.profile), on_poll=report_status).run(orders)
     jobs = unit_jobs_if_any(loaded.layout)
-    return SubmitResult(
-        loaded=loaded, submissions=submissions, status=run_status(loaded.layout, units, job_statuses(jobs))
-    )
+    return SubmitResult(loaded=loaded, submissions=submissions, status=run_status(loaded.layout, units, jobs))
 
 
 def _no_status() -> None:
@@ -211,14 +211,6 @@ def local_resources(profile: Profile) -> LocalResources:
     return LocalResources(
         cores=len(os.sched_getaffinity(0)),
         memory_gib=memory_bytes / 2**30,
-        gpus=max((offer.gpus_per_node for offer in profile.gpu_classes.values()), default=0),
+        gpus=visible_gpus(os.environ, gpu_count(profile)),
         parallel_units=profile.local.parallel_units,
     )
-
-
-def job_statuses(jobs: Mapping[str, UnitJobStatus]) -> dict[str, JobStatus]:
-    """Return the state of the units' jobs as the monitor takes it."""
-    return {
-        unit_id: JobStatus(job_id=job.job_id, state=job.state, reason=job.reason, log=job.log)
-        for unit_id, job in jobs.items()
-    }

@@ -8,7 +8,7 @@ import re
 from collections.abc import Iterator
 from pathlib import Path
 
-from hpcq.slurm import squeue
+from hpcq.slurm.client import run_client
 
 
 def batch_shell(job_id: str) -> int:
@@ -31,7 +31,7 @@ def step_daemon(job_id: str) -> int:
 
 def numeric_job_id(job_id: str) -> str:
     """Return the numeric job id that the daemons use; each element of an array has its own."""
-    return re.findall(r"JobId=(\d+)", squeue.run_client("scontrol", "show", "job", "--oneliner", job_id))[0]
+    return re.findall(r"JobId=(\d+)", run_client("scontrol", "show", "job", "--oneliner", job_id))[0]
 
 
 def job_processes(job_id: str) -> list[tuple[int, dict[str, str]]]:

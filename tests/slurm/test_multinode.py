@@ -22,7 +22,7 @@ from hpcq.core.work import UnitState
 from hpcq.launch.array_spec import ArraySpec
 from hpcq.launch.multinode.rendezvous import TIMEOUT_VARIABLE, node_address
 from hpcq.launch.slurm_launcher import SRUN_WAIT_MARGIN_S, SlurmLauncher
-from hpcq.slurm import squeue
+from hpcq.slurm.client import run_client
 from tests.slurm.cluster import VirtualCluster
 from tests.slurm.processes import job_processes
 from tests.slurm.synthetic_units import layout_at, synthetic_array, synthetic_unit
@@ -90,7 +90,7 @@ def test_the_other_nodes_exit_when_node_0_is_done(layout: RunLayout) -> None:
             socket.getaddrinfo(node, None)
     wait_for("the unit is done", lambda: attempts_of(layout, UNIT)[0].outcome == "done")
     wait_until_no_process(job)
-    assert [job.state for job in wait_until_ended(layout).values()] == [UnitState.DONE]
+    assert [job.state.unit_state for job in wait_until_ended(layout).values()] == [UnitState.DONE]
     assert len(attempts_of(layout, UNIT)) == 1
     assert list(layout.rendezvous.iterdir()) == []
 
@@ -111,7 +111,7 @@ def test_a_killed_process_on_one_node_ends_the_attempt_and_the_unit_is_retried(
         assert first.reason == f"{environment['SLURMD_NODENAME']}: worker process exited without reporting a reason."
         assert first.committed > 0
     states = wait_until_ended(layout)
-    assert [state.state for state in states.values()] == [UnitState.DONE]
+    assert [job.state.unit_state for job in states.values()] == [UnitState.DONE]
     assert [one.outcome for one in attempts_of(layout, UNIT)] == ["failed", "done"]
     wait_until_no_process(job)
 
@@ -134,7 +134,7 @@ def test_cancelling_a_unit_during_rendezvous_leaves_no_process(layout: RunLayout
     """Before all nodes have connected, scancel ends those that have."""
     job = submit(wide_array(layout, seconds=0, python=blocked_interpreter(tmp_path, "a6000-1")), layout)
     wait_for_phase(layout, "waiting for the other nodes")
-    squeue.run_client("scancel", job)
+    run_client("scancel", job)
     wait_until_no_process(job)
     assert attempts_of(layout, UNIT)[0].outcome == "interrupted"
 
@@ -143,12 +143,12 @@ def test_an_address_that_does_not_resolve_is_a_set_up_error(cluster: VirtualClus
     """The message has the node and the address that Slurm reports."""
     assert cluster
     address = node_address("a100-1")
-    squeue.run_client("scontrol", "update", "NodeName=a100-1", "NodeAddr=there.invalid")
+    run_client("scontrol", "update", "NodeName=a100-1", "NodeAddr=there.invalid")
     try:
         with pytest.raises(SetupError, match=r"^a100-1: Slurm reports the address 'there\.invalid'"):
             node_address("a100-1")
     finally:
-        squeue.run_client("scontrol", "update", "NodeName=a100-1", f"NodeAddr={address}")
+        run_client("scontrol", "update", "NodeName=a100-1", f"NodeAddr={address}")
 
 
 def test_the_error_of_another_node_is_the_reason(layout: RunLayout) -> None:

@@ -23,7 +23,8 @@ from hpcq.launch.array_spec import ArraySpec, UnitSpec
 from hpcq.launch.recovery.retry_policy import RetryPolicy
 from hpcq.launch.slurm_launcher import SlurmLauncher
 from hpcq.slurm import squeue
-from hpcq.slurm.squeue import QueueEntry
+from hpcq.slurm.client import run_client
+from hpcq.slurm.jobs import SlurmJob
 from hpcq.store import count_rows, load_index
 from tests.slurm.cluster import VirtualCluster, slurm_conf
 from tests.slurm.processes import srun_processes, step_daemon
@@ -121,7 +122,7 @@ def submit(layout: RunLayout, *specs: ArraySpec) -> Submitted:
 def preempt(node: str) -> None:
     """Submit a short job of high priority that needs the whole node."""
     words = ("--partition=hi", f"--nodelist={node}", "--exclusive", "--output=/dev/null", "--wrap=sleep 1")
-    squeue.run_client("sbatch", *words)
+    run_client("sbatch", *words)
 
 
 def kill(*processes: int) -> None:
@@ -171,9 +172,9 @@ def long_units(plain_cluster: VirtualCluster, tmp_path_factory: pytest.TempPathF
 
 
 INTERRUPTIONS: Mapping[str, Callable[[Submitted, str], object]] = {
-    "requeue": lambda units, name: squeue.run_client("scontrol", "requeue", units.jobs[name]),
-    "term": lambda units, name: squeue.run_client("scancel", "--signal=TERM", units.jobs[name]),
-    "usr2": lambda units, name: squeue.run_client("scancel", "--signal=USR2", units.jobs[name]),
+    "requeue": lambda units, name: run_client("scontrol", "requeue", units.jobs[name]),
+    "term": lambda units, name: run_client("scancel", "--signal=TERM", units.jobs[name]),
+    "usr2": lambda units, name: run_client("scancel", "--signal=USR2", units.jobs[name]),
     "worker": lambda units, name: kill(units.records(name)[-1].pid),
     "step": lambda units, name: kill(*srun_processes(units.jobs[name])),
     "daemon": lambda units, name: kill(step_daemon(units.jobs[name])),
@@ -198,7 +199,7 @@ def test_a_unit_continues_after_any_interruption(layout: RunLayout, plain_cluste
         units.wait_for_rows(name)
         interrupt(units, name)
     states = wait_until_ended(layout)
-    assert {job.state for job in states.values()} == {UnitState.DONE}
+    assert {job.state.unit_state for job in states.values()} == {UnitState.DONE}
     assert {job.restarts for job in states.values()} == {1}
     for name in INTERRUPTIONS:
         first, last = units.records(name)
@@ -219,7 +220,7 @@ def test_a_preemption_may_be_announced_by_the_user_signal(cluster: VirtualCluste
         units = submit(layout, array_of(layout, ["one"], "a6000"))
         units.wait_for_rows("one")
         preempt("a6000-1")
-        assert {job.state for job in wait_until_ended(layout).values()} == {UnitState.DONE}
+        assert {job.state.unit_state for job in wait_until_ended(layout).values()} == {UnitState.DONE}
     first, last = units.records("one")
     assert (first.reason, first.decision, last.outcome) == ("received SIGUSR2: preempted", "retry", "done")
     assert (units.answered("one"), units.computed("one") <= REQUESTS + MAX_REPEATED) == (REQUESTS, True)
@@ -231,7 +232,7 @@ def test_signals_do_not_count_against_a_retry_limit(layout: RunLayout) -> None:
     units = submit(layout, array_of(layout, ["one"], "a6000", time_limit_minutes=2))
     for number in range(4):
         signal_attempt(units, number)
-    assert {job.state for job in wait_until_ended(layout).values()} == {UnitState.DONE}
+    assert {job.state.unit_state for job in wait_until_ended(layout).values()} == {UnitState.DONE}
     assert units.outcomes("one") == [("interrupted", "timeout", "retry")] * 4 + [("done", None, None)]
     assert units.computed("one") <= REQUESTS + 4 * MAX_REPEATED
 
@@ -243,7 +244,7 @@ def signal_attempt(units: Submitted, number: int) -> None:
         return count_rows(units.layout.unit_segments(units.units["one"].unit_id), number + 1) > 0
 
     wait_for(f"attempt {number + 1} has committed rows", has_rows)
-    squeue.run_client("scancel", "--signal=USR2", units.jobs["one"])
+    run_client("scancel", "--signal=USR2", units.jobs["one"])
     wait_for("the attempt has ended", lambda: units.records("one")[number].decision is not None)
 
 
@@ -260,7 +261,7 @@ def test_a_budget_ends_a_loop(layout: RunLayout) -> None:
     kill(units.records("killed")[-1].pid)
     wait_for("the killed unit has failed", lambda: units.records("killed")[0].decision == "failed permanently")
     preempt("a6000-1")
-    assert {job.state for job in wait_until_ended(layout).values()} == {UnitState.FAILED}
+    assert {job.state.unit_state for job in wait_until_ended(layout).values()} == {UnitState.FAILED}
     assert [one[1:] for one in units.outcomes("killed")] == [("killed", "failed permanently")]
     assert [one[1:] for one in units.outcomes("preempted")] == [("preempted", "failed permanently")] * 2
     first, refused = units.records("preempted")
@@ -281,8 +282,8 @@ def test_out_of_memory_takes_the_next_oom_step(long_units: Submitted) -> None:
         (2, "retry smaller"),
         (3, "failed permanently"),
     ]
-    assert "MinMemoryNode=512M" in squeue.run_client("scontrol", "show", "job", long_units.jobs["fits"])
-    assert "MinMemoryNode=1G" in squeue.run_client("scontrol", "show", "job", long_units.jobs["never"])
+    assert "MinMemoryNode=512M" in run_client("scontrol", "show", "job", long_units.jobs["fits"])
+    assert "MinMemoryNode=1G" in run_client("scontrol", "show", "job", long_units.jobs["never"])
 
 
 def test_a_broken_node_is_excluded_after_its_first_fault(long_units: Submitted) -> None:
@@ -295,22 +296,21 @@ def test_a_broken_node_is_excluded_after_its_first_fault(long_units: Submitted) 
     assert {record.node for record in records if record.outcome == "done"} == {"h100-2"}
     # Later submissions exclude the node from the start.
     later = submit(long_units.layout, array_of(long_units.layout, ["later"], "h100", retries=RetryPolicy()))
-    assert "ExcNodeList=h100-1" in squeue.run_client("scontrol", "show", "job", later.jobs["later"])
+    assert "ExcNodeList=h100-1" in run_client("scontrol", "show", "job", later.jobs["later"])
     squeue.cancel([later.jobs["later"]])
 
 
 def states_of(units: Submitted, *names: str) -> set[UnitState]:
     """Wait until the jobs of these units have ended, and return their states."""
-    found: dict[str, QueueEntry] = {}
+    found: dict[str, SlurmJob] = {}
 
     def have_ended() -> bool:
         polled = squeue.poll(units.layout.name)
-        known = {f"{job}_{index}": state for (job, index), state in polled.items()}
-        found.update({name: known[units.jobs[name]] for name in names})
-        return all(state.state not in (UnitState.PENDING, UnitState.RUNNING) for state in found.values())
+        found.update({name: polled[units.jobs[name]] for name in names})
+        return all(job.state.unit_state not in (UnitState.PENDING, UnitState.RUNNING) for job in found.values())
 
     wait_for(f"{', '.join(names)} have ended", have_ended, timeout_s=240)
-    return {state.state for state in found.values()}
+    return {job.state.unit_state for job in found.values()}
 
 
 def test_a_unit_leaves_a_node_that_goes_down(
@@ -323,7 +323,7 @@ def test_a_unit_leaves_a_node_that_goes_down(
     node = units.records("one")[0].node
     plain_cluster.call("scontrol", "update", f"NodeName={node}", "State=DOWN", "Reason=test")
     try:
-        assert {job.state for job in wait_until_ended(layout).values()} == {UnitState.DONE}
+        assert {job.state.unit_state for job in wait_until_ended(layout).values()} == {UnitState.DONE}
     finally:
         plain_cluster.call("scontrol", "update", f"NodeName={node}", "State=RESUME")
     first, last = units.records("one")

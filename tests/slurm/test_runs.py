@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import itertools
 import json
+import subprocess
 import time
 from pathlib import Path
 
@@ -69,7 +71,7 @@ def test_two_hundred_units_give_the_same_results_as_a_local_run(hpcq: Hpcq, clus
     assert sum(len(item["units"]) for item in submitted) == 213
     assert len(submitted) == 1 + 1 + 2 + 1  # unquantized shards, quantizations, shards of each, merge
     queued = poll("many")
-    assert {state.state for state in queued.values()} <= {UnitState.PENDING, UnitState.RUNNING, UnitState.DONE}
+    assert {job.state.unit_state for job in queued.values()} <= {UnitState.PENDING, UnitState.RUNNING, UnitState.DONE}
     while (document := hpcq("status", "many", "--json").document)["state"] in ("running", "pending"):
         time.sleep(2)
     assert document["counts"] == {"done": 213}
@@ -145,6 +147,35 @@ def test_cancelled_units_can_be_resumed(hpcq: Hpcq, cluster: VirtualCluster) -> 
     resumed = hpcq("resume", "rehearsal", "--failed", "--wait", timeout_s=240)
     assert resumed.code == 0, resumed.err + resumed.out
     assert hpcq("merge", "rehearsal", "--json").document["missing"] == 0
+
+
+def test_jobs_are_printed_while_submit_waits(
+    hpcq: Hpcq, cluster: VirtualCluster, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Their ids and the next commands are readable before any job can start; then the reader may leave."""
+    monkeypatch.delenv("PYTHONUNBUFFERED", raising=False)
+    manifest = hpcq.write(REHEARSAL)
+    command = [str(hpcq.python), "-m", "hpcq", "submit", str(manifest), "-O", f"cluster.profile={cluster.profile}"]
+    partitions = cluster.call("sinfo", "--noheader", "--format=%R").split()
+    set_partitions(cluster, partitions, "DOWN")
+    try:
+        with subprocess.Popen([*command, "--wait"], cwd=hpcq.folder, stdout=subprocess.PIPE, text=True) as waiting:
+            assert waiting.stdout
+            lines = list(itertools.takewhile(lambda line: not line.startswith("Report:"), waiting.stdout))
+            waiting.stdout.close()
+            set_partitions(cluster, partitions, "UP")
+            assert waiting.wait(200) == 0
+    finally:
+        set_partitions(cluster, partitions, "UP")
+    assert sum(line.startswith("job ") for line in lines) == 4
+    assert any(line.startswith("Watch: ") for line in lines)
+    assert hpcq("status", "rehearsal", "--json").document["state"] == "done"
+
+
+def set_partitions(cluster: VirtualCluster, names: list[str], state: str) -> None:
+    """Let jobs start in these partitions (UP), or only wait there (DOWN)."""
+    for name in names:
+        cluster.call("scontrol", "update", f"PartitionName={name}", f"State={state}")
 
 
 def test_a_second_submit_submits_no_pending_unit_again(hpcq: Hpcq, cluster: VirtualCluster) -> None:

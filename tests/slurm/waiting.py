@@ -11,7 +11,7 @@ from hpcq.core.attempts import AttemptRecord, read_attempts
 from hpcq.core.paths import RunLayout
 from hpcq.core.work import UnitState
 from hpcq.slurm import squeue
-from hpcq.slurm.squeue import QueueEntry
+from hpcq.slurm.jobs import SlurmJob
 
 INTERVAL_S = 0.3
 _LIVE = (UnitState.PENDING, UnitState.RUNNING)
@@ -26,12 +26,12 @@ def wait_for(description: str, condition: Callable[[], bool], timeout_s: float =
         time.sleep(INTERVAL_S)
 
 
-def wait_until_ended(layout: RunLayout, timeout_s: float = 240.0) -> dict[tuple[str, int], QueueEntry]:
+def wait_until_ended(layout: RunLayout, timeout_s: float = 240.0) -> dict[str, SlurmJob]:
     """Wait until no job of the run is pending or running, and return the states that Slurm reports."""
     deadline = time.monotonic() + timeout_s
     while True:
         states = squeue.poll(layout.name)
-        if states and all(job.state not in _LIVE for job in states.values()):
+        if states and all(job.state.unit_state not in _LIVE for job in states.values()):
             return states
         if time.monotonic() > deadline:
             pytest.fail(f"The run has not ended after {timeout_s:g} s: {states}", pytrace=False)
@@ -47,6 +47,6 @@ def wait_for_states(layout: RunLayout, state: UnitState, count: int, timeout_s: 
     """Return as soon as Slurm reports at least `count` elements in that state."""
 
     def is_reached() -> bool:
-        return sum(job.state is state for job in squeue.poll(layout.name).values()) >= count
+        return sum(job.state.unit_state is state for job in squeue.poll(layout.name).values()) >= count
 
     wait_for(f"{count} elements are {state}", is_reached, timeout_s)

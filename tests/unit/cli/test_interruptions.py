@@ -123,6 +123,24 @@ def test_a_reused_process_id_is_not_mistaken_for_a_unit(finished: Hpcq) -> None:
         other.kill()
 
 
+def test_a_record_of_another_version_stops_no_command(finished: Hpcq) -> None:
+    """`status` shows the unknown values, and `cancel`, `logs` and `resume` treat the unit as one that has failed."""
+    path = next(finished.folder.glob("runs/rehearsal/attempts/merge*"))
+    later = {"outcome": "paused", "failure": "melted", "decision": "retry tomorrow", "launcher": "flux"}
+    path.write_text(json.dumps({**json.loads(path.read_text()), **later}))
+    (finished.folder / "runs" / "rehearsal" / "results.h5").unlink()
+    status = finished("status", "rehearsal", "--json")
+    (merge,) = (unit for unit in status.document["units"] if unit["kind"] == "merge")
+    assert (merge["state"], merge["failure"], merge["decision"]) == ("failed", "unknown", "unknown")
+    for value in later.values():
+        assert repr(value) in merge["reason"]
+    assert finished("status", "rehearsal").code == 1
+    assert finished("logs", "rehearsal").code == 0
+    assert finished("cancel", "rehearsal").out.startswith("Nothing to cancel")
+    assert finished("resume", "rehearsal").code == 0
+    assert finished("status", "rehearsal").code == 0
+
+
 def test_lost_segments_are_found_by_the_merge_and_computed_again(finished: Hpcq) -> None:
     """A run whose segment was removed is incomplete after the next merge, and complete after `resume`."""
     run = finished.folder / "runs" / "rehearsal"

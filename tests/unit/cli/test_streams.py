@@ -51,6 +51,44 @@ def test_a_run_completes_without_a_reader_of_its_output(hpcq: Hpcq, suffix: str)
     assert (done.code, outcomes(hpcq.folder)) == (0, {"evaluate": "done", "merge": "done"})
 
 
+def test_a_full_disk_for_the_output_of_a_run_is_reported_when_the_run_has_ended(hpcq: Hpcq) -> None:
+    """`submit > /dev/full` completes the run; then it exits with 3 and one line on standard error."""
+    done = in_shell(hpcq, ">/dev/full")("submit", hpcq.write(SLOW), "-O", QUICKER)
+    assert (done.code, outcomes(hpcq.folder)) == (3, {"evaluate": "done", "merge": "done"})
+    assert "the disk is full" in done.err.splitlines()[-1]
+
+
+PRINTS_THEN_WAITS = """
+import sys
+from hpcq.cli import process_setup
+from hpcq.cli.steady_output import steady_output
+process_setup.set_up()
+with steady_output():
+    print("job 7")
+    sys.stdin.readline()
+    print("after the reader has left")
+    print("the work is done", file=sys.stderr)
+process_setup.flush_stdout()
+"""
+
+
+def test_a_verb_that_changes_a_run_prints_each_line_at_once(hpcq: Hpcq) -> None:
+    """A reader gets the line while the command is at work; if the reader leaves then, the work goes on."""
+    command = [str(hpcq.python), "-c", PRINTS_THEN_WAITS]
+    with subprocess.Popen(
+        command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True
+    ) as process:
+        assert process.stdin
+        assert process.stdout
+        assert process.stderr
+        assert process.stdout.readline() == "job 7\n"
+        process.stdout.close()
+        process.stdin.write("\n")
+        process.stdin.flush()
+        assert process.stderr.read() == "the work is done\n"
+    assert process.returncode == 0
+
+
 @pytest.mark.parametrize("unbuffered", ["", "1"])
 def test_a_closed_pipe_does_not_hide_a_failure(finished: Hpcq, unbuffered: str) -> None:
     """`merge … | true` with a missing segment exits with 1, whether the pipe closes before or after printing."""

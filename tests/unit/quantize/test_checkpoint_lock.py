@@ -15,6 +15,7 @@ from pathlib import Path
 import pytest
 
 from hpcq.core.attempts import Attempt, AttemptRecord, read_attempts, utc_now
+from hpcq.core.outcomes import Launcher
 from hpcq.core.processes import identity
 from hpcq.core.work import Model, QuantizeWork, Scheme, Variant
 from hpcq.quantize.checkpoint_lock import LockOwner, lock_checkpoint
@@ -200,7 +201,7 @@ def test_a_local_owner_on_another_host_is_assumed_alive(tmp_path: Path) -> None:
         ({"process": "HOST BOOT PID 1"}, "the process with that id started at another time"),
         ({"process": "HOST other-boot PID 1"}, "the host was rebooted"),
         ({"process": "SAME"}, "it is this process"),
-        ({"process": "other b 1 1", "launcher": "slurm", "restart": 1}, "it is this job before it was requeued"),
+        ({"process": "other b 1 1", "launcher": Launcher.SLURM, "restart": 1}, "it is this job before it was requeued"),
     ],
 )
 def test_a_dead_owner_s_claim_is_superseded_at_once(changes: dict[str, object], reason: str, tmp_path: Path) -> None:
@@ -211,7 +212,7 @@ def test_a_dead_owner_s_claim_is_superseded_at_once(changes: dict[str, object], 
     for placeholder, value in (("SAME", mine), ("HOST", host), ("BOOT", boot), ("PID", pid)):
         text = text.replace(placeholder, value)
     claim_of(tmp_path / "x", dataclasses.replace(LockOwner.from_attempt(record_of()), **{**changes, "process": text}))
-    me = LockOwner.from_attempt(record_of(launcher="slurm", restart=2))
+    me = LockOwner.from_attempt(record_of(launcher=Launcher.SLURM, restart=2))
     with lock_checkpoint(tmp_path / "x", me, lambda message: pytest.fail(f"{reason}, but: {message}")) as has_lock:
         assert has_lock
 
