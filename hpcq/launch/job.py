@@ -18,8 +18,9 @@ from pathlib import Path
 from typing import Any
 
 from hpcq.core.attempts import Attempt, AttemptRecord, new_attempt, utc_now
+from hpcq.core.error_classification import classify_error
 from hpcq.core.errors import ProcessDiedError
-from hpcq.core.failures import EXIT_CODES, SIGTERMED, Failure, classify_error, exit_code_for
+from hpcq.core.failures import EXIT_CODES, SIGTERMED, Failure, exit_code_for
 from hpcq.core.outcomes import Launcher, Outcome
 from hpcq.core.paths import RunLayout
 from hpcq.core.processes import identity

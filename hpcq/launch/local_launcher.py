@@ -2,14 +2,13 @@
 
 from __future__ import annotations
 
-import os
 import shlex
 import signal
 import socket
 import tempfile
 import time
 from collections.abc import Callable, Iterator, Sequence
-from contextlib import contextmanager, suppress
+from contextlib import contextmanager
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
@@ -19,7 +18,7 @@ from hpcq.core.failures import Failure
 from hpcq.core.files import storage_errors
 from hpcq.core.outcomes import Launcher, Outcome
 from hpcq.core.paths import RunLayout
-from hpcq.core.processes import identity
+from hpcq.core.processes import find, kill_tree, signal_process, wait_for_exit
 from hpcq.core.work import UnitState
 from hpcq.launch import job_script
 from hpcq.launch.array_spec import ArraySpec, Dependency, UnitResult, UnitSpec
@@ -200,18 +199,19 @@ class LocalLauncher:
         return next((one for one in reversed(records) if (one.node, one.job_id) == (host, job_id)), None)
 
     def _stop(self) -> None:
-        """Stop running units: SIGTERM (submitit's controllers forward it, and units write records), then SIGKILL."""
+        """Stop running units: SIGTERM (submitit's controllers forward it, and units write records), then SIGKILL.
+
+        SIGTERM is repeated, because a controller that is starting does not forward it.
+        """
+        # Not `job.done()`: it is true as soon as the result is written, before the process has exited.
+        running = [process for task in self._running if (process := find(int(task.job.job_id)))]
         deadline = time.monotonic() + STOP_TIMEOUT_S
-        while self._running and time.monotonic() < deadline:
-            for task in self._running:
-                _signal(int(task.job.job_id), signal.SIGTERM)
-            time.sleep(POLL_INTERVAL_S)
-            # Not `job.done()`: it is true as soon as the result is written, before the process has exited.
-            self._running = [task for task in self._running if identity(int(task.job.job_id))]
-        for task in self._running:
-            record = self._record(task)
-            for process in (int(task.job.job_id), *([record.pid] if record else [])):
-                _signal(process, signal.SIGKILL)
+        while running and time.monotonic() < deadline:
+            for process in running:
+                signal_process(process, signal.SIGTERM)
+            running = wait_for_exit(running, POLL_INTERVAL_S)
+        for process in running:
+            kill_tree(process)
         self._running = []
 
 
@@ -244,11 +244,6 @@ def _needed(task: _Task, by_name: dict[str, ArraySpec]) -> Iterator[str]:
             units = units[task.array.element : task.array.element + 1]
         for unit in units:
             yield unit.unit_id
-
-
-def _signal(process: int, number: signal.Signals) -> None:
-    with suppress(ProcessLookupError):
-        os.kill(process, number)
 
 
 @contextmanager

@@ -172,11 +172,13 @@ def connect(rank_info: RankInfo) -> tuple[Channel, dict[str, Any]]:
             problem = f"cannot be reached ({error})"
             time.sleep(POLL_INTERVAL_S)
             continue
-        channel.send(token=endpoint["token"], **own)
-        welcome = channel.recv(HANDSHAKE_TIMEOUT_S)
-        if welcome is not None:
-            return channel, welcome
+        if channel.connect(endpoint["key"].encode(), HANDSHAKE_TIMEOUT_S):
+            channel.send(**own)
+            welcome = channel.recv(HANDSHAKE_TIMEOUT_S)
+            if welcome is not None:
+                return channel, welcome
         channel.close()
         problem = "does not respond"
+        time.sleep(POLL_INTERVAL_S)
     node = rank_info.nodes[0]
     raise ProcessDiedError(f"{node} {problem} within {rank_info.timeout_s:g} s.", failure=Failure.NODE_FAULT, node=node)
