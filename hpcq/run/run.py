@@ -16,6 +16,7 @@ from hpcq.core.attempts import read_attempts
 from hpcq.core.errors import SetupError, UserInputError
 from hpcq.core.files import write_text
 from hpcq.core.paths import RunLayout
+from hpcq.core.work import SYNTHETIC
 from hpcq.manifest import ResolvedManifest, load, lock_text, resolve, run_layout
 from hpcq.manifest.profiles import Profile
 from hpcq.plan.arrays import make_arrays
@@ -54,7 +55,7 @@ class LoadedRun:
     @property
     def is_synthetic(self) -> bool:
         """Whether the responses are synthetic (`evaluate.backend = "synthetic"`)."""
-        return self.resolved.evaluate.backend == "synthetic"
+        return self.resolved.evaluate.backend == SYNTHETIC
 
 
 @dataclass(frozen=True, kw_only=True)
