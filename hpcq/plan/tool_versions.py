@@ -36,10 +36,12 @@ def versions_of(tool: ToolInfo, environment: str, resolved: ResolvedManifest) ->
     if recorded:
         relevant = (*tool.distributions, *tool.alternative_builds)
         found = {name: version for name, version in recorded.items() if name in relevant}
+    elif environment == environments.CORE_ENVIRONMENT and not environments.IS_CHECKOUT:
+        found = _installed(tool, environment, str(environments.interpreter(environment)))
     elif environment in environment_names():
         found = _locked(tool, environment)
     else:
-        found = _installed(tool, environment, resolved)
+        found = _installed(tool, environment, _profile_python(tool, environment, resolved))
     if tool.plugin:
         # In the environment's lock, or else the version that is installed here, whose package jobs have on their path.
         own = tool.plugin.distribution
@@ -55,23 +57,28 @@ def _locked(tool: ToolInfo, environment: str) -> dict[str, str]:
     return dict(environments.locked_versions(environment, [*tool.distributions, *build], locks))
 
 
-def _installed(tool: ToolInfo, environment: str, resolved: ResolvedManifest) -> dict[str, str]:
-    """Return the versions that the interpreter of the profile's own environment reports."""
+def _profile_python(tool: ToolInfo, environment: str, resolved: ResolvedManifest) -> str:
+    """Return the interpreter of an environment that only the cluster profile knows."""
     settings = resolved.profile.environments.get(environment)
     if settings is None or settings.python is None:
         raise SetupError(
             f"'{tool.name}' ({tool.origin}) runs in the environment '{environment}', which has no lock file: add"
             f" [environments.{environment}] with its python to the cluster profile."
         )
+    return settings.python
+
+
+def _installed(tool: ToolInfo, environment: str, python: str) -> dict[str, str]:
+    """Return the versions that an interpreter reports. An installed hpcq has no lock of its own environment."""
     if not tool.distributions:
         return {}
-    installed = _query(settings.python)
+    installed = _query(python)
     build = [name for name in tool.alternative_builds if name in installed][:1] or tool.alternative_builds[:1]
     wanted = (*tool.distributions, *build)
     missing = [name for name in wanted if name not in installed]
     if missing:
         raise SetupError(
-            f"{settings.python}: the environment '{environment}' has no {', '.join(missing)}, which '{tool.name}'"
+            f"{python}: the environment '{environment}' has no {', '.join(missing)}, which '{tool.name}'"
             f" ({tool.origin}) needs: install it."
         )
     return {name: installed[name] for name in wanted}
@@ -85,8 +92,8 @@ def _query(python: str) -> dict[str, str]:
         done = subprocess.run(command, capture_output=True, text=True, timeout=_QUERY_TIMEOUT_S, check=True)
     except (OSError, subprocess.SubprocessError) as error:
         raise SetupError(
-            f"{python}: this interpreter, which the cluster profile names, cannot be started here to read its versions"
-            f" ({error})."
+            f"{python}: this interpreter cannot be started here to read its versions ({error}). Correct its path in the"
+            " cluster profile."
         ) from error
     versions: dict[str, str] = json.loads(done.stdout)
     return versions
