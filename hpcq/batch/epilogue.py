@@ -1,4 +1,4 @@
-"""Epilogue of a unit's job: `python -m hpcq.batch.epilogue`, started by the batch shell after a failure and each merge.
+"""Epilogue of a job after a failed step or a merge: classify the failure, requeue the job or give up.
 
 It runs on a node while the job is still running, and acts only on that job and its run. It determines the failure, lets
 `hpcq.launch.recovery.retry_policy` decide, and requeues the job. An error here does not change the job's exit code.

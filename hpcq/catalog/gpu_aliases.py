@@ -1,4 +1,4 @@
-"""GPU type of the catalog for the names that clusters give their GPUs.
+"""Names that clusters give their GPUs in Slurm's GRES, mapped to GPU types of the catalog.
 
 An ambiguous name yields the likelier type and a warning; an unknown name yields None.
 """

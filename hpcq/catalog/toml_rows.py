@@ -1,4 +1,4 @@
-"""Reader of the catalog's TOML files, and typed records from rows."""
+"""Reader of the catalog's TOML files, for gpus.py, models.py and the others; typed records from rows."""
 
 from __future__ import annotations
 

@@ -24,9 +24,15 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 def run(arguments: argparse.Namespace) -> int:
     """Write the report."""
-    from hpcq import api
+    import hpcq
+    from hpcq.cli.formatting import terminal_width
 
-    text = api.report(arguments.runs, output_format=arguments.format, compare=arguments.compare)
+    text = hpcq.make_report(
+        arguments.runs,
+        output_format=arguments.format,
+        compare=arguments.compare,
+        width=terminal_width() if arguments.output is None else None,
+    )
     if arguments.output is None:
         sys.stdout.write(text)
     else:

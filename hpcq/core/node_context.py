@@ -1,4 +1,4 @@
-"""Context of one node of a multi-node unit, in the terms of torchrun and vLLM: rank, addresses, port."""
+"""Rank, addresses and port of one node of a multi-node unit, in the terms of torchrun and vLLM."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Processes on this host: an identity that outlasts the reuse of process ids, signals, termination (Linux, /proc)."""
+"""Processes on this host (Linux): an identity that survives reuse of process ids, signals, termination."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Merge of all segments of a run into one results file, with the scores of the tasks that are answered completely.
+"""Merge of all segments of a run into results.h5, with the scores of completely answered tasks.
 
 The merge reads only committed files, so it can run at any time, also during jobs, and any number of times. The same
 segments give the same bytes.

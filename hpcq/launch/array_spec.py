@@ -1,4 +1,4 @@
-"""Array specifications: the input of a launcher, and the records of what it submitted or ran."""
+"""Array specifications: what a launcher submits, and the records of what it submitted or ran."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Build the array specification of a planned array: the profile adds partition, host memory, cores, environment."""
+"""Conversion of a planned array to what sbatch gets: partition, memory, CPUs, environment of the profile."""
 
 from __future__ import annotations
 

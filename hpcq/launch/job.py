@@ -1,4 +1,4 @@
-"""Job of one unit on a node: record the attempt, redirect output to the unit's log, call the worker.
+"""Entry point of a unit's job on a node: record the attempt, redirect output to the log, call the worker.
 
 The module imports nothing heavy, because hundreds of array elements pay for each import. `UnitJob` is pickled on the
 submitting host and unpickled by the worker's interpreter, possibly of another Python version.

@@ -1,4 +1,4 @@
-"""Scripts that prepare a job's shell before the interpreter starts; written to the folder of the job's pickle.
+"""Shell scripts that prepare a job's environment (modules, variables) before Python starts.
 
 The only module that passes values to a shell: each value is quoted or refused here.
 """
@@ -87,7 +87,7 @@ def package_path(folder: Path, plugins: Sequence[Plugin] = ()) -> Path:
     """
     path = folder / "package"
     with storage_errors(path):
-        path.mkdir(parents=True, exist_ok=True)
+        path.mkdir(mode=0o700, parents=True, exist_ok=True)
         _link(path / PACKAGE.name, PACKAGE)
         for plugin in plugins:
             _link(path / plugin.package.name, plugin.package)

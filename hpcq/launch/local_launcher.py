@@ -1,4 +1,4 @@
-"""Local launcher: run arrays on this machine through submitit's LocalExecutor, with the same jobs as under Slurm."""
+"""Local launcher: run arrays on this machine through submitit's LocalExecutor, with the jobs of Slurm."""
 
 from __future__ import annotations
 

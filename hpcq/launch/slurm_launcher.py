@@ -1,4 +1,4 @@
-"""Slurm launcher: submit arrays through submitit, one sbatch call per array, or several for more than MaxArraySize."""
+"""Slurm launcher: submit arrays through submitit, split where they are longer than MaxArraySize."""
 
 from __future__ import annotations
 

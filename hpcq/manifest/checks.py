@@ -1,4 +1,4 @@
-"""Checks of a manifest that need several tables, the catalog or the file system.
+"""Checks of a manifest against the catalog and the file system; all problems are reported together.
 
 Each check declares the tables that it needs, so that it can run although another table is invalid. That way all
 problems are reported together.

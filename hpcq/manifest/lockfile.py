@@ -1,4 +1,4 @@
-"""Lock file of a run: the manifest with all defaults, digests, tool versions and the profile; itself a manifest."""
+"""Lock file of a run: the manifest with all defaults, digests, versions and the profile; itself a manifest."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Records of a resolved manifest, the input of the planner."""
+"""Resolved manifest, the input of the planner: names replaced by records, defaults filled in."""
 
 from __future__ import annotations
 

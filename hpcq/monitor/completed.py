@@ -1,4 +1,4 @@
-"""Units whose result is on disk: checkpoints, completed evaluations, current merged results. Slurm is not queried."""
+"""Units whose result is on disk: checkpoints, evaluations, merged results. Slurm is not queried."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Planner: turn a resolved manifest into units (one quantization per variant, evaluations in shards, one merge)."""
+"""Planner: turn a resolved manifest into units: quantizations, evaluations in shards, one merge."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Versions of the distributions of a tool that can change a result."""
+"""Versions of a tool's distributions that are part of a content address."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Lock of a checkpoint: one worker at a time creates it; another takes over as soon as the owner is known to be gone.
+"""Lock of a checkpoint: one worker at a time creates it, and the next takes over if its owner is gone.
 
 The lock needs nothing but an atomic rename from the file system. `<checkpoint>.claim/` has one numbered folder per
 claim; the highest number owns the lock. A claim is prepared under a temporary name and renamed to the next number. The

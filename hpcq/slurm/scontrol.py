@@ -1,4 +1,4 @@
-"""Queries and changes of single jobs and their nodes, for code that runs inside a job (formats of Slurm 22.05)."""
+"""Queries and changes of single jobs and nodes with scontrol, from inside a job (formats of Slurm 22.05)."""
 
 from __future__ import annotations
 

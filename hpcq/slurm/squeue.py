@@ -1,4 +1,4 @@
-"""State of a run's jobs in Slurm by one squeue call for any run size; cancel, release, limits; the call of any client.
+"""State of a run's jobs by one squeue call; scancel, release, limits; timeouts for all Slurm commands.
 
 All clients are called with a timeout, because they block forever if the controller is down.
 """

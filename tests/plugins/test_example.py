@@ -133,7 +133,7 @@ def test_other_back_ends_load_the_plug_ins_checkpoints(hpcq: Path, run_folder: P
 
 def _weights(checkpoint: Path) -> dict[str, np.ndarray]:
     """Read the tensors of a checkpoint in bfloat16 as float32."""
-    _, tensors, _ = read_tensors(checkpoint / "model.safetensors")
+    _, tensors = read_tensors(checkpoint / "model.safetensors")
     return {
         name: (np.frombuffer(tensor.data, "<u2").astype("<u4") << 16).view("<f4").reshape(tensor.shape)
         for name, tensor in tensors.items()

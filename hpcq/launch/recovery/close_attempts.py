@@ -1,4 +1,4 @@
-"""Close the records of attempts that could not do so themselves: committed rows, failure, decision.
+"""End of attempts that died without a record: count committed rows, record the failure, decide on a retry.
 
 The caller determines which attempts are dead, and of what failure.
 """

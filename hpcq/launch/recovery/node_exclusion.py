@@ -1,4 +1,4 @@
-"""Nodes that a submission excludes: nodes of its partition with a recent fault in the records of attempts."""
+"""Nodes to exclude from a submission (sbatch --exclude), because a recent attempt failed on them."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Stale attempts: find out why attempts without a recorded end ended, from the state of their job and node, or /proc.
+"""Stale attempts: find out from Slurm, the node or /proc why an attempt ended without a record.
 
 An attempt that may still be alive is not changed.
 """

@@ -1,4 +1,4 @@
-"""Calibration of estimates: measured seconds of a run's earlier attempts, divided by the estimates made for them."""
+"""Calibration of estimates: measured seconds of earlier attempts of the run, divided by the estimates."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Cost model of a quantization: seconds of reading, calibration passes, the method's work on each layer, writing.
+"""Cost model of a quantization: seconds to read, calibrate, quantize each layer and write.
 
 Follows llmcompressor 0.14, which processes a model block by block on one GPU.
 """

@@ -1,4 +1,4 @@
-"""Parallel layouts that a class of nodes offers: nodes, GPUs per node, and the distribution of a model over them."""
+"""Parallel layouts on a class of nodes: nodes, GPUs per node, and the model's share on each GPU."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Suggestions for a variant that cannot be placed: settings, another scheme, more nodes, a shorter length, a back end.
+"""Suggestions for a variant that cannot be placed: another scheme, more nodes, a shorter length.
 
 Every suggestion was tried and fits.
 """

@@ -66,7 +66,7 @@ def kill_batch_step(system: SystemUnderTest) -> str | None:
 
 
 def _kill_without_epilogue(system: SystemUnderTest, role: str) -> str | None:
-    """Kill a job that cannot requeue itself then. The merge job submits it again; the merge job itself needs the user."""
+    """Kill a job without its epilogue. The merge job submits such jobs again; the merge job itself needs the user."""
     job = _kill(system, role)
     if job and job.is_merge:
         system.expect_intervention(f"the {role} of the merge was killed")

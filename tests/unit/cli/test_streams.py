@@ -2,13 +2,16 @@
 
 from __future__ import annotations
 
+import contextlib
 import dataclasses
 import fcntl
 import json
 import os
 import pty
 import signal
+import struct
 import subprocess
+import termios
 import time
 from collections.abc import Iterator
 from pathlib import Path
@@ -17,6 +20,7 @@ import pytest
 
 from tests.command_line import REHEARSAL, Hpcq
 
+ROOT = Path(__file__).resolve().parents[3]
 SMALL = REHEARSAL.replace(', "synthetic-w4a16"', "").replace(', "gsm8k"', "").replace("shards = 2", "")
 """One evaluation of 20 requests, and the merge."""
 SLOW = SMALL + "batch_size = 1\nflush_interval_s = 0.5\nsynthetic = { request_seconds = 1.0 }\n"
@@ -168,3 +172,32 @@ def test_status_of_an_incomplete_run_is_an_error_unless_it_is_locked(finished: H
     with (run / ".lock").open("a") as lock_file:
         fcntl.flock(lock_file, fcntl.LOCK_EX)
         assert finished("status", "rehearsal").code == 0
+
+
+def on_terminal(hpcq: Hpcq, columns: int, *arguments: str) -> str:
+    """Return what a command prints on a terminal with this many columns."""
+    terminal, standard_output = pty.openpty()
+    fcntl.ioctl(standard_output, termios.TIOCSWINSZ, struct.pack("HHHH", 24, columns, 0, 0))
+    environment = {name: value for name, value in os.environ.items() if name not in ("COLUMNS", "LINES")}
+    process = subprocess.Popen(
+        [str(hpcq.python), "-m", "hpcq", *arguments], cwd=hpcq.folder, stdout=standard_output, env=environment
+    )
+    os.close(standard_output)
+    printed = b""
+    with contextlib.suppress(OSError), os.fdopen(terminal, "rb", buffering=0) as reading:  # EIO at the end
+        while part := reading.read(4096):
+            printed += part
+    assert process.wait() == 0
+    return printed.decode()
+
+
+def test_only_a_terminal_folds_tables(hpcq: Hpcq) -> None:
+    """`plan` fits a terminal of 108 columns; in a pipe each array is one line; the words are the same, uncoloured."""
+    manifest = str(ROOT / "manifests" / "paper.toml")
+    shown, piped = on_terminal(hpcq, 108, "plan", manifest), hpcq("plan", manifest).out
+    arrays_shown, arrays_piped = (
+        text.partition("\n\n")[2].partition("\n\n")[0] for text in (shown.replace("\r", ""), piped)
+    )
+    assert max(map(len, arrays_shown.splitlines())) <= 108 < max(map(len, arrays_piped.splitlines()))
+    assert sorted(arrays_shown.split()) == sorted(arrays_piped.split())
+    assert "\x1b" not in shown

@@ -31,11 +31,11 @@ class NearestQuantizer:
         for path in sorted(path for path in job.base.iterdir() if path.is_file()):
             if path.suffix == ".safetensors":
                 job.report(f"quantizing {path.name}")
-                _, tensors, _ = read_tensors(path)
+                metadata, tensors = read_tensors(path)
                 for name in [name for name in tensors if _is_quantized(name, job.scheme)]:
                     tensors[name] = _rounded(tensors[name], name)
                     rounded += 1
-                write_tensors(job.output / path.name, tensors, {"format": "pt"})
+                write_tensors(job.output / path.name, tensors, metadata)
             else:
                 shutil.copyfile(path, job.output / path.name)
         return {"recipe": [["nearest", {"bits": 8, "layers": rounded}]], "device": "cpu"}
@@ -58,8 +58,8 @@ def _is_quantized(name: str, scheme: Scheme) -> bool:
 
 def _rounded(tensor: RawTensor, name: str) -> RawTensor:
     """Return a tensor in bfloat16 with its values rounded."""
-    if tensor.dtype != "BF16":
-        raise UserInputError(f"{name} is in {tensor.dtype}: nearest reads checkpoints in BF16.")
+    if tensor.dtype != "bfloat16":
+        raise UserInputError(f"{name} is in {tensor.dtype}: nearest reads checkpoints in bfloat16.")
     # numpy has no bfloat16: its bits are the upper half of a float32.
     bits = np.frombuffer(tensor.data, dtype="<u2").astype("<u4") << 16
     weights = bits.view("<f4").reshape(tensor.shape)

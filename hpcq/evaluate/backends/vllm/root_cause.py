@@ -1,4 +1,4 @@
-"""Root cause of a dead vLLM engine (0.32), from the log.
+"""Root cause of a dead vLLM engine (0.32), read from the log.
 
 The engine runs in subprocesses. Their parent learns that one died, but not why. They write to the same standard error
 as this process, so the reason is in its log.

@@ -1,4 +1,4 @@
-"""Watchdog in each vLLM worker process (0.32): exit when the engine's root process is dead or the worker has failed.
+"""Watchdog in each vLLM worker process (0.32): exit if the engine's root process or the worker failed.
 
 vLLM imports this module in each worker before process group initialization (`worker_extension_cls`). It is needed
 because vLLM's workers detect the death of their parent only after their set-up, and because an error on a rank that
