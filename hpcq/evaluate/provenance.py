@@ -3,10 +3,12 @@
 from __future__ import annotations
 
 import importlib.metadata
+import os
 import sys
 
 from hpcq import __version__
 from hpcq.core.attempts import Attempt
+from hpcq.core.environments import NAME_VARIABLE
 from hpcq.core.errors import SetupError
 from hpcq.core.work import EvaluateWork, Versions
 
@@ -53,6 +55,7 @@ def segment_provenance(work: EvaluateWork, attempt: Attempt, backend_description
         "batch_share": attempt.batch_share,
         "shard": str(work.shard),
         "python": sys.version.split()[0],
+        "environment": os.environ.get(NAME_VARIABLE, ""),
         **{f"version_{name}": version for name, version in work.versions},
         **backend_description,
     }

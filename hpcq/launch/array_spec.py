@@ -8,6 +8,7 @@ from enum import StrEnum
 from pathlib import Path
 from typing import Any
 
+from hpcq.catalog.plugins import Plugin
 from hpcq.core.work import UnitKind, UnitState, Work
 from hpcq.launch.recovery.retry_policy import RetryPolicy
 
@@ -72,6 +73,7 @@ class ArraySpec:
         element: Index of the only element of these arrays to depend on. They must be submitted in the same call. None:
             depend on all elements.
         retries: Policy for units whose attempt fails.
+        plugins: Plug-ins that the units use and that their environment does not contain.
     """
 
     name: str
@@ -96,6 +98,7 @@ class ArraySpec:
     dependency: Dependency = Dependency.NONE
     element: int | None = None
     retries: RetryPolicy = field(default_factory=RetryPolicy)
+    plugins: tuple[Plugin, ...] = ()
 
 
 @dataclass(frozen=True, kw_only=True)

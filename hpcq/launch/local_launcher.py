@@ -154,7 +154,7 @@ class LocalLauncher:
             environment,
             replace(array.environment, variables=variables),
             threads=array.cpus_per_unit,
-            package_path=job_script.package_path(self.layout.folder),
+            package_path=job_script.package_path(self.layout.folder, array.plugins),
         )
         # Not by submitit's `setup`: its additional shell neither forwards signals nor has the job's id.
         command = ["bash", str(job_script.script("enter.sh")), str(environment), array.environment.python]

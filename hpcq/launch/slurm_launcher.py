@@ -80,7 +80,8 @@ class SlurmLauncher:
 
     def _submit_part(self, array: ArraySpec, part: int, units: Sequence[UnitSpec], parts: int) -> Submission:
         folder = self._new_folder(array, part)
-        environment, package = folder / "environment.sh", job_script.package_path(self.layout.folder)
+        environment = folder / "environment.sh"
+        package = job_script.package_path(self.layout.folder, array.plugins)
         job_script.write_environment(environment, array.environment, threads=array.cpus_per_unit, package_path=package)
         spec = submissions.write_spec(folder, self.layout, array, part, units)
         oom_step = max(next_oom_step(self._attempts.get(unit.unit_id, [])) for unit in units)

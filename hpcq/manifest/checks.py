@@ -13,11 +13,19 @@ from pathlib import Path
 
 from hpcq.catalog import packages
 from hpcq.catalog.models import ModelShape, model_ids
-from hpcq.catalog.schemes import find_scheme, fitting_group_size, indivisible_width, scheme_names, split_group_size
+from hpcq.catalog.plugins import environment_names
+from hpcq.catalog.schemes import (
+    find_scheme,
+    fitting_group_size,
+    indivisible_width,
+    method_names,
+    scheme_names,
+    split_group_size,
+)
 from hpcq.catalog.tasks import find_task
-from hpcq.core import environments
+from hpcq.catalog.tools import backends, quantizers
 from hpcq.core.errors import ManifestError
-from hpcq.core.work import Scheme
+from hpcq.core.work import SYNTHETIC, Scheme
 from hpcq.manifest import cross_checks
 from hpcq.manifest.error_messages import Problem, did_you_mean, unknown_name
 from hpcq.manifest.fs_access import is_file, is_folder, path_exists, unreadable_part
@@ -117,8 +125,9 @@ def _definitions(manifest: Manifest) -> Iterator[Problem]:
 
 
 def _contradictions(scheme: Scheme) -> Iterator[tuple[str, str]]:
-    if (scheme.tool == "none") != (scheme.method == "none"):
-        yield "method", f"'{scheme.method}' cannot be combined with tool '{scheme.tool}'."
+    if scheme.method not in (offered := method_names(scheme.tool)):
+        hint = f" Its methods are {', '.join(offered)}." if scheme.is_quantized else ""
+        yield "method", f"'{scheme.method}' cannot be combined with tool '{scheme.tool}'.{hint}"
     is_grouped = scheme.granularity == "group"
     if is_grouped and scheme.group_size is None:
         yield "granularity", "'group' requires a group_size, such as 128."
@@ -189,7 +198,7 @@ def _rehearsals(manifest: Manifest) -> Iterator[Problem]:
     for index in range(len(manifest.models)):
         for key_path, name in model_scheme_names(index, manifest):
             scheme = find_scheme(name, defined)
-            if scheme and scheme.tool == "synthetic" and not manifest.is_synthetic:
+            if scheme and scheme.tool == SYNTHETIC and not manifest.is_synthetic:
                 yield key_path, f"'{name}' is for rehearsals: '{backend}' cannot load it. Use backend 'synthetic'."
 
 
@@ -258,13 +267,14 @@ def _environments(manifest: Manifest) -> Iterator[Problem]:
         in_profile = cluster_profile(manifest).environments
     except ManifestError:  # reported by _profile
         return
-    built_in = environments.names()
+    built_in = environment_names()
+    of_tools = {info.environment for info in (*quantizers().values(), *backends().values())}
     used = {"evaluate": manifest.evaluate.environment, "quantize": manifest.quantize.environment}
     for section, name in used.items():
         if name is not None and name not in (*built_in, *in_profile):
             yield (section, "environment"), unknown_name("environment", name, dict.fromkeys((*built_in, *in_profile)))
     for name in in_profile:
-        if name not in (*built_in, *used.values()):
+        if name not in (*built_in, *of_tools, *used.values()):
             sentence = unknown_name("environment", name, built_in)
             hint = "Your own environment must be used by evaluate.environment or quantize.environment."
             yield ("cluster", "profile", "environments", name), f"{sentence} {hint}"

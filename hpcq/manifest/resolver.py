@@ -2,16 +2,17 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Collection, Iterator
 from dataclasses import replace
 from pathlib import Path
 
 from hpcq.catalog import packages
 from hpcq.catalog.schemes import find_scheme, synthetic_scheme
+from hpcq.catalog.tools import backends, quantizers
 from hpcq.core.digests import digest_of_items, digest_of_model, digest_of_text
 from hpcq.core.errors import ManifestError
 from hpcq.core.paths import RunLayout
-from hpcq.core.work import Calibration, Model, Scheme, Task, UnitKind
+from hpcq.core.work import SYNTHETIC, Calibration, Model, Scheme, Task, UnitKind
 from hpcq.manifest.checks import find_problems
 from hpcq.manifest.fs_access import path_exists
 from hpcq.manifest.lookups import (
@@ -31,10 +32,6 @@ from hpcq.manifest.profiles import Profile
 from hpcq.manifest.resolved import EvaluateSettings, QuantizeSettings, ReportSettings, ResolvedManifest
 from hpcq.manifest.schema import EvaluateSection, Manifest, SyntheticSection, TaskOptions
 from hpcq.manifest.source import KeyPath
-
-_BACKEND_ENVIRONMENTS = {"accelerate": "transformers", "vllm": "vllm", "synthetic": "core"}
-_CPU_ENVIRONMENTS = {"vllm": "vllm-cpu"}
-"""Environments of the back ends' CPU builds, used if no node class with the role evaluate has GPUs."""
 
 
 def resolve(manifest: Manifest) -> ResolvedManifest:
@@ -79,7 +76,7 @@ class _Resolver:
             tasks=tasks,
             evaluate=_evaluate_settings(manifest, manifest.evaluate.backend),
             fallback=_fallback(manifest),
-            quantize=_quantize_settings(manifest),
+            quantize=_quantize_settings(manifest, {scheme.tool for _, scheme in pairs if scheme.is_quantized}),
             report=ReportSettings(compare=manifest.report.compare),
             notes=tuple(_notes(manifest, tasks)),
             missing=tuple(self.missing),
@@ -188,13 +185,14 @@ def run_layout(manifest: Manifest) -> RunLayout:
 
 
 def _fallback(manifest: Manifest) -> EvaluateSettings | None:
-    """Return the settings of `accelerate`, which supports all architectures and number formats, but is slower."""
+    """Return the settings of the back end's fallback, which supports more models and schemes, but is slower."""
     settings = _evaluate_settings(manifest, manifest.evaluate.backend)
-    if settings.placement_backend != "vllm" or not manifest.evaluate.fallback:
+    fallback = backends()[settings.placement_backend].fallback
+    if fallback is None or not manifest.evaluate.fallback:
         return None
     if settings.emulate:
-        return replace(settings, emulate="accelerate", engine=())
-    return _evaluate_settings(manifest, "accelerate")
+        return replace(settings, emulate=fallback, engine=())
+    return _evaluate_settings(manifest, fallback)
 
 
 def _evaluate_settings(manifest: Manifest, backend: str) -> EvaluateSettings:
@@ -213,8 +211,8 @@ def _evaluate_settings(manifest: Manifest, backend: str) -> EvaluateSettings:
         seed=section.seed,
         prefix_sharing=section.prefix_sharing,
         max_length=section.max_length,
-        engine=_engine_arguments(section) if "vllm" in (backend, synthetic.emulate) else (),
-        synthetic_options=tuple(synthetic.model_dump(exclude={"emulate"}).items()) if backend == "synthetic" else (),
+        engine=_engine_arguments(section) if backends()[synthetic.emulate or backend].has_engine_options else (),
+        synthetic_options=tuple(synthetic.model_dump(exclude={"emulate"}).items()) if backend == SYNTHETIC else (),
         emulate=synthetic.emulate,
         offload=section.offload,
     )
@@ -230,13 +228,16 @@ def _emulated_backend(section: EvaluateSection) -> str | None:
 
 def _default_environment(backend: str, profile: Profile) -> str:
     node_classes = [each for each in profile.gpu_classes.values() if UnitKind.EVALUATE.value in each.roles]
-    default = _BACKEND_ENVIRONMENTS[backend]
-    return default if any(each.gpus_per_node for each in node_classes) else _CPU_ENVIRONMENTS.get(backend, default)
+    info = backends()[backend]
+    has_gpus = any(each.gpus_per_node for each in node_classes)
+    return info.environment if has_gpus else info.cpu_environment or info.environment
 
 
-def _quantize_settings(manifest: Manifest) -> QuantizeSettings:
-    default = "core" if manifest.is_synthetic else "transformers"
-    return QuantizeSettings(environment=manifest.quantize.environment or default, device=manifest.quantize.device)
+def _quantize_settings(manifest: Manifest, tools: Collection[str]) -> QuantizeSettings:
+    """Return the settings; the environment is that of all `tools`, if they have the same one."""
+    defaults = {quantizers()[tool].environment for tool in tools}
+    common = defaults.pop() if len(defaults) == 1 else None
+    return QuantizeSettings(environment=manifest.quantize.environment or common, device=manifest.quantize.device)
 
 
 def _notes(manifest: Manifest, tasks: tuple[Task, ...]) -> Iterator[str]:

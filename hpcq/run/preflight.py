@@ -5,9 +5,12 @@ from __future__ import annotations
 import logging
 import os
 
+from hpcq.catalog.plugins import lock_folder
+from hpcq.catalog.tools import backends
 from hpcq.core import environments
 from hpcq.core.errors import SetupError, UserInputError
 from hpcq.core.work import EvaluateWork
+from hpcq.data import MODULES
 from hpcq.launch.visible_gpus import VisibleGpus, visible_gpus
 from hpcq.manifest.profiles import Profile
 from hpcq.plan.units import PlannedUnit
@@ -34,7 +37,7 @@ def check_submittable(loaded: LoadedRun) -> None:
         for refusal in loaded.plan.refused
         if refusal.variant is not None or not has_runnable_task
     ]
-    problems = [_vllm_problem(unit, on_slurm=loaded.on_slurm) for unit in loaded.plan.units]
+    problems = [_layout_problem(unit, on_slurm=loaded.on_slurm) for unit in loaded.plan.units]
     if not loaded.on_slurm:
         problems.append(_visible_gpu_problem(loaded, visible_gpus(os.environ, gpu_count(loaded.profile))))
     refused += dict.fromkeys(filter(None, problems))
@@ -43,10 +46,10 @@ def check_submittable(loaded: LoadedRun) -> None:
     missing = list(loaded.resolved.missing)
     for name in sorted({unit.environment for unit in loaded.plan.units}):
         settings = loaded.profile.environments.get(name)
-        if not (settings and settings.python) and not environments.exists(name):
-            command = (
-                "make environments" if name in DEFAULT_ENVIRONMENTS else f"python3 -m hpcq.core.environments {name}"
-            )
+        locks = lock_folder(name)
+        if not (settings and settings.python) and not environments.exists(name, locks):
+            command = f"python3 -m hpcq.core.environments {name}" + (f" --locks {locks}" if locks != MODULES else "")
+            command = "make environments" if name in DEFAULT_ENVIRONMENTS else command
             missing.append(f"The environment '{name}' does not exist: run `{command}`.")
     if loaded.on_slurm and not missing:
         check_cluster()
@@ -76,10 +79,10 @@ def _visible_gpu_problem(loaded: LoadedRun, visible: VisibleGpus) -> str | None:
     return None
 
 
-def _vllm_problem(unit: PlannedUnit, *, on_slurm: bool) -> str | None:
-    """Return why vLLM cannot run the unit with its planned shape; None if it can, and for other back ends."""
+def _layout_problem(unit: PlannedUnit, *, on_slurm: bool) -> str | None:
+    """Return why a back end cannot run the unit with its planned shape; None if it can."""
     work, shape = unit.work, unit.shape
-    if not isinstance(work, EvaluateWork) or work.backend != "vllm":
+    if not isinstance(work, EvaluateWork) or not backends()[work.backend].has_engine_options:
         return None
     if shape.nodes > 1 and not on_slurm:
         return (

@@ -16,6 +16,7 @@ from hpcq.core.attempts import read_attempts
 from hpcq.core.errors import SetupError, UserInputError
 from hpcq.core.files import write_text
 from hpcq.core.paths import RunLayout
+from hpcq.core.work import SYNTHETIC
 from hpcq.data import find_manifest
 from hpcq.manifest import ResolvedManifest, load, lock_text, resolve, run_layout
 from hpcq.manifest.profiles import Profile
@@ -55,7 +56,7 @@ class LoadedRun:
     @property
     def is_synthetic(self) -> bool:
         """Whether the responses are synthetic (`evaluate.backend = "synthetic"`)."""
-        return self.resolved.evaluate.backend == "synthetic"
+        return self.resolved.evaluate.backend == SYNTHETIC
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -9,15 +9,13 @@ from typing import Any
 
 from hpcq.core.attempts import AttemptRecord
 from hpcq.core.failures import Failure
+from hpcq.core.work import SYNTHETIC
 
 MIN_MEASURED_S = 1.0
 """Shorter measurements are ignored: they do not measure a rate."""
 
 RATIO_BOUNDS = (0.05, 20.0)
 """Bounds of a correction factor. A larger deviation has another cause than an inexact rate."""
-
-_SYNTHETIC = "synthetic"
-"""Back end without calibration: its seconds follow from the manifest."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -123,7 +121,7 @@ def _measurement(row: Mapping[str, Any], record: AttemptRecord) -> Measurement |
     """Compare an attempt with the estimate at its submission: the last plan may have placed the unit elsewhere."""
     facts, planned = record.facts, record.facts.get("planned") or {}
     estimated = planned.get("uncalibrated_seconds")
-    if not estimated or planned["backend"] == _SYNTHETIC:
+    if not estimated or planned["backend"] == SYNTHETIC:
         return None
     start = load = fixed = work = None
     load_s, answer_s, answered = facts.get("load_seconds"), facts.get("answer_seconds"), facts.get("answered")
