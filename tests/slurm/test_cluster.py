@@ -10,8 +10,6 @@ from pathlib import Path
 from hpcq.manifest.profiles import load_profile
 from tests.slurm.cluster import CLASSES, VirtualCluster
 
-CHECKOUT = Path(__file__).resolve().parents[2]
-
 
 def test_every_gpu_class_gives_a_job_its_gpus(cluster: VirtualCluster) -> None:
     """A job sees as many GPUs as it requests, on a node of the requested class."""
@@ -43,7 +41,7 @@ def test_hpcq_reads_the_written_profile(cluster: VirtualCluster) -> None:
 def test_a_cluster_started_by_hand_leaves_nothing_behind(cluster: VirtualCluster) -> None:
     """`python -m tests.slurm.cluster` runs in parallel to another cluster, prints SLURM_CONF, and stops at SIGTERM."""
     command = [sys.executable, "-m", "tests.slurm.cluster"]
-    with subprocess.Popen(command, cwd=CHECKOUT, stdout=subprocess.PIPE, text=True) as process:
+    with subprocess.Popen(command, stdout=subprocess.PIPE, text=True) as process:
         assert process.stdout is not None
         configuration = Path(process.stdout.readline().strip().removeprefix("export SLURM_CONF="))
         assert configuration.is_file()

@@ -22,7 +22,6 @@ from hpcq.launch.local_launcher import LocalLauncher, LocalResources, fits
 from hpcq.launch.recovery.retry_policy import RetryPolicy
 from tests.slurm.synthetic_units import layout_at, synthetic_array, synthetic_unit
 
-CHECKOUT = Path(__file__).resolve().parents[3]
 TWO_CORES = LocalResources(cores=2, memory_gib=8)
 
 
@@ -216,7 +215,7 @@ def test_ctrl_c_stops_all_units_and_the_run_can_be_repeated(tmp_path: Path) -> N
     """SIGINT to the group ends each unit after it has written its record; only the launcher prints a traceback."""
     layout = layout_at(tmp_path)
     command = [sys.executable, "-c", INTERRUPTED, str(tmp_path)]
-    with subprocess.Popen(command, cwd=CHECKOUT, start_new_session=True, stderr=subprocess.PIPE, text=True) as launcher:
+    with subprocess.Popen(command, start_new_session=True, stderr=subprocess.PIPE, text=True) as launcher:
         # Units in a phase, not starting: a unit that is interrupted while it starts leaves a record with "running".
         while len(units_in_a_phase(layout)) < 2 and launcher.poll() is None:
             time.sleep(0.1)
