@@ -1,4 +1,4 @@
-"""A short campaign, and what its judges see."""
+"""A short fault campaign, and the functions that count repeated answers."""
 
 from __future__ import annotations
 
@@ -7,43 +7,43 @@ from pathlib import Path
 import pytest
 
 from tests.faults.campaign import Campaign
-from tests.faults.judging import COMMIT_S, repeats_in, too_much_lost
-from tests.faults.kinds import KINDS
+from tests.faults.fault_kinds.table import FAULT_KINDS
+from tests.faults.invariants import COMMIT_S, count_repeated_answers, excessive_losses
 
 FAULTS = 14
 
 
 @pytest.mark.slurm
 @pytest.mark.timeout(420)
-def test_a_run_that_is_killed_signalled_and_damaged_ends_as_one_that_nobody_disturbed(tmp_path: Path) -> None:
-    """After faults of many kinds nothing is lost, disputed, hung, shown with a traceback, or done twice too often."""
-    cheap = [kind.name for kind in KINDS.values() if kind.is_cheap]
-    tally = Campaign(seed=7, folder=tmp_path, seconds=60.0, faults=FAULTS, kinds=cheap).run()
-    assert tally.violations == []
-    assert tally.faults.total() >= 10
-    assert len(tally.faults) >= 8
-    assert tally.distinct == 1500 * tally.rounds
+def test_a_short_campaign_has_no_violations(tmp_path: Path) -> None:
+    """After many kinds of faults no response is lost or differs, no run hangs, and little work is repeated."""
+    fast = [kind.name for kind in FAULT_KINDS.values() if kind.is_fast]
+    summary = Campaign(seed=7, folder=tmp_path, seconds=60.0, faults=FAULTS, kinds=fast).run()
+    assert summary.violations == []
+    assert summary.faults.total() >= 10
+    assert len(summary.faults) >= 8
+    assert summary.distinct == 1500 * summary.trials
 
 
-def test_an_answer_lost_with_a_process_is_told_from_one_given_twice_at_once() -> None:
-    """Who began after the other was over has lost nothing of his own; who began before could not know."""
-    journal = {
+def test_lost_answers_are_distinguished_from_concurrent_ones() -> None:
+    """An answer repeated after its process had ended was lost; one repeated before that is concurrent."""
+    journals = {
         "first": [(1.0, "a"), (2.0, "b"), (3.0, "c")],
         "after": [(9.0, "c"), (9.5, "b"), (10.0, "d")],
-        "beside": [(2.5, "a"), (9.5, "e")],
+        "concurrent": [(2.5, "a"), (9.5, "e")],
     }
-    repeats = repeats_in(journal, forgiven={"b"})
-    assert (repeats.answered, repeats.distinct, repeats.concurrent, repeats.forgiven) == (8, 5, 1, 1)
+    repeats = count_repeated_answers(journals, damaged_requests={"b"})
+    assert (repeats.answered, repeats.distinct, repeats.concurrent, repeats.after_damage) == (8, 5, 1, 1)
     assert [(lost.process, lost.requests) for lost in repeats.lost] == [("first", 1)]
 
 
-def test_more_lost_than_a_flush_interval_is_a_violation_unless_the_disk_was_full() -> None:
-    """The bound is in requests of a known pace; while the disk was full nothing could be committed."""
+def test_losing_more_than_a_flush_interval_is_a_violation_unless_the_disk_was_full() -> None:
+    """The limit is counted in requests of known duration. While the disk is full nothing can be committed."""
     lines = [(float(second), str(second)) for second in range(10)]
-    journal = {"first": lines, "second": [(100.0 + second, name) for second, name in lines]}
-    repeats, most_s = repeats_in(journal, forgiven=()), 10.0 - COMMIT_S
-    assert too_much_lost(repeats, request_s=1.0, flush_interval_s=most_s) == []
-    (said,) = too_much_lost(repeats, request_s=1.0, flush_interval_s=most_s - 0.5)
-    assert "lost 10 answers" in said
-    excused = repeats_in(journal, forgiven=(), full=[(5.0, 6.0)])
-    assert too_much_lost(excused, request_s=1.0, flush_interval_s=0.0) == []
+    journals = {"first": lines, "second": [(100.0 + second, name) for second, name in lines]}
+    repeats, flush_interval_s = count_repeated_answers(journals, damaged_requests=()), 10.0 - COMMIT_S
+    assert excessive_losses(repeats, request_s=1.0, flush_interval_s=flush_interval_s) == []
+    (violation,) = excessive_losses(repeats, request_s=1.0, flush_interval_s=flush_interval_s - 0.5)
+    assert "lost 10 answers" in violation
+    excused = count_repeated_answers(journals, damaged_requests=(), disk_full_periods_s=[(5.0, 6.0)])
+    assert excessive_losses(excused, request_s=1.0, flush_interval_s=0.0) == []

@@ -1,4 +1,4 @@
-"""What Slurm itself takes out of the running comes back when its user says so."""
+"""Jobs that Slurm holds: `hpcq resume` releases them, or does not wait for them."""
 
 from __future__ import annotations
 
@@ -14,26 +14,24 @@ TIMEOUT_S = 120.0
 
 
 @pytest.mark.slurm
-def test_a_unit_that_slurm_holds_because_it_could_not_start_it_is_released_by_resume(
-    core_python: Path, tmp_path: Path
-) -> None:
-    """A prolog that fails has Slurm hold the job for ever; after the cure `resume` lets it go on."""
-    prolog, sick = tmp_path / "prolog", tmp_path / "sick"
-    prolog.write_text(f"#!/bin/sh\n[ ! -e {sick} ]\n")
+def test_a_job_held_after_a_failed_launch_is_released_by_resume(core_python: Path, tmp_path: Path) -> None:
+    """Slurm holds a job whose prolog failed; after the prolog is fixed, `resume` releases the job."""
+    prolog, failure = tmp_path / "prolog", tmp_path / "failure"
+    prolog.write_text(f"#!/bin/sh\n[ ! -e {failure} ]\n")
     prolog.chmod(0o755)
-    sick.touch()
+    failure.touch()
     with VirtualCluster(settings={"Prolog": str(prolog)}) as cluster, slurm_conf(cluster):
         cluster.write_profile({"core": str(core_python)})
         hpcq = Hpcq(python=core_python, folder=tmp_path)
         manifest = hpcq.write(REHEARSAL)
         assert hpcq("submit", manifest, "-O", f"cluster.profile={cluster.profile}").code == 0
-        wait_for_held(cluster)
+        wait_until_held(cluster)
         held = [
             unit for unit in hpcq("status", "rehearsal", "--json").document["units"] if "held" in str(unit["reason"])
         ]
         assert held
         assert {unit["state"] for unit in held} == {"pending"}
-        sick.unlink()
+        failure.unlink()
         cluster.resume_nodes("drain")
         resumed = hpcq("resume", "rehearsal", "--wait", timeout_s=TIMEOUT_S)
         assert resumed.code == 0, resumed.err + resumed.out
@@ -41,34 +39,32 @@ def test_a_unit_that_slurm_holds_because_it_could_not_start_it_is_released_by_re
 
 
 @pytest.mark.slurm
-def test_a_finished_quantization_that_slurm_queues_again_and_holds_is_waited_for_by_nobody(
-    core_python: Path, tmp_path: Path
-) -> None:
-    """What is on disk is done, whatever the queue says: `resume` does not make evaluations depend on its job."""
+def test_no_job_depends_on_a_held_job_of_a_finished_quantization(core_python: Path, tmp_path: Path) -> None:
+    """If a checkpoint exists, `resume` submits its evaluations without a dependency, even if its job is queued again."""
     with VirtualCluster() as cluster, slurm_conf(cluster):
         cluster.write_profile({"core": str(core_python)})
         hpcq = Hpcq(python=core_python, folder=tmp_path)
         manifest = hpcq.write(REHEARSAL)
-        slowly = ("-O", "evaluate.synthetic.load_seconds=299")
-        assert hpcq("submit", manifest, "-O", f"cluster.profile={cluster.profile}", *slowly).code == 0
-        quantized = {}
+        slow = ("-O", "evaluate.synthetic.load_seconds=299")
+        assert hpcq("submit", manifest, "-O", f"cluster.profile={cluster.profile}", *slow).code == 0
+        states: dict[str, str] = {}
         deadline_s = time.monotonic() + TIMEOUT_S
-        while not quantized or {unit["state"] for unit in quantized.values()} != {"done"}:
-            assert time.monotonic() < deadline_s, quantized
+        while not states or set(states.values()) != {"done"}:
+            assert time.monotonic() < deadline_s, states
             units = hpcq("status", "rehearsal", "--json").document["units"]
-            quantized = {unit["job_id"]: unit for unit in units if unit["kind"] == "quantize"}
-        for job in quantized:
-            cluster.call("scontrol", "requeuehold", job)
+            states = {unit["job_id"]: unit["state"] for unit in units if unit["kind"] == "quantize"}
+        for job_id in states:
+            cluster.call("scontrol", "requeuehold", job_id)
         assert hpcq("cancel", "rehearsal", "evaluate").code == 0
         resumed = hpcq("resume", "rehearsal", "-O", "evaluate.synthetic.load_seconds=0", "--wait", timeout_s=TIMEOUT_S)
         assert resumed.code == 0, resumed.err + resumed.out
 
 
-def wait_for_held(cluster: VirtualCluster) -> None:
-    """Return when Slurm holds all that it tried to start."""
+def wait_until_held(cluster: VirtualCluster) -> None:
+    """Return when Slurm holds all jobs that it tried to start."""
     deadline_s = time.monotonic() + TIMEOUT_S
-    while "held" not in (listed := cluster.call("squeue", "--noheader", "--array", "--format=%T %r")) or (
-        "RUNNING" in listed or "CONFIGURING" in listed
+    while "held" not in (jobs := cluster.call("squeue", "--noheader", "--array", "--format=%T %r")) or (
+        "RUNNING" in jobs or "CONFIGURING" in jobs
     ):
-        assert time.monotonic() < deadline_s, listed
+        assert time.monotonic() < deadline_s, jobs
         time.sleep(0.3)

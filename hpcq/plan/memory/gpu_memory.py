@@ -214,7 +214,7 @@ def _blocks_bytes(shape: ModelShape, scheme: Scheme, linears: list[Linear], bloc
 
 
 def _partition(linear: Linear, shape: ModelShape, gpus: int) -> Linear:
-    """Return the part of a linear layer on one of `gpus` GPUs; if there are fewer key-value heads, they are repeated."""
+    """Return the part of a linear layer on one of `gpus` GPUs; key-value heads are repeated if there are fewer."""
     if linear.tp_split == "row":
         return replace(linear, in_features=math.ceil(linear.in_features / gpus))
     if linear.name in ("self_attn.k_proj", "self_attn.v_proj"):

@@ -159,7 +159,7 @@ def _part_bytes(model: ModelShape, scheme: Scheme) -> list[int]:
 def _fill(parts: Sequence[int], capacities: Sequence[float]) -> list[int] | None:
     """Fill the places in order and return the bytes in each.
 
-    None: the parts do not fit, or the first place has no room for the embeddings.
+    None: the parts do not fit, or the embeddings do not fit in the first place.
     """
     placed, place = [0 for _ in capacities], 0
     for part in parts:

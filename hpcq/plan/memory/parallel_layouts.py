@@ -50,7 +50,7 @@ def parallel_layouts(
 def requested_layout(
     name: str, gpu_class: GpuClass, tensor_parallel: int, pipeline_parallel: int
 ) -> Iterator[tuple[Shape, Parallelism]]:
-    """Yield the layout with the fewest nodes for the requested sizes, if the class has room for it.
+    """Yield the layout with the fewest nodes for the requested sizes, if the class has enough nodes.
 
     Pipeline stages may share a node, and tensor parallelism may span nodes. A tensor-parallel group fills whole nodes,
     or shares a node with other whole groups.

@@ -79,7 +79,5 @@ def freeze_worker(system: SystemUnderTest) -> str | None:
     pid = system.find_pid(job, "worker") if job else None
     if job is None or not system.send_signal(pid, signal.SIGSTOP):
         return None
-    system.schedule_undo(
-        f"freeze {job.element}", lambda: system.send_signal(pid, signal.SIGCONT), within_s=(2.0, 8.0)
-    )
+    system.schedule_undo(f"freeze {job.element}", lambda: system.send_signal(pid, signal.SIGCONT), within_s=(2.0, 8.0))
     return job.element

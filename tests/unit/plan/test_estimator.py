@@ -144,16 +144,16 @@ def test_a_limit_too_short_to_load_is_refused_with_a_limit_that_is_accepted(docu
     options = ("models.0.id=meta-llama/Llama-3.1-405B-Instruct", "schemes.use=['gptq-w4a16']")
     [refused] = document_of(*options, limit=10)["refused"]
     assert "where jobs are limited to 10 min" in refused["reason"]
-    cure = refused["suggestion"]
-    assert cure.startswith("a larger slurm.time_limit_minutes, ")
-    assert document_of(*options, limit=int(cure.split(", ")[1].split(" ")[0]))["refused"] == []
+    suggestion = refused["suggestion"]
+    assert suggestion.startswith("a larger slurm.time_limit_minutes, ")
+    assert document_of(*options, limit=int(suggestion.split(", ")[1].split(" ")[0]))["refused"] == []
 
 
-def test_a_rehearsal_takes_exactly_its_pace(document_of: DocumentOf) -> None:
-    """Load seconds, and seconds a request, of a shard's share of them."""
-    pace = "evaluate.synthetic={request_seconds=0.5, load_seconds=7}"
+def test_the_synthetic_back_end_takes_exactly_its_configured_time(document_of: DocumentOf) -> None:
+    """Load seconds, plus the seconds per request times the requests of a shard."""
+    settings = "evaluate.synthetic={request_seconds=0.5, load_seconds=7}"
     use = ("tasks.suites=[]", "tasks.use=['arc_challenge']", "tasks.limit=5", "evaluate.shards=2")
-    units = evaluations(document_of("evaluate.backend=synthetic", pace, *use))
+    units = evaluations(document_of("evaluate.backend=synthetic", settings, *use))
     assert [unit["seconds"] for unit in units] == [7 + 0.5 * 20 / 2] * 2
 
 
