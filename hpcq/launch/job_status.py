@@ -63,10 +63,14 @@ def unit_jobs(layout: RunLayout) -> dict[str, UnitJobStatus]:
     Raises:
         SetupError: Slurm is missing or does not respond.
     """
+    before = {submission.job_id for submission in read_submissions(layout)}
     queue = poll(layout.name)
     recover_unrecorded(layout, queue)
+    submissions = read_submissions(layout)
+    if {submission.job_id for submission in submissions} - before - {job_id for job_id, _ in queue}:
+        queue = poll(layout.name)  # Slurm has accepted jobs after it answered
     found: dict[str, UnitJobStatus] = {}
-    for submission in read_submissions(layout):
+    for submission in submissions:
         for index, unit in enumerate(submission.units):
             found[unit] = _unit_job_status(submission, index, queue.get((submission.job_id, index)))
     return found

@@ -152,7 +152,7 @@ def killing(layout: RunLayout, times: int) -> Callable[[UnitResult], None]:
 
 def test_a_killed_unit_is_retried(layout: RunLayout) -> None:
     """Its records have the failures and decisions, and the other unit is not affected."""
-    spec = synthetic_array(layout, "a", [synthetic_unit(layout, "victim", seconds=1), synthetic_unit(layout, "other")])
+    spec = synthetic_array(layout, "a", [synthetic_unit(layout, "victim", seconds=15), synthetic_unit(layout, "other")])
     results = LocalLauncher(layout, TWO_CORES, on_change=killing(layout, 2)).run([spec])
     assert {name: result.state for name, result in results.items()} == {
         "victim": UnitState.DONE,
@@ -169,7 +169,9 @@ def test_a_killed_unit_is_retried(layout: RunLayout) -> None:
 
 def test_a_unit_that_is_killed_repeatedly_fails(layout: RunLayout) -> None:
     """After the maximum number of attempts that committed nothing."""
-    spec = synthetic_array(layout, "a", [synthetic_unit(layout, "victim", seconds=60), synthetic_unit(layout, "other")])
+    spec = synthetic_array(
+        layout, "a", [synthetic_unit(layout, "victim", seconds=3600), synthetic_unit(layout, "other")]
+    )
     spec = replace(spec, retries=RetryPolicy(max_attempts_without_progress=2))
     results = LocalLauncher(layout, TWO_CORES, on_change=killing(layout, 9)).run([spec])
     assert {name: result.state for name, result in results.items()} == {
@@ -186,7 +188,7 @@ from pathlib import Path
 from hpcq.launch.local_launcher import LocalLauncher, LocalResources
 from tests.slurm.synthetic_units import layout_at, synthetic_array, synthetic_unit
 layout = layout_at(Path(sys.argv[1]))
-spec = synthetic_array(layout, "a", [synthetic_unit(layout, f"unit-{i}", seconds=60) for i in range(3)])
+spec = synthetic_array(layout, "a", [synthetic_unit(layout, f"unit-{i}", seconds=3600) for i in range(3)])
 LocalLauncher(layout, LocalResources(cores=2, memory_gib=8)).run([spec])
 """
 
@@ -220,7 +222,7 @@ def test_ctrl_c_stops_all_units_and_the_run_can_be_repeated(tmp_path: Path) -> N
         while len(units_in_a_phase(layout)) < 2 and launcher.poll() is None:
             time.sleep(0.1)
         os.killpg(launcher.pid, signal.SIGINT)
-        _, errors = launcher.communicate(timeout=20)
+        _, errors = launcher.communicate()
     assert errors.count("Traceback") == 1
     assert errors.strip().endswith("KeyboardInterrupt")
     assert running_in_group(launcher.pid) == []
