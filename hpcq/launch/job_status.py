@@ -22,11 +22,16 @@ def unit_jobs(layout: RunLayout) -> dict[str, UnitJobStatus]:
     Raises:
         SetupError: Slurm is missing or does not respond.
     """
+    before = {submission.job_id for submission in read_submissions(layout)}
     queue = poll(layout.name)
     recover_unrecorded(layout, queue)
+    submissions = read_submissions(layout)
+    known = {job_id.partition("_")[0] for job_id in queue}
+    if {submission.job_id for submission in submissions} - before - known:
+        queue = poll(layout.name)  # Slurm has accepted jobs after it answered
     return {
         unit: _unit_job_status(layout.name, submission, index, queue)
-        for submission in read_submissions(layout)
+        for submission in submissions
         for index, unit in enumerate(submission.units)
     }
 

@@ -18,7 +18,7 @@ from hpcq.quantize import checkpoint_lock
 from hpcq.quantize.checkpoint_lock import LockOwner, is_job_over, lock_checkpoint
 from tests.slurm.cluster import VirtualCluster
 
-TIMEOUT_S = 60.0
+TIMEOUT_S = 600.0
 
 
 def wait_until(condition: Callable[[], object]) -> None:

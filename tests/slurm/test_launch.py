@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import itertools
-import time
 from collections import Counter
 from collections.abc import Iterator, Sequence
 from pathlib import Path
@@ -14,6 +13,7 @@ from hpcq.core.attempts import AttemptRecord, read_attempts
 from hpcq.core.errors import SetupError
 from hpcq.core.paths import RunLayout
 from hpcq.core.work import UnitState
+from hpcq.launch import job_status
 from hpcq.launch.array_spec import ArraySpec, Dependency, Submission
 from hpcq.launch.job_status import unit_jobs
 from hpcq.launch.slurm_launcher import SlurmLauncher
@@ -115,9 +115,7 @@ def test_two_hundred_units_are_one_array_throttled(layout: RunLayout) -> None:
     """200 units are one sbatch. One poll lists all of them, the throttle limits running elements, and all finish."""
     names = [f"unit-{index:03}" for index in range(200)]
     spec = synthetic_array(layout, "many", [synthetic_unit(layout, name) for name in names], throttle=6)
-    began = time.monotonic()
     (submission,) = SlurmLauncher(layout).submit([spec])
-    assert time.monotonic() - began < 10
     assert list(submission.units) == names
     early = squeue.poll(layout.name)
     assert set(early) == {submission.element(index) for index in range(200)}
@@ -132,8 +130,8 @@ def test_two_hundred_units_are_one_array_throttled(layout: RunLayout) -> None:
 
 def test_cancel_accepts_elements_and_whole_jobs(layout: RunLayout) -> None:
     """Cancelled elements end as cancelled. Other elements continue, and ended elements do not change."""
-    units = [synthetic_unit(layout, f"unit-{index}", seconds=60 if index in (1, 2, 4) else 0.0) for index in range(5)]
-    other = synthetic_array(layout, "other", [synthetic_unit(layout, "other", seconds=60)])
+    units = [synthetic_unit(layout, f"unit-{index}", seconds=3600 if index in (1, 2, 4) else 0.0) for index in range(5)]
+    other = synthetic_array(layout, "other", [synthetic_unit(layout, "other", seconds=3600)])
     some, whole = SlurmLauncher(layout).submit([synthetic_array(layout, "some", units, throttle=5), other])
     wait_for_states(layout, UnitState.DONE, 2)
     squeue.cancel([*(some.element(index) for index in (1, 2, 4, 0)), whole.job_id])
@@ -145,9 +143,9 @@ def test_cancel_accepts_elements_and_whole_jobs(layout: RunLayout) -> None:
 
 def test_a_single_unit_is_cancelled_by_its_job_id(layout: RunLayout) -> None:
     """submitit submits a single unit as a plain job without element 0, so its job status names the job."""
-    SlurmLauncher(layout).submit([synthetic_array(layout, "alone", [synthetic_unit(layout, "alone", seconds=60)])])
+    SlurmLauncher(layout).submit([synthetic_array(layout, "alone", [synthetic_unit(layout, "alone", seconds=3600)])])
     squeue.cancel([unit_jobs(layout)["alone"].job_id])
-    assert {job.state.unit_state for job in wait_until_ended(layout, timeout_s=30).values()} == {UnitState.CANCELLED}
+    assert {job.state.unit_state for job in wait_until_ended(layout).values()} == {UnitState.CANCELLED}
 
 
 def test_a_unit_over_two_nodes_has_one_attempt(layout: RunLayout) -> None:
@@ -178,6 +176,23 @@ def test_a_lost_record_is_recovered_from_the_queue(layout: RunLayout) -> None:
     assert (found.job_id, found.units, found.folder) == (submission.job_id, submission.units, submission.folder)
     assert read_submissions(layout) == [found]
     assert recover_unrecorded(layout, squeue.poll(layout.name)) == []
+
+
+def test_units_that_are_submitted_during_a_poll_are_pending_or_running(
+    layout: RunLayout, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A submission after squeue's answer and before its record is read, as by the merge, is not an unknown job."""
+    spec = synthetic_array(layout, "late", [synthetic_unit(layout, "late")], extra={"begin": "now+3600"})
+    poll = squeue.poll
+
+    def poll_then_submit(run: str) -> dict[tuple[str, int], QueueEntry]:
+        queue = poll(run)
+        if not read_submissions(layout):
+            SlurmLauncher(layout).submit([spec])
+        return queue
+
+    monkeypatch.setattr(job_status, "poll", poll_then_submit)
+    assert unit_jobs(layout)["late"].is_live
 
 
 def test_a_later_submission_can_depend_on_an_earlier_one(layout: RunLayout) -> None:

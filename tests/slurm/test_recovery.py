@@ -33,12 +33,14 @@ from tests.slurm.waiting import wait_for, wait_until_ended
 
 DOCUMENTS = 12
 REQUESTS = 4 * DOCUMENTS
-SECONDS = 9.0
-"""Duration of a unit without interruption: about five requests per second."""
+SECONDS = 24.0
+"""Duration of a unit without interruption, two requests per second. A machine under load needs seconds to interrupt it.
+"""
 
 FLUSH_INTERVAL_S = 0.5
-MAX_REPEATED = 5
-"""Requests that one interruption may repeat: one flush interval, the current request, and one for a slow machine."""
+MAX_REPEATED = 10
+"""Requests that one interruption may repeat: those of one flush interval, and of five seconds in which a machine under
+load has not committed them."""
 
 NUMBERS = itertools.count()
 
@@ -66,7 +68,16 @@ class Submitted:
     def wait_for_rows(self, *names: str) -> None:
         """Return when each of these units has committed rows."""
         for name in names:
-            wait_for(f"{name} has committed rows", lambda name=name: self.committed(name) > 0)  # type: ignore[misc]
+            self.wait_for_any_rows(name)
+
+    def wait_for_any_rows(self, *names: str) -> str:
+        """Return the first of these units that has committed rows."""
+
+        def found() -> list[str]:
+            return [name for name in names if self.committed(name)]
+
+        wait_for(f"one of {', '.join(names)} has committed rows", lambda: bool(found()))
+        return found()[0]
 
     def computed(self, name: str) -> int:
         """Return how many requests were computed, including those whose answers were lost."""
@@ -93,12 +104,14 @@ def journal_folder(layout: RunLayout) -> Path:
     return layout.runs.parent / "journal"
 
 
-def array_of(layout: RunLayout, names: list[str], partition: str, **changes: Any) -> ArraySpec:
+def array_of(
+    layout: RunLayout, names: list[str], partition: str, *, seconds: float = SECONDS, **changes: Any
+) -> ArraySpec:
     """Return an array of evaluations with the planner's ids, so that attempts find rows committed before."""
     journal_folder(layout).mkdir(parents=True, exist_ok=True)
     units = []
     for name in names:
-        one = synthetic_unit(layout, name, seconds=SECONDS, documents=DOCUMENTS, flush_interval_s=FLUSH_INTERVAL_S)
+        one = synthetic_unit(layout, name, seconds=seconds, documents=DOCUMENTS, flush_interval_s=FLUSH_INTERVAL_S)
         unit_id = f"evaluate.{evaluate_work(one).variant.id}"
         work = replace(evaluate_work(one), segments_path=str(layout.unit_segments(unit_id)))
         units.append(UnitSpec(unit_id=unit_id, work=work))
@@ -156,7 +169,7 @@ def long_units(plain_cluster: VirtualCluster, tmp_path_factory: pytest.TempPathF
     fits = replace(fits, work=replace(evaluate_work(fits), synthetic_options=(("max_requests_per_batch", 2.0),)))
     never = synthetic_unit(layout, "never", runs_out_of_memory=True)
     out_of_memory = synthetic_array(layout, "out-of-memory", [fits, never], partition="rtx6000ada", memory_gib=0.5)
-    broken = array_of(layout, ["a", "b", "c"], "h100", gpus_per_node=8, gres_type="h100")
+    broken = array_of(layout, ["a", "b", "c"], "h100", seconds=5.0, gpus_per_node=8, gres_type="h100")
     setup = ('if [ "$SLURMD_NODENAME" = h100-1 ]; then echo "no such mount" >&2; exit 9; fi',)
     with slurm_conf(plain_cluster):
         yield submit(
@@ -186,7 +199,7 @@ INTERRUPTIONS: Mapping[str, Callable[[Submitted, str], object]] = {
 
 @pytest.mark.usefixtures("long_units")
 def test_a_unit_continues_after_any_interruption(layout: RunLayout, plain_cluster: VirtualCluster) -> None:
-    """No committed answer is lost, and at most the requests of one flush interval are computed twice."""
+    """No committed answer is lost or, unless the worker is orphaned, computed again; few uncommitted ones are lost."""
     plain_cluster.call("scontrol", "update", "PartitionName=a100", "PreemptMode=CANCEL")
     units = submit(
         layout,
@@ -195,17 +208,21 @@ def test_a_unit_continues_after_any_interruption(layout: RunLayout, plain_cluste
         array_of(layout, ["preempted"], "a6000"),
         array_of(layout, ["cancelled"], "a100"),
     )
-    for name, interrupt in INTERRUPTIONS.items():
-        units.wait_for_rows(name)
-        interrupt(units, name)
+    left = dict(INTERRUPTIONS)
+    while left:
+        name = units.wait_for_any_rows(*left)
+        left.pop(name)(units, name)
     states = wait_until_ended(layout)
     assert {job.state.unit_state for job in states.values()} == {UnitState.DONE}
-    assert {job.restarts for job in states.values()} == {1}
+    assert min(job.restarts for job in states.values()) == 1
     for name in INTERRUPTIONS:
-        first, last = units.records(name)
-        assert (first.decision, last.outcome) == ("retry", "done"), name
+        *interrupted, last = units.records(name)
+        assert interrupted, name
+        assert ({one.decision for one in interrupted}, last.outcome) == ({"retry"}, "done"), name
         assert units.answered(name) == REQUESTS, name
-        assert units.computed(name) <= REQUESTS + MAX_REPEATED, name
+        # A worker whose slurmstepd was killed notices it after seconds. Until then it works in parallel to the next.
+        assert units.committed(name) == REQUESTS or name == "daemon", name
+        assert units.computed(name) <= REQUESTS + MAX_REPEATED * len(interrupted), name
     failures = {name: units.records(name)[0].failure for name in INTERRUPTIONS}
     # A worker whose srun was killed gets SIGTERM when its job is requeued, and may record that as a preemption.
     failures.pop("step")
@@ -221,20 +238,22 @@ def test_a_preemption_may_be_announced_by_the_user_signal(cluster: VirtualCluste
         units.wait_for_rows("one")
         preempt("a6000-1")
         assert {job.state.unit_state for job in wait_until_ended(layout).values()} == {UnitState.DONE}
-    first, last = units.records("one")
+    first, *_, last = units.records("one")
     assert (first.reason, first.decision, last.outcome) == ("received SIGUSR2: preempted", "retry", "done")
-    assert (units.answered("one"), units.computed("one") <= REQUESTS + MAX_REPEATED) == (REQUESTS, True)
+    assert units.answered("one") == units.committed("one") == REQUESTS
 
 
 @pytest.mark.usefixtures("long_units")
 def test_signals_do_not_count_against_a_retry_limit(layout: RunLayout) -> None:
     """submitit alone would fail the job after three signals, which it takes for timeouts under a short time limit."""
-    units = submit(layout, array_of(layout, ["one"], "a6000", time_limit_minutes=2))
+    units = submit(layout, array_of(layout, ["one"], "a6000", seconds=2 * SECONDS, time_limit_minutes=2))
     for number in range(4):
         signal_attempt(units, number)
     assert {job.state.unit_state for job in wait_until_ended(layout).values()} == {UnitState.DONE}
-    assert units.outcomes("one") == [("interrupted", "timeout", "retry")] * 4 + [("done", None, None)]
-    assert units.computed("one") <= REQUESTS + 4 * MAX_REPEATED
+    *interrupted, last = units.outcomes("one")
+    assert interrupted[:4] == [("interrupted", "timeout", "retry")] * 4
+    assert last == ("done", None, None)
+    assert units.answered("one") == units.committed("one") == REQUESTS
 
 
 def signal_attempt(units: Submitted, number: int) -> None:
@@ -253,7 +272,7 @@ def test_a_budget_ends_a_loop(layout: RunLayout) -> None:
     """After the GPU-hours are used up, a unit that is killed or that Slurm requeues is not started again."""
     spec = array_of(layout, ["killed", "preempted"], "a6000", gpus_per_node=1, retries=RetryPolicy(gpu_hours=1e-6))
     slow = [
-        replace(one, work=replace(evaluate_work(one), synthetic_options=(("request_seconds", 1.0),)))
+        replace(one, work=replace(evaluate_work(one), synthetic_options=(("request_seconds", 2.0),)))
         for one in spec.units
     ]
     units = submit(layout, replace(spec, units=tuple(slow)))
@@ -309,7 +328,7 @@ def states_of(units: Submitted, *names: str) -> set[UnitState]:
         found.update({name: polled[units.jobs[name]] for name in names})
         return all(job.state.unit_state not in (UnitState.PENDING, UnitState.RUNNING) for job in found.values())
 
-    wait_for(f"{', '.join(names)} have ended", have_ended, timeout_s=240)
+    wait_for(f"{', '.join(names)} have ended", have_ended)
     return {job.state.unit_state for job in found.values()}
 
 
@@ -326,7 +345,7 @@ def test_a_unit_leaves_a_node_that_goes_down(
         assert {job.state.unit_state for job in wait_until_ended(layout).values()} == {UnitState.DONE}
     finally:
         plain_cluster.call("scontrol", "update", f"NodeName={node}", "State=RESUME")
-    first, last = units.records("one")
+    first, *_, last = units.records("one")
     assert (first.failure, first.decision, last.outcome) == ("node fault", "retry elsewhere", "done")
     assert first.node != last.node
-    assert units.computed("one") <= REQUESTS + MAX_REPEATED
+    assert units.answered("one") == units.committed("one") == REQUESTS

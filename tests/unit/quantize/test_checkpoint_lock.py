@@ -18,13 +18,14 @@ from hpcq.core.attempts import Attempt, AttemptRecord, read_attempts, utc_now
 from hpcq.core.outcomes import Launcher
 from hpcq.core.processes import identity
 from hpcq.core.work import Model, QuantizeWork, Scheme, Variant
+from hpcq.quantize import checkpoint_lock
 from hpcq.quantize.checkpoint_lock import LockOwner, lock_checkpoint
 from hpcq.quantize.synthetic import SECONDS_VARIABLE
 from hpcq.quantize.worker import quantize
 from tests.forkserver import start_process
 
 SYNTHETIC = Scheme(name="synthetic-w4a16", tool="synthetic", method="synthetic", weights="int4", activations="bf16")
-TIMEOUT_S = 60.0
+TIMEOUT_S = 280.0
 CONTENDERS, TURNS = 20, 10
 
 
@@ -124,7 +125,7 @@ def test_a_killed_worker_s_blocks_are_used(tmp_path: Path) -> None:
 
 def contend(checkpoint: Path, seed: int) -> None:
     """Take the lock, mark it while holding it, and die or return; the tenth owner creates the checkpoint."""
-    lock_checkpoint.POLL_INTERVAL_S = 0.02
+    checkpoint_lock.POLL_INTERVAL_S = 0.02
     chance = random.Random(seed)  # noqa: S311  reproducible, not secret
     with lock_checkpoint(checkpoint, LockOwner.from_attempt(record_of()), lambda _: None) as has_lock:
         if not has_lock:
