@@ -84,7 +84,7 @@ def _wall_s(units: Sequence[PlannedUnit], resolved: ResolvedManifest) -> float |
 
 def _checkpoint_bytes(resolved: ResolvedManifest, variant: Variant) -> int:
     """Return the size of the variant's own checkpoint; 0 if it uses the base checkpoint or its size is unknown."""
-    shape = resolved.shapes.get(variant.model.id)
+    shape = resolved.shapes.get(variant.model)
     return weight_bytes(shape, variant.scheme) if variant.scheme.is_quantized and shape else 0
 
 
@@ -133,7 +133,7 @@ def _refusal(resolved: ResolvedManifest, variant: Variant, problem: PlacementErr
 
 def _notes(resolved: ResolvedManifest, variant: Variant, assignment: Assignment) -> Iterator[str]:
     """Yield notes on how the variant is computed or was planned, for readers of the results."""
-    placement, model = assignment.evaluation.placement, variant.model.id
+    placement, model = assignment.evaluation.placement, variant.model
     kernel = placement.kernel
     if assignment.fallback_reason:
         backend = backend_title(assignment.settings.placement_backend)
@@ -143,4 +143,4 @@ def _notes(resolved: ResolvedManifest, variant: Variant, assignment: Assignment)
     if kernel and kernel.note:
         yield f"{variant.scheme.name} on {placement.shape.gpu_class} ({backend_title(kernel.backend)}): {kernel.note}."
     if placement.shape.gpus and model in resolved.shape_errors and not resolved.manifest.is_synthetic:
-        yield f"{model}: one GPU is planned without a memory estimate, because {resolved.shape_errors[model]}."
+        yield f"{model.id}: one GPU is planned without a memory estimate, because {resolved.shape_errors[model]}."

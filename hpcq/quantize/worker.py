@@ -16,7 +16,7 @@ from pathlib import Path
 from typing import Any
 
 from hpcq.catalog.hf_config import find_config_shape
-from hpcq.catalog.schemes import fitting_group_size, indivisible_width, split_group_size
+from hpcq.catalog.schemes import group_size_problem
 from hpcq.core.attempts import Attempt, utc_now
 from hpcq.core.errors import SetupError, UserInputError, WorkerError
 from hpcq.core.files import committed_folder, digest_of_file
@@ -182,7 +182,7 @@ def _check_base(base: Path, work: QuantizeWork) -> None:
         raise UserInputError(
             f"'{scheme.name}' cannot quantize {model.id}: {base} is already quantized: name an unquantized checkpoint."
         )
-    check_group_size(scheme, config, model.id.rsplit("/", 1)[-1])
+    check_group_size(scheme, config, model.id)
 
 
 def check_group_size(scheme: Scheme, config: Mapping[str, Any], model_name: str) -> None:
@@ -193,26 +193,15 @@ def check_group_size(scheme: Scheme, config: Mapping[str, Any], model_name: str)
     Args:
         scheme: Any scheme; without groups it passes.
         config: Content of the base checkpoint's config.json.
-        model_name: Name for the message.
+        model_name: Id or path of the model, for the message.
 
     Raises:
         UserInputError: The inputs of a layer are not a multiple of the group size.
     """
     shape = find_config_shape(config.get("text_config") or config)
-    width = indivisible_width(scheme, shape) if shape else None
-    if shape is None or width is None:
-        return
-    layer = next(linear.name for linear in shape.linears if linear.in_features == width)
-    size = fitting_group_size(scheme, shape)
-    hint = (
-        f"Try '{split_group_size(scheme.name)[0]}-g{size}'."
-        if size
-        else "None of the usual group sizes divides its layers: choose a scheme with scales per channel."
-    )
-    raise UserInputError(
-        f"'{scheme.name}' cannot quantize {model_name}: {width} is not a multiple of {scheme.group_size} "
-        f"(model.layers.*.{layer}). {hint}"
-    )
+    problem = group_size_problem(scheme, shape) if shape else None
+    if problem:
+        raise UserInputError(problem.sentence(model_name, names_layer=True))
 
 
 def _check_result(folder: Path, *, needs_tokenizer: bool) -> None:

@@ -97,7 +97,7 @@ def find_lock_file(name: str) -> Path:
     """
     path = Path(name)
     if path.suffix == ".toml" and path.is_file():
-        folder = run_layout(load(path)).folder
+        folder = run_layout(load(path).manifest).folder
     elif (path / LOCK_FILE_NAME).is_file():
         folder = path
     else:

@@ -10,6 +10,7 @@ from dataclasses import dataclass, replace
 from functools import lru_cache
 
 from hpcq.catalog.models import Linear, ModelShape
+from hpcq.catalog.schemes import indivisible_linear
 from hpcq.core.work import Scheme
 from hpcq.plan.memory.weights import GIB, block_bytes, embedding_bytes, has_uniform_blocks, head_bytes, value_bytes
 
@@ -149,15 +150,14 @@ def indivisible_reason(shape: ModelShape, scheme: Scheme, parallelism: Paralleli
         return f"{gpus} GPUs do not divide its vocabulary ({vocabulary}, padded)"
     if parallelism.pipeline > shape.layers:
         return f"{parallelism.pipeline} pipeline stages are more than its {shape.layers} layers"
-    if scheme.granularity == "group" and scheme.group_size and scheme.is_quantized and gpus > 1:
-        # As vLLM's verify_group_size_divides_partition does, for the input width of a layer on each GPU.
-        for linear in shape.linears:
-            width = _partition(linear, shape, gpus).in_features
-            if linear.tp_split == "row" and width % scheme.group_size:
-                return (
-                    f"groups of {scheme.group_size} do not divide {width}, the input width of {linear.name}"
-                    f" on each of {gpus} GPUs"
-                )
+    # As vLLM's verify_group_size_divides_partition does, for the input width of a layer on each GPU.
+    partitions = [_partition(linear, shape, gpus) for linear in shape.linears if linear.tp_split == "row" and gpus > 1]
+    linear = indivisible_linear(scheme, partitions)
+    if linear:
+        return (
+            f"groups of {scheme.group_size} do not divide {linear.in_features}, the input width of {linear.name}"
+            f" on each of {gpus} GPUs"
+        )
     return None
 
 
