@@ -21,10 +21,9 @@ from typing import Any
 from hpcq.core.addressing import slug
 from hpcq.core.errors import SetupError, UserInputError
 from hpcq.core.files import make_folder, write_text
-from hpcq.core.paths import RunLayout
 from hpcq.core.permissions import private_folders
 from hpcq.core.run_lock import run_lock
-from hpcq.core.work import UnitKind, UnitState
+from hpcq.core.work import UnitState
 from hpcq.launch.array_spec import Submission
 from hpcq.launch.build_array_spec import build_array_spec
 from hpcq.launch.job_status import UnitJobStatus, live_arrays, unit_jobs_if_any, wait_until_ended
@@ -33,11 +32,12 @@ from hpcq.launch.local_launcher import LocalLauncher, LocalResources
 from hpcq.launch.recovery.close_attempts import EndedJob, record_cancelled
 from hpcq.launch.submissions import read_submissions
 from hpcq.manifest.profiles import Profile
-from hpcq.monitor.status import ACTIVE_STATES, JobStatus, RunStatus, run_status
+from hpcq.monitor.status import RunStatus, run_status
 from hpcq.plan.arrays import make_arrays
 from hpcq.plan.plan_json import estimated_gpu_hours, plan_document
 from hpcq.plan.schedule.simulator import simulate_estimates
-from hpcq.plan.units import PlannedArray, PlannedUnit
+from hpcq.plan.units import PlannedArray
+from hpcq.run.next_submission import job_statuses, next_submission
 from hpcq.run.preflight import check_submittable
 from hpcq.run.run import LoadedRun, RunRecord, check_same_plan, load_manifest, load_run, read_run, write_run
 
@@ -75,7 +75,7 @@ class PlanResult:
     Attributes:
         loaded: The run as resolved and planned.
         status: State of each planned unit on disk.
-        arrays: Arrays that a submission would create now.
+        arrays: Arrays that `submit` would submit now.
         document: The document of `plan --json`.
     """
 
@@ -90,26 +90,43 @@ class SubmitResult:
     """Result of `submit`.
 
     Attributes:
-        submissions: Arrays accepted by Slurm; empty with the local scheduler.
+        arrays: Arrays that were missing: those that `submit --dry-run` showed.
+        submissions: Arrays accepted by Slurm, in parts of at most MaxArraySize; empty with the local scheduler.
         status: State of the run after the submission.
     """
 
+    arrays: tuple[PlannedArray, ...]
     submissions: tuple[Submission, ...]
     status: RunStatus
 
 
 def plan(manifest: Path, overrides: Sequence[str] = ()) -> PlanResult:
-    """Plan `manifest` without writing or submitting anything. Units whose result is on disk are done.
+    """Plan `manifest` without submitting anything: the arrays are exactly those that `submit` would submit now.
+
+    Slurm is asked for the run's jobs if there are any. If it does not answer, the field `slurm_error` of the document
+    has the reason, and units whose jobs are pending or running count as missing.
 
     Raises:
         ManifestError: The manifest is invalid; the message lists every problem.
     """
     loaded = load_manifest(manifest, overrides)
-    current = run_status(loaded.layout, plan_document(loaded.plan, (), {})["units"], {})
-    arrays = make_arrays(_units_to_submit(loaded, current, retry_failed=True), loaded.profile)
-    states = {unit.id: unit.state for unit in current.units}
-    document = plan_document(loaded.plan, arrays, states, simulate_estimates(arrays, loaded.profile))
-    return PlanResult(loaded=loaded, status=current, arrays=arrays, document=document)
+    try:
+        jobs = unit_jobs_if_any(loaded.layout)
+    except SetupError as error:
+        return _plan_result(loaded, {}, slurm_error=str(error))
+    return _plan_result(loaded, jobs)
+
+
+def _plan_result(loaded: LoadedRun, jobs: Mapping[str, UnitJobStatus], *, slurm_error: str | None = None) -> PlanResult:
+    following = next_submission(loaded, jobs)
+    states = {unit.id: unit.state for unit in following.status.units}
+    timeline = simulate_estimates(following.arrays, loaded.profile)
+    return PlanResult(
+        loaded=loaded,
+        status=following.status,
+        arrays=following.arrays,
+        document={**plan_document(loaded.plan, following.arrays, states, timeline), "slurm_error": slurm_error},
+    )
 
 
 def estimate_gpu_hours(loaded: LoadedRun, *, retry_failed: bool = False) -> dict[str, float]:
@@ -119,10 +136,7 @@ def estimate_gpu_hours(loaded: LoadedRun, *, retry_failed: bool = False) -> dict
         SetupError: Slurm does not answer.
     """
     jobs = unit_jobs_if_any(loaded.layout)
-    current = run_status(loaded.layout, plan_document(loaded.plan, (), {})["units"], _job_statuses(jobs))
-    return estimated_gpu_hours(
-        make_arrays(_units_to_submit(loaded, current, retry_failed=retry_failed), loaded.profile)
-    )
+    return estimated_gpu_hours(next_submission(loaded, jobs, retry_failed=retry_failed).arrays)
 
 
 def dry_run(manifest: Path, overrides: Sequence[str] = ()) -> PlanResult:
@@ -132,10 +146,12 @@ def dry_run(manifest: Path, overrides: Sequence[str] = ()) -> PlanResult:
         UserInputError: Same reasons as in `submit`.
         SetupError: Same reasons as in `submit`.
     """
-    planned = plan(manifest, overrides)
-    check_submittable(planned.loaded)
-    check_same_plan(planned.loaded)
-    return planned
+    loaded = load_manifest(manifest, overrides)
+    check_submittable(loaded)
+    check_same_plan(loaded)
+    jobs = unit_jobs_if_any(loaded.layout)
+    _refuse_unplanned_jobs(loaded, jobs)
+    return _plan_result(loaded, jobs)
 
 
 def submit(
@@ -161,13 +177,7 @@ def submit(
         _refuse_unplanned_jobs(loaded, jobs)
         stop_orphans(loaded.layout)
         write_run(loaded)
-        units = plan_document(loaded.plan, (), {})["units"]
-        current = run_status(loaded.layout, units, _job_statuses(jobs))
-        missing = _units_to_submit(loaded, current, retry_failed=retry_failed, unattended=unattended)
-        # Nothing may depend on a job whose result is on disk: Slurm may have requeued it, or even hold it.
-        done = {unit.id for unit in current.units if unit.state is UnitState.DONE}
-        active_arrays = {unit_id: job.array for unit_id, job in jobs.items() if job.is_live and unit_id not in done}
-        arrays = make_arrays(missing, loaded.profile, active_arrays=active_arrays)
+        arrays = next_submission(loaded, jobs, retry_failed=retry_failed, unattended=unattended).arrays
         orders = [
             build_array_spec(loaded.plan.run, array, loaded.profile, loaded.resolved.manifest.retries)
             for array in arrays
@@ -180,19 +190,18 @@ def submit(
             release(job.element for job in jobs.values() if job.is_held)
             submissions = tuple(SlurmLauncher(loaded.layout).submit(orders, live_arrays(jobs)))
         elif orders:
-            report_status = _status_reporter(loaded.layout, units, on_status) if on_status else _no_status
+            report_status = _status_reporter(loaded, on_status) if on_status else _no_status
             LocalLauncher(loaded.layout, _local_machine(loaded.profile), on_poll=report_status).run(orders)
     jobs = unit_jobs_if_any(loaded.layout)
-    return SubmitResult(submissions=submissions, status=run_status(loaded.layout, units, _job_statuses(jobs)))
+    status = run_status(loaded.layout, loaded.plan.units, job_statuses(jobs))
+    return SubmitResult(arrays=arrays, submissions=submissions, status=status)
 
 
 def _no_status() -> None:
     pass
 
 
-def _status_reporter(
-    layout: RunLayout, units: Sequence[Mapping[str, Any]], on_status: StatusCallback
-) -> Callable[[], None]:
+def _status_reporter(loaded: LoadedRun, on_status: StatusCallback) -> Callable[[], None]:
     """Return a function that calls `on_status`, at most once per `STATUS_INTERVAL_S`."""
     reported_s = -STATUS_INTERVAL_S
 
@@ -200,7 +209,7 @@ def _status_reporter(
         nonlocal reported_s
         if time.monotonic() - reported_s >= STATUS_INTERVAL_S:
             reported_s = time.monotonic()
-            on_status(run_status(layout, units, {}))
+            on_status(run_status(loaded.layout, loaded.plan.units, {}))
 
     return report_status
 
@@ -290,7 +299,7 @@ def cancel(run: str, units: Sequence[str] = ()) -> list[str]:
                 " Run `hpcq resume` after they have ended: it skips units with an active job. See `hpcq status`."
             )
         return sorted(wanted)
-    current = run_status(record.layout, record.plan_document["units"], {})
+    current = run_status(record.layout, record.units, {})
     if not units and interrupt_lock_owner(record.layout):
         return [unit.id for unit in current.units if unit.state is not UnitState.DONE]
     return interrupt_units(record.layout, named)
@@ -402,53 +411,14 @@ def _local_machine(profile: Profile) -> LocalResources:
 
 def _query_status(record: RunRecord) -> RunStatus:
     """Return the state of the run. Slurm is called only if a result is missing on disk."""
-    current = run_status(record.layout, record.plan_document["units"], {})
+    current = run_status(record.layout, record.units, {})
     if current.state is UnitState.DONE:
         return current
-    return run_status(record.layout, record.plan_document["units"], _job_statuses(unit_jobs_if_any(record.layout)))
-
-
-def _job_statuses(jobs: Mapping[str, UnitJobStatus]) -> dict[str, JobStatus]:
-    return {
-        unit_id: JobStatus(job_id=job.job_id, state=job.state, reason=job.reason, log=job.log)
-        for unit_id, job in jobs.items()
-    }
-
-
-def _units_to_submit(
-    loaded: LoadedRun, current: RunStatus, *, retry_failed: bool, unattended: bool = False
-) -> list[PlannedUnit]:
-    """Return the units to submit: neither done nor active, and neither they nor their dependencies are excluded.
-
-    Units that have failed permanently are excluded unless `retry_failed` is set. Units on hold are excluded if
-    `unattended` is set. The merge is submitted with every evaluation.
-    """
-    states = {unit.id: unit.state for unit in current.units}
-    excluded = {
-        unit.id
-        for unit in current.units
-        if (unit.has_failed_permanently and not retry_failed) or (unit.is_on_hold and unattended)
-    }
-    chosen: list[PlannedUnit] = []
-    has_evaluation = False
-    for unit in loaded.plan.units:
-        state = states[unit.id]
-        if unit.kind is UnitKind.MERGE:
-            wanted = has_evaluation or state not in (UnitState.DONE, *ACTIVE_STATES)
-        else:
-            wanted = (
-                state is not UnitState.DONE
-                and state not in ACTIVE_STATES
-                and excluded.isdisjoint((unit.id, *unit.depends_on))
-            )
-            has_evaluation |= wanted and unit.kind is UnitKind.EVALUATE
-        if wanted:
-            chosen.append(unit)
-    return chosen
+    return run_status(record.layout, record.units, job_statuses(unit_jobs_if_any(record.layout)))
 
 
 def _matching_units(record: RunRecord, parts: Sequence[str]) -> set[str]:
-    known = [unit["id"] for unit in record.plan_document["units"]]
+    known = [unit.id for unit in record.units]
     if not parts:
         return set(known)
     named: set[str] = set()
