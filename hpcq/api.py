@@ -1,381 +1,486 @@
-"""Public Python API: one function per verb of the command line. Functions return what the command line prints.
+"""Public Python API, for notebooks and scripts: load a manifest or find a run, and do what the command line does.
+
+Everything here is also available as `hpcq.load`, `hpcq.runs` and so on. Paths may be given as `str` or `Path`. No
+function changes the process: no umask, working directory, signal handler or environment variable.
 
 Example:
-    >>> from pathlib import Path
-    >>> from hpcq import api
-    >>> manifest = Path("manifests/quickstart.toml")
-    >>> api.plan(manifest).document["totals"]["gpu_hours"]
-    >>> api.submit(api.load_manifest(manifest))
-    >>> print(api.report(["quickstart"], output_format="md"))
+    >>> import hpcq
+    >>> run = hpcq.load("m.toml", **{"tasks.limit": 4})
+    >>> run.submit(wait=True).status.state.value
+    'done'
+    >>> [(row.task, row.n) for row in run.scores() if row.is_main]
+    [('arc_challenge', 4)]
 """
 
 from __future__ import annotations
 
-import os
+import json
 import time
-from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
+from collections.abc import Callable, Iterable, Iterator, Mapping
+from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any, TypeVar
 
 from hpcq.core.addressing import slug
 from hpcq.core.errors import SetupError, UserInputError
 from hpcq.core.files import make_folder, write_text
-from hpcq.core.permissions import private_folders
-from hpcq.core.run_lock import run_lock
-from hpcq.core.work import UnitState
-from hpcq.launch.array_spec import Submission
-from hpcq.launch.build_array_spec import build_array_spec
-from hpcq.launch.job_status import UnitJobStatus, live_arrays, unit_jobs_if_any, wait_until_ended
-from hpcq.launch.local_control import interrupt_lock_owner, interrupt_units, stop_orphans
-from hpcq.launch.local_launcher import LocalLauncher, LocalResources
-from hpcq.launch.recovery.close_attempts import EndedJob, record_cancelled
-from hpcq.launch.submissions import read_submissions
-from hpcq.manifest.profiles import Profile
-from hpcq.monitor.status import RunStatus, run_status
-from hpcq.plan.arrays import make_arrays
-from hpcq.plan.plan_json import estimated_gpu_hours, plan_document
-from hpcq.plan.schedule.simulator import simulate_estimates
-from hpcq.plan.units import PlannedArray
-from hpcq.run.next_submission import job_statuses, next_submission
-from hpcq.run.preflight import check_submittable
-from hpcq.run.run import LoadedRun, RunRecord, check_same_plan, load_manifest, load_run, read_run, write_run
+from hpcq.monitor.status import ACTIVE_STATES, RunStatus
+from hpcq.run import operations
+from hpcq.run.run import (
+    LoadedRun,
+    RunRecord,
+    find_lock_file,
+    find_runs,
+    load_manifest,
+    load_run,
+    manifest_layout,
+    read_run,
+)
+from hpcq.run.submit import (
+    PlanResult,
+    StatusCallback,
+    SubmitResult,
+    check_run,
+    estimate_gpu_hours,
+    plan_run,
+    submit_run,
+)
+
+if TYPE_CHECKING:
+    import pandas
+
+    from hpcq.report.report import MergedRun
+    from hpcq.report.rows import Row
 
 __all__ = [
-    "LoadedRun",
     "PlanResult",
+    "Records",
+    "ResponseRecord",
+    "Run",
+    "RunStatus",
     "SubmitResult",
-    "cancel",
-    "dry_run",
-    "estimate_gpu_hours",
+    "find",
     "init_manifest",
     "init_profile",
-    "load_manifest",
-    "load_run",
-    "logs",
-    "merge",
-    "plan",
+    "load",
     "report",
-    "stage",
-    "status",
-    "submit",
+    "runs",
 ]
 
-STATUS_INTERVAL_S = 1.0
-MAX_LISTED_JOBS = 3
-CANCEL_TIMEOUT_S = 120.0
+WAIT_INTERVAL_S = 2.0
 
-StatusCallback = Callable[[RunStatus], None]
+Confirm = Callable[[Mapping[str, float], float], bool]
+"""Receives GPU-hours per GPU class and the limit that they exceed; returns whether to submit."""
+
+T = TypeVar("T")
+
+
+class Records(tuple[T, ...]):
+    """Immutable sequence of records of one type, convertible to a pandas DataFrame.
+
+    Example:
+        >>> import hpcq
+        >>> hpcq.load("m.toml").scores().to_pandas().query("is_main").task.tolist()
+        ['arc_challenge']
+    """
+
+    __slots__ = ()
+
+    def to_pandas(self) -> pandas.DataFrame:
+        """Return one row per record, with one column per field.
+
+        Raises:
+            SetupError: pandas is not installed.
+        """
+        try:
+            import pandas
+        except ImportError as error:
+            raise SetupError("to_pandas needs pandas: install it, or use the records themselves.") from error
+        return pandas.DataFrame([vars(record) for record in self])
 
 
 @dataclass(frozen=True, kw_only=True)
-class PlanResult:
-    """Result of `plan`.
+class ResponseRecord:
+    """One stored response of a variant.
 
     Attributes:
-        loaded: The run as resolved and planned.
-        status: State of each planned unit on disk.
-        arrays: Arrays that `submit` would submit now.
-        document: The document of `plan --json`.
+        variant: Id of the variant.
+        task: Name of lm-eval's task; for a group of tasks, of its member.
+        doc_id: Index of the document in the task's data set.
+        request_index: Index of the request among those of its document (for multiple choice: the choice).
+        repeat: Index of the repetition of the request.
+        loglikelihood: Natural logarithm of the probability; None for generated text.
+        is_greedy: Whether greedy decoding would produce the continuation; None where the request does not ask for it.
+        text: Generated text; None for log-likelihoods.
     """
 
-    loaded: LoadedRun
-    status: RunStatus
-    arrays: tuple[PlannedArray, ...]
-    document: dict[str, Any]
+    variant: str
+    task: str
+    doc_id: int
+    request_index: int
+    repeat: int
+    loglikelihood: float | None
+    is_greedy: bool | None
+    text: str | None
 
 
-@dataclass(frozen=True, kw_only=True)
-class SubmitResult:
-    """Result of `submit`.
+class Run:
+    """A run: the manifest that defines it and the folder with what it has computed. Made by `load` and `runs`.
 
-    Attributes:
-        arrays: Arrays that were missing: those that `submit --dry-run` showed.
-        submissions: Arrays accepted by Slurm, in parts of at most MaxArraySize; empty with the local scheduler.
-        status: State of the run after the submission.
-    """
-
-    arrays: tuple[PlannedArray, ...]
-    submissions: tuple[Submission, ...]
-    status: RunStatus
-
-
-def plan(manifest: Path, overrides: Sequence[str] = ()) -> PlanResult:
-    """Plan `manifest` without submitting anything: the arrays are exactly those that `submit` would submit now.
-
-    Slurm is asked for the run's jobs if there are any. If it does not answer, the field `slurm_error` of the document
-    has the reason, and units whose jobs are pending or running count as missing.
-
-    Raises:
-        ManifestError: The manifest is invalid; the message lists every problem.
-    """
-    loaded = load_manifest(manifest, overrides)
-    try:
-        jobs = unit_jobs_if_any(loaded.layout)
-    except SetupError as error:
-        return _plan_result(loaded, {}, slurm_error=str(error))
-    return _plan_result(loaded, jobs)
-
-
-def _plan_result(loaded: LoadedRun, jobs: Mapping[str, UnitJobStatus], *, slurm_error: str | None = None) -> PlanResult:
-    following = next_submission(loaded, jobs)
-    states = {unit.id: unit.state for unit in following.status.units}
-    timeline = simulate_estimates(following.arrays, loaded.profile)
-    return PlanResult(
-        loaded=loaded,
-        status=following.status,
-        arrays=following.arrays,
-        document={**plan_document(loaded.plan, following.arrays, states, timeline), "slurm_error": slurm_error},
-    )
-
-
-def estimate_gpu_hours(loaded: LoadedRun, *, retry_failed: bool = False) -> dict[str, float]:
-    """Estimate the GPU-hours per GPU class that `submit` would add now. Pending and running jobs are not counted.
-
-    Raises:
-        SetupError: Slurm does not answer.
-    """
-    jobs = unit_jobs_if_any(loaded.layout)
-    return estimated_gpu_hours(next_submission(loaded, jobs, retry_failed=retry_failed).arrays)
-
-
-def dry_run(manifest: Path, overrides: Sequence[str] = ()) -> PlanResult:
-    """Plan `manifest` and run all checks of `submit`, without submitting.
-
-    Raises:
-        UserInputError: Same reasons as in `submit`.
-        SetupError: Same reasons as in `submit`.
-    """
-    loaded = load_manifest(manifest, overrides)
-    check_submittable(loaded)
-    check_same_plan(loaded)
-    jobs = unit_jobs_if_any(loaded.layout)
-    _refuse_unplanned_jobs(loaded, jobs)
-    return _plan_result(loaded, jobs)
-
-
-def submit(
-    loaded: LoadedRun, *, retry_failed: bool = False, unattended: bool = False, on_status: StatusCallback | None = None
-) -> SubmitResult:
-    """Submit all missing units to Slurm and return; with the local scheduler, run them and return when they have ended.
+    Every method reads the current state from disk (and from Slurm where it must), so a `Run` never becomes stale.
 
     Args:
-        loaded: The run, from `load_manifest` or `load_run`.
-        retry_failed: Also submit units that have failed permanently.
-        unattended: Called by a job, not by the user: skip units that are on hold until the user fixes their cause.
-        on_status: Called about once per second with the state of a local run.
+        source: A manifest, or the name or folder of an existing run.
+        overrides: `key=value` settings applied to the manifest.
+
+    Example:
+        >>> import hpcq
+        >>> run = hpcq.load("m.toml")
+        >>> run.name
+        'demo'
+    """
+
+    def __init__(self, source: str | Path, overrides: Iterable[str] = ()) -> None:
+        self._source = Path(source)
+        self._overrides = tuple(overrides)
+        self._is_manifest = self._source.suffix == ".toml" and not self._source.is_dir()
+
+    def __repr__(self) -> str:
+        return f"hpcq.load({str(self._source)!r})"
+
+    @property
+    def name(self) -> str:
+        """Name of the run."""
+        return self.folder.name
+
+    @property
+    def folder(self) -> Path:
+        """Folder of the run, absolute. It exists once the run has been submitted."""
+        if self._is_manifest:
+            return manifest_layout(self._source, self._overrides).folder
+        return find_lock_file(str(self._source)).parent.absolute()
+
+    def load(self) -> LoadedRun:
+        """Resolve and plan the manifest: all models, schemes, tasks and units.
+
+        Raises:
+            ManifestError: The manifest is invalid; the message lists every problem.
+            UserInputError: The run does not exist.
+        """
+        if self._is_manifest:
+            return load_manifest(self._source, self._overrides)
+        return load_run(str(self._source), self._overrides)
+
+    def plan(self) -> PlanResult:
+        """Plan without submitting anything: the arrays are exactly those that `submit` would submit now.
+
+        If the run has jobs and Slurm does not answer, the field `slurm_error` of the document has the reason, and units
+        whose jobs are pending or running count as missing.
+
+        Raises:
+            ManifestError: The manifest is invalid; the message lists every problem.
+
+        Example:
+            >>> import hpcq
+            >>> planned = hpcq.load("m.toml").plan()
+            >>> [unit["kind"] for unit in planned.document["units"]]
+            ['evaluate', 'merge']
+        """
+        return plan_run(self.load())
+
+    def estimate_gpu_hours(self, *, retry_failed: bool = False) -> dict[str, float]:
+        """Estimate the GPU-hours per GPU class that `submit` would add now. Pending and running jobs are not counted.
+
+        Raises:
+            SetupError: Slurm does not answer.
+
+        Example:
+            >>> import hpcq
+            >>> hpcq.load("m.toml").estimate_gpu_hours()
+            {}
+        """
+        return estimate_gpu_hours(self.load(), retry_failed=retry_failed)
+
+    def check(self) -> PlanResult:
+        """Plan, and run all checks of `submit` without submitting anything.
+
+        Raises:
+            UserInputError: Same reasons as in `submit`.
+            SetupError: Same reasons as in `submit`.
+
+        Example:
+            >>> import hpcq
+            >>> hpcq.load("m.toml").check().document["refused"]
+            []
+        """
+        return check_run(self.load())
+
+    def submit(
+        self,
+        *,
+        wait: bool = False,
+        confirm: Confirm | None = None,
+        retry_failed: bool = False,
+        unattended: bool = False,
+        on_status: StatusCallback | None = None,
+    ) -> SubmitResult:
+        """Submit all missing units to Slurm; with the local scheduler, run them and return when they have ended.
+
+        Can be repeated: what is done, pending or running is not submitted again.
+
+        Args:
+            wait: With Slurm, return when the run has ended.
+            confirm: Called with the estimated GPU-hours per GPU class and the limit if their sum is above
+                `plan.confirm_above_gpu_hours` of the manifest. Nothing is submitted unless it returns True.
+            retry_failed: Also submit units that have failed permanently.
+            unattended: Called by a job, not by the user: skip units on hold, and do not ask.
+            on_status: Called now and then with the state of the run while this function waits for it.
+
+        Raises:
+            UserInputError: A unit cannot run, the estimate is too high, the run's folder belongs to another manifest,
+                jobs of an earlier plan are still active, or another user can write to the run's folders.
+            SetupError: A model, an environment or Slurm is missing.
+
+        Example:
+            >>> import hpcq
+            >>> result = hpcq.load("m.toml").submit(wait=True)
+            >>> result.status.counts
+            {'done': 2}
+        """
+        loaded = self.load()
+        if not unattended:
+            _confirm_gpu_hours(loaded, confirm, retry_failed=retry_failed)
+        result = submit_run(loaded, retry_failed=retry_failed, unattended=unattended, on_status=on_status)
+        status = result.status
+        while wait and status.state in ACTIVE_STATES:
+            time.sleep(WAIT_INTERVAL_S)
+            status = operations.query_status(read_run(str(loaded.layout.folder)))
+            if on_status:
+                on_status(status)
+        return replace(result, status=status)
+
+    def status(self) -> RunStatus:
+        """Return the state of the run, with at most one call to Slurm for all of its units.
+
+        Example:
+            >>> import hpcq
+            >>> hpcq.load("m.toml").status().state.value
+            'done'
+        """
+        if self._is_manifest and not manifest_layout(self._source, self._overrides).manifest_lock.is_file():
+            return self.plan().status
+        return operations.query_status(self._record())
+
+    def scores(self, *, compare: str | None = None) -> Records[Row]:
+        """Return the scores of the run: one record per variant, task, metric and filter.
+
+        Args:
+            compare: A study with published scores, or 'published' for all studies; None for those in the manifest.
+
+        Raises:
+            RunIncompleteError: The run has no merged results yet, or its responses are synthetic.
+
+        Example:
+            >>> import hpcq
+            >>> scores = hpcq.load("m.toml").scores()
+            >>> {row.scheme for row in scores}
+            {'bf16'}
+        """
+        from hpcq.report.report import report_rows
+
+        return Records(report_rows([_merged_run(self._record())], compare=compare).rows)
+
+    def responses(self, task: str | None = None, *, variant: str | None = None) -> Records[ResponseRecord]:
+        """Return the stored responses of the run.
+
+        Args:
+            task: lm-eval's name of a task; None for all tasks.
+            variant: Id of a variant, or name of a scheme; None for all variants.
+
+        Raises:
+            UserInputError: The results contain no such task or variant.
+            RunIncompleteError: The run has no merged results yet.
+
+        Example:
+            >>> import hpcq
+            >>> first = hpcq.load("m.toml").responses("arc_challenge")[0]
+            >>> (first.doc_id, first.request_index, first.loglikelihood < 0)
+            (0, 0, True)
+        """
+        return Records(_read_responses(self._record(), task, variant))
+
+    def report(self, *, output_format: str = "text", compare: str | None = None) -> str:
+        """Return the scores of the run as text; `hpcq.report` takes several runs.
+
+        Args:
+            output_format: text, md, csv, latex, html or json.
+            compare: As in `scores`.
+
+        Example:
+            >>> import hpcq
+            >>> print(hpcq.load("m.toml").report(output_format="csv").splitlines()[0].split(",")[:3])
+            ['run', 'variant', 'model']
+        """
+        return report([self], output_format=output_format, compare=compare)
+
+    def merge(self) -> dict[str, Any]:
+        """Merge all committed responses on this machine and return the document of `merge --json`.
+
+        Raises:
+            UserInputError: The run has no units, or another user can write to its folders.
+            SetupError: The merge failed.
+
+        Example:
+            >>> import hpcq
+            >>> hpcq.load("m.toml").merge()["missing"]
+            0
+        """
+        return operations.merge_run(load_run(str(self._record().layout.folder)))
+
+    def logs(self, unit: str | None = None) -> list[Path]:
+        """Return the log files of the run's units, oldest first; for a unit that never started, the log of its job.
+
+        Args:
+            unit: A unit, as in `cancel`; None for all units.
+
+        Example:
+            >>> import hpcq
+            >>> [path.suffix for path in hpcq.load("m.toml").logs("merge")]
+            ['.log']
+        """
+        return operations.log_files(self._record(), unit)
+
+    def cancel(self, *units: str) -> list[str]:
+        """Cancel the pending and running jobs of the run, and return the ids of their units when they have ended.
+
+        Args:
+            units: Unit ids or parts of them; none for all units.
+
+        Raises:
+            UserInputError: A unit does not exist.
+            SetupError: A command on another host is running the units, or the jobs do not end in time.
+
+        Example:
+            >>> import hpcq
+            >>> hpcq.load("m.toml").cancel()
+            []
+        """
+        return operations.cancel_units(self._record(), units)
+
+    def stage(self, *, progress: Callable[[str], None] = lambda _line: None) -> list[Path]:
+        """Copy the models and data of the manifest that packages ship to the cache, and return their paths.
+
+        Args:
+            progress: Receives lines of progress.
+
+        Raises:
+            SetupError: A package is not available.
+
+        Example:
+            >>> import hpcq
+            >>> all(path.exists() for path in hpcq.load("m.toml").stage())
+            True
+        """
+        from hpcq.stage.manifest import stage_manifest
+
+        return stage_manifest(self.load().resolved, progress=progress)
+
+    def _record(self) -> RunRecord:
+        """Read the run's folder.
+
+        Raises:
+            UserInputError: The run was not submitted yet.
+        """
+        return read_run(str(self.folder) if self._is_manifest else str(self._source))
+
+
+def load(source: str | Path, /, **overrides: Any) -> Run:
+    """Load a manifest, or a run that was submitted before.
+
+    Args:
+        source: Path of a manifest, or name or folder of an existing run.
+        overrides: Settings by dotted key, as with `-O` on the command line: `**{"tasks.limit": 20}`.
 
     Raises:
-        UserInputError: A unit cannot run, the run's folder belongs to another manifest, jobs of an earlier plan are
-            still pending or running, or another user can write to the run's folders.
-        SetupError: A model, an environment or Slurm is missing.
+        UserInputError: A value cannot be written as TOML.
+
+    Example:
+        >>> import hpcq
+        >>> hpcq.load("m.toml", **{"run.name": "other"}).name
+        'other'
     """
-    check_submittable(loaded)
-    check_same_plan(loaded)
-    with private_folders(loaded.layout), run_lock(loaded.layout):
-        jobs = unit_jobs_if_any(loaded.layout)
-        _refuse_unplanned_jobs(loaded, jobs)
-        stop_orphans(loaded.layout)
-        write_run(loaded)
-        arrays = next_submission(loaded, jobs, retry_failed=retry_failed, unattended=unattended).arrays
-        orders = [
-            build_array_spec(loaded.plan.run, array, loaded.profile, loaded.resolved.manifest.retries)
-            for array in arrays
-        ]
-        submissions: tuple[Submission, ...] = ()
-        if loaded.on_slurm:
-            from hpcq.launch.slurm_launcher import SlurmLauncher
-            from hpcq.slurm.squeue import release
-
-            release(job.element for job in jobs.values() if job.is_held)
-            submissions = tuple(SlurmLauncher(loaded.layout).submit(orders, live_arrays(jobs)))
-        elif orders:
-            report_status = _status_reporter(loaded, on_status) if on_status else _no_status
-            LocalLauncher(loaded.layout, _local_machine(loaded.profile), on_poll=report_status).run(orders)
-    jobs = unit_jobs_if_any(loaded.layout)
-    status = run_status(loaded.layout, loaded.plan.units, job_statuses(jobs))
-    return SubmitResult(arrays=arrays, submissions=submissions, status=status)
+    return Run(source, [f"{key}={_as_toml(key, value)}" for key, value in overrides.items()])
 
 
-def _no_status() -> None:
-    pass
+def find(run: str | Path, /, overrides: Iterable[str] = ()) -> Run:
+    """Find a run that was submitted before, by its name, its folder or its manifest.
 
-
-def _status_reporter(loaded: LoadedRun, on_status: StatusCallback) -> Callable[[], None]:
-    """Return a function that calls `on_status`, at most once per `STATUS_INTERVAL_S`."""
-    reported_s = -STATUS_INTERVAL_S
-
-    def report_status() -> None:
-        nonlocal reported_s
-        if time.monotonic() - reported_s >= STATUS_INTERVAL_S:
-            reported_s = time.monotonic()
-            on_status(run_status(loaded.layout, loaded.plan.units, {}))
-
-    return report_status
-
-
-def _refuse_unplanned_jobs(loaded: LoadedRun, jobs: Mapping[str, UnitJobStatus]) -> None:
-    """Refuse to submit while jobs of another plan of this run are active: they would do the same work twice.
-
-    With the local scheduler, every active Slurm job of the run counts.
-    """
-    planned = {unit.id for unit in loaded.plan.units} if loaded.on_slurm else set()
-    unplanned = sorted(job.job_id for unit_id, job in jobs.items() if job.is_live and unit_id not in planned)
-    if unplanned:
-        listed = ", ".join([*unplanned[:MAX_LISTED_JOBS], *(["…"] if len(unplanned) > MAX_LISTED_JOBS else [])])
-        raise UserInputError(
-            f"{loaded.layout.folder}: jobs of an earlier submission are still pending or running ({listed}): "
-            f"wait for them, or run `hpcq cancel {loaded.layout.name}`."
-        )
-
-
-def status(run: str) -> RunStatus:
-    """Return the state of the run, with at most one call to Slurm for all of its units.
+    Args:
+        run: Name or folder of the run, or its manifest.
+        overrides: `key=value` settings that are applied to the run's lock file.
 
     Raises:
         UserInputError: The run does not exist.
+
+    Example:
+        >>> import hpcq
+        >>> hpcq.find("demo").status().state.value
+        'done'
     """
-    return _query_status(read_run(run))
+    return Run(find_lock_file(str(run)).parent, overrides)
 
 
-def logs(run: str, unit: str | None = None) -> list[Path]:
-    """Return the log files of the run's units, oldest first; for a unit that never started, the log of its job.
+def runs(folder: str | Path = "runs") -> list[Run]:
+    """Return all runs in `folder`, sorted by name.
+
+    Example:
+        >>> import hpcq
+        >>> [run.name for run in hpcq.runs()]
+        ['demo']
+    """
+    return [Run(found) for found in find_runs(Path(folder))]
+
+
+def report(runs: Iterable[Run | str | Path], *, output_format: str = "text", compare: str | None = None) -> str:
+    """Return the scores of several runs in one table.
 
     Args:
-        run: Name or folder of the run, or its manifest.
-        unit: Part of unit ids; None for all units.
-
-    Raises:
-        UserInputError: The run does not exist, or no unit id contains `unit`.
-    """
-    record = read_run(run)
-    wanted = _matching_units(record, [unit] if unit else [])
-    found = {path: path.name.rsplit(".", 2)[0] for path in record.layout.job_logs.glob("*.log")}
-    found = {path: name for path, name in found.items() if name in wanted}
-    started = set(found.values())
-    for submission in read_submissions(record.layout):
-        for index, name in enumerate(submission.units):
-            path = submission.launcher_log(index)
-            if name in wanted - started and path.is_file():
-                found[path] = name
-    return sorted(found, key=lambda path: path.stat().st_mtime_ns)
-
-
-def cancel(run: str, units: Sequence[str] = ()) -> list[str]:
-    """Cancel the pending and running jobs of the run, and return when they have ended.
-
-    Waiting for their end lets a following `resume` submit these units again.
-
-    Args:
-        run: Name or folder of the run, or its manifest.
-        units: Unit ids or parts of them; empty for all units.
-
-    Returns:
-        Ids of the cancelled units.
-
-    Raises:
-        UserInputError: The run or a unit does not exist.
-        SetupError: A command on another host is running the units, or the jobs are still completing after
-            `CANCEL_TIMEOUT_S`.
-    """
-    record = read_run(run)
-    named = _matching_units(record, units)
-    jobs = {unit_id: job for unit_id, job in unit_jobs_if_any(record.layout).items() if job.is_live}
-    wanted = {unit_id for unit_id in jobs if unit_id in named or not units}
-    if wanted:
-        from hpcq.slurm.squeue import cancel as cancel_jobs
-
-        cancel_jobs(jobs[unit_id].element for unit_id in wanted)
-        for unit_id in wanted:
-            job = jobs[unit_id]
-            if job.state is UnitState.PENDING:  # a running job records its cancellation itself
-                ended = EndedJob(job_id=job.job_id, launcher="slurm", node="", log=job.log)
-                record_cancelled(record.layout, unit_id, ended)
-        ending = wait_until_ended(record.layout, (jobs[unit_id] for unit_id in wanted), CANCEL_TIMEOUT_S)
-        if ending:
-            listed = ", ".join(job.job_id for job in ending[:MAX_LISTED_JOBS])
-            raise SetupError(
-                f"Cancelled {len(wanted)} units, but {len(ending)} of their jobs are still completing ({listed})."
-                " Run `hpcq resume` after they have ended: it skips units with an active job. See `hpcq status`."
-            )
-        return sorted(wanted)
-    current = run_status(record.layout, record.units, {})
-    if not units and interrupt_lock_owner(record.layout):
-        return [unit.id for unit in current.units if unit.state is not UnitState.DONE]
-    return interrupt_units(record.layout, named)
-
-
-def merge(run: str) -> dict[str, Any]:
-    """Merge all committed responses on this machine and return the document of `merge --json`.
-
-    Raises:
-        UserInputError: The run does not exist, has no units, or another user can write to its folders.
-        SetupError: The merge failed.
-    """
-    from hpcq.store import read_results
-
-    loaded = load_run(run)
-    if not loaded.plan.units:
-        raise UserInputError(
-            f"{run}: this run has no units to evaluate, so there is nothing to merge. See `hpcq plan`."
-        )
-    unit = loaded.plan.units[-1]
-    array = make_arrays([unit], loaded.profile)[0]
-    order = build_array_spec(loaded.plan.run, array, loaded.profile, loaded.resolved.manifest.retries)
-    with private_folders(loaded.layout):
-        outcomes = LocalLauncher(loaded.layout, _local_machine(loaded.profile)).run([order])
-    for outcome in outcomes.values():
-        if outcome.state is not UnitState.DONE:
-            raise SetupError(f"The merge failed: {outcome.reason}. See `hpcq logs {run} merge`.")
-    return {"run": loaded.plan.run, **read_results(loaded.layout.results).merge}
-
-
-def report(runs: Sequence[str], *, output_format: str = "text", compare: str | None = None) -> str:
-    """Return a report of the scores of `runs`.
-
-    Args:
-        runs: Names or folders of runs, or their manifests.
-        output_format: A key of `hpcq.report.formats.FORMATTERS`.
+        runs: Runs, or their names, folders or manifests.
+        output_format: text, md, csv, latex, html or json.
         compare: A study with published scores, or 'published' for all studies; None for those in the manifests.
 
     Raises:
         UserInputError: A run or the study does not exist.
         RunIncompleteError: A run has no merged results yet.
+
+    Example:
+        >>> import hpcq
+        >>> hpcq.report(hpcq.runs(), output_format="json")[:1]
+        '{'
     """
-    from hpcq.report.report import MergedRun, make_report
+    from hpcq.report.report import make_report
 
-    merged = [
-        MergedRun(name=record.layout.name, results=record.layout.results, plan_document=record.plan_document)
-        for record in map(read_run, runs)
-    ]
-    return make_report(merged, output_format=output_format, compare=compare)
+    records = [(run if isinstance(run, Run) else find(run))._record() for run in runs]  # noqa: SLF001 (same module)
+    return make_report([_merged_run(record) for record in records], output_format=output_format, compare=compare)
 
 
-def stage(
-    manifest: Path, overrides: Sequence[str] = (), *, progress: Callable[[str], None] = lambda _line: None
-) -> list[Path]:
-    """Copy the models and data of `manifest` that packages ship to the cache, and return their paths.
-
-    Raises:
-        SetupError: A package is not available.
-    """
-    from hpcq.stage.manifest import stage_manifest
-
-    return stage_manifest(load_manifest(manifest, overrides).resolved, progress=progress)
-
-
-def init_manifest(path: Path | None = None, *, overwrite: bool = False) -> Path:
-    """Write an example manifest to `path` (default: `manifest.toml`) and return its path.
+def init_manifest(path: str | Path = "manifest.toml", *, overwrite: bool = False) -> Path:
+    """Write an example manifest to `path` and return its path.
 
     Raises:
         UserInputError: The file exists and `overwrite` is False.
+
+    Example:
+        >>> import hpcq
+        >>> hpcq.init_manifest("first.toml").name
+        'first.toml'
     """
     from hpcq.manifest.templates import manifest_template
 
-    return _write_new(path or Path("manifest.toml"), manifest_template(), overwrite=overwrite)
+    return _write_new(Path(path), manifest_template(), overwrite=overwrite)
 
 
-def init_profile(path: Path | None = None, *, overwrite: bool = False) -> Path:
+def init_profile(path: str | Path | None = None, *, overwrite: bool = False) -> Path:
     """Write a profile of this Slurm cluster to `path` (default: `clusters/NAME.toml`) and return its path.
 
     Raises:
@@ -386,7 +491,7 @@ def init_profile(path: Path | None = None, *, overwrite: bool = False) -> Path:
     from hpcq.slurm.sinfo import cluster_name, node_groups
 
     name = cluster_name()
-    target = path or Path("clusters") / f"{slug(name)}.toml"
+    target = Path(path) if path else Path("clusters") / f"{slug(name)}.toml"
     return _write_new(target, draft_profile(name, node_groups()), overwrite=overwrite)
 
 
@@ -398,35 +503,59 @@ def _write_new(path: Path, text: str, *, overwrite: bool) -> Path:
     return path
 
 
-def _local_machine(profile: Profile) -> LocalResources:
-    """Return the resources of this machine that a local run may use."""
-    memory_bytes = os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES")
-    return LocalResources(
-        cores=len(os.sched_getaffinity(0)),
-        memory_gib=memory_bytes / 2**30,
-        gpus=max((offer.gpus_per_node for offer in profile.gpu_classes.values()), default=0),
-        parallel_units=profile.local.parallel_units,
+def _as_toml(key: str, value: Any) -> str:
+    """Return `value` as a TOML value on one line. JSON's strings, numbers and booleans are valid TOML."""
+    match value:
+        case dict():
+            return "{" + ", ".join(f"{json.dumps(str(k))} = {_as_toml(key, v)}" for k, v in value.items()) + "}"
+        case list() | tuple():
+            return "[" + ", ".join(_as_toml(key, item) for item in value) + "]"
+        case Path():
+            return _as_toml(key, str(value))
+        case str() | bool() | int() | float():
+            return json.dumps(value, ensure_ascii=False)
+    raise UserInputError(f"{key} = {value!r}: use a string, a number, a boolean, a list or a dict.")
+
+
+def _confirm_gpu_hours(loaded: LoadedRun, confirm: Confirm | None, *, retry_failed: bool) -> None:
+    limit = loaded.resolved.manifest.plan.confirm_above_gpu_hours
+    if limit is None:
+        return
+    hours = estimate_gpu_hours(loaded, retry_failed=retry_failed)
+    total = sum(hours.values())
+    if total <= limit or (confirm and confirm(hours, limit)):
+        return
+    raise UserInputError(
+        f"Nothing was submitted: this would take about {total:,.3g} GPU-hours, more than plan.confirm_above_gpu_hours ="
+        f" {limit:g}. Confirm it to submit."
     )
 
 
-def _query_status(record: RunRecord) -> RunStatus:
-    """Return the state of the run. Slurm is called only if a result is missing on disk."""
-    current = run_status(record.layout, record.units, {})
-    if current.state is UnitState.DONE:
-        return current
-    return run_status(record.layout, record.units, job_statuses(unit_jobs_if_any(record.layout)))
+def _merged_run(record: RunRecord) -> MergedRun:
+    from hpcq.report.report import MergedRun
+
+    return MergedRun(name=record.layout.name, results=record.layout.results, plan_document=record.plan_document)
 
 
-def _matching_units(record: RunRecord, parts: Sequence[str]) -> set[str]:
-    known = [unit.id for unit in record.units]
-    if not parts:
-        return set(known)
-    named: set[str] = set()
-    for part in parts:
-        found = {unit_id for unit_id in known if part in unit_id}
-        if not found:
-            raise UserInputError(
-                f"{part}: no unit of run '{record.layout.name}' has this in its id; see `hpcq status`."
-            )
-        named |= found
-    return named
+def _read_responses(record: RunRecord, task: str | None, variant: str | None) -> Iterator[ResponseRecord]:
+    from hpcq.store import read_responses, read_results
+
+    path = record.layout.results
+    known = read_results(path).variants
+    chosen = [one for one in known if variant in (None, one.variant, one.provenance["scheme"])]
+    if not chosen:
+        raise UserInputError(f"{path}: no variant '{variant}'; variants: {', '.join(one.variant for one in known)}.")
+    tasks = sorted({name for one in chosen for name in one.rows})
+    if task is not None and task not in tasks:
+        raise UserInputError(f"{path}: no responses to task '{task}'; tasks: {', '.join(tasks)}.")
+    for one in chosen:
+        for key, response in sorted(read_responses(path, one.variant).items()):
+            if task in (None, key.task):
+                yield ResponseRecord(
+                    variant=one.variant,
+                    task=key.task,
+                    doc_id=key.doc_id,
+                    request_index=key.request_index,
+                    repeat=key.repeat,
+                    **response._asdict(),
+                )

@@ -9,7 +9,7 @@ from __future__ import annotations
 import os
 import sys
 
-from hpcq import api
+from hpcq.api import find
 from hpcq.core.failures import Failure
 from hpcq.core.paths import RunLayout
 from hpcq.core.work import UnitKind, UnitState
@@ -29,15 +29,13 @@ def resubmit_missing(layout: RunLayout, policy: RetryPolicy) -> None:
     Raises:
         HpcqError: Another command has the run's lock, or Slurm rejects a submission.
     """
-    if all(
-        unit.state is UnitState.DONE for unit in api.status(str(layout.folder)).units if unit.kind != UnitKind.MERGE
-    ):
+    if all(unit.state is UnitState.DONE for unit in find(layout.folder).status().units if unit.kind != UnitKind.MERGE):
         return
     for unit, job in unit_jobs(layout).items():
         if not job.is_live:
             _close_last_job(layout, unit, job, policy)
     _clear_job_environment()
-    result = api.submit(api.load_run(str(layout.folder)), unattended=True)
+    result = find(layout.folder).submit(unattended=True)
     for submission in result.submissions:
         sys.stderr.write(
             f"hpcq: {submission.array}: {len(submission.units)} units submitted again as job {submission.job_id}\n"

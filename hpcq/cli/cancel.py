@@ -15,9 +15,9 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 def run(arguments: argparse.Namespace) -> int:
     """Cancel and print the number of cancelled units."""
-    from hpcq import api
+    import hpcq
 
-    cancelled = api.cancel(arguments.run_name, arguments.units)
+    cancelled = hpcq.find(arguments.run_name).cancel(*arguments.units)
     if not cancelled:
         print("Nothing to cancel: no job of this run is pending or running.")
         return 0

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import argparse
-from pathlib import Path
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
@@ -20,18 +19,17 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 def run(arguments: argparse.Namespace) -> int:
     """Write the file and print the next steps."""
-    from hpcq import api
+    import hpcq
 
-    path = Path(arguments.path) if arguments.path else None
     if not arguments.from_sinfo:
-        written = api.init_manifest(path, overwrite=arguments.overwrite)
+        written = hpcq.init_manifest(arguments.path or "manifest.toml", overwrite=arguments.overwrite)
         print(f"Wrote {written}: one small model in two number formats, on this machine. Edit it, then run:")
         print(f"  hpcq stage {written} && hpcq plan {written} && hpcq submit {written}")
         print("On a cluster, `hpcq init --from-sinfo` writes a profile for cluster.profile.")
         return 0
-    written = api.init_profile(path, overwrite=arguments.overwrite)
+    written = hpcq.init_profile(arguments.path, overwrite=arguments.overwrite)
     checks = [line.strip() for line in written.read_text(encoding="utf-8").splitlines() if "CHECK:" in line]
-    skipped = [line for line in written.read_text(encoding="utf-8").splitlines() if line.startswith("# Left out:")]
+    skipped = [line for line in written.read_text(encoding="utf-8").splitlines() if line.startswith("# Skipped:")]
     print(f"Wrote {written} from the output of sinfo. Check these lines:")
     for line in (*checks, *skipped):
         print(f"  {line}")

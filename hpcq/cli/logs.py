@@ -20,11 +20,11 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 def run(arguments: argparse.Namespace) -> int:
     """Print the logs, each below a line with its path."""
-    from hpcq import api
+    import hpcq
 
     positions: dict[str, int] = {}
     while True:
-        for path in api.logs(arguments.run_name, arguments.unit):
+        for path in hpcq.find(arguments.run_name).logs(arguments.unit):
             with path.open(encoding="utf-8", errors="replace") as log:
                 log.seek(positions.get(str(path), 0))
                 text = log.read()

@@ -15,10 +15,10 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 def run(arguments: argparse.Namespace) -> int:
     """Merge and print the counts; exit code 1 if responses are missing or in conflict."""
-    from hpcq import api
+    import hpcq
     from hpcq.cli.formatting import merge_lines
 
-    document = api.merge(arguments.run_name)
+    document = hpcq.find(arguments.run_name).merge()
     if arguments.json:
         print_json(document)
     else:

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import argparse
-from pathlib import Path
 
 from hpcq.cli.arguments import add_json, add_manifest, print_json
 
@@ -17,10 +16,10 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 def run(arguments: argparse.Namespace) -> int:
     """Plan and print."""
-    from hpcq import api
+    from hpcq.api import Run
     from hpcq.cli.formatting import plan_lines
 
-    planned = api.plan(Path(arguments.manifest), arguments.overrides)
+    planned = Run(arguments.manifest, arguments.overrides).plan()
     if arguments.json:
         print_json(planned.document)
     else:

@@ -79,16 +79,21 @@ def _unit_progress(unit: UnitStatus) -> str:
 
 @contextlib.contextmanager
 def _live_display(console: Console) -> Iterator[StatusCallback]:
+    """Yield a callback that redraws the terminal. The display starts with the first status, after any question."""
     from rich.live import Live
     from rich.text import Text
 
-    with Live(Text("starting"), console=console, refresh_per_second=4, transient=True) as live:
-        drawn_s = 0.0
+    live = Live(Text("starting"), console=console, refresh_per_second=4, transient=True)
+    drawn_s = 0.0
 
-        def on_status(status: RunStatus) -> None:
-            nonlocal drawn_s
-            if time.monotonic() - drawn_s >= REDRAW_INTERVAL_S:
-                drawn_s = time.monotonic()
-                live.update(Text("\n".join(running_lines(status))))
+    def on_status(status: RunStatus) -> None:
+        nonlocal drawn_s
+        live.start()
+        if time.monotonic() - drawn_s >= REDRAW_INTERVAL_S:
+            drawn_s = time.monotonic()
+            live.update(Text("\n".join(running_lines(status))))
 
+    try:
         yield on_status
+    finally:
+        live.stop()

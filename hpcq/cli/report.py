@@ -24,9 +24,9 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 def run(arguments: argparse.Namespace) -> int:
     """Write the report."""
-    from hpcq import api
+    import hpcq
 
-    text = api.report(arguments.runs, output_format=arguments.format, compare=arguments.compare)
+    text = hpcq.report(arguments.runs, output_format=arguments.format, compare=arguments.compare)
     if arguments.output is None:
         sys.stdout.write(text)
     else:

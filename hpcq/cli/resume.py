@@ -25,9 +25,13 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 def run(arguments: argparse.Namespace) -> int:
     """Submit the missing units; the output is that of `submit`."""
-    from hpcq import api
-    from hpcq.cli.submit_and_wait import confirm, submit_and_wait
+    import hpcq
+    from hpcq.cli.submit_and_wait import submit_and_wait
 
-    loaded = api.load_run(arguments.run_name, arguments.overrides)
-    confirm(loaded, yes=arguments.yes, retry_failed=arguments.failed)
-    return submit_and_wait(loaded, wait=arguments.wait, as_json=arguments.json, retry_failed=arguments.failed)
+    return submit_and_wait(
+        hpcq.find(arguments.run_name, arguments.overrides),
+        wait=arguments.wait,
+        as_json=arguments.json,
+        yes=arguments.yes,
+        retry_failed=arguments.failed,
+    )

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import argparse
 import sys
-from pathlib import Path
 
 from hpcq.cli.arguments import add_manifest
 
@@ -16,10 +15,10 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 def run(arguments: argparse.Namespace) -> int:
     """Stage, with progress on standard error, and print the staged paths."""
-    from hpcq import api
+    from hpcq.api import Run
 
-    staged = api.stage(
-        Path(arguments.manifest), arguments.overrides, progress=lambda line: print(line, file=sys.stderr, flush=True)
+    staged = Run(arguments.manifest, arguments.overrides).stage(
+        progress=lambda line: print(line, file=sys.stderr, flush=True)
     )
     for path in staged:
         print(path)

@@ -19,13 +19,13 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 def run(arguments: argparse.Namespace) -> int:
     """Print the state; exit code 1 if the run is not done and no job or command works on it."""
-    from hpcq import api
+    import hpcq
     from hpcq.cli.formatting import status_lines
     from hpcq.core.work import UnitState
     from hpcq.monitor.status import ACTIVE_STATES
 
     while True:
-        status = api.status(arguments.run_name)
+        status = hpcq.find(arguments.run_name).status()
         is_active = status.state in ACTIVE_STATES or status.is_locked
         again = arguments.watch and is_active
         if not arguments.json:

@@ -7,7 +7,6 @@ all units, merges, and prints the report.
 from __future__ import annotations
 
 import argparse
-from pathlib import Path
 
 from hpcq.cli.arguments import add_json, add_manifest, add_yes
 
@@ -23,18 +22,17 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 def run(arguments: argparse.Namespace) -> int:
     """Submit and print the next commands, or the report."""
-    from hpcq import api
+    from hpcq.api import Run
     from hpcq.cli.arguments import print_json
     from hpcq.cli.formatting import plan_lines
-    from hpcq.cli.submit_and_wait import confirm, submit_and_wait
+    from hpcq.cli.submit_and_wait import submit_and_wait
 
+    to_submit = Run(arguments.manifest, arguments.overrides)
     if arguments.dry_run:
-        planned = api.dry_run(Path(arguments.manifest), arguments.overrides)
+        planned = to_submit.check()
         if arguments.json:
             print_json(planned.document)
         else:
             print("\n".join([*plan_lines(planned), "", "Nothing was submitted: this was a dry run."]))
         return 0
-    loaded = api.load_manifest(Path(arguments.manifest), arguments.overrides)
-    confirm(loaded, yes=arguments.yes)
-    return submit_and_wait(loaded, wait=arguments.wait, as_json=arguments.json)
+    return submit_and_wait(to_submit, wait=arguments.wait, as_json=arguments.json, yes=arguments.yes)

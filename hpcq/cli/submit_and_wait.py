@@ -6,7 +6,8 @@ import sys
 import time
 from collections.abc import Mapping
 
-from hpcq import api
+import hpcq
+from hpcq.api import Run, SubmitResult
 from hpcq.cli.arguments import print_json
 from hpcq.cli.formatting import status_lines
 from hpcq.cli.progress import progress_display
@@ -17,18 +18,16 @@ from hpcq.monitor.status import ACTIVE_STATES, RunStatus
 WAIT_INTERVAL_S = 2.0
 
 
-def confirm(loaded: api.LoadedRun, *, yes: bool, retry_failed: bool = False) -> None:
-    """Ask for confirmation if the estimated GPU-hours are above `plan.confirm_above_gpu_hours` of the manifest.
+def confirm(hours: Mapping[str, float], limit: float) -> bool:
+    """Ask whether to submit.
+
+    Args:
+        hours: Estimated GPU-hours per GPU class.
+        limit: The value of `plan.confirm_above_gpu_hours`.
 
     Raises:
         UserInputError: The answer was no, or the standard streams are not a terminal.
     """
-    limit = loaded.resolved.manifest.plan.confirm_above_gpu_hours
-    if limit is None or yes:
-        return
-    hours = api.estimate_gpu_hours(loaded, retry_failed=retry_failed)
-    if sum(hours.values()) <= limit:
-        return
     estimate = _format_gpu_hours(hours)
     if not (sys.stdin.isatty() and sys.stderr.isatty()):
         raise UserInputError(
@@ -37,64 +36,68 @@ def confirm(loaded: api.LoadedRun, *, yes: bool, retry_failed: bool = False) -> 
     print(f"{estimate}: submit? [y/N] ", end="", file=sys.stderr, flush=True)
     if sys.stdin.readline().strip().lower() not in ("y", "yes"):
         raise UserInputError("Nothing was submitted.")
+    return True
 
 
-def submit_and_wait(loaded: api.LoadedRun, *, wait: bool, as_json: bool, retry_failed: bool = False) -> int:
+def submit_and_wait(run: Run, *, wait: bool, as_json: bool, yes: bool, retry_failed: bool = False) -> int:
     """Submit and print the jobs or, if the run has ended, its report.
 
     Args:
-        loaded: The run.
+        run: The run.
         wait: With Slurm, wait until the run has ended.
         as_json: Print the document of `status --json` with the submitted arrays instead of text.
+        yes: Submit without confirmation.
         retry_failed: Also submit units that have failed permanently.
 
     Returns:
         The exit code: 1 if the run has ended with failed or missing units, else 0.
     """
     with progress_display() as on_status:
-        result = api.submit(loaded, retry_failed=retry_failed, on_status=on_status)
+        ask = (lambda _hours, _limit: True) if yes else confirm
+        result = run.submit(confirm=ask, retry_failed=retry_failed, on_status=on_status)
+        submitted = hpcq.find(result.loaded.layout.folder)
         status = result.status
         while wait and status.state in ACTIVE_STATES:
             time.sleep(WAIT_INTERVAL_S)
-            status = api.status(str(loaded.layout.folder))
+            status = submitted.status()
             on_status(status)
     ended = status.state not in ACTIVE_STATES
     if as_json:
-        submitted = [
+        arrays = [
             {"array": item.array, "job_id": item.job_id, "units": list(item.units)} for item in result.submissions
         ]
-        print_json({**status.as_json(), "submitted": submitted})
+        print_json({**status.as_json(), "submitted": arrays})
     elif ended:
-        _print_result(status, loaded)
+        _print_result(status, result)
     else:
-        _print_queued(result, loaded)
+        _print_queued(result)
     return 1 if ended and status.state is not UnitState.DONE else 0
 
 
-def _print_queued(result: api.SubmitResult, loaded: api.LoadedRun) -> None:
+def _print_queued(result: SubmitResult) -> None:
     for item in result.submissions:
         print(f"job {item.job_id}: {item.array}, {len(item.units)} {'unit' if len(item.units) == 1 else 'units'}")
     if not result.submissions:
         print("Nothing to submit: all missing units are pending or running.")
-    name = loaded.layout.name
+    name = result.loaded.layout.name
     print(f"\nWatch:   hpcq status {name} --watch")
     print(f"Logs:    hpcq logs {name} --follow")
     print(f"Report:  hpcq report {name}")
 
 
-def _print_result(status: RunStatus, loaded: api.LoadedRun) -> None:
+def _print_result(status: RunStatus, result: SubmitResult) -> None:
     """Print the report, or the state of an incomplete run and the next command."""
-    if status.state is not UnitState.DONE or loaded.is_synthetic:
+    if status.state is not UnitState.DONE or result.loaded.is_synthetic:
         print("\n".join(status_lines(status)))
-    if loaded.is_synthetic:
+    if result.loaded.is_synthetic:
         print("\nThe responses of this run are synthetic: it has no scores.")
     elif any(unit.kind == UnitKind.MERGE and unit.state is UnitState.DONE for unit in status.units):
         try:
-            sys.stdout.write(api.report([str(loaded.layout.folder)]))
+            sys.stdout.write(hpcq.report([result.loaded.layout.folder]))
         except RunIncompleteError as error:
             print(f"\n{error}")
     if status.state is not UnitState.DONE:
-        print(f"\nRun the missing units again: hpcq resume {loaded.layout.name} --failed")
+        print(f"\nRun the missing units again: hpcq resume {result.loaded.layout.name} --failed")
 
 
 def _format_gpu_hours(hours: Mapping[str, float]) -> str:

@@ -15,6 +15,7 @@ import os
 import re
 import secrets
 import shutil
+import stat
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -180,6 +181,8 @@ def committed_file(path: Path) -> Iterator[Path]:
         if path.is_dir():
             raise StorageError(f"{path}: is a folder; name a file.")
         yield temporary
+        # With any umask, a file is never more accessible than its folder: a run's folders are private.
+        temporary.chmod(stat.S_IMODE(temporary.stat().st_mode) & (path.parent.stat().st_mode | stat.S_IRWXU))
         _fsync(temporary)
         temporary.replace(path)
         _fsync(path.parent)

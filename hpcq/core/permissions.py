@@ -7,11 +7,9 @@ when a job starts.
 
 from __future__ import annotations
 
-import contextlib
 import os
 import pwd
 import stat
-from collections.abc import Iterator
 from pathlib import Path
 
 from hpcq.core.errors import UserInputError
@@ -19,13 +17,13 @@ from hpcq.core.files import storage_errors
 from hpcq.core.paths import RunLayout
 
 _FOLDER_MODE = 0o700
-_UMASK = 0o077
 _OTHERS_WRITE = stat.S_IWGRP | stat.S_IWOTH
 
 
-@contextlib.contextmanager
-def private_folders(layout: RunLayout) -> Iterator[None]:
-    """Check the run's folders, create missing ones, and keep files created in the block unreadable for other users.
+def make_private_folders(layout: RunLayout) -> None:
+    """Check the run's folders, and create missing ones for their owner only.
+
+    Files are never more accessible than their folder (`hpcq.core.files`), so the umask is left alone.
 
     Raises:
         UserInputError: Another user owns one of the folders, or can write to it.
@@ -34,15 +32,10 @@ def private_folders(layout: RunLayout) -> Iterator[None]:
     folders = (layout.folder, layout.job_logs, layout.launcher_logs)
     for folder in (*folders, layout.folder / "package"):
         _check(folder)
-    before = os.umask(_UMASK)
-    try:
-        for folder in folders:
-            with storage_errors(folder):
-                # The mode also limits what a default ACL of the parent folder grants (acl(5)).
-                folder.mkdir(mode=_FOLDER_MODE, parents=True, exist_ok=True)
-        yield
-    finally:
-        os.umask(before)
+    for folder in folders:
+        with storage_errors(folder):
+            # The mode also limits what a default ACL of the parent folder grants (acl(5)).
+            folder.mkdir(mode=_FOLDER_MODE, parents=True, exist_ok=True)
 
 
 def _check(folder: Path) -> None:

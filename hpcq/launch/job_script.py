@@ -83,7 +83,7 @@ def package_path(folder: Path) -> Path:
     path = folder / "package"
     link = path / PACKAGE.name
     with storage_errors(link):
-        path.mkdir(parents=True, exist_ok=True)
+        path.mkdir(mode=0o700, parents=True, exist_ok=True)
         if not link.is_symlink() or link.readlink() != PACKAGE:
             temporary = temporary_path(link)
             temporary.symlink_to(PACKAGE)

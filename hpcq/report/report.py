@@ -34,6 +34,21 @@ class MergedRun:
     plan_document: Mapping[str, Any]
 
 
+@dataclass(frozen=True, kw_only=True)
+class ComparedRows:
+    """Scores of one or more runs, with baselines and published scores.
+
+    Attributes:
+        names: Names of the runs, separated by commas.
+        rows: One row per variant, task, metric and filter.
+        notes: Sentences that belong to the scores.
+    """
+
+    names: str
+    rows: Sequence[Row]
+    notes: Sequence[str]
+
+
 def make_report(runs: Sequence[MergedRun], *, output_format: str = "text", compare: str | None = None) -> str:
     """Return the scores of `runs` as text.
 
@@ -46,6 +61,17 @@ def make_report(runs: Sequence[MergedRun], *, output_format: str = "text", compa
         RunIncompleteError: A run has no merged results yet, or its responses are synthetic.
         UserInputError: The catalog has no such study.
     """
+    compared = report_rows(runs, compare=compare)
+    table = make_table(
+        compared.rows,
+        title=f"{compared.names}: score \N{PLUS-MINUS SIGN} standard error (difference from unquantized), percent",
+        notes=compared.notes,
+    )
+    return FORMATTERS[output_format](Report(runs=compared.names, rows=compared.rows, table=table))
+
+
+def report_rows(runs: Sequence[MergedRun], *, compare: str | None = None) -> ComparedRows:
+    """Return the scores of `runs` as rows, with the arguments and errors of `make_report`."""
     runs = _unique_runs(runs)
     names = ", ".join(run.name for run in runs)
     studies = _studies_to_compare(runs, compare)
@@ -72,12 +98,7 @@ def make_report(runs: Sequence[MergedRun], *, output_format: str = "text", compa
     if studies:
         rows, published_notes = add_published_scores(rows, studies)
         notes += published_notes
-    table = make_table(
-        rows,
-        title=f"{names}: score \N{PLUS-MINUS SIGN} standard error (difference from unquantized), percent",
-        notes=notes,
-    )
-    return FORMATTERS[output_format](Report(runs=names, rows=rows, table=table))
+    return ComparedRows(names=names, rows=rows, notes=notes)
 
 
 def _unique_runs(runs: Sequence[MergedRun]) -> list[MergedRun]:

@@ -89,6 +89,20 @@ def _read_history(layout: RunLayout) -> RunHistory:
     return EMPTY_HISTORY if document is None else read_history(document, read_attempts(layout.attempts))
 
 
+def manifest_layout(path: Path, overrides: Sequence[str] = ()) -> RunLayout:
+    """Return the paths of a manifest's run without resolving its models.
+
+    Raises:
+        ManifestError: The manifest is invalid; the message lists every problem.
+    """
+    return run_layout(load(path, overrides).manifest)
+
+
+def find_runs(folder: Path) -> list[Path]:
+    """Return the folders of all runs in `folder`, sorted."""
+    return sorted(lock.parent for lock in folder.glob(f"*/{LOCK_FILE_NAME}"))
+
+
 def find_lock_file(name: str) -> Path:
     """Return the path of a run's lock file.
 
@@ -100,14 +114,14 @@ def find_lock_file(name: str) -> Path:
     """
     path = Path(name)
     if path.suffix == ".toml" and path.is_file():
-        folder = run_layout(load(path).manifest).folder
+        folder = manifest_layout(path).folder
     elif (path / LOCK_FILE_NAME).is_file():
         folder = path
     else:
         folder = Path("runs") / name
     lock = folder / LOCK_FILE_NAME
     if not lock.is_file():
-        known = sorted(item.parent.name for item in folder.parent.glob(f"*/{LOCK_FILE_NAME}"))
+        known = [item.name for item in find_runs(folder.parent)]
         raise UserInputError(
             f"{name}: no run in {folder}. "
             + (f"Runs in {folder.parent}: {', '.join(known)}." if known else "Start one with `hpcq submit MANIFEST`.")

@@ -1,4 +1,4 @@
-"""Fault campaign: trials on virtual clusters, drawn from one seed, until the time or the number of faults is reached."""
+"""Fault campaign: trials on virtual clusters, drawn from one seed, until a time or a number of faults is reached."""
 
 from __future__ import annotations
 

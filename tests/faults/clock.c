@@ -1,6 +1,6 @@
-/* A wall clock that can be set while its readers run, for tests: preloaded into a process, it adds to CLOCK_REALTIME the
- * seconds that stand, as eight bytes, in the file HPCQ_TEST_CLOCK. CLOCK_MONOTONIC never jumps on a real machine, and so
- * does not here. (libfaketime 0.9.10 cannot do this: told to leave CLOCK_MONOTONIC alone, it breaks Python's sleep.)
+/* A wall clock with an adjustable offset, for tests. Preloaded into a process, it adds to CLOCK_REALTIME the number of
+ * seconds (eight bytes) in the file that HPCQ_TEST_CLOCK names. CLOCK_MONOTONIC is unchanged, because it never jumps on a
+ * real machine. (libfaketime 0.9.10 cannot do this: if CLOCK_MONOTONIC is excluded, Python's sleep fails.)
  */
 #define _GNU_SOURCE
 #include <dlfcn.h>

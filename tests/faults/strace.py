@@ -25,7 +25,7 @@ WRITE_CALLS = (
     "mkdir", "mkdirat", "unlink", "unlinkat", "rmdir",
 )  # fmt: skip
 READ_CALLS = ("stat", "lstat", "fstat", "newfstatat", "statx", "getdents64", "read")
-# Lock calls are traced only to check that there are none. '?': strace ignores the call if the architecture has not got it.
+# Lock calls are traced only to check that there are none. '?': not an error if the architecture does not have the call.
 _TRACED_CALLS = ",".join(f"?{call}" for call in (*WRITE_CALLS, *READ_CALLS, "flock", "fcntl"))
 _PR_SET_PTRACER, _PR_SET_PTRACER_ANY = 0x59616D61, -1
 

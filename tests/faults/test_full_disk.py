@@ -1,4 +1,4 @@
-"""The segment writer on a full or read-only file system: it waits, continues when there is space, or reports an error."""
+"""The segment writer on a full or read-only file system: it waits and continues, or reports an error."""
 
 from __future__ import annotations
 
@@ -111,7 +111,7 @@ def test_adding_rows_blocks_when_too_many_are_pending(disk: Path) -> None:
 
 
 def test_a_full_disk_is_an_error_after_the_timeout(disk: Path) -> None:
-    """Committed segments are intact; a second attempt, when there is space, commits the rows that the first could not."""
+    """Committed segments are intact; with free space, a second attempt commits the rows that the first could not."""
     with segment_writer(disk) as writer:
         writer.add_all(rows(0, 10))
     ballast = fill(disk)

@@ -40,7 +40,7 @@ def test_a_job_held_after_a_failed_launch_is_released_by_resume(core_python: Pat
 
 @pytest.mark.slurm
 def test_no_job_depends_on_a_held_job_of_a_finished_quantization(core_python: Path, tmp_path: Path) -> None:
-    """If a checkpoint exists, `resume` submits its evaluations without a dependency, even if its job is queued again."""
+    """If a checkpoint exists, `resume` submits its evaluations without a dependency, even if its job is requeued."""
     with VirtualCluster() as cluster, slurm_conf(cluster):
         cluster.write_profile({"core": str(core_python)})
         hpcq = Hpcq(python=core_python, folder=tmp_path)

@@ -17,7 +17,7 @@ from pathlib import Path
 import pytest
 
 from hpcq.catalog.schemes import find_scheme
-from hpcq.core.attempts import Attempt, AttemptRecord, utc_now, read_attempts
+from hpcq.core.attempts import Attempt, AttemptRecord, read_attempts, utc_now
 from hpcq.core.processes import identity
 from hpcq.core.work import Calibration, Model, QuantizeWork, Variant
 from hpcq.quantize.worker import digest_of_checkpoint, quantize

@@ -1,4 +1,4 @@
-"""A kill, or a refusal of the file system, at each system call by which hpcq writes: nothing committed is lost."""
+"""SIGKILL or an error of the file system at each system call with which hpcq writes: nothing committed is lost."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ from hpcq.core.attempts import Attempt, AttemptRecord, read_attempts
 from hpcq.core.errors import SetupError, StorageError
 from hpcq.core.files import committed_folder, remove_stale_temporaries
 from hpcq.core.paths import RunLayout
-from hpcq.core.run_lock import run_lock, is_locked
+from hpcq.core.run_lock import is_locked, run_lock
 from hpcq.store import (
     RequestKey,
     Response,
@@ -28,283 +28,309 @@ from hpcq.store import (
     segment_paths,
     write_results,
 )
-from tests.faults.traced import CHANGING, LOOKING, Ending, Injection, Say, need_strace, run_all
+from tests.faults.strace import (
+    READ_CALLS,
+    WRITE_CALLS,
+    Acknowledge,
+    Injection,
+    TracedResult,
+    require_strace,
+    run_traced,
+)
 
 ADDRESSES = {"arc": "a" * 64}
 ROWS, BATCH = 9, 3
-REFUSALS = ("ENOSPC", "EDQUOT", "EIO", "ESTALE", "EROFS", "EACCES")
+ERRORS = ("ENOSPC", "EDQUOT", "EIO", "ESTALE", "EROFS", "EACCES")
 
 
 def key(doc_id: int) -> RequestKey:
-    """The key of a document's only request."""
+    """Return the key of a document's only request."""
     return RequestKey("arc", "1.0", doc_id, 0, 0, digest_of_arguments("loglikelihood", [doc_id]))
 
 
 RESPONSES = {key(doc_id): Response(-doc_id / 7, is_greedy=doc_id % 2 == 0) for doc_id in range(ROWS)}
 
 
-def answer(folder: Path, say: Say, patience_s: float = 60.0) -> None:
-    """What a worker does: answer what no segment answers, in batches; each batch is acknowledged once it is flushed."""
+def answer(folder: Path, acknowledge: Acknowledge, retry_timeout_s: float = 60.0) -> None:
+    """Answer the requests that no segment answers, in batches, as a worker does. Acknowledge each flushed batch."""
     known = load_index([folder / "u"], expect=ADDRESSES).responses
     missing = [row for row in RESPONSES.items() if row[0] not in known]
     with SegmentWriter(
-        folder / "u", attempt=1, addresses=ADDRESSES, provenance={}, flush_interval_s=1e9, retry_timeout_s=patience_s
+        folder / "u",
+        attempt=1,
+        addresses=ADDRESSES,
+        provenance={},
+        flush_interval_s=1e9,
+        retry_timeout_s=retry_timeout_s,
     ) as writer:
         for start in range(0, len(missing), BATCH):
             writer.add_all(missing[start : start + BATCH])
             try:
                 writer.flush()
             except StorageError:
-                continue  # the rows are kept, and go with the next batch or at the end
-            say(str(start + BATCH))
-    say(str(ROWS))
+                continue  # the writer keeps the rows and commits them with the next batch or at the end
+            acknowledge(str(start + BATCH))
+    acknowledge(str(ROWS))
 
 
-def judge_segments(folder: Path, said: Sequence[str]) -> None:
-    """Every acknowledged row is there, and nothing is torn or disputed."""
+def check_segments(folder: Path, acknowledged: Sequence[str]) -> None:
+    """All acknowledged rows exist, and no segment is truncated or in conflict."""
     index = load_index([folder / "u"], expect=ADDRESSES)
     assert (index.set_aside, index.conflicts) == ((), ())
-    acknowledged = [*RESPONSES][: int(said[-1]) if said else 0]
-    assert {name: RESPONSES[name] for name in acknowledged}.items() <= index.responses.items() <= RESPONSES.items()
+    keys = [*RESPONSES][: int(acknowledged[-1]) if acknowledged else 0]
+    assert {name: RESPONSES[name] for name in keys}.items() <= index.responses.items() <= RESPONSES.items()
 
 
-def merge(folder: Path, say: Say) -> None:
-    """What a merge does, where results of fewer responses stand already."""
+def merge(folder: Path, acknowledge: Acknowledge) -> None:
+    """Merge all segments; results of fewer responses exist already."""
     index = load_index([folder / "u"], expect=ADDRESSES)
     part = VariantResults(variant="v", index=index, scores=[], provenance={})
     report = merge_report([("v", [*RESPONSES], index)])
     write_results(folder / "results.h5", run="r", provenance={}, variants=[part], merge=report)
-    say(str(len(index)))
+    acknowledge(str(len(index)))
 
 
 def commit(folder: Path, *starts: int) -> None:
-    """Commit the batches that begin there, a segment each."""
+    """Commit the batches that start at these rows, one segment per batch."""
     writer = SegmentWriter(folder / "u", attempt=1, addresses=ADDRESSES, provenance={})
     for start in starts:
         writer.add_all([*RESPONSES.items()][start : start + BATCH])
         writer.flush()
 
 
-def before_merge(folder: Path) -> None:
+def prepare_merge(folder: Path) -> None:
     """Merge one batch, then commit the others."""
     commit(folder, 0)
     merge(folder, lambda _: None)
     commit(folder, *range(BATCH, ROWS, BATCH))
 
 
-def judge_results(folder: Path, said: Sequence[str]) -> None:
-    """The earlier results or the new ones, whole; the new ones when they were acknowledged."""
+def check_results(folder: Path, acknowledged: Sequence[str]) -> None:
+    """The results file is complete: the earlier one or the new one, and the new one if it was acknowledged."""
     found = read_responses(folder / "results.h5", "v")
     assert read_results(folder / "results.h5").merge["found"] == len(found)
-    assert len(found) in ({ROWS} if said else {BATCH, ROWS})
+    assert len(found) in ({ROWS} if acknowledged else {BATCH, ROWS})
 
 
-def attempt(folder: Path, say: Say) -> None:
-    """What a job does: begin an attempt and tell three times how it goes."""
+def attempt(folder: Path, acknowledge: Acknowledge) -> None:
+    """Start an attempt and update its record three times, as a job does."""
     record = AttemptRecord(unit="u", attempt=1, job_id="1", node="n", pid=1, start="2026-01-01T00:00:00+00:00")
     live = Attempt(folder, record)
     for total in range(1, 4):
         live.update(total=total)
-        say(str(total))
+        acknowledge(str(total))
 
 
-def judge_attempts(folder: Path, said: Sequence[str]) -> None:
-    """The record is what was acknowledged, or one step ahead."""
-    last = int(said[-1]) if said else 0
+def check_attempts(folder: Path, acknowledged: Sequence[str]) -> None:
+    """The record is the acknowledged one or the next one."""
+    last = int(acknowledged[-1]) if acknowledged else 0
     totals = [record.total for record in read_attempts(folder).get("u", [])]
     assert totals in ([[last], [last + 1]] if last else [[], [None], [1]])
 
 
-def make_checkpoint(folder: Path, say: Say) -> None:
-    """What a quantizer does: fill a folder of two files and commit it as one."""
-    with committed_folder(folder / "fp8-0123") as made:
-        (made / "config.json").write_text("{}", encoding="utf-8")
-        (made / "parts").mkdir()
-        (made / "parts" / "model.safetensors").write_bytes(b"w" * 5000)
-    say("made")
+def write_checkpoint(folder: Path, acknowledge: Acknowledge) -> None:
+    """Write two files to a folder and commit it as one, as a quantizer does."""
+    with committed_folder(folder / "fp8-0123") as temporary:
+        (temporary / "config.json").write_text("{}", encoding="utf-8")
+        (temporary / "parts").mkdir()
+        (temporary / "parts" / "model.safetensors").write_bytes(b"w" * 5000)
+    acknowledge("committed")
 
 
-def judge_checkpoint(folder: Path, said: Sequence[str]) -> None:
-    """The whole checkpoint or none."""
+def check_checkpoint(folder: Path, acknowledged: Sequence[str]) -> None:
+    """The checkpoint is complete or does not exist."""
     path = folder / "fp8-0123"
-    assert path.is_dir() or not said
+    assert path.is_dir() or not acknowledged
     if path.is_dir():
         assert (path / "config.json").read_text(encoding="utf-8") == "{}"
         assert (path / "parts" / "model.safetensors").stat().st_size == 5000
 
 
-def look(folder: Path, say: Say) -> None:
-    """What a merge and `status` read: segments, of which one is torn, results and attempts."""
+def read_run(folder: Path, acknowledge: Acknowledge) -> None:
+    """Read segments, results and attempts, as a merge and `status` do. One segment is truncated."""
     index = load_index([folder / "u"], expect=ADDRESSES)
     found = read_results(folder / "results.h5").merge["found"]
-    say(f"{len(index)} {len(index.set_aside)} {found} {len(read_attempts(folder)['u'])}")
+    acknowledge(f"{len(index)} {len(index.set_aside)} {found} {len(read_attempts(folder)['u'])}")
 
 
-def before_look(folder: Path) -> None:
-    """Three segments, the second cut short."""
-    before_merge(folder)
+def prepare_read(folder: Path) -> None:
+    """Write three segments, and truncate the second."""
+    prepare_merge(folder)
     attempt(folder, lambda _: None)
-    torn = segment_paths(folder / "u")[1]
-    torn.write_bytes(torn.read_bytes()[:-1])
+    truncated = segment_paths(folder / "u")[1]
+    truncated.write_bytes(truncated.read_bytes()[:-1])
 
 
-def judge_look(_: Path, said: Sequence[str]) -> None:
-    """What is told is the truth: what cannot be read is neither damaged nor missing."""
-    assert [*said] in ([], [f"{ROWS - BATCH} 1 {BATCH} 1"])
+def check_read(_: Path, acknowledged: Sequence[str]) -> None:
+    """If anything is reported, it is correct: files that cannot be read are not reported as damaged or missing."""
+    assert [*acknowledged] in ([], [f"{ROWS - BATCH} 1 {BATCH} 1"])
 
 
-def nothing(_: Path) -> None:
+def prepare_nothing(_: Path) -> None:
     """No preparation."""
 
 
 @dataclass(frozen=True)
 class Scenario:
-    """Something that is written or read: how, what must hold at any time afterwards, and what stands there before."""
+    """Something that is written or read.
 
-    work: Callable[[Path, Say], None]
-    judge: Callable[[Path, Sequence[str]], None]
-    prepare: Callable[[Path], None] = nothing
+    Attributes:
+        work: Writes or reads it.
+        check: Checks what must hold at any time afterwards.
+        prepare: Creates the files that exist before.
+    """
+
+    work: Callable[[Path, Acknowledge], None]
+    check: Callable[[Path, Sequence[str]], None]
+    prepare: Callable[[Path], None] = prepare_nothing
 
     def __str__(self) -> str:
         return self.work.__name__
 
 
 WRITING = [
-    Scenario(answer, judge_segments),
-    Scenario(merge, judge_results, before_merge),
-    Scenario(attempt, judge_attempts),
-    Scenario(make_checkpoint, judge_checkpoint),
+    Scenario(answer, check_segments),
+    Scenario(merge, check_results, prepare_merge),
+    Scenario(attempt, check_attempts),
+    Scenario(write_checkpoint, check_checkpoint),
 ]
-READING = [Scenario(look, judge_look, before_look)]
+READING = [Scenario(read_run, check_read, prepare_read)]
 
 
-class Bench:
-    """Folders for the runs of one scenario, and the system calls that an undisturbed run makes."""
+class ScenarioRunner:
+    """Runs a scenario, each time in a new folder.
+
+    Attributes:
+        reference: Result of a run without injection, with its system calls.
+    """
 
     def __init__(self, scenario: Scenario, folder: Path) -> None:
-        need_strace()
+        require_strace()
         self._scenario = scenario
         self._folder = folder
         self._numbers = itertools.count()
-        scenario.prepare(warm := self._new_folder())
-        scenario.work(warm, lambda _: None)  # whatever is imported late is imported now
-        [(_, self.undisturbed, _)] = self.run([None])
-        assert self.undisturbed.is_done, self.undisturbed
+        scenario.prepare(first := self._new_folder())
+        scenario.work(first, lambda _: None)  # so that lazy imports are done before processes are forked
+        [(_, self.reference, _)] = self.run([None])
+        assert self.reference.is_done, self.reference
 
     def _new_folder(self) -> Path:
         folder = self._folder / str(next(self._numbers))
         folder.mkdir()
         return folder
 
-    def calls(self, kinds: Iterable[str]) -> list[tuple[str, int]]:
-        """Kind and number of each call that the undisturbed run makes."""
-        counts = self.undisturbed.calls
-        return [(kind, number) for kind in kinds for number in range(1, counts[kind] + 1)]
+    def calls(self, names: Iterable[str]) -> list[tuple[str, int]]:
+        """Return name and number of each system call of the reference run."""
+        counts = self.reference.calls
+        return [(name, number) for name in names for number in range(1, counts[name] + 1)]
 
     def run(
-        self, injections: Sequence[Injection | None], **settings: float
-    ) -> Iterator[tuple[Path, Ending, Injection | None]]:
-        """Do the work once an injection, each in a folder of its own."""
+        self, injections: Sequence[Injection | None], **options: float
+    ) -> Iterator[tuple[Path, TracedResult, Injection | None]]:
+        """Run once per injection, each in a new folder."""
         folders = [self._new_folder() for _ in injections]
         for folder in folders:
             self._scenario.prepare(folder)
-        works = [partial(self._scenario.work, folder, **settings) for folder in folders]
-        endings = run_all(zip(works, injections, strict=True), self._folder)
-        yield from zip(folders, endings, injections, strict=True)
+        works = [partial(self._scenario.work, folder, **options) for folder in folders]
+        results = run_traced(zip(works, injections, strict=True), self._folder)
+        yield from zip(folders, results, injections, strict=True)
 
-    def finish(self, folder: Path) -> None:
-        """Do the work again, undisturbed: it ends as if nothing had been, and nothing of a killed process stays."""
-        said: list[str] = []
-        self._scenario.work(folder, said.append)
-        self._scenario.judge(folder, said)
-        assert said[-1] == self.undisturbed.said[-1]
-        for place in (folder, *(path for path in folder.rglob("*") if path.is_dir())):
-            remove_stale_temporaries(place)
+    def check_rerun(self, folder: Path) -> None:
+        """Run again without injection: the result is the reference, and no temporary file remains."""
+        acknowledged: list[str] = []
+        self._scenario.work(folder, acknowledged.append)
+        self._scenario.check(folder, acknowledged)
+        assert acknowledged[-1] == self.reference.acknowledged[-1]
+        for subfolder in (folder, *(path for path in folder.rglob("*") if path.is_dir())):
+            remove_stale_temporaries(subfolder)
         assert [path.name for path in folder.rglob("*.part")] == []
 
 
 @pytest.fixture
-def bench(request: pytest.FixtureRequest, tmp_path: Path) -> Bench:
-    """Ready to run a scenario."""
-    return Bench(request.param, tmp_path)
+def runner(request: pytest.FixtureRequest, tmp_path: Path) -> ScenarioRunner:
+    """The runner of a scenario."""
+    return ScenarioRunner(request.param, tmp_path)
 
 
-def scenarios(*chosen: Scenario) -> pytest.MarkDecorator:
-    """Once with each scenario, and the bench for it."""
+def with_scenarios(*scenarios: Scenario) -> pytest.MarkDecorator:
+    """Return the mark that runs a test with each scenario and its runner."""
     return pytest.mark.parametrize(
-        ("scenario", "bench"), [(one, one) for one in chosen], indirect=["bench"], ids=[str(one) for one in chosen]
+        ("scenario", "runner"),
+        [(scenario, scenario) for scenario in scenarios],
+        indirect=["runner"],
+        ids=[str(scenario) for scenario in scenarios],
     )
 
 
-@scenarios(*WRITING)
-def test_a_kill_at_any_system_call_loses_nothing_acknowledged(bench: Bench, scenario: Scenario) -> None:
-    """After SIGKILL at each call what was acknowledged is there, whole; the work done again ends as undisturbed."""
-    kills = [Injection(call=call, when=str(number), what="signal=KILL") for call, number in bench.calls(CHANGING)]
+@with_scenarios(*WRITING)
+def test_a_kill_at_any_system_call_loses_nothing_acknowledged(runner: ScenarioRunner, scenario: Scenario) -> None:
+    """After SIGKILL at each call all acknowledged data is intact, and a second run gives the reference."""
+    kills = [Injection(call=call, when=str(number), effect="signal=KILL") for call, number in runner.calls(WRITE_CALLS)]
     assert len(kills) > 20
-    for folder, ending, injection in bench.run(kills):
-        assert ending.is_killed, (str(injection), ending)
-        scenario.judge(folder, ending.said)
-        bench.finish(folder)
+    for folder, result, injection in runner.run(kills):
+        assert result.is_killed, (str(injection), result)
+        scenario.check(folder, result.acknowledged)
+        runner.check_rerun(folder)
 
 
-@scenarios(*WRITING, *READING)
-def test_a_refusal_at_any_system_call_is_a_sentence_or_heals(bench: Bench, scenario: Scenario) -> None:
-    """Whatever call is refused, with whatever error: a StorageError, or no harm at all; nothing is damaged."""
-    calls = [*bench.calls(CHANGING), *bench.calls(LOOKING)]
-    # Every call meets one error, and every kind of call that is made six times meets all of them.
-    refusals = [
-        Injection(call=call, when=str(number), what=f"error={error}")
-        for (call, number), error in zip(calls, itertools.cycle(REFUSALS), strict=False)
+@with_scenarios(*WRITING, *READING)
+def test_an_error_at_any_system_call_is_a_storage_error_or_harmless(runner: ScenarioRunner, scenario: Scenario) -> None:
+    """After an error at each call there is a StorageError or no effect; no data is damaged."""
+    calls = [*runner.calls(WRITE_CALLS), *runner.calls(READ_CALLS)]
+    # Each call gets one error. A system call that is made at least six times gets all of them.
+    injections = [
+        Injection(call=call, when=str(number), effect=f"error={error}")
+        for (call, number), error in zip(calls, itertools.cycle(ERRORS), strict=False)
     ]
-    for folder, ending, injection in bench.run(refusals):
-        assert ending.is_done or ending.fault, (str(injection), ending.raised)
-        scenario.judge(folder, ending.said)
-        bench.finish(folder)
+    for folder, result, injection in runner.run(injections):
+        assert result.is_done or result.storage_error, (str(injection), result.other_error)
+        scenario.check(folder, result.acknowledged)
+        runner.check_rerun(folder)
 
 
-@pytest.mark.parametrize("bench", [Scenario(answer, judge_segments, lambda folder: commit(folder, 0))], indirect=True)
-def test_an_outage_that_lasts_ends_in_one_sentence_after_the_patience(bench: Bench) -> None:
-    """Nothing can be written any more, by any thread: a sentence; what was there stays, and the cure lets it go on."""
+@pytest.mark.parametrize("runner", [Scenario(answer, check_segments, lambda folder: commit(folder, 0))], indirect=True)
+def test_a_lasting_outage_is_an_error_after_the_timeout(runner: ScenarioRunner) -> None:
+    """If no thread can write any more, the message is one line, committed data stays, and a later run continues."""
     outages = [
-        Injection(call=call, when="1+", what=f"error={error}") for call in ("write", "rename") for error in REFUSALS
+        Injection(call=call, when="1+", effect=f"error={error}") for call in ("write", "rename") for error in ERRORS
     ]
-    for folder, ending, injection in bench.run(outages, patience_s=0.5):
-        assert ending.fault, (str(injection), ending)
-        assert "\\n" not in ending.fault
-        assert ".part" not in ending.fault
-        assert not ending.said
-        judge_segments(folder, (str(BATCH),))
-        bench.finish(folder)
+    for folder, result, injection in runner.run(outages, retry_timeout_s=0.5):
+        assert result.storage_error, (str(injection), result)
+        assert "\\n" not in result.storage_error
+        assert ".part" not in result.storage_error
+        assert not result.acknowledged
+        check_segments(folder, (str(BATCH),))
+        runner.check_rerun(folder)
 
 
-def hold_a_run(folder: Path, say: Say) -> None:
-    """Hold a run, look whether it is held, and try to hold it again."""
+def lock_run(folder: Path, acknowledge: Acknowledge) -> None:
+    """Lock a run, check whether it is locked, and try to lock it again."""
     layout = RunLayout(name="r", runs=folder, checkpoints=folder, logs=folder)
     with run_lock(layout):
-        say(f"held {is_locked(layout)}")
+        acknowledge(f"locked {is_locked(layout)}")
         try:
             with run_lock(layout):
-                say("held twice")
-        except SetupError as refusal:
-            say(str(refusal))
-    say(f"held {is_locked(layout)}")
+                acknowledge("locked twice")
+        except SetupError as error:
+            acknowledge(str(error))
+    acknowledge(f"locked {is_locked(layout)}")
 
 
 @pytest.mark.parametrize("error", [None, "ENOLCK", "EOPNOTSUPP", "ENOSYS"])
-def test_a_run_is_held_by_one_command_where_there_are_no_locks_too(error: str | None, tmp_path: Path) -> None:
-    """On one host: the name in the file tells whether its holder lives."""
-    need_strace()
-    injection = Injection(call="flock", when="1+", what=f"error={error}") if error else None
-    [ending] = run_all([(partial(hold_a_run, tmp_path), injection)], tmp_path)
-    assert ending.calls["flock"] > 2
-    held, refusal, free = ending.said
-    assert (held, free) == ("held True", "held False")
-    assert "another hpcq command is working on this run" in refusal
+def test_a_run_is_locked_by_one_command_also_without_flock(error: str | None, tmp_path: Path) -> None:
+    """Without flock(2), the process in the lock file shows, on the same host, whether the lock is held."""
+    require_strace()
+    injection = Injection(call="flock", when="1+", effect=f"error={error}") if error else None
+    [result] = run_traced([(partial(lock_run, tmp_path), injection)], tmp_path)
+    assert result.calls["flock"] > 2
+    inside, message, outside = result.acknowledged
+    assert (inside, outside) == ("locked True", "locked False")
+    assert "another hpcq command is working on this run" in message
 
 
-@scenarios(*WRITING, *READING)
-def test_no_lock_and_no_exclusive_creation_is_asked_of_the_file_system(bench: Bench, scenario: Scenario) -> None:
-    """Rename is atomic everywhere; locks and O_EXCL are not. HDF5, too, leaves files unlocked."""
-    assert bench.undisturbed.said
-    assert "openat(" in bench.undisturbed.trace
-    assert [word for word in ("flock(", "SETLK", "O_EXCL") if word in bench.undisturbed.trace] == [], str(scenario)
+@with_scenarios(*WRITING, *READING)
+def test_no_locks_and_no_exclusive_creation_are_used(runner: ScenarioRunner, scenario: Scenario) -> None:
+    """Only rename is atomic on all file systems; locks and O_EXCL are not. HDF5 does not lock files either."""
+    assert runner.reference.acknowledged
+    assert "openat(" in runner.reference.trace
+    assert [call for call in ("flock(", "SETLK", "O_EXCL") if call in runner.reference.trace] == [], str(scenario)

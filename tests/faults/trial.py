@@ -251,8 +251,7 @@ class Trial:
         self.result.duplicate_rows = merged.document["duplicates"]
         data = read_datasets(system.layout.results)
         violations += [
-            f"differs from the reference: {name}"
-            for name in invariants.differing_datasets(data, self.reference.data)
+            f"differs from the reference: {name}" for name in invariants.differing_datasets(data, self.reference.data)
         ]
         violations += invariants.misclassified_attempts(system.layout)
         if self.plan.request_s is not None:
@@ -279,9 +278,7 @@ class Trial:
 
     def _processes_by_job(self) -> dict[str, dict[str, int]]:
         """Return the processes of each job that Slurm lists as running."""
-        return {
-            job.element: self.system.pids_by_role(job) for job in self.system.jobs("RUNNING", "COMPLETING") or ()
-        }
+        return {job.element: self.system.pids_by_role(job) for job in self.system.jobs("RUNNING", "COMPLETING") or ()}
 
     def _clean_up(self) -> None:
         """Cancel the remaining jobs and check that no process outlives the run."""
@@ -307,10 +304,7 @@ class Trial:
             pid: arguments
             for pid, arguments, variables in processes()
             if pid != os.getpid()
-            and (
-                any(folder in argument for argument in arguments)
-                or f"{JOURNAL_VARIABLE}={self.journal}" in variables
-            )
+            and (any(folder in argument for argument in arguments) or f"{JOURNAL_VARIABLE}={self.journal}" in variables)
         }
 
     def _nodes_are_idle(self) -> bool:

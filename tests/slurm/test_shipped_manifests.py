@@ -13,7 +13,7 @@ from pathlib import Path
 import pytest
 from submitit.slurm.slurm import _make_sbatch_string
 
-from hpcq import api
+from hpcq.api import Run
 from hpcq.launch.build_array_spec import build_array_spec
 from hpcq.launch.slurm_launcher import sbatch_options
 from hpcq.manifest.profiles import Profile, load_profile
@@ -117,7 +117,7 @@ def test_slurm_accepts_every_array_of_the_shipped_manifests(
     cluster.wait_until_idle()
     assert hpcq("init", "--from-sinfo", "virtual.toml").code == 0
     profile = load_profile(str(tmp_path / "virtual.toml"), tmp_path)
-    planned = api.plan(MANIFESTS / name, [f"cluster.profile={tmp_path / 'virtual.toml'}"])
+    planned = Run(MANIFESTS / name, [f"cluster.profile={tmp_path / 'virtual.toml'}"]).plan()
     assert planned.arrays
     for array in planned.arrays:
         spec = build_array_spec("test", array, profile)

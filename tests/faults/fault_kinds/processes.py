@@ -66,7 +66,7 @@ def kill_batch_step(system: SystemUnderTest) -> str | None:
 
 
 def _kill_without_epilogue(system: SystemUnderTest, role: str) -> str | None:
-    """Kill a job that cannot requeue itself then. The merge job submits it again; the merge job itself needs the user."""
+    """Kill a job without its epilogue. The merge job submits such jobs again; the merge job itself needs the user."""
     job = _kill(system, role)
     if job and job.is_merge:
         system.expect_intervention(f"the {role} of the merge was killed")
@@ -79,7 +79,5 @@ def freeze_worker(system: SystemUnderTest) -> str | None:
     pid = system.find_pid(job, "worker") if job else None
     if job is None or not system.send_signal(pid, signal.SIGSTOP):
         return None
-    system.schedule_undo(
-        f"freeze {job.element}", lambda: system.send_signal(pid, signal.SIGCONT), within_s=(2.0, 8.0)
-    )
+    system.schedule_undo(f"freeze {job.element}", lambda: system.send_signal(pid, signal.SIGCONT), within_s=(2.0, 8.0))
     return job.element

@@ -51,9 +51,7 @@ def resume_twice(system: SystemUnderTest) -> str | None:
     arguments = ("resume", system.layout.name)
     for process in [start_command(system, *arguments) for _ in range(2)]:
         output, _ = process.communicate()
-        system.check_output(
-            arguments, process.returncode, output.decode(errors="replace"), (0, 1, ENVIRONMENT_ERROR)
-        )
+        system.check_output(arguments, process.returncode, output.decode(errors="replace"), (0, 1, ENVIRONMENT_ERROR))
     return "hpcq resume"
 
 

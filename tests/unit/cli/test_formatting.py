@@ -6,7 +6,7 @@ from pathlib import Path
 
 import pytest
 
-from hpcq import api
+from hpcq.api import Run
 from hpcq.cli.formatting import plan_lines, status_lines
 from hpcq.core.work import UnitState
 from hpcq.monitor.status import RunStatus, UnitStatus
@@ -56,6 +56,6 @@ def test_a_plan_shows_estimated_tokens_and_tasks_without_estimate(
         f'[schemes]\nuse = ["bf16"]\n[tasks]\nuse = {tasks}\ndata = "hub"\n[evaluate]\nbackend = "accelerate"\n',
         encoding="utf-8",
     )
-    shown = plan_lines(api.plan(manifest, ()))
+    shown = plan_lines(Run(manifest).plan())
     expected = [f"log-likelihood tokens (estimate): {estimate}" for estimate in estimates]
     assert [line for line in shown if line.startswith("log-likelihood tokens")] == expected

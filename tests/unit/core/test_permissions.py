@@ -11,8 +11,9 @@ import pytest
 
 from hpcq.core.errors import UserInputError
 from hpcq.core.failures import UNSAFE_PERMISSIONS
+from hpcq.core.files import write_text
 from hpcq.core.paths import RunLayout
-from hpcq.core.permissions import private_folders
+from hpcq.core.permissions import make_private_folders
 from hpcq.launch.array_spec import Environment
 from hpcq.launch.job_script import package_path, script, source_lines, write_environment
 
@@ -24,8 +25,7 @@ AS_ROOT = pytest.mark.skipif(os.geteuid() != 0, reason="only root can change the
 def layout(tmp_path: Path) -> RunLayout:
     """Return the paths of a run whose folders exist."""
     made = RunLayout(name="r", runs=tmp_path / "runs", checkpoints=tmp_path / "checkpoints", logs=tmp_path / "logs")
-    with private_folders(made):
-        pass
+    make_private_folders(made)
     return made
 
 
@@ -35,10 +35,8 @@ def environment(layout: RunLayout) -> Path:
     folder = layout.launcher_logs / "evaluate.0.abc"
     folder.mkdir(mode=0o700)
     path = folder / "environment.sh"
-    with private_folders(layout):
-        write_environment(
-            path, Environment(name="e", python="python"), threads=1, package_path=package_path(layout.folder)
-        )
+    make_private_folders(layout)
+    write_environment(path, Environment(name="e", python="python"), threads=1, package_path=package_path(layout.folder))
     return path
 
 
@@ -63,8 +61,8 @@ def test_a_run_is_private_to_its_user(tmp_path: Path, umask: int) -> None:
     layout = RunLayout(name="r", runs=runs, checkpoints=tmp_path / "checkpoints", logs=tmp_path / "logs")
     before = os.umask(umask)
     try:
-        with private_folders(layout):
-            (layout.folder / "file").touch()
+        make_private_folders(layout)
+        write_text(layout.folder / "file", "text")
         assert os.umask(umask) == umask
     finally:
         os.umask(before)
@@ -79,22 +77,18 @@ def test_a_folder_writable_by_others_is_rejected_with_the_fix(layout: RunLayout,
     """The message has the folder, its mode and a chmod command that fixes it."""
     folder: Path = getattr(layout, part)
     folder.chmod(mode)
-    with (
-        pytest.raises(UserInputError, match=rf"\(mode {mode:o}\).*type `chmod go-w {folder}`\.$"),
-        private_folders(layout),
-    ):
-        pass
+    with pytest.raises(UserInputError, match=rf"\(mode {mode:o}\).*type `chmod go-w {folder}`\.$"):
+        make_private_folders(layout)
     subprocess.run(["chmod", "go-w", folder], check=True)
-    with private_folders(layout):
-        pass
+    make_private_folders(layout)
 
 
 @AS_ROOT
 def test_a_folder_of_another_user_is_rejected(layout: RunLayout, environment: Path) -> None:
     """The owner of a folder can write to it, independent of its mode."""
     os.chown(layout.job_logs, NOBODY, -1)
-    with pytest.raises(UserInputError, match="belongs to"), private_folders(layout):
-        pass
+    with pytest.raises(UserInputError, match="belongs to"):
+        make_private_folders(layout)
     assert enter(environment).returncode == UNSAFE_PERMISSIONS
 
 
@@ -103,8 +97,7 @@ def test_a_shared_run_may_be_read(layout: RunLayout, environment: Path) -> None:
     for folder in (layout.folder, layout.job_logs, layout.launcher_logs, environment.parent):
         folder.chmod(0o755)
     environment.chmod(0o644)
-    with private_folders(layout):
-        pass
+    make_private_folders(layout)
     assert enter(environment).stdout == batch(environment).stdout == "started\n"
 
 

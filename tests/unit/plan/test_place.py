@@ -10,7 +10,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from hpcq import api
+from hpcq.api import Run
 from hpcq.catalog.models import find_model_shape, model_ids
 from hpcq.catalog.schemes import find_scheme
 from hpcq.cli.formatting import plan_lines
@@ -315,7 +315,7 @@ def test_a_plan_notes_how_vllm_computes_fp8_on_ampere(plan_of: PlanOf) -> None:
     [note] = plan_document(plan, (), {})["notes"]
     assert note.startswith("fp8 on a6000 (vLLM 0.32): below compute capability 8.9 no GPU multiplies FP8: ")
     assert note.endswith("so scores are those of W8A16.")
-    assert f"note: {note}" in plan_lines(api.plan(Path("m.toml")))
+    assert f"note: {note}" in plan_lines(Run("m.toml").plan())
 
 
 def test_the_whole_context_must_fit_unless_a_length_is_given(plan_of: PlanOf) -> None:

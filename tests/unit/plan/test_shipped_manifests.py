@@ -6,7 +6,7 @@ from pathlib import Path
 
 import pytest
 
-from hpcq import api
+from hpcq.api import Run
 from hpcq.core.work import EvaluateWork, UnitKind
 
 MANIFESTS = Path(__file__).resolve().parents[3] / "manifests"
@@ -16,7 +16,7 @@ SYNTHETIC = ("evaluate.backend=synthetic", "evaluate.synthetic.emulate=vllm")
 @pytest.mark.parametrize("name", ["405b.toml", "paper.toml"])
 def test_a_synthetic_run_uses_the_placements_of_the_emulated_back_end(name: str) -> None:
     """Each unit has the same class, nodes, GPUs, parallelism and kernel. All run in the core environment."""
-    real, synthetic = (api.plan(MANIFESTS / name, options).loaded.plan for options in ((), SYNTHETIC))
+    real, synthetic = (Run(MANIFESTS / name, options).load().plan for options in ((), SYNTHETIC))
     assert [(unit.shape, unit.kernel, unit.gpu_memory) for unit in synthetic.units] == [
         (unit.shape, unit.kernel, unit.gpu_memory) for unit in real.units
     ]
@@ -25,7 +25,7 @@ def test_a_synthetic_run_uses_the_placements_of_the_emulated_back_end(name: str)
 
 def test_405b_takes_two_nodes_of_eight() -> None:
     """Unquantized with TP8×PP2, 8 bits on one node, 4 bits on half of a node."""
-    plan = api.plan(MANIFESTS / "405b.toml").loaded.plan
+    plan = Run(MANIFESTS / "405b.toml").load().plan
     shapes = {
         unit.variant.scheme.name: unit.shape for unit in plan.units if unit.kind is UnitKind.EVALUATE and unit.variant
     }
@@ -37,7 +37,7 @@ def test_405b_takes_two_nodes_of_eight() -> None:
 
 def test_a_benchmark_that_cannot_run_yet_is_skipped_with_a_note() -> None:
     """mt-bench is the only refusal, no unit has it, and the plan's notes, which the report shows, name it."""
-    plan = api.plan(MANIFESTS / "paper.toml").loaded.plan
+    plan = Run(MANIFESTS / "paper.toml").load().plan
     assert [refusal.reason.split(":")[0] for refusal in plan.refused] == ["mt-bench"]
     works = [unit.work for unit in plan.units if isinstance(unit.work, EvaluateWork)]
     assert (len(works), {len(work.tasks) for work in works}) == (48, {12})
@@ -46,7 +46,7 @@ def test_a_benchmark_that_cannot_run_yet_is_skipped_with_a_note() -> None:
 
 def test_max_length_beyond_a_models_context_is_not_passed_on() -> None:
     """The 8192 tokens of paper.toml reach the workers of Llama-3.1, but not of Vicuna with its context of 2048."""
-    plan = api.plan(MANIFESTS / "paper.toml").loaded.plan
+    plan = Run(MANIFESTS / "paper.toml").load().plan
     lengths = {
         unit.work.variant.model.slug: dict(unit.work.options).get("max_length")
         for unit in plan.units
@@ -58,6 +58,6 @@ def test_max_length_beyond_a_models_context_is_not_passed_on() -> None:
 @pytest.mark.parametrize("profile", ["h100", "paper", "template", "virtual"])
 def test_every_shipped_profile_plans_the_study(profile: str) -> None:
     """Only 405B unquantized is refused, on the study's own cluster, as that profile documents."""
-    plan = api.plan(MANIFESTS / "paper.toml", [f"cluster.profile=clusters/{profile}.toml"]).loaded.plan
+    plan = Run(MANIFESTS / "paper.toml", [f"cluster.profile=clusters/{profile}.toml"]).load().plan
     refused = [refusal.variant.split("--")[:2] for refusal in plan.refused if refusal.variant]
     assert refused == ([["llama-3.1-405b-instruct", "bf16"]] if profile == "paper" else [])

@@ -1,0 +1,202 @@
+"""Plan and submit a run: which units are missing, the arrays for them, and the launcher that runs them."""
+
+from __future__ import annotations
+
+import os
+import time
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from typing import Any
+
+from hpcq.core.errors import SetupError, UserInputError
+from hpcq.core.permissions import make_private_folders
+from hpcq.core.run_lock import run_lock
+from hpcq.launch.array_spec import Submission
+from hpcq.launch.build_array_spec import build_array_spec
+from hpcq.launch.job_status import UnitJobStatus, live_arrays, unit_jobs_if_any
+from hpcq.launch.local_control import stop_orphans
+from hpcq.launch.local_launcher import LocalLauncher, LocalResources
+from hpcq.manifest.profiles import Profile
+from hpcq.monitor.status import RunStatus, run_status
+from hpcq.plan.plan_json import estimated_gpu_hours, plan_document
+from hpcq.plan.schedule.simulator import simulate_estimates
+from hpcq.plan.units import PlannedArray
+from hpcq.run.next_submission import job_statuses, next_submission
+from hpcq.run.preflight import check_submittable
+from hpcq.run.run import LoadedRun, check_same_plan, write_run
+
+STATUS_INTERVAL_S = 1.0
+MAX_LISTED_JOBS = 3
+
+StatusCallback = Callable[[RunStatus], None]
+"""Receives the status of a run now and then while it runs."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class PlanResult:
+    """Result of `plan`.
+
+    Attributes:
+        loaded: The run as resolved and planned.
+        status: State of each planned unit.
+        arrays: Arrays that `submit` would submit now, in this order.
+        document: The document of `plan --json`.
+    """
+
+    loaded: LoadedRun
+    status: RunStatus
+    arrays: tuple[PlannedArray, ...]
+    document: dict[str, Any]
+
+
+@dataclass(frozen=True, kw_only=True)
+class SubmitResult:
+    """Result of `submit`.
+
+    Attributes:
+        loaded: The run as resolved and planned.
+        arrays: Arrays that were missing: those that `plan` showed.
+        submissions: Arrays accepted by Slurm, in parts of at most MaxArraySize; empty with the local scheduler.
+        status: State of the run after the submission.
+    """
+
+    loaded: LoadedRun
+    arrays: tuple[PlannedArray, ...]
+    submissions: tuple[Submission, ...]
+    status: RunStatus
+
+
+def plan_run(loaded: LoadedRun) -> PlanResult:
+    """Plan without writing or submitting anything: the arrays are those that `submit` would submit now.
+
+    Slurm is asked for the run's jobs if there are any. If it does not answer, the field `slurm_error` of the document
+    has the reason, and units whose jobs are pending or running count as missing.
+    """
+    try:
+        jobs = unit_jobs_if_any(loaded.layout)
+    except SetupError as error:
+        return _plan_result(loaded, {}, slurm_error=str(error))
+    return _plan_result(loaded, jobs)
+
+
+def check_run(loaded: LoadedRun) -> PlanResult:
+    """Plan, and run all checks of `submit_run` without submitting anything.
+
+    Raises:
+        UserInputError: Same reasons as in `submit_run`.
+        SetupError: Same reasons as in `submit_run`.
+    """
+    check_submittable(loaded)
+    check_same_plan(loaded)
+    jobs = unit_jobs_if_any(loaded.layout)
+    _refuse_unplanned_jobs(loaded, jobs)
+    return _plan_result(loaded, jobs)
+
+
+def _plan_result(loaded: LoadedRun, jobs: Mapping[str, UnitJobStatus], *, slurm_error: str | None = None) -> PlanResult:
+    following = next_submission(loaded, jobs)
+    states = {unit.id: unit.state for unit in following.status.units}
+    timeline = simulate_estimates(following.arrays, loaded.profile)
+    return PlanResult(
+        loaded=loaded,
+        status=following.status,
+        arrays=following.arrays,
+        document={**plan_document(loaded.plan, following.arrays, states, timeline), "slurm_error": slurm_error},
+    )
+
+
+def estimate_gpu_hours(loaded: LoadedRun, *, retry_failed: bool = False) -> dict[str, float]:
+    """Estimate the GPU-hours per GPU class that `submit` would add now. Pending and running jobs are not counted.
+
+    Raises:
+        SetupError: Slurm does not answer.
+    """
+    jobs = unit_jobs_if_any(loaded.layout)
+    return estimated_gpu_hours(next_submission(loaded, jobs, retry_failed=retry_failed).arrays)
+
+
+def submit_run(
+    loaded: LoadedRun, *, retry_failed: bool = False, unattended: bool = False, on_status: StatusCallback | None = None
+) -> SubmitResult:
+    """Submit all missing units to Slurm and return; with the local scheduler, run them and return when they have ended.
+
+    Args:
+        loaded: The run.
+        retry_failed: Also submit units that have failed permanently.
+        unattended: Called by a job, not by the user: skip units that are on hold until the user fixes their cause.
+        on_status: Called about once per second with the state of a local run.
+
+    Raises:
+        UserInputError: A unit cannot run, the run's folder belongs to another manifest, jobs of an earlier plan are
+            still pending or running, or another user can write to the run's folders.
+        SetupError: A model, an environment or Slurm is missing.
+    """
+    check_submittable(loaded)
+    check_same_plan(loaded)
+    make_private_folders(loaded.layout)
+    with run_lock(loaded.layout):
+        jobs = unit_jobs_if_any(loaded.layout)
+        _refuse_unplanned_jobs(loaded, jobs)
+        stop_orphans(loaded.layout)
+        write_run(loaded)
+        arrays = next_submission(loaded, jobs, retry_failed=retry_failed, unattended=unattended).arrays
+        orders = [
+            build_array_spec(loaded.plan.run, array, loaded.profile, loaded.resolved.manifest.retries)
+            for array in arrays
+        ]
+        submissions: tuple[Submission, ...] = ()
+        if loaded.on_slurm:
+            from hpcq.launch.slurm_launcher import SlurmLauncher
+            from hpcq.slurm.squeue import release
+
+            release(job.element for job in jobs.values() if job.is_held)
+            submissions = tuple(SlurmLauncher(loaded.layout).submit(orders, live_arrays(jobs)))
+        elif orders:
+            report_status = _status_reporter(loaded, on_status) if on_status else _no_status
+            LocalLauncher(loaded.layout, local_resources(loaded.profile), on_poll=report_status).run(orders)
+    jobs = unit_jobs_if_any(loaded.layout)
+    status = run_status(loaded.layout, loaded.plan.units, job_statuses(jobs))
+    return SubmitResult(loaded=loaded, arrays=arrays, submissions=submissions, status=status)
+
+
+def _no_status() -> None:
+    pass
+
+
+def _status_reporter(loaded: LoadedRun, on_status: StatusCallback) -> Callable[[], None]:
+    """Return a function that calls `on_status`, at most once per `STATUS_INTERVAL_S`."""
+    reported_s = -STATUS_INTERVAL_S
+
+    def report_status() -> None:
+        nonlocal reported_s
+        if time.monotonic() - reported_s >= STATUS_INTERVAL_S:
+            reported_s = time.monotonic()
+            on_status(run_status(loaded.layout, loaded.plan.units, {}))
+
+    return report_status
+
+
+def _refuse_unplanned_jobs(loaded: LoadedRun, jobs: Mapping[str, UnitJobStatus]) -> None:
+    """Refuse to submit while jobs of another plan of this run are active: they would do the same work twice.
+
+    With the local scheduler, every active Slurm job of the run counts.
+    """
+    planned = {unit.id for unit in loaded.plan.units} if loaded.on_slurm else set()
+    unplanned = sorted(job.job_id for unit_id, job in jobs.items() if job.is_live and unit_id not in planned)
+    if unplanned:
+        listed = ", ".join([*unplanned[:MAX_LISTED_JOBS], *(["…"] if len(unplanned) > MAX_LISTED_JOBS else [])])
+        raise UserInputError(
+            f"{loaded.layout.folder}: jobs of an earlier submission are still pending or running ({listed}): "
+            f"wait for them, or run `hpcq cancel {loaded.layout.name}`."
+        )
+
+
+def local_resources(profile: Profile) -> LocalResources:
+    """Return the resources of this machine that a local run may use."""
+    memory_bytes = os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES")
+    return LocalResources(
+        cores=len(os.sched_getaffinity(0)),
+        memory_gib=memory_bytes / 2**30,
+        gpus=max((offer.gpus_per_node for offer in profile.gpu_classes.values()), default=0),
+        parallel_units=profile.local.parallel_units,
+    )
