@@ -9,9 +9,8 @@ import resource
 import shutil
 import socket
 import time
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import asdict
-from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 from typing import Any
 
@@ -20,7 +19,8 @@ from hpcq.catalog.schemes import group_size_problem
 from hpcq.core.attempts import Attempt, utc_now
 from hpcq.core.errors import SetupError, UserInputError, WorkerError
 from hpcq.core.files import committed_folder, digest_of_file
-from hpcq.core.work import QuantizeWork, Scheme, Variant, Versions
+from hpcq.core.versions import check_versions, installed_versions
+from hpcq.core.work import QuantizeWork, Scheme, Variant
 from hpcq.quantize.block_store import BLOCKS_SUFFIX, BlockStore
 from hpcq.quantize.checkpoint_lock import LockOwner, lock_checkpoint
 from hpcq.quantize.interface import QuantizeJob, make_quantizer
@@ -53,7 +53,7 @@ def quantize(work: QuantizeWork, attempt: Attempt) -> None:
     """
     path = Path(work.checkpoint_path)
     if not path.is_dir():
-        _check_versions(work.variant.versions)
+        check_versions(work.variant.versions)
         if not _is_synthetic(work):
             _check_base(Path(work.variant.model.path or ""), work)
     timer = PhaseTimer(lambda phase: attempt.update(phase=phase))
@@ -143,28 +143,6 @@ class PhaseTimer:
         if self._phase is not None:
             self._seconds[self._phase] = self._seconds.get(self._phase, 0.0) + now_s - self._measured_s
         self._measured_s = now_s
-
-
-def _check_versions(planned: Versions) -> None:
-    for name, planned_version in planned:
-        installed = installed_versions([name]).get(name)
-        if installed != planned_version.partition("+")[0]:
-            found = f"{name} {installed}" if installed else f"no {name}"
-            raise SetupError(
-                f"This environment has {found}, but the run was planned with {name} {planned_version}: "
-                f"recreate the environment, or submit the manifest again."
-            )
-
-
-def installed_versions(distributions: Iterable[str]) -> dict[str, str]:
-    """Return the versions of the installed ones of `distributions`, without local suffixes such as '+cpu'."""
-    versions = {}
-    for name in distributions:
-        try:
-            versions[name] = version(name).partition("+")[0]
-        except PackageNotFoundError:
-            continue
-    return versions
 
 
 def _versions(variant: Variant) -> dict[str, str]:

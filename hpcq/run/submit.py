@@ -9,6 +9,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from hpcq.core.errors import SetupError, UserInputError
+from hpcq.core.host_memory import GIB, host_memory_bytes
 from hpcq.core.permissions import make_private_folders
 from hpcq.core.run_lock import run_lock
 from hpcq.launch.array_spec import Submission
@@ -193,10 +194,9 @@ def _refuse_unplanned_jobs(loaded: LoadedRun, jobs: Mapping[str, UnitJobStatus])
 
 def local_resources(profile: Profile) -> LocalResources:
     """Return the resources of this machine that a local run may use."""
-    memory_bytes = os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES")
     return LocalResources(
         cores=len(os.sched_getaffinity(0)),
-        memory_gib=memory_bytes / 2**30,
+        memory_gib=host_memory_bytes() / GIB,
         gpus=max((offer.gpus_per_node for offer in profile.gpu_classes.values()), default=0),
         parallel_units=profile.local.parallel_units,
     )

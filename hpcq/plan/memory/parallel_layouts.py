@@ -34,7 +34,7 @@ def parallel_layouts(
             yield from requested_layout(name, gpu_class, tensor, pipeline_parallel or 1)
         return
     for gpus in range(1, gpu_class.gpus_per_node + 1):
-        parallelism = Parallelism(tensor=gpus) if is_vllm else Parallelism(pipeline=gpus)
+        parallelism = Parallelism(tensor=gpus) if is_vllm else Parallelism(pipeline=gpus, is_by_bytes=True)
         yield Shape(gpu_class=name, gpus_per_node=gpus, tensor_parallel=parallelism.tensor), parallelism
     if not is_vllm:
         return
