@@ -11,7 +11,7 @@ Example:
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
-    from hpcq.api import Records, ResponseRecord, Run, find, init_manifest, init_profile, load, report, runs
+    from hpcq.api import Records, ResponseRecord, Run, find, init_manifest, init_profile, load, make_report, runs
 
 __version__ = "0.1.0"
 
@@ -24,7 +24,7 @@ __all__ = [
     "init_manifest",
     "init_profile",
     "load",
-    "report",
+    "make_report",
     "runs",
 ]
 

@@ -63,7 +63,7 @@ __all__ = [
     "init_manifest",
     "init_profile",
     "load",
-    "report",
+    "make_report",
     "runs",
 ]
 
@@ -166,6 +166,12 @@ class Run:
         Raises:
             ManifestError: The manifest is invalid; the message lists every problem.
             UserInputError: The run does not exist.
+
+        Example:
+            >>> import hpcq
+            >>> loaded = hpcq.load("m.toml").load()
+            >>> [unit.kind.value for unit in loaded.plan.units]
+            ['evaluate', 'merge']
         """
         if self._is_manifest:
             return load_manifest(self._source, self._overrides)
@@ -310,7 +316,7 @@ class Run:
         return Records(_read_responses(self._record(), task, variant))
 
     def report(self, *, output_format: str = "text", compare: str | None = None) -> str:
-        """Return the scores of the run as text; `hpcq.report` takes several runs.
+        """Return the scores of the run as text; `hpcq.make_report` takes several runs.
 
         Args:
             output_format: text, md, csv, latex, html or json.
@@ -321,7 +327,7 @@ class Run:
             >>> print(hpcq.load("m.toml").report(output_format="csv").splitlines()[0].split(",")[:3])
             ['run', 'variant', 'model']
         """
-        return report([self], output_format=output_format, compare=compare)
+        return make_report([self], output_format=output_format, compare=compare)
 
     def merge(self) -> dict[str, Any]:
         """Merge all committed responses on this machine and return the document of `merge --json`.
@@ -441,7 +447,7 @@ def runs(folder: str | Path = "runs") -> list[Run]:
     return [Run(found) for found in find_runs(Path(folder))]
 
 
-def report(runs: Iterable[Run | str | Path], *, output_format: str = "text", compare: str | None = None) -> str:
+def make_report(runs: Iterable[Run | str | Path], *, output_format: str = "text", compare: str | None = None) -> str:
     """Return the scores of several runs in one table.
 
     Args:
@@ -455,13 +461,13 @@ def report(runs: Iterable[Run | str | Path], *, output_format: str = "text", com
 
     Example:
         >>> import hpcq
-        >>> hpcq.report(hpcq.runs(), output_format="json")[:1]
+        >>> hpcq.make_report(hpcq.runs(), output_format="json")[:1]
         '{'
     """
-    from hpcq.report.report import make_report
+    from hpcq.report import report
 
     records = [(run if isinstance(run, Run) else find(run))._record() for run in runs]  # noqa: SLF001 (same module)
-    return make_report([_merged_run(record) for record in records], output_format=output_format, compare=compare)
+    return report.make_report([_merged_run(record) for record in records], output_format=output_format, compare=compare)
 
 
 def init_manifest(path: str | Path = "manifest.toml", *, overwrite: bool = False) -> Path:
@@ -486,6 +492,11 @@ def init_profile(path: str | Path | None = None, *, overwrite: bool = False) -> 
     Raises:
         UserInputError: The file exists and `overwrite` is False.
         SetupError: Slurm is missing, does not answer, or has no nodes that hpcq can use.
+
+    Example:
+        >>> import hpcq
+        >>> hpcq.init_profile("clusters/mine.toml").name
+        'mine.toml'
     """
     from hpcq.manifest.templates import draft_profile
     from hpcq.slurm.sinfo import cluster_name, node_groups

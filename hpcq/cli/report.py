@@ -26,7 +26,7 @@ def run(arguments: argparse.Namespace) -> int:
     """Write the report."""
     import hpcq
 
-    text = hpcq.report(arguments.runs, output_format=arguments.format, compare=arguments.compare)
+    text = hpcq.make_report(arguments.runs, output_format=arguments.format, compare=arguments.compare)
     if arguments.output is None:
         sys.stdout.write(text)
     else:

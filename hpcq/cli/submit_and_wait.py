@@ -93,7 +93,7 @@ def _print_result(status: RunStatus, result: SubmitResult) -> None:
         print("\nThe responses of this run are synthetic: it has no scores.")
     elif any(unit.kind == UnitKind.MERGE and unit.state is UnitState.DONE for unit in status.units):
         try:
-            sys.stdout.write(hpcq.report([result.loaded.layout.folder]))
+            sys.stdout.write(hpcq.make_report([result.loaded.layout.folder]))
         except RunIncompleteError as error:
             print(f"\n{error}")
     if status.state is not UnitState.DONE:

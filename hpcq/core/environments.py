@@ -174,12 +174,10 @@ def _build(name: str, target: Path, modules: Path) -> None:
     if target.exists():
         shutil.rmtree(target)
     pinned = pins(name, modules)
-    installer = Installer(
-        python=sys.executable, cache=cache_folder(), uv_lock=MODULES / "tools" / "uv.lock.txt", report=_print_progress
-    )
     try:
+        installer = make_installer()
         installer.make_venv(target)
-        installer.install(target, _locks_to_install(name, target, modules, installer))
+        installer.install(target, locks_to_install(name, target, modules, installer))
         if name == CORE_ENVIRONMENT:
             installer.install_editable(target, CHECKOUT)
     except SetupError as error:
@@ -190,7 +188,17 @@ def _build(name: str, target: Path, modules: Path) -> None:
     _print_progress(f"The environment '{name}' is ready after {seconds} s")
 
 
-def _locks_to_install(name: str, target: Path, modules: Path, installer: Installer) -> list[Path]:
+def make_installer() -> Installer:
+    """Return an installer for the running Python, which fetches uv into the cache if it is not on the PATH.
+
+    Raises:
+        SetupError: uv cannot be fetched.
+    """
+    uv_lock = MODULES / "tools" / "uv.lock.txt"
+    return Installer(python=sys.executable, cache=cache_folder(), uv_lock=uv_lock, report=_print_progress)
+
+
+def locks_to_install(name: str, target: Path, modules: Path, installer: Installer) -> list[Path]:
     """Return the lock files to install: the environment's, with the build of torch that the site's indexes prefer.
 
     PyPI has the CUDA build. The CPU build has its own version (2.13.0+cpu), comes from another index or folder, and is

@@ -16,3 +16,13 @@ MODULES = (_HERE / "modules").resolve()
 
 MANIFESTS = (_HERE / "manifests").resolve()
 """Manifests and cluster profiles to start from."""
+
+
+def find_manifest(path: Path) -> Path:
+    """Return `path`, or the shipped manifest of that name where the working directory has no such file.
+
+    Examples in the documentation (`manifests/quickstart.toml`) then work where hpcq is installed without its checkout.
+    """
+    shipped = MANIFESTS.parent / path
+    is_shipped = not path.exists() and path.parts[:1] == (MANIFESTS.name,) and shipped.is_file()
+    return shipped if is_shipped else path

@@ -12,6 +12,7 @@ from pydantic import ValidationError
 
 from hpcq.catalog.models import model_ids
 from hpcq.core.errors import ManifestError
+from hpcq.data import find_manifest
 from hpcq.manifest.checks import find_problems
 from hpcq.manifest.context import Context, look_up
 from hpcq.manifest.error_messages import Problem, to_problems
@@ -24,12 +25,13 @@ def load(path: Path, overrides: Sequence[str] = ()) -> Context:
     """Return the manifest in the TOML file `path`, with `overrides` applied, and what its names refer to.
 
     Args:
-        path: the TOML file.
+        path: the TOML file; `manifests/NAME.toml` may also be one that hpcq ships.
         overrides: 'key=value' texts, applied in order.
 
     Raises:
         ManifestError: the file or an override has errors; one sentence per problem.
     """
+    path = find_manifest(path)
     text, document = read_document(path)
     applied: dict[KeyPath, str] = {}
     override_errors = []

@@ -16,6 +16,7 @@ from hpcq.core.attempts import read_attempts
 from hpcq.core.errors import SetupError, UserInputError
 from hpcq.core.files import write_text
 from hpcq.core.paths import RunLayout
+from hpcq.data import find_manifest
 from hpcq.manifest import ResolvedManifest, load, lock_text, resolve, run_layout
 from hpcq.manifest.profiles import Profile
 from hpcq.monitor.units import UnitRecord, read_unit
@@ -112,7 +113,7 @@ def find_lock_file(name: str) -> Path:
     Raises:
         UserInputError: The run does not exist.
     """
-    path = Path(name)
+    path = find_manifest(Path(name))
     if path.suffix == ".toml" and path.is_file():
         folder = manifest_layout(path).folder
     elif (path / LOCK_FILE_NAME).is_file():

@@ -12,6 +12,7 @@ import pytest
 
 from hpcq.core import environments
 from hpcq.core.errors import SetupError
+from tests.unit.environments.conftest import make_wheel
 
 CREATE = """
 import sys
@@ -47,21 +48,55 @@ def test_concurrent_creations_make_one_environment(modules: Path) -> None:
 
 
 @pytest.mark.usefixtures("cache")
-def test_a_failed_installation_is_reported_and_has_no_marker(modules: Path, capfd: pytest.CaptureFixture[str]) -> None:
-    """A pin that no index provides is reported with pip's last lines, and the environment does not exist."""
-    (modules / "making.lock.txt").write_text("tiny-package==9.9.9\n")
+@pytest.mark.parametrize(
+    ("lock", "reason"),
+    [
+        ("tiny-package==9.9.9 \\\n    --hash=sha256:" + 64 * "0" + "\n", "tiny-package==9.9.9"),
+        ("tiny-package==1.2.3 \\\n    --hash=sha256:" + 64 * "0" + "\n", "Hash mismatch"),
+        ("tiny-package==1.2.3\n", "--require-hashes"),
+    ],
+)
+def test_a_failed_installation_is_reported_and_has_no_marker(
+    modules: Path, capfd: pytest.CaptureFixture[str], lock: str, reason: str
+) -> None:
+    """A version that no index has, another hash and a pin without hash are reported with uv's last lines."""
+    (modules / "making.lock.txt").write_text(lock)
     with pytest.raises(
-        SetupError, match="'making' could not be created: '-m pip install' failed with exit code 1"
+        SetupError, match="'making' could not be created: 'pip install' failed with exit code"
     ) as failure:
         environments.create("making", modules)
-    assert "No matching distribution found for tiny-package==9.9.9" in str(failure.value)
+    assert reason in str(failure.value)
     assert not environments.exists("making", modules)
     assert capfd.readouterr().out == ""
 
 
-def test_a_cache_that_is_a_file_is_rejected(modules: Path, cache: Path) -> None:
+@pytest.mark.usefixtures("cache")
+@pytest.mark.parametrize(
+    ("builds", "more", "installed"),
+    [
+        (["2.13.0"], "", ["torch.lock.txt", "cuda.lock.txt"]),
+        (["2.13.0", "2.13.0+cpu"], "", ["lock.txt", "cpu.lock.txt"]),
+        (["2.13.0", "2.13.0+cu130"], "", ["torch.lock.txt", "cuda.lock.txt"]),
+        (["2.13.0"], "nvidia-cublas==13.1.1.3\n", ["torch.lock.txt"]),
+    ],
+)
+def test_the_build_of_torch_is_the_one_that_the_site_prefers(
+    modules: Path, wheels: Path, tmp_path: Path, builds: list[str], more: str, installed: list[str]
+) -> None:
+    """The CPU build where an index has it; else PyPI's, with CUDA's libraries unless the lock itself has them."""
+    pins = [make_wheel(wheels, "torch", version) for version in builds]
+    lock = modules / "torch.lock.txt"
+    lock.write_text(f"# A comment\n{pins[0]}{more}tiny_package==1.2.3\n")
+    found = environments.locks_to_install("torch", tmp_path, modules, environments.make_installer())
+    assert [path.name for path in found] == installed
+    assert ("torch==" in found[0].read_text()) == (found[0] == lock)
+    assert "tiny_package==1.2.3" in found[0].read_text()
+
+
+def test_a_cache_that_is_a_file_is_rejected(modules: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """A file in place of the cache folder is reported as an error of the file system."""
-    cache.write_text("in the way")
+    (tmp_path / "file").write_text("in the way")
+    monkeypatch.setenv("HPCQ_CACHE", str(tmp_path / "file"))
     with pytest.raises(SetupError, match="a file, not a folder"):
         environments.create("making", modules)
 

@@ -23,11 +23,13 @@ use = ["bf16"]
 [tasks]
 use = ["arc_challenge"]
 limit = 4
+data = "packages"
 """
 NEEDS_SLURM = {"init_profile"}
 """Its example is executed in tests/slurm."""
 
 
+@pytest.mark.timeout(900)
 def test_every_example_of_the_api_runs(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """The examples of the package, the module, each class and each function print what the docstring shows."""
     monkeypatch.chdir(tmp_path)
