@@ -17,7 +17,7 @@ WORKERS = $(wildcard $(WORKER_TESTS))
 help:
 	@echo 'make quickstart    set up everything and run manifests/quickstart.toml'
 	@echo 'make test          set up everything and run all tests (ARGS="-k name" selects some)'
-	@echo 'make lint          ruff, mypy and shellcheck'
+	@echo 'make lint          ruff, mypy, import-linter and shellcheck'
 	@echo 'make bench         run every file of benchmarks/'
 	@echo 'make environments  create missing Python environments (environments-vllm: vLLM for CPUs, 3 GB)'
 	@echo 'make -s python     print the interpreter of the main environment; create it if it is missing'
@@ -49,6 +49,7 @@ lint: python-is-new-enough
 	"$$core" -m ruff check . && \
 	"$$core" -m ruff format --check . && \
 	"$$core" -m mypy && \
+	"$$(dirname "$$core")/lint-imports" && \
 	shellcheck $(wildcard sbatch/*) modules/install-packages tests/install-slurm .ci/run
 
 bench: environments

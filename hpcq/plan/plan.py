@@ -13,9 +13,9 @@ from hpcq.manifest import ResolvedManifest
 from hpcq.plan.arrays import make_arrays
 from hpcq.plan.build_units import merge_unit, merged_evaluations, variant_units
 from hpcq.plan.cost.calibration import EMPTY_HISTORY, RunHistory
-from hpcq.plan.cost.estimator import Estimator, estimate_notes, merge_seconds, results_bytes
 from hpcq.plan.memory.weights import weight_bytes
 from hpcq.plan.placement.assignment import Assignment, assign_variants
+from hpcq.plan.placement.estimator import Estimator, estimate_notes, merge_seconds, results_bytes
 from hpcq.plan.placement.place import PlacementError
 from hpcq.plan.placement.requirements import accelerate_requirements, evaluation_requirements
 from hpcq.plan.placement.sharding import choose_shard_counts
