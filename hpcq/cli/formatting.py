@@ -67,6 +67,8 @@ def _not_submitted(planned: PlanResult) -> list[str]:
         lines.append(
             f"failed permanently: {failed} of {total} units; submit them with `hpcq resume {status.run} --failed`"
         )
+    if status.is_locked:
+        lines.append("another hpcq command is working on this run: `submit` refuses until it has exited")
     if error := planned.document["slurm_error"]:
         lines.append(f"Slurm was not asked for pending and running units: {error}")
     return lines

@@ -89,7 +89,7 @@ def test_a_plan_says_which_units_it_does_not_submit(finished: Hpcq) -> None:
 
 
 def test_a_unit_whose_command_was_killed_is_shown_and_submitted(hpcq: Hpcq) -> None:
-    """It still runs, and `submit` stops it and runs it again, so `plan` counts it as missing."""
+    """While the command lives, `plan` says so; once it is dead, the unit is shown, as `submit` stops and repeats it."""
     manifest = hpcq.write(
         REHEARSAL.replace(', "synthetic-w4a16"', "").replace("shards = 2", "synthetic = { load_seconds = 600.0 }")
     )
@@ -103,6 +103,7 @@ def test_a_unit_whose_command_was_killed_is_shown_and_submitted(hpcq: Hpcq) -> N
     while not (records := list(run.glob("attempts/evaluate.*.json"))):
         assert command.poll() is None
         time.sleep(0.05)
+    assert "another hpcq command is working on this run: `submit` refuses" in hpcq("plan", manifest).out
     command.kill()
     command.wait()
     unit = json.loads(records[0].read_text())
