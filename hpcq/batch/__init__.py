@@ -1,1 +1,1 @@
-"""Programs that the batch shell starts on a node: the epilogue of a step, and the finalizer after a merge."""
+"""Programs that the batch script starts on a node: epilogue of a failed step, resubmission after a merge."""

@@ -1,4 +1,4 @@
-"""GPU type of the catalog for the names that clusters give their GPUs.
+"""Names that clusters give their GPUs in Slurm's GRES, mapped to GPU types of the catalog.
 
 An ambiguous name yields the likelier type and a warning; an unknown name yields None.
 """
@@ -8,21 +8,8 @@ from __future__ import annotations
 import re
 from dataclasses import dataclass
 
-# The first row whose expression matches the name (in lower case, with hyphens) counts: GPU types by memory in GB, the
-# likelier first. GH200 and GB200 are not H200, H100 or B200; an A10G is not an A10, and an L40 not an L40S.
-_ROWS: tuple[tuple[str, dict[str, str]], ...] = (
-    (r"(?<!g)b200", {"180": "B200-180"}),
-    (r"(?<!g)h200", {"141": "H200-141"}),
-    (r"(?<!g)h100", {"80": "H100-80"}),
-    (r"a100", {"80": "A100-80", "40": "A100-40"}),
-    (r"v100", {"32": "V100-32", "16": "V100-16"}),
-    (r"6000-?ada", {"48": "RTX6000Ada-48"}),
-    (r"a6000", {"48": "A6000-48"}),
-    (r"l40s", {"48": "L40S-48"}),
-    (r"4090", {"24": "RTX4090-24"}),
-    (r"l4(?!\d)", {"24": "L4-24"}),
-    (r"a10(?![\dg])", {"24": "A10-24"}),
-)
+from hpcq.catalog.gpus import find_gpu, gpu_names
+
 _MIG = re.compile(r"\d+g\.\d+gb", re.IGNORECASE)
 
 
@@ -42,8 +29,8 @@ class GpuMatch:
 def match_gpu(*names: str) -> GpuMatch | None:
     """Return the GPU type of the first name that matches one. The memory size may be in any of the names."""
     for name in names:
-        plain = re.sub(r"[^a-z0-9]+", "-", name.lower())
-        for expression, by_memory in _ROWS:
+        plain = _plain(name)
+        for expression, by_memory in _expressions().items():
             if is_mig(name) or not re.search(expression, plain):
                 continue
             if len(by_memory) == 1:
@@ -56,6 +43,20 @@ def match_gpu(*names: str) -> GpuMatch | None:
             ambiguity = f"'{name}' may also be {', '.join(others)}: check with nvidia-smi on a node."
             return GpuMatch(gpu=likeliest, ambiguity=ambiguity)
     return None
+
+
+def _expressions() -> dict[str, dict[str, str]]:
+    """Return the GPU types by memory in GB, by the expression that matches their names; the likelier type is first."""
+    found: dict[str, dict[str, str]] = {}
+    for name in gpu_names():
+        gpu, (model, _, memory_gb) = find_gpu(name), name.rpartition("-")
+        expression = (gpu and gpu.cluster_names) or rf"(?<![a-z0-9]){_plain(model)}(?![a-z0-9])"
+        found.setdefault(expression, {})[memory_gb] = name
+    return found
+
+
+def _plain(name: str) -> str:
+    return re.sub(r"[^a-z0-9]+", "-", name.lower())
 
 
 def is_mig(name: str) -> bool:

@@ -8,6 +8,9 @@ from functools import lru_cache
 
 from hpcq.catalog.toml_rows import catalog_rows, with_tuples
 
+FORMAT_FALLBACKS = ("bf16", "fp16", "fp32")
+"""Number formats in which a GPU computes what it cannot multiply, the best first."""
+
 
 @dataclass(frozen=True, kw_only=True)
 class GPU:
@@ -19,8 +22,10 @@ class GPU:
         compute_capability: Major and minor version, such as (9, 0).
         bandwidth_gb_per_s: Memory bandwidth in 10^9 bytes/s.
         dense_tflops: 10^12 FLOP/s by number format, without sparsity; formats that it cannot multiply are absent.
-        link: Link between the GPUs of a node.
+        link: Link between the GPUs of a node; any name.
         link_gb_per_s: Bandwidth of that link, both directions together.
+        link_latency_us: Latency of an all-reduce of a few tokens.
+        cluster_names: Regular expression for the names that clusters give it; None: its name without the memory.
         source: Document with these numbers.
     """
 
@@ -32,11 +37,19 @@ class GPU:
     link: str
     link_gb_per_s: float
     source: str
+    link_latency_us: float = 40.0
+    cluster_names: str | None = None
 
     @property
     def supports_fp8(self) -> bool:
         """Its tensor cores multiply FP8 (since Ada and Hopper: compute capability 8.9)."""
         return self.compute_capability >= (8, 9)
+
+    def format_for(self, wanted: str) -> str:
+        """Return the number format in which it multiplies `wanted`: that one, the next best, or its slowest."""
+        known = self.dense_tflops
+        usable = (name for name in (wanted, *FORMAT_FALLBACKS) if name in known)
+        return next(usable, None) or min(known, key=known.__getitem__)
 
 
 def gpu_names() -> tuple[str, ...]:

@@ -1,4 +1,4 @@
-"""Kernels of each back end: the schemes that they compute and the GPUs that they run on (kernels.toml)."""
+"""Kernels of each back end (kernels.toml, plug-ins): the schemes that they compute, the GPUs that they run on."""
 
 from __future__ import annotations
 
@@ -6,7 +6,9 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 from functools import lru_cache
 
-from hpcq.catalog.toml_rows import catalog_rows, with_tuples
+from hpcq.catalog.plugins import Plugin, installed_plugins
+from hpcq.catalog.toml_rows import RowError, catalog_rows, make_record
+from hpcq.catalog.tools import backends
 from hpcq.core.work import Scheme
 
 Capability = tuple[int, int]
@@ -75,23 +77,22 @@ def find_kernel(backend: str, scheme: Scheme, capability: Capability | None) -> 
 
 
 def _supporting(backend: str, scheme: Scheme) -> Iterator[Kernel]:
-    return (kernel for kernel in _kernels() if kernel.backend == backend and kernel.supports(scheme))
+    return (kernel for kernel in _all_kernels() if kernel.backend == backend and kernel.supports(scheme))
 
 
 def has_kernels(backend: str) -> bool:
-    """Return whether the catalog has the back end's kernels. The synthetic back end has none."""
-    return backend in catalog_rows("kernels.toml")["backends"]
+    """Return whether the back end's kernels are known. The synthetic back end has none."""
+    return any(kernel.backend == backend for kernel in _all_kernels())
 
 
 def backend_title(backend: str) -> str:
-    """Return the back end's name with the version from which the rows were read."""
-    return str(catalog_rows("kernels.toml")["backends"][backend]["name"])
+    """Return the back end's name with the version from which its rows were read."""
+    return backends()[backend].title
 
 
 def supports_architecture(backend: str, architecture: str | None) -> bool:
     """Return False if the back end is known to have no code for the model architecture."""
-    row = catalog_rows("kernels.toml")["backends"].get(backend, {})
-    return architecture not in row.get("unsupported_architectures", ())
+    return architecture not in backends()[backend].unsupported_architectures
 
 
 def format_capability(capability: Capability) -> str:
@@ -99,6 +100,22 @@ def format_capability(capability: Capability) -> str:
     return f"{capability[0]}.{capability[1]}"
 
 
-@lru_cache
-def _kernels() -> tuple[Kernel, ...]:
-    return tuple(Kernel(**with_tuples(row)) for row in catalog_rows("kernels.toml")["kernels"])
+def _all_kernels() -> tuple[Kernel, ...]:
+    return _kernels(installed_plugins())
+
+
+@lru_cache(maxsize=8)
+def _kernels(plugins: tuple[Plugin, ...]) -> tuple[Kernel, ...]:
+    """Return the kernels of the catalog, then those that each plug-in declares for its own back ends."""
+    found = [make_record(Kernel, row) for row in catalog_rows("kernels.toml")["kernels"]]
+    for plugin in plugins:
+        own = tuple(name for name, info in backends().items() if info.plugin == plugin)
+        for number, row in enumerate(plugin.tables.get("kernels", ()), start=1):
+            try:
+                kernel = make_record(Kernel, row)
+            except RowError as error:
+                raise plugin.error(f"[[kernels]] number {number}: {error}") from error
+            if kernel.backend not in own:
+                raise plugin.error(f"[[kernels]] number {number}: it has no back end '{kernel.backend}'")
+            found.append(kernel)
+    return tuple(found)

@@ -1,4 +1,4 @@
-"""Models, benchmark data sets and calibration texts from Python packages (packages.toml), and their cache paths.
+"""Python packages that contain models, benchmark items or calibration text (packages.toml).
 
 A path is returned whether or not `hpcq stage` has created it.
 """

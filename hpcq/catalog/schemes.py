@@ -1,4 +1,4 @@
-"""Quantization schemes by name (schemes.toml), and whether a scheme fits a model's shape."""
+"""Quantization schemes by name (schemes.toml, plug-ins), and whether a scheme fits a model's shape."""
 
 from __future__ import annotations
 
@@ -6,32 +6,38 @@ import re
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, replace
 from functools import lru_cache
-from typing import Any
+from typing import Any, Literal, get_args
 
 from hpcq.catalog.models import Linear, ModelShape
-from hpcq.catalog.toml_rows import catalog_rows
-from hpcq.core.work import Scheme
+from hpcq.catalog.plugins import Group, Plugin, installed_plugins
+from hpcq.catalog.toml_rows import RowError, catalog_rows, make_record
+from hpcq.catalog.tools import quantizers
+from hpcq.core.work import SYNTHETIC, UNQUANTIZED, Scheme
+
+NumberFormat = Literal["fp32", "bf16", "fp16", "fp8_e4m3", "int8", "int4"]
+Granularity = Literal["tensor", "channel", "group"]
 
 _GROUP_SUFFIX = re.compile(r"(?P<base>.+)-g(?P<group_size>[1-9][0-9]*)")
 _USUAL_GROUP_SIZES = (128, 64, 32)
 """Group sizes that vLLM's Marlin kernels for 4-bit weights support."""
 
 _FLOATING_POINT = ("fp32", "bf16", "fp16")
-_CALIBRATED_METHODS = ("gptq", "awq", "smoothquant")
 
 
 def make_scheme(**fields: Any) -> Scheme:
     """Return a scheme with these fields, and derive whether it needs a calibration set."""
     is_static = fields["activations"] not in _FLOATING_POINT and not fields.get("dynamic", False)
-    needs_calibration = fields["method"] in _CALIBRATED_METHODS or (fields["method"] == "rtn" and is_static)
+    tool = quantizers().get(fields["tool"])
+    is_calibrated = tool is not None and fields["method"] in tool.calibrated_methods
+    needs_calibration = is_calibrated or (fields["method"] == "rtn" and is_static)
     return Scheme(
         **{**fields, "ignore": tuple(fields.get("ignore", ("lm_head",)))}, needs_calibration=needs_calibration
     )
 
 
 def scheme_names() -> tuple[str, ...]:
-    """Return the names of all schemes in the catalog, without group sizes."""
-    return tuple(_schemes())
+    """Return the names of all schemes in the catalog and of plug-ins, without group sizes."""
+    return tuple(_schemes(installed_plugins()))
 
 
 def find_scheme(name: str, custom: Mapping[str, Scheme] | None = None) -> Scheme | None:
@@ -44,7 +50,7 @@ def find_scheme(name: str, custom: Mapping[str, Scheme] | None = None) -> Scheme
     Returns:
         The scheme; None if the name is unknown, or if it has a group size and the scheme has no groups.
     """
-    known = {**_schemes(), **(custom or {})}
+    known = {**_schemes(installed_plugins()), **(custom or {})}
     if name in known:
         return known[name]
     base, group_size = split_group_size(name)
@@ -63,8 +69,8 @@ def synthetic_scheme(scheme: Scheme, *, keep_method: bool = False) -> Scheme:
     if not scheme.is_quantized:
         return scheme
     if keep_method:
-        return replace(scheme, tool="synthetic")
-    return replace(scheme, tool="synthetic", method="synthetic", needs_calibration=False)
+        return replace(scheme, tool=SYNTHETIC)
+    return replace(scheme, tool=SYNTHETIC, method=SYNTHETIC, needs_calibration=False)
 
 
 def split_group_size(name: str) -> tuple[str, int | None]:
@@ -108,7 +114,7 @@ class GroupSizeProblem:
 
 def group_size_problem(scheme: Scheme, shape: ModelShape) -> GroupSizeProblem | None:
     """Return the problem of the scheme's group size with this model; None: it fits, or nothing is quantized."""
-    linear = None if scheme.tool == "synthetic" else indivisible_linear(scheme, shape.linears)
+    linear = None if scheme.tool == SYNTHETIC else indivisible_linear(scheme, shape.linears)
     if linear is None:
         return None
     return GroupSizeProblem(scheme=scheme, linear=linear, fitting=_fitting_scheme(scheme, shape))
@@ -133,6 +139,46 @@ def _fitting_scheme(scheme: Scheme, shape: ModelShape) -> Scheme | None:
     return next((one for one in sized if indivisible_linear(one, shape.linears) is None), None)
 
 
-@lru_cache
-def _schemes() -> dict[str, Scheme]:
-    return {name: make_scheme(name=name, **row) for name, row in catalog_rows("schemes.toml").items()}
+def method_names(tool: str | None = None) -> tuple[str, ...]:
+    """Return the methods of a tool, or of all tools, in the registry's order."""
+    known = {UNQUANTIZED: (UNQUANTIZED,), **{name: info.methods for name, info in quantizers().items()}}
+    offered = known.values() if tool is None else [known.get(tool, ())]
+    return tuple(dict.fromkeys(method for methods in offered for method in methods))
+
+
+@lru_cache(maxsize=8)
+def _schemes(plugins: tuple[Plugin, ...]) -> dict[str, Scheme]:
+    """Return the schemes of the catalog, then those of `plugins`. Names must be unique."""
+    found = {name: make_scheme(name=name, **row) for name, row in catalog_rows("schemes.toml").items()}
+    origins = dict.fromkeys(found, "hpcq")
+    for plugin in plugins:
+        for name, row in plugin.rows(Group.SCHEMES.table).items():
+            if name in origins:
+                raise plugin.error(f"[schemes.{name}]: {origins[name]} has one of that name: rename it")
+            try:
+                found[name] = _declared(name, row)
+            except RowError as error:
+                raise plugin.error(f"[schemes.{name}]: {error}") from error
+            origins[name] = plugin.title
+    return found
+
+
+def _declared(name: str, row: dict[str, Any]) -> Scheme:
+    """Return a plug-in's scheme.
+
+    Raises:
+        RowError: A field is invalid.
+    """
+    scheme = make_record(Scheme, row, name=name, needs_calibration=False)
+    for field, value, allowed in (
+        ("tool", scheme.tool, tuple(quantizers())),
+        ("method", scheme.method, method_names(scheme.tool)),
+        ("weights", scheme.weights, get_args(NumberFormat)),
+        ("activations", scheme.activations, get_args(NumberFormat)),
+        ("granularity", scheme.granularity, get_args(Granularity)),
+    ):
+        if value not in allowed:
+            raise RowError(f"'{field}' must be one of {', '.join(allowed)}, not '{value}'")
+    if (scheme.granularity == "group") != (scheme.group_size is not None):
+        raise RowError("'group_size' belongs to granularity 'group'")
+    return make_scheme(**{key: value for key, value in vars(scheme).items() if key != "needs_calibration"})

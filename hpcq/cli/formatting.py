@@ -1,13 +1,16 @@
-"""Plans, states and merges as lines of plain text, identical on a terminal and in a pipe."""
+"""Text of plans, states and merges; only the last column of a table is folded on a narrow terminal."""
 
 from __future__ import annotations
 
+import shutil
+import sys
 from collections import Counter
 from collections.abc import Mapping
 from typing import TYPE_CHECKING, Any
 
 from hpcq.core.work import UnitState
 from hpcq.report.table import format_duration, format_token_savings
+from hpcq.report.text_tables import aligned_columns
 
 if TYPE_CHECKING:
     from hpcq.api import PlanResult
@@ -17,12 +20,13 @@ MAX_LISTED_UNITS = 40
 GIB = 2**30
 
 
-def align_columns(lines: list[tuple[str, ...]]) -> list[str]:
-    """Return `lines` of cells as left-aligned columns, separated by two blanks."""
-    if not lines:
-        return []
-    widths = [max(len(line[at]) for line in lines) for at in range(len(lines[0]))]
-    return ["  ".join(cell.ljust(width) for cell, width in zip(line, widths, strict=True)).rstrip() for line in lines]
+def terminal_width() -> int | None:
+    """Return the columns of the terminal that standard output is connected to; None for a pipe or a file.
+
+    Asks about the process's stream, because `sys.stdout` may be a buffer.
+    """
+    stream = sys.__stdout__
+    return shutil.get_terminal_size().columns if stream is not None and stream.isatty() else None
 
 
 def plan_lines(planned: PlanResult, *, with_units: bool = False) -> list[str]:
@@ -37,13 +41,15 @@ def plan_lines(planned: PlanResult, *, with_units: bool = False) -> list[str]:
     if with_units:
         lines += [
             "",
-            *align_columns(
-                [("unit", "state", "class", "shape", "estimate"), *(_unit_cells(unit) for unit in document["units"])]
+            *aligned_columns(
+                [("unit", "state", "class", "shape", "estimate"), *(_unit_cells(unit) for unit in document["units"])],
+                width=terminal_width(),
             ),
         ]
     if planned.arrays:
         heading = ("array", "units", "class", "shape", "environment", "limit", "after")
-        lines += ["", *align_columns([heading, *(_array_cells(array) for array in document["arrays"])])]
+        cells = [heading, *(_array_cells(array) for array in document["arrays"])]
+        lines += ["", *aligned_columns(cells, width=terminal_width())]
     lines += ["", *_not_submitted(planned)]
     lines += total_lines(document)
     for refusal in document["refused"]:
@@ -144,8 +150,9 @@ def status_lines(status: RunStatus) -> list[str]:
         lines.append(f"tokens: {format_token_savings(status.asked_tokens, status.computed_tokens)}")
     units = status.units
     if len(units) > MAX_LISTED_UNITS:
-        units = tuple(unit for unit in units if unit.state in ("running", "failed", "cancelled"))[:MAX_LISTED_UNITS]
-    lines += align_columns([_status_cells(unit) for unit in units])
+        listed = (UnitState.RUNNING, UnitState.FAILED, UnitState.CANCELLED)
+        units = tuple(unit for unit in units if unit.state in listed)[:MAX_LISTED_UNITS]
+    lines += aligned_columns([_status_cells(unit) for unit in units], width=terminal_width())
     if len(units) < len(status.units):
         lines.append(f"({len(status.units) - len(units)} more units: see --json)")
     return lines

@@ -1,4 +1,4 @@
-"""Set-up of the command's process: standard streams that tolerate a closed reader, and signal handlers."""
+"""Standard streams and signal handlers of the command's process, and tolerance of a closed pipe."""
 
 from __future__ import annotations
 

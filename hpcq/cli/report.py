@@ -25,8 +25,14 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 def run(arguments: argparse.Namespace) -> int:
     """Write the report."""
     import hpcq
+    from hpcq.cli.formatting import terminal_width
 
-    text = hpcq.make_report(arguments.runs, output_format=arguments.format, compare=arguments.compare)
+    text = hpcq.make_report(
+        arguments.runs,
+        output_format=arguments.format,
+        compare=arguments.compare,
+        width=terminal_width() if arguments.output is None else None,
+    )
     if arguments.output is None:
         sys.stdout.write(text)
     else:

@@ -1,4 +1,4 @@
-"""Completion marker: a small file next to a unit's segments, written once every request is answered and committed.
+"""Completion marker of an evaluation: a file next to its segments, written when every request is answered.
 
 The markers of two attempts differ, so that they can be distinguished without clocks.
 """

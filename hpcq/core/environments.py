@@ -38,6 +38,9 @@ LOCK_SUFFIX = ".lock.txt"
 # Only this environment has hpcq installed (editable, for the console script); the launcher adds it to the others' path.
 CORE_ENVIRONMENT = "core"
 
+NAME_VARIABLE = "HPCQ_ENVIRONMENT"
+"""Environment variable of a job: the name of its Python environment, for the provenance of results."""
+
 _MARKER = "hpcq-complete.json"
 _PIN = re.compile(r"(?P<name>[A-Za-z0-9][\w.-]*)(?:\[[\w,.-]+\])?==(?P<version>[\w.!+-]+)")
 _HASH = re.compile(r"\s*(?:--hash=\S+|\\$)")
@@ -245,9 +248,11 @@ def _print_progress(line: str) -> None:
 def main(arguments: list[str] | None = None) -> int:
     """Create one environment if it does not exist, and print only the path of its interpreter to stdout."""
     parser = argparse.ArgumentParser(prog="python -m hpcq.core.environments", description=main.__doc__)
-    parser.add_argument("name", help=f"one of: {', '.join(names())}")
+    parser.add_argument("name", help=f"one of: {', '.join(names())}; with --locks, of that folder")
+    parser.add_argument("--locks", type=Path, default=MODULES, help="folder of the lock file, such as a plug-in's")
     try:
-        python = create(parser.parse_args(arguments).name)
+        options = parser.parse_args(arguments)
+        python = create(options.name, options.locks)
     except SetupError as error:
         _print_progress(str(error))
         return error.exit_code

@@ -1,4 +1,4 @@
-"""Durable creation of files and folders: write a temporary name in the same folder, fsync, rename, fsync the folder.
+"""Crash-safe files and folders: write under a temporary name, fsync, rename, fsync the folder.
 
 Every file or folder that must survive a crash is created here. Only rename has to be atomic: locks and exclusive
 creation are not used. A leftover of a killed process is recognized by the process in its name, not by clocks.

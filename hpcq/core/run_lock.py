@@ -2,7 +2,10 @@
 
 On a file system without locks (Lustre mounted without flock, NFS without its lock daemon) the process identity in the
 lock file is used instead: then commands on one host exclude each other, and commands on different hosts do not. No data
-is lost in that case; units may be submitted and computed twice.
+is lost in that case; units may be submitted and computed twice. A warning is logged.
+
+The library filelock (4.2) cannot replace this module: it has no shared lock, so two `hpcq status` would report each
+other; it creates the file, which a status query must not; and its fallback covers only ENOSYS.
 """
 
 from __future__ import annotations
@@ -10,6 +13,7 @@ from __future__ import annotations
 import contextlib
 import errno
 import fcntl
+import logging
 import os
 import time
 from collections.abc import Iterator
@@ -24,6 +28,8 @@ MAX_TRIES = 10
 RETRY_INTERVAL_S = 0.1
 _FOLDER_MODE = 0o700
 _NO_LOCKS = (errno.ENOLCK, errno.EOPNOTSUPP, errno.ENOSYS)
+
+_log = logging.getLogger(__name__)
 
 
 @contextlib.contextmanager
@@ -69,7 +75,14 @@ def _try_lock(file: IO[str], kind: int, layout: RunLayout) -> bool:
     except OSError as error:
         if error.errno not in _NO_LOCKS:
             raise
-        return not is_alive(layout.run_lock.read_text(encoding="utf-8").strip())
+        is_free = not is_alive(layout.run_lock.read_text(encoding="utf-8").strip())
+        if is_free and kind == fcntl.LOCK_EX:
+            _log.warning(
+                "%s: the file system has no locks (%s). Do not work on this run from two hosts at once.",
+                layout.folder,
+                error.strerror,
+            )
+        return is_free
     return True
 
 

@@ -12,8 +12,14 @@ from enum import StrEnum
 from functools import cached_property
 from typing import Literal
 
-from hpcq.core.addressing import DIGEST_CHARACTERS, address_of, slug, unaddressed
+from hpcq.core.addressing import DIGEST_CHARACTERS, VARIANT_SEPARATOR, address_of, slug, unaddressed
 from hpcq.core.node_context import NodeContext
+
+SYNTHETIC = "synthetic"
+"""Name of the back end, the tool and the method of a rehearsal."""
+
+UNQUANTIZED = "none"
+"""Name of the tool and the method of an unmodified base checkpoint."""
 
 Versions = tuple[tuple[str, str], ...]
 """Distribution names and exact versions of the tools that can change a result, sorted by name."""
@@ -75,7 +81,7 @@ class Scheme:
     Attributes:
         name: Name in the manifest.
         tool: Quantization tool; 'none' for an unmodified base checkpoint.
-        method: none, rtn (round to nearest), gptq, awq, smoothquant (smoothing, then gptq) or synthetic.
+        method: none, rtn (round to nearest), gptq, awq, smoothquant (smoothing, then gptq), synthetic, or a plug-in's.
         weights: Data type of the weights: fp32, bf16, fp16, fp8_e4m3, int8 or int4.
         activations: Data type of the activations, as for `weights`.
         granularity: Granularity of the weights' scales: tensor, channel or group (of `group_size` inputs).
@@ -107,7 +113,7 @@ class Scheme:
     @property
     def is_quantized(self) -> bool:
         """False for an unmodified base checkpoint."""
-        return self.tool != "none"
+        return self.tool != UNQUANTIZED
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -149,7 +155,7 @@ class Variant:
     @property
     def id(self) -> str:
         """Stable name: model, scheme, and the first digits of the address."""
-        return f"{self.model.slug}--{slug(self.scheme.name)}--{self.address[:DIGEST_CHARACTERS]}"
+        return VARIANT_SEPARATOR.join((self.model.slug, slug(self.scheme.name), self.address[:DIGEST_CHARACTERS]))
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -182,6 +188,9 @@ class Shard:
 
     index: int = 0
     count: int = 1
+
+    def __str__(self) -> str:
+        return f"{self.index}of{self.count}"
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -217,7 +226,7 @@ class EvaluateWork:
     Attributes:
         variant: Model and scheme.
         tasks: Benchmarks.
-        backend: accelerate, vllm or synthetic.
+        backend: Name of the back end.
         dtype: Data type in which the back end computes.
         versions: Versions of the evaluation tools.
         seed: Seed of the back end.
@@ -268,7 +277,7 @@ class EvaluateWork:
     @property
     def is_synthetic(self) -> bool:
         """Whether the responses come from the synthetic back end; such responses are never reported as scores."""
-        return self.backend == "synthetic"
+        return self.backend == SYNTHETIC
 
     @property
     def shares_prefixes(self) -> bool:

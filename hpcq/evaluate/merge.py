@@ -1,4 +1,4 @@
-"""Merge of all segments of a run into one results file, with the scores of the tasks that are answered completely.
+"""Merge of all segments of a run into results.h5, with the scores of completely answered tasks.
 
 The merge reads only committed files, so it can run at any time, also during jobs, and any number of times. The same
 segments give the same bytes.
@@ -145,6 +145,7 @@ def _variant_provenance(work: EvaluateWork, index: Index) -> Provenance:
         "variant_address": variant.address,
         "backend": work.backend,
         "backend_versions": _json(dict(work.versions)),
+        "backend_environment": _distinct(provenances, "environment"),
         "dtype": work.dtype,
         "seed": work.seed,
         "evaluation_address": work.address,
@@ -196,14 +197,16 @@ def _attempt_id(segment: SegmentInfo) -> _AttemptId:
 
 
 def _checkpoint_facts(folder: Path) -> Provenance:
-    """Return the bytes of the stored weights and the seconds of the quantizer, as far as they are in `folder`."""
+    """Return what `folder` tells: the bytes of the stored weights, the quantizer's seconds and environment."""
     weights = [path for pattern in _WEIGHTS for path in folder.glob(pattern)]
     facts: dict[str, str | int | float | bool] = {}
     if weights:
         facts["checkpoint_bytes"] = sum(path.stat().st_size for path in weights)
     metadata = folder / _CHECKPOINT_METADATA
     if metadata.is_file():
-        facts["quantize_seconds"] = _quantize_seconds(json.loads(metadata.read_text(encoding="utf-8")))
+        content = json.loads(metadata.read_text(encoding="utf-8"))
+        facts["quantize_seconds"] = _quantize_seconds(content)
+        facts["quantizer_environment"] = content.get("environment", "")
     return facts
 
 

@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+import os
 import sys
 
 from hpcq import __version__
 from hpcq.core.attempts import Attempt
+from hpcq.core.environments import NAME_VARIABLE
 from hpcq.core.work import EvaluateWork
 
 Provenance = dict[str, str | int | float]
@@ -29,8 +31,9 @@ def segment_provenance(work: EvaluateWork, attempt: Attempt, backend_description
         "seed": work.seed,
         "batch_size": work.batch_size,
         "batch_share": attempt.batch_share,
-        "shard": f"{work.shard.index}of{work.shard.count}",
+        "shard": str(work.shard),
         "python": sys.version.split()[0],
+        "environment": os.environ.get(NAME_VARIABLE, ""),
         **{f"version_{name}": version for name, version in work.versions},
         **backend_description,
     }

@@ -1,4 +1,4 @@
-"""Full request list of an evaluation, and the address under which each task's responses are stored.
+"""All requests of an evaluation, and the address under which each task's responses are stored.
 
 Worker and merge both use it, so that they cannot differ. lm-eval is imported only for real tasks.
 """

@@ -1,4 +1,4 @@
-"""Requests to a back end, and the full list of them that a task makes.
+"""Requests to a back end, made from the documents of an lm-eval task.
 
 lm-eval's Instances are used through their fields; lm-eval is not imported.
 

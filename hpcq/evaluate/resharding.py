@@ -1,4 +1,4 @@
-"""Snapshot of the answered requests at the first start of an evaluation with a given number of shards.
+"""Division of the remaining requests when the number of shards changes: one snapshot that all shards use.
 
 The shards of one evaluation start at different times, days apart in a long queue, and again after every interruption.
 All of them must divide the same list, or some request would belong to no shard; but the set of answered requests

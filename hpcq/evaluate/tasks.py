@@ -1,4 +1,4 @@
-"""lm-eval's own tasks (0.4.13), with its prompts, metrics and versions; only the location of the data can differ."""
+"""lm-eval's own tasks (0.4.13), with its prompts, metrics and versions; only the data's location differs."""
 
 from __future__ import annotations
 

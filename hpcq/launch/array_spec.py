@@ -1,4 +1,4 @@
-"""Array specifications: the input of a launcher, and the records of what it submitted or ran."""
+"""Array specifications: what a launcher submits, and the records of what it submitted or ran."""
 
 from __future__ import annotations
 
@@ -8,6 +8,7 @@ from enum import StrEnum
 from pathlib import Path
 from typing import Any
 
+from hpcq.catalog.plugins import Plugin
 from hpcq.core.work import UnitKind, UnitState, Work
 from hpcq.launch.recovery.retry_policy import RetryPolicy
 
@@ -72,6 +73,7 @@ class ArraySpec:
         element: Index of the only element of these arrays to depend on. They must be submitted in the same call. None:
             depend on all elements.
         retries: Policy for units whose attempt fails.
+        plugins: Plug-ins that the units use and that their environment does not contain.
     """
 
     name: str
@@ -96,6 +98,7 @@ class ArraySpec:
     dependency: Dependency = Dependency.NONE
     element: int | None = None
     retries: RetryPolicy = field(default_factory=RetryPolicy)
+    plugins: tuple[Plugin, ...] = ()
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -117,10 +120,13 @@ class Submission:
     time: str
     schema: int = 1
 
+    def element(self, index: int) -> str:
+        """Job id of unit `index` in Slurm's notation; submitit submits a single unit as a plain job."""
+        return f"{self.job_id}_{index}" if len(self.units) > 1 else self.job_id
+
     def launcher_log(self, index: int) -> Path:
         """Path of the output of element `index` before its unit started: the log to read if no attempt was recorded."""
-        element = f"{self.job_id}_{index}" if len(self.units) > 1 else self.job_id
-        return Path(self.folder) / f"{element}_0_log.err"
+        return Path(self.folder) / f"{self.element(index)}_0_log.err"
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -1,12 +1,14 @@
-"""Build the array specification of a planned array: the profile adds partition, host memory, cores, environment."""
+"""Conversion of a planned array to what sbatch gets: partition, memory, CPUs, environment of the profile."""
 
 from __future__ import annotations
 
 from dataclasses import asdict
 from typing import Any
 
+from hpcq.catalog.plugins import Plugin, lock_folder, pinned_version
+from hpcq.catalog.tools import ToolInfo, backends, quantizers
 from hpcq.core import environments
-from hpcq.core.work import EvaluateWork
+from hpcq.core.work import EvaluateWork, QuantizeWork
 from hpcq.launch.array_spec import ArraySpec, Dependency, Environment, UnitSpec
 from hpcq.launch.recovery.retry_policy import RetryPolicy
 from hpcq.manifest.profiles import EnvironmentSettings, GpuClass, Profile
@@ -44,7 +46,20 @@ def build_array_spec(
         dependency=Dependency(array.dependency),
         element=array.element,
         retries=_policy(gpu_class, array.shape, retries or RetriesSection()),
+        plugins=_plugins(array),
     )
+
+
+def _plugins(array: PlannedArray) -> tuple[Plugin, ...]:
+    """Return the plug-ins of the array's tools that the lock file of its environment does not list."""
+    tools: dict[str, ToolInfo] = {}
+    for unit in array.units:
+        if isinstance(unit.work, EvaluateWork):
+            tools[unit.work.backend] = backends()[unit.work.backend]
+        elif isinstance(unit.work, QuantizeWork):
+            tools[unit.work.variant.scheme.tool] = quantizers()[unit.work.variant.scheme.tool]
+    plugins = dict.fromkeys(info.plugin for info in tools.values() if info.plugin)
+    return tuple(one for one in plugins if pinned_version(one.distribution, array.environment) is None)
 
 
 def _planned(unit: PlannedUnit) -> dict[str, Any]:
@@ -74,7 +89,7 @@ def build_environment(name: str, profile: Profile) -> Environment:
     settings = profile.environments.get(name, EnvironmentSettings())
     return Environment(
         name=name,
-        python=settings.python or str(environments.interpreter(name)),
+        python=settings.python or str(environments.interpreter(name, lock_folder(name))),
         modules=settings.modules,
         setup=(*profile.slurm.setup, *settings.setup),
         variables=tuple(settings.variables.items()),

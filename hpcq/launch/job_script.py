@@ -1,4 +1,4 @@
-"""Scripts that prepare a job's shell before the interpreter starts; written to the folder of the job's pickle.
+"""Shell scripts that prepare a job's environment (modules, variables) before Python starts.
 
 The only module that passes values to a shell: each value is quoted or refused here.
 """
@@ -7,9 +7,13 @@ from __future__ import annotations
 
 import re
 import shlex
+import shutil
+from collections.abc import Sequence
 from pathlib import Path
 
 import hpcq
+from hpcq.catalog.plugins import Plugin
+from hpcq.core.environments import NAME_VARIABLE
 from hpcq.core.errors import UserInputError
 from hpcq.core.files import storage_errors, temporary_path, write_text
 from hpcq.data import SBATCH
@@ -53,6 +57,7 @@ def environment_text(environment: Environment, *, threads: int, package_path: Pa
             raise UserInputError(f"environments.{environment.name}.variables: {name!r} is not a valid variable name.")
     variables = {
         "HPCQ_PACKAGE_PATH": str(package_path),
+        NAME_VARIABLE: environment.name,
         "HPCQ_THREADS": str(threads),
         "HPCQ_MODULES": " ".join(environment.modules),
         **dict(environment.variables),
@@ -74,18 +79,38 @@ def script(name: str) -> Path:
     return SBATCH / name
 
 
-def package_path(folder: Path) -> Path:
-    """Return a folder in `folder` that contains only a link to the package hpcq; create it if it is missing.
+def package_path(folder: Path, plugins: Sequence[Plugin] = ()) -> Path:
+    """Return a folder in `folder` with a link to the package hpcq and to those of `plugins`; create what is missing.
 
     The checkout itself would put tests/ and its other folders on a job's path. A site-packages folder would shadow the
     packages of the job's own environment.
     """
     path = folder / "package"
-    link = path / PACKAGE.name
-    with storage_errors(link):
+    with storage_errors(path):
         path.mkdir(mode=0o700, parents=True, exist_ok=True)
-        if not link.is_symlink() or link.readlink() != PACKAGE:
-            temporary = temporary_path(link)
-            temporary.symlink_to(PACKAGE)
-            temporary.replace(link)
+        _link(path / PACKAGE.name, PACKAGE)
+        for plugin in plugins:
+            _link(path / plugin.package.name, plugin.package)
+            _write_metadata(path, plugin)
     return path
+
+
+def _link(link: Path, target: Path) -> None:
+    if not link.is_symlink() or link.readlink() != target:
+        temporary = temporary_path(link)
+        temporary.symlink_to(target)
+        temporary.replace(link)
+
+
+def _write_metadata(folder: Path, plugin: Plugin) -> None:
+    """Write name, version and entry points of a plug-in, by which a job finds and checks it; remove other versions."""
+    name = plugin.distribution.replace("-", "_")
+    info = folder / f"{name}-{plugin.version}.dist-info"
+    points = [f"[{group}]\n{point} = {value}\n" for group, point, value in plugin.entry_points]
+    metadata = f"Metadata-Version: 2.1\nName: {plugin.distribution}\nVersion: {plugin.version}\n"
+    info.mkdir(exist_ok=True)
+    for file_name, text in (("entry_points.txt", "".join(points)), ("METADATA", metadata)):
+        write_text(info / file_name, text)
+    for other in folder.glob(f"{name}-*.dist-info"):
+        if other != info:
+            shutil.rmtree(other)

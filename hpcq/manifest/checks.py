@@ -1,4 +1,4 @@
-"""Checks of a manifest that need several tables, the catalog or the file system.
+"""Checks of a manifest against the catalog and the file system; all problems are reported together.
 
 Each check declares the tables that it needs, so that it can run although another table is invalid. That way all
 problems are reported together.
@@ -13,11 +13,12 @@ from pathlib import Path
 
 from hpcq.catalog import packages
 from hpcq.catalog.models import model_ids
-from hpcq.catalog.schemes import find_scheme, group_size_problem, scheme_names, split_group_size
+from hpcq.catalog.plugins import environment_names
+from hpcq.catalog.schemes import find_scheme, group_size_problem, method_names, scheme_names, split_group_size
 from hpcq.catalog.tasks import find_task
-from hpcq.core import environments
+from hpcq.catalog.tools import backends, quantizers
 from hpcq.core.errors import ManifestError
-from hpcq.core.work import Scheme
+from hpcq.core.work import SYNTHETIC, Scheme
 from hpcq.manifest import cross_checks
 from hpcq.manifest.context import Context, NamedTask, look_up
 from hpcq.manifest.error_messages import Problem, did_you_mean, unknown_name
@@ -117,8 +118,9 @@ def _definitions(context: Context) -> Iterator[Problem]:
 
 
 def _contradictions(scheme: Scheme) -> Iterator[tuple[str, str]]:
-    if (scheme.tool == "none") != (scheme.method == "none"):
-        yield "method", f"'{scheme.method}' cannot be combined with tool '{scheme.tool}'."
+    if scheme.method not in (offered := method_names(scheme.tool)):
+        hint = f" Its methods are {', '.join(offered)}." if scheme.is_quantized else ""
+        yield "method", f"'{scheme.method}' cannot be combined with tool '{scheme.tool}'.{hint}"
     is_grouped = scheme.granularity == "group"
     if is_grouped and scheme.group_size is None:
         yield "granularity", "'group' requires a group_size, such as 128."
@@ -176,7 +178,7 @@ def _rehearsals(context: Context) -> Iterator[Problem]:
     backend = context.manifest.evaluate.backend
     for model in context.models:
         for use in model.schemes:
-            if use.scheme and use.scheme.tool == "synthetic" and not context.manifest.is_synthetic:
+            if use.scheme and use.scheme.tool == SYNTHETIC and not context.manifest.is_synthetic:
                 sentence = f"'{use.name}' is for rehearsals: '{backend}' cannot load it. Use backend 'synthetic'."
                 yield use.key_path, sentence
 
@@ -243,13 +245,14 @@ def _environments(context: Context) -> Iterator[Problem]:
     if context.profile is None:  # reported by _profile
         return
     manifest, in_profile = context.manifest, context.profile.environments
-    built_in = environments.names()
+    built_in = environment_names()
+    of_tools = {info.environment for info in (*quantizers().values(), *backends().values())}
     used = {"evaluate": manifest.evaluate.environment, "quantize": manifest.quantize.environment}
     for section, name in used.items():
         if name is not None and name not in (*built_in, *in_profile):
             yield (section, "environment"), unknown_name("environment", name, dict.fromkeys((*built_in, *in_profile)))
     for name in in_profile:
-        if name not in (*built_in, *used.values()):
+        if name not in (*built_in, *of_tools, *used.values()):
             sentence = unknown_name("environment", name, built_in)
             hint = "Your own environment must be used by evaluate.environment or quantize.environment."
             yield ("cluster", "profile", "environments", name), f"{sentence} {hint}"

@@ -1,4 +1,4 @@
-"""User-facing error messages: pydantic's errors (types of 2.14) as sentences, and suggestions for unknown names."""
+"""Error messages for users: pydantic's errors (2.14) as sentences, and suggestions for unknown names."""
 
 from __future__ import annotations
 

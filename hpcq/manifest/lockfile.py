@@ -1,4 +1,4 @@
-"""Lock file of a run: the manifest with all defaults, digests, tool versions and the profile; itself a manifest."""
+"""Lock file of a run: the manifest with all defaults, digests, versions and the profile; itself a manifest."""
 
 from __future__ import annotations
 
@@ -39,7 +39,8 @@ def lock_text(resolved: ResolvedManifest, versions: Mapping[str, Versions] | Non
     document["models"] = _models(resolved)
     document["schemes"]["define"] = [_definition(scheme) for scheme in _named_schemes(resolved.context)]
     document["evaluate"]["environment"] = settings.environment
-    document["quantize"]["environment"] = resolved.quantize.environment
+    if resolved.quantize.environment:
+        document["quantize"]["environment"] = resolved.quantize.environment
     if packages.staged_calibration_path(manifest.calibration.dataset) is None:
         document["calibration"]["dataset"] = str(resolve_path(manifest.calibration.dataset, manifest))
     if resolved.calibration and resolved.calibration.digest:

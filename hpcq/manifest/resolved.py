@@ -1,4 +1,4 @@
-"""Records of a resolved manifest, the input of the planner."""
+"""Resolved manifest, the input of the planner: names replaced by records, defaults filled in."""
 
 from __future__ import annotations
 
@@ -7,6 +7,7 @@ from dataclasses import dataclass, field
 from typing import Literal
 
 from hpcq.catalog.models import ModelShape
+from hpcq.catalog.tools import quantizers
 from hpcq.core.paths import RunLayout
 from hpcq.core.work import Calibration, Model, Scheme, Task, Versions
 from hpcq.manifest.context import Context
@@ -24,10 +25,10 @@ class EvaluateSettings:
         environment: name of the Python environment.
         dtype: auto, float32, bfloat16 or float16.
         max_length: maximum tokens of prompt and answer; None is the model's context length.
-        engine: vLLM engine arguments; empty for other back ends.
+        engine: engine arguments; empty for back ends without them.
         synthetic_options: request_seconds, load_seconds and memory_gib of a rehearsal; empty for real back ends.
         emulate: the back end whose placement a rehearsal uses; None if none is emulated.
-        offload: where accelerate may put weights that do not fit on the GPUs.
+        offload: where a back end that can offload may put weights that do not fit on the GPUs.
     """
 
     backend: str
@@ -59,10 +60,19 @@ class EvaluateSettings:
 
 @dataclass(frozen=True, kw_only=True)
 class QuantizeSettings:
-    """Settings of the quantization: name of the Python environment, and device (auto, cpu or cuda)."""
+    """Settings of the quantization.
 
-    environment: str
+    Attributes:
+        environment: name of the Python environment of every tool; None: each tool has its own.
+        device: auto, cpu or cuda.
+    """
+
+    environment: str | None
     device: str
+
+    def environment_for(self, tool: str) -> str:
+        """Return the name of the Python environment in which `tool` runs."""
+        return self.environment or quantizers()[tool].environment
 
 
 @dataclass(frozen=True, kw_only=True)

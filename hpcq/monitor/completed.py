@@ -1,8 +1,7 @@
-"""Units whose result is on disk: checkpoints, completed evaluations, current merged results. Slurm is not queried."""
+"""Units whose result is on disk: checkpoints, evaluations, merged results. Slurm is not queried."""
 
 from __future__ import annotations
 
-import re
 from collections.abc import Collection, Iterable, Mapping, Sequence
 from pathlib import Path
 
@@ -10,11 +9,10 @@ from hpcq.core.completion import CompletionMarker, read_completion_marker
 from hpcq.core.errors import RunIncompleteError, SegmentCorruptError
 from hpcq.core.files import list_folder
 from hpcq.core.paths import RunLayout
+from hpcq.core.unit_ids import UnitId
 from hpcq.core.work import UnitKind
 from hpcq.monitor.units import Unit
 from hpcq.store import Results, read_results
-
-_EVALUATION = re.compile(rf"{UnitKind.EVALUATE}\.(?P<variant>.+?)(?:\.\d+of(?P<count>\d+))?")
 
 
 def completed_units(layout: RunLayout, units: Sequence[Unit]) -> frozenset[str]:
@@ -55,9 +53,10 @@ def _evaluations_by_variant(units: Sequence[Unit]) -> dict[str, list[Unit]]:
 def _shards_on_disk(layout: RunLayout, variant: str) -> dict[int, set[str]]:
     """Return the ids of the variant's shards with a folder, from any plan of the run, by number of shards."""
     found: dict[int, set[str]] = {}
-    for match in filter(None, (_EVALUATION.fullmatch(folder.name) for folder in list_folder(layout.segments))):
-        if match["variant"] == variant:
-            found.setdefault(int(match["count"] or 1), set()).add(match[0])
+    for folder in list_folder(layout.segments):
+        unit = UnitId.parse(folder.name)
+        if unit and (unit.kind, unit.subject) == (UnitKind.EVALUATE, variant):
+            found.setdefault(unit.shard.count, set()).add(folder.name)
     return found
 
 

@@ -12,32 +12,18 @@ from datetime import datetime
 from typing import Any
 
 from hpcq.core.attempts import AttemptRecord, last_log_line, read_attempts
+from hpcq.core.failures import Failure
+from hpcq.core.outcomes import Action, Launcher, Outcome
 from hpcq.core.paths import RunLayout
 from hpcq.core.processes import is_alive
 from hpcq.core.run_lock import is_locked
 from hpcq.core.work import UnitKind, UnitState
 from hpcq.monitor.completed import completed_units
+from hpcq.monitor.unit_job import UnitJobStatus
 from hpcq.monitor.units import Unit
 from hpcq.store import count_rows
 
 ACTIVE_STATES = (UnitState.RUNNING, UnitState.PENDING)
-
-
-@dataclass(frozen=True, kw_only=True)
-class JobStatus:
-    """State of a unit's job in Slurm.
-
-    Attributes:
-        job_id: Id in Slurm's notation, e.g. '7_0'.
-        state: State of the job; None if Slurm no longer knows it.
-        reason: State and reason in Slurm's words.
-        log: Path of the job's output from before the unit started.
-    """
-
-    job_id: str
-    state: UnitState | None
-    reason: str | None = None
-    log: str | None = None
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -58,8 +44,8 @@ class UnitStatus:
         seconds: Time spent in ended attempts.
         running_since: Start of the running attempt, in UTC, ISO 8601.
         restored: Requests already in the store when the last attempt started.
-        failure: Class of the last failure (`hpcq.core.failures.Failure`).
-        decision: What follows from it (`hpcq.launch.recovery.retry_policy.Action`).
+        failure: Class of the last failure.
+        decision: What follows from it.
         asked_tokens: Tokens of all log-likelihood requests, without prefix sharing. Attempts report it when they end;
             None if none has reported.
         computed_tokens: Tokens computed for these requests; None if no attempt has reported.
@@ -78,20 +64,21 @@ class UnitStatus:
     seconds: float | None
     running_since: str | None = None
     restored: int = 0
-    failure: str | None = None
-    decision: str | None = None
+    failure: Failure | None = None
+    decision: Action | None = None
     asked_tokens: int | None = None
     computed_tokens: int | None = None
 
     @property
     def has_failed_permanently(self) -> bool:
         """Whether only `hpcq resume --failed` runs the unit again."""
-        return self.state is UnitState.FAILED and self.decision == "failed permanently"
+        return self.state is UnitState.FAILED and self.decision is Action.FAIL
 
     @property
     def is_on_hold(self) -> bool:
         """Whether the unit runs again only on the user's request. Includes cancelled units."""
-        return self.state in (UnitState.FAILED, UnitState.CANCELLED) and self.decision in ("hold", "failed permanently")
+        has_ended = self.state in (UnitState.FAILED, UnitState.CANCELLED)
+        return has_ended and self.decision is not None and not self.decision.is_retry
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -147,7 +134,7 @@ class RunStatus:
         }
 
 
-def run_status(layout: RunLayout, units: Sequence[Unit], jobs: Mapping[str, JobStatus]) -> RunStatus:
+def run_status(layout: RunLayout, units: Sequence[Unit], jobs: Mapping[str, UnitJobStatus]) -> RunStatus:
     """Determine the status of a run.
 
     Args:
@@ -185,7 +172,7 @@ def _unit_status(
     layout: RunLayout,
     unit: Unit,
     attempts: list[AttemptRecord],
-    job: JobStatus | None,
+    job: UnitJobStatus | None,
     *,
     is_completed: bool,
 ) -> UnitStatus:
@@ -224,32 +211,32 @@ def _answered_requests(layout: RunLayout, last: AttemptRecord | None, *, is_comp
     return min(last.total, (last.restored or 0) + committed)
 
 
-def _state(last: AttemptRecord | None, job: JobStatus | None) -> tuple[UnitState, str | None]:
+def _state(last: AttemptRecord | None, job: UnitJobStatus | None) -> tuple[UnitState, str | None]:
     """Return state and reason of a unit without a result: Slurm takes precedence over the attempt record."""
     if job and job.state in ACTIVE_STATES:
         return (UnitState.RUNNING, None) if job.state is UnitState.RUNNING else (UnitState.PENDING, job.reason)
-    if last and last.launcher == "local" and last.outcome == "running" and is_alive(last.process):
+    if last and last.launcher is Launcher.LOCAL and last.outcome is Outcome.RUNNING and is_alive(last.process):
         return UnitState.RUNNING, None
     if job and job.state is UnitState.CANCELLED:
         return UnitState.CANCELLED, job.reason
     return _inactive_state(last, job)
 
 
-def _inactive_state(last: AttemptRecord | None, job: JobStatus | None) -> tuple[UnitState, str | None]:
+def _inactive_state(last: AttemptRecord | None, job: UnitJobStatus | None) -> tuple[UnitState, str | None]:
     """Return state and reason of a unit without a result that no job or process works on."""
     match last.outcome if last else None:
-        case "done":
+        case Outcome.DONE:
             return UnitState.WAITING, "the result is outdated or was removed; run `hpcq resume` to create it again"
-        case "failed":
+        case Outcome.FAILED | Outcome.UNKNOWN:
             return UnitState.FAILED, last.reason if last else None
-        case "interrupted":
+        case Outcome.INTERRUPTED:
             return UnitState.CANCELLED, (last.reason if last else None) or "interrupted"
-        case "running":
+        case Outcome.RUNNING:
             return UnitState.FAILED, _disappeared_reason(last, job)
     return (UnitState.FAILED, _disappeared_reason(last, job)) if job else (UnitState.WAITING, None)
 
 
-def _disappeared_reason(last: AttemptRecord | None, job: JobStatus | None) -> str:
+def _disappeared_reason(last: AttemptRecord | None, job: UnitJobStatus | None) -> str:
     number = job.job_id if job else (last.job_id if last else "")
     slurm_reason = f" ({job.reason})" if job and job.reason else ""
     if last is None:

@@ -5,13 +5,15 @@ from __future__ import annotations
 import dataclasses
 from collections.abc import Collection, Iterator, Sequence
 
+from hpcq.catalog.tools import backends
+from hpcq.core.unit_ids import UnitId
 from hpcq.core.work import EvaluateWork, MergeWork, Offload, QuantizeWork, Shard, Task, UnitKind, Variant
 from hpcq.manifest import ResolvedManifest
 from hpcq.manifest.resolved import EvaluateSettings
 from hpcq.plan.memory.weights import gib
 from hpcq.plan.placement.assignment import Assignment
 from hpcq.plan.placement.place import Placement, PlacementError, place_merge
-from hpcq.plan.tool_versions import BACKENDS, MERGE_ENVIRONMENT, SYNTHETIC_ENVIRONMENT, versions_of
+from hpcq.plan.tool_versions import MERGE_ENVIRONMENT, SYNTHETIC_ENVIRONMENT, versions_of
 from hpcq.plan.units import PlannedUnit, Shape
 
 
@@ -35,11 +37,12 @@ def variant_units(
     checkpoint = variant.model.path or variant.model.id
     if assignment.quantization:
         checkpoint = str(resolved.layout.checkpoint(variant))
-        quantizing, unit_id = assignment.quantization.placement, f"{UnitKind.QUANTIZE}.{variant.id}"
+        quantizing = assignment.quantization.placement
+        unit_id = str(UnitId(kind=UnitKind.QUANTIZE, subject=variant.id))
         quantization = PlannedUnit(
             id=unit_id,
             work=QuantizeWork(variant=variant, checkpoint_path=checkpoint, device=resolved.quantize.device),
-            environment=resolved.quantize.environment,
+            environment=resolved.quantize.environment_for(variant.scheme.tool),
             shape=quantizing.shape,
             memory_gib_per_gpu=_gib(quantizing),
             seconds=assignment.quantization.seconds(),
@@ -54,10 +57,9 @@ def variant_units(
     seconds, padded = evaluation.seconds(count), evaluation.padded_seconds(count)
     uncalibrated = evaluation.uncalibrated_estimate(count)
     for index in range(count):
-        unit_id = f"{UnitKind.EVALUATE}.{variant.id}" + (f".{index}of{count}" if count > 1 else "")
-        work = dataclasses.replace(
-            whole, shard=Shard(index=index, count=count), segments_path=str(resolved.layout.unit_segments(unit_id))
-        )
+        shard = Shard(index=index, count=count)
+        unit_id = str(UnitId(kind=UnitKind.EVALUATE, subject=variant.id, shard=shard))
+        work = dataclasses.replace(whole, shard=shard, segments_path=str(resolved.layout.unit_segments(unit_id)))
         yield PlannedUnit(
             id=unit_id,
             work=work,
@@ -92,17 +94,18 @@ def _evaluate_work(
         options["max_length"] = settings.max_length  # vLLM does not start with more than the model's own
     if not settings.prefix_sharing:
         options["prefix_sharing"] = False
-    engine = dict(settings.engine) if settings.backend == "vllm" else {}
-    if settings.backend == "vllm" and placement.shape.tensor_parallel > 1:
+    backend = backends()[settings.backend]
+    engine = dict(settings.engine) if backend.has_engine_options else {}
+    if backend.has_engine_options and placement.shape.tensor_parallel > 1:
         engine.setdefault("tensor_parallel_size", placement.shape.tensor_parallel)
-    if settings.backend == "vllm" and placement.shape.pipeline_parallel > 1:
+    if backend.has_engine_options and placement.shape.pipeline_parallel > 1:
         engine.setdefault("pipeline_parallel_size", placement.shape.pipeline_parallel)
     return EvaluateWork(
         variant=variant,
         tasks=tasks,
         backend=settings.backend,
         dtype=settings.dtype_for(variant.scheme),
-        versions=versions_of(BACKENDS[settings.backend], settings.environment, resolved),
+        versions=versions_of(backend, settings.environment, resolved),
         seed=settings.seed,
         options=tuple(options.items()),
         checkpoint_path=checkpoint,
@@ -119,7 +122,7 @@ def _evaluate_work(
 def _offload(settings: EvaluateSettings, placement: Placement, *, is_sized: bool) -> Offload:
     """Return the planned offload. For a model of unknown size, return what the manifest allows."""
     found = placement.offloaded
-    if settings.backend != "accelerate" or (is_sized and found is None):
+    if not backends()[settings.backend].offloads or (is_sized and found is None):
         return Offload()
     if found is None:
         return Offload(to=settings.offload)
@@ -143,7 +146,7 @@ def merge_unit(resolved: ResolvedManifest, units: Sequence[PlannedUnit], seconds
     except PlacementError:
         shape = Shape(gpu_class=units[-1].shape.gpu_class)
     return PlannedUnit(
-        id=f"{UnitKind.MERGE}.{resolved.name}",
+        id=str(UnitId(kind=UnitKind.MERGE, subject=resolved.name)),
         work=work,
         environment=SYNTHETIC_ENVIRONMENT if evaluations[0].is_synthetic else MERGE_ENVIRONMENT,
         shape=shape,

@@ -1,4 +1,4 @@
-"""Planner: turn a resolved manifest into units (one quantization per variant, evaluations in shards, one merge)."""
+"""Planner: turn a resolved manifest into units: quantizations, evaluations in shards, one merge."""
 
 from __future__ import annotations
 
@@ -7,6 +7,7 @@ from collections.abc import Iterator, Mapping, Sequence
 from hpcq import __version__
 from hpcq.catalog.kernels import backend_title
 from hpcq.catalog.tasks import find_task
+from hpcq.catalog.tools import quantizers
 from hpcq.core.addressing import address_of
 from hpcq.core.work import Model, Scheme, Task, Variant
 from hpcq.manifest import ResolvedManifest
@@ -17,11 +18,11 @@ from hpcq.plan.memory.weights import weight_bytes
 from hpcq.plan.placement.assignment import Assignment, assign_variants
 from hpcq.plan.placement.estimator import Estimator, estimate_notes, merge_seconds, results_bytes
 from hpcq.plan.placement.place import PlacementError
-from hpcq.plan.placement.requirements import accelerate_requirements, evaluation_requirements
+from hpcq.plan.placement.requirements import evaluation_requirements, fallback_requirements
 from hpcq.plan.placement.sharding import choose_shard_counts
 from hpcq.plan.placement.suggestions import suggest
 from hpcq.plan.schedule.simulator import simulate_estimates
-from hpcq.plan.tool_versions import QUANTIZERS, versions_of
+from hpcq.plan.tool_versions import versions_of
 from hpcq.plan.units import Plan, PlannedUnit, Refusal
 
 
@@ -96,7 +97,7 @@ def variant_of(resolved: ResolvedManifest, model: Model, scheme: Scheme) -> Vari
         model=model,
         scheme=scheme,
         calibration=resolved.calibration if scheme.needs_calibration else None,
-        versions=versions_of(QUANTIZERS[scheme.tool], resolved.quantize.environment, resolved),
+        versions=versions_of(quantizers()[scheme.tool], resolved.quantize.environment_for(scheme.tool), resolved),
     )
 
 
@@ -124,9 +125,9 @@ def _skipped_tasks(refused: list[Refusal]) -> Iterator[str]:
 
 def _refusal(resolved: ResolvedManifest, variant: Variant, problem: PlacementError) -> Refusal:
     requirements = evaluation_requirements(resolved, resolved.evaluate, variant)
-    on_accelerate = accelerate_requirements(resolved, variant)
+    on_fallback = fallback_requirements(resolved, variant)
     suggestion = problem.suggestion or suggest(
-        resolved.profile, requirements, variant.calibration, on_accelerate=on_accelerate
+        resolved.profile, requirements, variant.calibration, on_fallback=on_fallback
     )
     return Refusal(variant=variant.id, reason=f"{variant.id}: {problem}.", suggestion=suggestion)
 

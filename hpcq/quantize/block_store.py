@@ -1,4 +1,4 @@
-"""Store for the finished blocks of an unfinished checkpoint: each is committed when done and restored after a kill.
+"""Store of finished blocks of an unfinished checkpoint: committed one by one, restored after a kill.
 
 The metadata of a block's file has a digest of the file and the digest of the preceding block. So the blocks form a
 chain that begins with their origin. A block is not used if it is truncated or modified, if it belongs to another
@@ -16,11 +16,13 @@ from pathlib import Path
 from typing import Any
 
 from hpcq.core.files import committed_file, storage_errors
-from hpcq.quantize.safetensors_io import METADATA, RawTensor, canonical_json, header_of, read_tensors, write_tensors
+from hpcq.quantize.safetensors_io import RawTensor, read_tensors, write_tensors
 
 BLOCKS_SUFFIX = ".blocks"
 ASIDE_SUFFIX = ".set-aside"
-SCHEMA = "1"
+SCHEMA = 2
+_METADATA_KEY = "hpcq"
+"""The only entry in a file's metadata, since safetensors writes several entries in random order."""
 
 _log = logging.getLogger(__name__)
 
@@ -55,12 +57,12 @@ class BlockStore:
         self.restored = self.committed = 0
         self._origin = origin
         self._on_change = on_change
-        self._last_digest = _digest(canonical_json(origin))
+        self._last_digest = _digest(_canonical_json(origin))
         self._is_unbroken = True
 
     def set_environment(self, **environment: str) -> None:
         """Add to the origin what else determines the blocks' bits, such as the device. Call before the first block."""
-        self._last_digest = _digest(canonical_json({**self._origin, **environment}))
+        self._last_digest = _digest(_canonical_json({**self._origin, **environment}))
 
     def restore(self, name: str) -> Block | None:
         """Return the block committed under `name` if all before it were restored; None if it must be computed.
@@ -91,16 +93,11 @@ class BlockStore:
         Raises:
             StorageError: The disk is full, or the folder is not writable, read-only or stale.
         """
-        metadata = {
-            "schema": SCHEMA,
-            "name": name,
-            "after": self._last_digest,
-            "facts": canonical_json(block.facts).decode(),
-        }
-        data = (tensor.data for tensor in block.tensors.values())
-        digest = _digest(canonical_json(header_of(block.tensors, metadata)), *data)
+        metadata = {"schema": SCHEMA, "name": name, "after": self._last_digest, "facts": dict(block.facts)}
+        digest = _digest_of_content(metadata, block.tensors)
+        entry = _canonical_json({**metadata, "digest": digest}).decode()
         with committed_file(self._path(name)) as temporary:
-            write_tensors(temporary, block.tensors, {**metadata, "digest": digest})
+            write_tensors(temporary, block.tensors, {_METADATA_KEY: entry})
         self._last_digest = digest
         self.committed += 1
         self._on_change(self)
@@ -121,17 +118,28 @@ def _read(path: Path, name: str, last_digest: str) -> tuple[Block, str]:
     """
     try:
         with storage_errors(path):
-            header, tensors, data = read_tensors(path)
-        metadata = header[METADATA]
+            entries, tensors = read_tensors(path)
+        metadata = json.loads(entries[_METADATA_KEY])
         digest = metadata.pop("digest")
-        facts = json.loads(metadata["facts"])
     except (ValueError, KeyError, TypeError, AttributeError) as error:
         raise _UnusableBlockError("it is truncated or modified") from error
-    if digest != _digest(canonical_json(header), data):
+    if digest != _digest_of_content(metadata, tensors):
         raise _UnusableBlockError("it is truncated or modified")
     if (metadata.get("schema"), metadata.get("name"), metadata.get("after")) != (SCHEMA, name, last_digest):
         raise _UnusableBlockError("it belongs to another checkpoint, or to another run of this one")
-    return Block(tensors=tensors, facts=facts), digest
+    return Block(tensors=tensors, facts=metadata["facts"]), digest
+
+
+def _digest_of_content(metadata: Mapping[str, Any], tensors: Mapping[str, RawTensor]) -> str:
+    """Return a digest that does not depend on the order of the tensors, which safetensors changes."""
+    names = sorted(tensors)
+    layout = [[name, tensors[name].dtype, list(tensors[name].shape)] for name in names]
+    return _digest(_canonical_json([metadata, layout]), *(tensors[name].data for name in names))
+
+
+def _canonical_json(value: object) -> bytes:
+    """Return `value` as canonical JSON: sorted keys, no spaces."""
+    return json.dumps(value, sort_keys=True, separators=(",", ":")).encode()
 
 
 def _digest(*parts: bytes | memoryview) -> str:

@@ -1,28 +1,23 @@
-"""Interface of the quantizers, and their registry.
+"""Interface of the quantizers.
+
+A third party registers one as an entry point in the group `hpcq.quantizers`: `my-tool = my_package.module:MyQuantizer`,
+called without arguments. Its declaration is described in hpcq/catalog/plugins.py.
 
 Imports no tool's library: a quantizer's module is imported only when the quantizer is requested.
 """
 
 from __future__ import annotations
 
-import importlib
-import importlib.metadata
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Protocol
 
+from hpcq.catalog.plugins import Group
+from hpcq.catalog.tools import load_tool, loadable_names
 from hpcq.core.errors import UserInputError
 from hpcq.core.work import Calibration, Scheme
 from hpcq.quantize.block_store import BlockStore
-
-ENTRY_POINT_GROUP = "hpcq.quantizers"
-"""Third parties register quantizers here: `my-tool = my_package.module:MyQuantizer`, called without arguments."""
-
-_BUILT_IN = {
-    "llmcompressor": "hpcq.quantize.llmcompressor:LlmCompressorQuantizer",
-    "synthetic": "hpcq.quantize.synthetic:SyntheticQuantizer",
-}
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -73,12 +68,11 @@ def make_quantizer(tool: str) -> Quantizer:
 
     Raises:
         UserInputError: There is no quantizer of that name.
+        SetupError: The plug-in's module cannot be imported.
     """
-    registry = dict(_BUILT_IN)
-    for point in importlib.metadata.entry_points(group=ENTRY_POINT_GROUP):
-        registry.setdefault(point.name, point.value)
-    if tool not in registry:
-        raise UserInputError(f"'{tool}' is not an installed quantizer: choose {', '.join(sorted(registry))}.")
-    module, _, name = registry[tool].partition(":")
-    quantizer: Quantizer = getattr(importlib.import_module(module), name)()
+    made = load_tool(Group.QUANTIZERS, tool)
+    if made is None:
+        known = ", ".join(loadable_names(Group.QUANTIZERS))
+        raise UserInputError(f"'{tool}' is not an installed quantizer: choose {known}.")
+    quantizer: Quantizer = made()
     return quantizer

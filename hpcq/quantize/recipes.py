@@ -1,4 +1,4 @@
-"""Recipes for llmcompressor: from a scheme to modifiers and their settings, as plain data for the metadata file.
+"""Recipes for llmcompressor: the modifiers and settings of a scheme, as plain data.
 
 The names are those of llmcompressor 0.14 and compressed-tensors 0.19; neither is imported.
 """

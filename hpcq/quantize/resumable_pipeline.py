@@ -1,4 +1,4 @@
-"""Resumable calibration pipeline for llmcompressor 0.14: each block is committed when done and restored after a kill.
+"""Resumable calibration for llmcompressor 0.14: blocks are committed when done and restored after a kill.
 
 llmcompressor cannot resume a calibration (requested in 2025, issue 1410). But it has a registry of calibration
 pipelines, from which `oneshot(pipeline=…)` selects one by name. This pipeline calls the same public functions in the
@@ -39,22 +39,6 @@ from hpcq.quantize.block_store import Block, BlockStore
 from hpcq.quantize.safetensors_io import RawTensor
 
 PIPELINE = "resumable"
-
-# Names of the safetensors format (safetensors 0.6, Dtype).
-_DTYPES = {
-    "F64": torch.float64,
-    "F32": torch.float32,
-    "F16": torch.float16,
-    "BF16": torch.bfloat16,
-    "F8_E4M3": torch.float8_e4m3fn,
-    "I64": torch.int64,
-    "I32": torch.int32,
-    "I16": torch.int16,
-    "I8": torch.int8,
-    "U8": torch.uint8,
-    "BOOL": torch.bool,
-}
-_DTYPE_NAMES = {dtype: name for name, dtype in _DTYPES.items()}
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -230,11 +214,11 @@ def _digest(tensor: torch.Tensor) -> str:
 
 
 def _to_raw(tensor: torch.Tensor) -> RawTensor:
-    return RawTensor(dtype=_DTYPE_NAMES[tensor.dtype], shape=tuple(tensor.shape), data=_bytes(tensor))
+    return RawTensor(dtype=str(tensor.dtype).removeprefix("torch."), shape=tuple(tensor.shape), data=_bytes(tensor))
 
 
 def _from_raw(raw: RawTensor) -> torch.Tensor:
-    dtype = _DTYPES[raw.dtype]
+    dtype = getattr(torch, raw.dtype)
     if not raw.data.nbytes:
         return torch.empty(raw.shape, dtype=dtype)
     return torch.frombuffer(raw.data, dtype=dtype).reshape(raw.shape)

@@ -1,22 +1,41 @@
-"""Reader and writer of safetensors files as bytes: an 8-byte header length, a JSON header, the data.
+"""Safetensors files with tensors as raw bytes, through the safetensors library (0.8), without torch.
 
-The format is described in the README of huggingface/safetensors. Imports neither torch nor numpy, so that synthetic
-runs need neither.
+Python reads and writes the files. The library's own functions for files report errors of the file system without errno,
+map files to memory (an access kills the process with SIGBUS if another node has truncated the file), and create
+temporary files with O_EXCL.
 """
 
 from __future__ import annotations
 
+import ctypes
 import json
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-METADATA = "__metadata__"
-_LENGTH_BYTES = 8
+from safetensors import SafetensorError, TensorSpec, deserialize, serialize
 
-Header = dict[str, Any]
-"""JSON header of a file: dtype, shape and offsets of each tensor, and metadata, whose values are strings."""
+_DTYPES = (
+    "bool",
+    "int8",
+    "int16",
+    "int32",
+    "int64",
+    "uint8",
+    "uint16",
+    "uint32",
+    "uint64",
+    "float16",
+    "bfloat16",
+    "float32",
+    "float64",
+    "float8_e4m3fn",
+    "float8_e5m2",
+    "float8_e8m0fnu",
+)
+_DTYPE_OF_CODE = {TensorSpec(dtype=name, shape=[0], data_ptr=0, data_len=0).dtype: name for name in _DTYPES}
+"""The name of a dtype by its code in a file, such as 'BF16'."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -24,9 +43,9 @@ class RawTensor:
     """A tensor as stored in a file.
 
     Attributes:
-        dtype: Its name in the format ("F32", "BF16", …).
+        dtype: The name of its dtype in torch ("float32", "bfloat16", …).
         shape: The shape.
-        data: The bytes.
+        data: The bytes; writable if the tensor was read from a file.
     """
 
     dtype: str
@@ -34,58 +53,52 @@ class RawTensor:
     data: memoryview
 
 
-def header_of(tensors: Mapping[str, RawTensor], metadata: Mapping[str, str]) -> Header:
-    """Return the header of a file with `tensors` in their order."""
-    header: Header = {METADATA: dict(metadata)}
-    start = 0
-    for name, tensor in tensors.items():
-        end = start + tensor.data.nbytes
-        header[name] = {"dtype": tensor.dtype, "shape": list(tensor.shape), "data_offsets": [start, end]}
-        start = end
-    return header
-
-
-def canonical_json(value: object) -> bytes:
-    """Return `value` as canonical JSON: sorted keys, no spaces."""
-    return json.dumps(value, sort_keys=True, separators=(",", ":")).encode()
-
-
 def write_tensors(path: Path, tensors: Mapping[str, RawTensor], metadata: Mapping[str, str]) -> None:
-    """Write a safetensors file, without copying the tensors' data."""
-    header = canonical_json(header_of(tensors, metadata))
-    with path.open("wb") as file:
-        file.write(len(header).to_bytes(_LENGTH_BYTES, "little"))
-        file.write(header)
-        for tensor in tensors.values():
-            file.write(tensor.data)
+    """Write a safetensors file. The same tensors give the same bytes, if `metadata` has one entry or none."""
+    # The buffers must outlive the call of `serialize`, which reads them through their addresses.
+    buffers = {name: _writable(tensor.data) for name, tensor in tensors.items()}
+    specs = {
+        name: TensorSpec(
+            dtype=tensor.dtype, shape=tensor.shape, data_ptr=_address_of(buffers[name]), data_len=tensor.data.nbytes
+        )
+        for name, tensor in tensors.items()
+    }
+    path.write_bytes(serialize(specs, dict(metadata) or None))  # 0.8 writes broken JSON for {} and no tensors
 
 
-def read_tensors(path: Path) -> tuple[Header, dict[str, RawTensor], memoryview]:
-    """Read a safetensors file.
+def _writable(data: memoryview) -> memoryview:
+    """Return `data`, or a copy of it if it is read-only, because ctypes takes only writable buffers."""
+    return memoryview(bytearray(data)) if data.readonly else data
 
-    It is not mapped (mmap): if another node truncates the file, access to the mapping kills the process with SIGBUS.
-    The buffer is writable because torch warns about read-only ones.
 
-    Returns:
-        The header, the tensors by name, and the bytes of all tensors.
+def _address_of(data: memoryview) -> int:
+    return ctypes.addressof(ctypes.c_char.from_buffer(data)) if data.nbytes else 0
+
+
+def read_tensors(path: Path) -> tuple[dict[str, str], dict[str, RawTensor]]:
+    """Return the metadata and the tensors of a safetensors file.
 
     Raises:
         OSError: The file cannot be read.
         ValueError: It is not a complete safetensors file.
     """
-    content = memoryview(bytearray(path.stat().st_size))
-    with path.open("rb") as file:
-        file.readinto(content)
-    start = _LENGTH_BYTES + int.from_bytes(content[:_LENGTH_BYTES], "little")
-    header, data = json.loads(bytes(content[_LENGTH_BYTES:start])), content[start:]
+    content = path.read_bytes()
     try:
-        return header, {name: _tensor(entry, data) for name, entry in header.items() if name != METADATA}, data
-    except (KeyError, TypeError, AttributeError) as error:
-        raise ValueError(f"{path}: not a valid safetensors header.") from error
+        found = deserialize(content)  # type: ignore[no-untyped-call]
+    except SafetensorError as error:
+        raise ValueError(f"{path}: {error}") from error
+    return _metadata_of(content), {name: _raw_tensor(entry) for name, entry in found}
 
 
-def _tensor(entry: Mapping[str, Any], data: memoryview) -> RawTensor:
-    start, end = entry["data_offsets"]
-    if end > len(data):
-        raise ValueError("truncated")
-    return RawTensor(dtype=entry["dtype"], shape=tuple(entry["shape"]), data=data[start:end])
+def _metadata_of(content: bytes) -> dict[str, str]:
+    """Return the metadata of a valid file, which `deserialize` does not return."""
+    header_end = 8 + int.from_bytes(content[:8], "little")
+    metadata: dict[str, str] = json.loads(content[8:header_end]).get("__metadata__", {})
+    return metadata
+
+
+def _raw_tensor(entry: Mapping[str, Any]) -> RawTensor:
+    dtype = _DTYPE_OF_CODE.get(entry["dtype"])
+    if dtype is None:
+        raise ValueError(f"dtype {entry['dtype']} is not supported")
+    return RawTensor(dtype=dtype, shape=tuple(entry["shape"]), data=memoryview(entry["data"]))

@@ -1,4 +1,4 @@
-"""Synthetic quantizer: writes a small folder with the layout of a checkpoint, deterministic per scheme, after a delay.
+"""Synthetic quantizer for tests and rehearsals: a small, deterministic checkpoint after a delay.
 
 Imports no model library, so that a test can run hundreds of its units. The delay is HPCQ_SYNTHETIC_QUANTIZE_SECONDS,
 divided among HPCQ_SYNTHETIC_QUANTIZE_BLOCKS blocks, which are committed and restored like those of real models.
@@ -49,6 +49,6 @@ def _block(job: QuantizeJob, identity: str, layer: str, pause_s: float) -> Mappi
     job.report(f"calibrating {layer}")
     time.sleep(pause_s)
     content = hashlib.sha256(f"{identity} {layer}".encode()).digest()
-    tensors = {name: RawTensor(dtype="U8", shape=(len(content),), data=memoryview(content))}
+    tensors = {name: RawTensor(dtype="uint8", shape=(len(content),), data=memoryview(content))}
     job.blocks.commit(name, Block(tensors=tensors))
     return tensors

@@ -17,10 +17,11 @@ from typing import Any
 from hpcq.catalog.hf_config import find_config_shape
 from hpcq.catalog.schemes import group_size_problem
 from hpcq.core.attempts import Attempt, utc_now
+from hpcq.core.environments import NAME_VARIABLE
 from hpcq.core.errors import SetupError, UserInputError, WorkerError
 from hpcq.core.files import committed_folder, digest_of_file
 from hpcq.core.versions import check_versions, installed_versions
-from hpcq.core.work import QuantizeWork, Scheme, Variant
+from hpcq.core.work import SYNTHETIC, QuantizeWork, Scheme, Variant
 from hpcq.quantize.block_store import BLOCKS_SUFFIX, BlockStore
 from hpcq.quantize.checkpoint_lock import LockOwner, lock_checkpoint
 from hpcq.quantize.interface import QuantizeJob, make_quantizer
@@ -101,7 +102,7 @@ def _create_checkpoint(work: QuantizeWork, attempt: Attempt, timer: PhaseTimer) 
 
 
 def _is_synthetic(work: QuantizeWork) -> bool:
-    return work.variant.scheme.tool == "synthetic"
+    return work.variant.scheme.tool == SYNTHETIC
 
 
 def digest_of_checkpoint(folder: Path) -> str:
@@ -203,6 +204,7 @@ def _metadata(
         "variant": asdict(variant),
         "seed": job.seed,
         "versions": _versions(variant),
+        "environment": os.environ.get(NAME_VARIABLE, ""),
         "seconds": seconds,
         # ru_maxrss is in KiB on Linux.
         "peak_memory_bytes": resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024,

@@ -7,15 +7,19 @@ import dataclasses
 import html
 import io
 import json
+import re
 import textwrap
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 
+from tabulate import LATEX_ESCAPE_RULES, tabulate
+
 from hpcq.report.rows import Row
-from hpcq.report.table import COST_COLUMNS, Table
+from hpcq.report.table import COST_COLUMNS, Column, Table
+from hpcq.report.text_tables import GAP, natural_widths, ruled_table
 
 TEXT_WIDTH = 120
-GAP = "  "
+"""Title and notes are wrapped at this width, or at that of the terminal if it is narrower."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -26,70 +30,88 @@ class Report:
         runs: Names of the runs, separated by commas.
         rows: All scores.
         table: The main scores, pivoted.
+        width: Columns of the terminal that the text must fit; None: as wide as the table.
     """
 
     runs: str
     rows: Sequence[Row]
     table: Table
+    width: int | None = None
 
 
 Formatter = Callable[[Report], str]
 
 
 def format_text(report: Report) -> str:
-    """Format as aligned plain text. Columns beyond TEXT_WIDTH are continued in a further block below."""
+    """Format as plain text. On a terminal, columns beyond its width are continued in a further block below."""
     table = report.table
-    names, details = [column.name for column in table.columns], [column.detail for column in table.columns]
-    widths = [max(map(len, cells)) for cells in zip(names, details, *table.lines, strict=True)]
-    out = [*_wrapped(table.title), ""]
-    for block in _blocks(widths):
-        rule = "\N{BOX DRAWINGS LIGHT HORIZONTAL}" * _width(widths, block)
-        headings = [names, details] if any(details[at] for at in block) else [names]
-        out += [_aligned(line, widths, block) for line in headings]
-        out += [rule, *(_aligned(line, widths, block) for line in table.lines), rule]
-    return "\n".join([*out, *(line for note in table.notes for line in _wrapped(note))]) + "\n"
+    out = _wrapped(table.title, report.width)
+    for block in _blocks(table, report.width):
+        has_details = any(table.columns[at].detail for at in block)
+        headings = [_heading(table.columns[at], with_detail=has_details) for at in block]
+        lines = [[line[at] for at in block] for line in table.lines]
+        out += ["", *ruled_table(headings, lines, width=report.width)]
+    if table.notes:
+        out += ["", *(line for note in table.notes for line in _wrapped(note, report.width))]
+    return "\n".join(out) + "\n"
 
 
-def _blocks(widths: Sequence[int]) -> list[list[int]]:
-    """Split the columns into blocks of TEXT_WIDTH: each starts with the variant; the cost columns stay together."""
-    costs = len(widths) - len(COST_COLUMNS)
+def _heading(column: Column, *, with_detail: bool) -> str:
+    # rich moves shorter headings down: a blank line keeps all names in the first line.
+    return f"{column.name}\n{column.detail or ' '}" if with_detail else column.name
+
+
+def _blocks(table: Table, width: int | None) -> list[list[int]]:
+    """Split the columns into blocks that fit `width`. Each starts with the variant; cost columns stay together."""
+    widths = natural_widths([[_heading(column, with_detail=True) for column in table.columns], *table.lines])
+
+    def fits(block: Sequence[int]) -> bool:
+        return width is None or sum(widths[at] for at in block) + GAP * (len(block) - 1) <= width
+
+    first_cost = len(widths) - len(COST_COLUMNS)
+    costs = list(range(first_cost, len(widths)))
     blocks = [[0]]
-    for group in (*([at] for at in range(1, costs)), list(range(costs, len(widths)))):
-        if len(blocks[-1]) > 1 and _width(widths, blocks[-1] + group) > TEXT_WIDTH:
+    for group in (*([at] for at in range(1, first_cost)), *([costs] if fits([0, *costs]) else ([at] for at in costs))):
+        if len(blocks[-1]) > 1 and not fits(blocks[-1] + group):
             blocks.append([0])
         blocks[-1] += group
     return blocks
 
 
-def _width(widths: Sequence[int], block: Sequence[int]) -> int:
-    return sum(widths[at] for at in block) + len(GAP) * (len(block) - 1)
+def _wrapped(sentence: str, width: int | None) -> list[str]:
+    return textwrap.wrap(
+        sentence,
+        min(width or TEXT_WIDTH, TEXT_WIDTH),
+        subsequent_indent="  ",
+        break_long_words=False,
+        break_on_hyphens=False,
+    )
 
 
-def _aligned(line: Sequence[str], widths: Sequence[int], block: Sequence[int]) -> str:
-    cells = (line[at].rjust(widths[at]) if at else line[at].ljust(widths[at]) for at in block)
-    return GAP.join(cells).rstrip()
+def _tabulated(table: Table, table_format: str) -> str:
+    """Return the table in one of tabulate's formats: the first column to the left, the others to the right."""
+    alignment = ("left", *["right"] * (len(table.columns) - 1))
+    return str(tabulate(table.lines, table.headings, table_format, colalign=alignment, disable_numparse=True))
 
 
-def _wrapped(sentence: str) -> list[str]:
-    return textwrap.wrap(sentence, TEXT_WIDTH, subsequent_indent="  ", break_long_words=False, break_on_hyphens=False)
+_MARKDOWN = re.compile(r"[\\`*|~]|<(?=\S)|&(?=#?\w+;)|\](?=[(\[])|(?<!\w)_|_(?!\w)")
+"""What Markdown would read as markup in a name. An underscore between two letters is not."""
+
+
+def _escape_markdown(text: str) -> str:
+    return _MARKDOWN.sub(r"\\\g<0>", text)
 
 
 def format_markdown(report: Report) -> str:
     """Format as a GitHub-flavoured Markdown table, followed by the notes as a list."""
-    lines = [
-        f"### {report.table.title}",
-        "",
-        "| " + " | ".join(map(_markdown_cell, report.table.headings)) + " |",
-        "|---|" + "---:|" * (len(report.table.columns) - 1),
-        *("| " + " | ".join(map(_markdown_cell, line)) + " |" for line in report.table.lines),
-        "",
-        *(f"- {note}" for note in report.table.notes),
-    ]
+    table = dataclasses.replace(
+        report.table,
+        columns=tuple(Column(name=_escape_markdown(heading)) for heading in report.table.headings),
+        lines=tuple(tuple(map(_escape_markdown, line)) for line in report.table.lines),
+    )
+    title = _escape_markdown(table.title)
+    lines = [f"### {title}", "", _tabulated(table, "pipe"), "", *(f"- {note}" for note in table.notes)]
     return "\n".join(lines) + "\n"
-
-
-def _markdown_cell(cell: str) -> str:
-    return cell.replace("|", "\\|")
 
 
 def format_csv(report: Report) -> str:
@@ -101,48 +123,32 @@ def format_csv(report: Report) -> str:
     return output.getvalue()
 
 
-_LATEX = str.maketrans(
+_LATEX_SYMBOLS = str.maketrans(
     {
-        "&": r"\&",
-        "%": r"\%",
-        "$": r"\$",
-        "#": r"\#",
-        "_": r"\_",
-        "{": r"\{",
-        "}": r"\}",
-        "~": r"\textasciitilde{}",
-        "^": r"\textasciicircum{}",
-        "\\": r"\textbackslash{}",
         "\N{PLUS-MINUS SIGN}": r"$\pm$",
         "\N{DAGGER}": r"\dag{}",
         "\N{MINUS SIGN}": r"$-$",
         "\N{EN DASH}": "--",
+        # At the start of a line both would be an argument of the preceding line's `\\`.
+        "[": "{[}",
+        "*": "{*}",
     }
 )
+"""Applied after tabulate has escaped LaTeX's special characters."""
 
 
 def format_latex(report: Report) -> str:
     """Format as a LaTeX table (booktabs) with title and notes in the caption."""
-    body = [
-        " & ".join(cell.translate(_LATEX) for cell in line) + r" \\"
-        for line in (report.table.headings, *report.table.lines)
+    caption = " ".join((report.table.title, *report.table.notes))
+    # Undocumented, but the rules by which tabulate escapes the cells.
+    escaped_caption = "".join(LATEX_ESCAPE_RULES.get(character, character) for character in caption)
+    lines = [
+        r"\begin{table}",
+        rf"\caption{{{escaped_caption}}}",
+        _tabulated(report.table, "latex_booktabs"),
+        r"\end{table}",
     ]
-    caption = " ".join((report.table.title, *report.table.notes)).translate(_LATEX)
-    return "\n".join(
-        [
-            r"\begin{table}",
-            rf"\caption{{{caption}}}",
-            rf"\begin{{tabular}}{{l{'r' * (len(report.table.columns) - 1)}}}",
-            r"\toprule",
-            body[0],
-            r"\midrule",
-            *body[1:],
-            r"\bottomrule",
-            r"\end{tabular}",
-            r"\end{table}",
-            "",
-        ]
-    )
+    return "\n".join(lines).translate(_LATEX_SYMBOLS) + "\n"
 
 
 _STYLE = (
@@ -154,16 +160,13 @@ _STYLE = (
 
 def format_html(report: Report) -> str:
     """Format as one HTML page without scripts or external links."""
-    head = "".join(f"<th scope=col>{html.escape(cell)}</th>" for cell in report.table.headings)
-    body = "\n".join(
-        "<tr>" + "".join(f"<td>{html.escape(cell)}</td>" for cell in line) + "</tr>" for line in report.table.lines
-    )
     notes = "".join(f"<li>{html.escape(note)}</li>" for note in report.table.notes)
     title = html.escape(report.table.title)
+    # Aligned by the style sheet; tabulate escapes the cells.
+    table = tabulate(report.table.lines, report.table.headings, tablefmt="html", stralign=None, disable_numparse=True)
     return (
         f'<!doctype html>\n<html lang="en">\n<meta charset="utf-8">\n<title>{title}</title>\n<style>{_STYLE}</style>\n'
-        f"<h1>{title}</h1>\n<table>\n<thead><tr>{head}</tr></thead>\n<tbody>\n{body}\n</tbody>\n</table>\n"
-        f"<ul>{notes}</ul>\n</html>\n"
+        f"<h1>{title}</h1>\n{table}\n<ul>{notes}</ul>\n</html>\n"
     )
 
 

@@ -49,13 +49,16 @@ class ComparedRows:
     notes: Sequence[str]
 
 
-def make_report(runs: Sequence[MergedRun], *, output_format: str = "text", compare: str | None = None) -> str:
+def make_report(
+    runs: Sequence[MergedRun], *, output_format: str = "text", compare: str | None = None, width: int | None = None
+) -> str:
     """Return the scores of `runs` as text.
 
     Args:
         runs: The runs; a run that is given twice is shown once.
         output_format: A key of `FORMATTERS`.
         compare: A study with published scores, or 'published' for all studies; None for those in the manifests.
+        width: Columns of the terminal that the text must fit; None: as wide as the table.
 
     Raises:
         RunIncompleteError: A run has no merged results yet, or its responses are synthetic.
@@ -67,7 +70,7 @@ def make_report(runs: Sequence[MergedRun], *, output_format: str = "text", compa
         title=f"{compared.names}: score \N{PLUS-MINUS SIGN} standard error (difference from unquantized), percent",
         notes=compared.notes,
     )
-    return FORMATTERS[output_format](Report(runs=compared.names, rows=compared.rows, table=table))
+    return FORMATTERS[output_format](Report(runs=compared.names, rows=compared.rows, table=table, width=width))
 
 
 def report_rows(runs: Sequence[MergedRun], *, compare: str | None = None) -> ComparedRows:

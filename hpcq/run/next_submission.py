@@ -6,8 +6,8 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 
 from hpcq.core.work import UnitKind, UnitState
-from hpcq.launch.job_status import UnitJobStatus
-from hpcq.monitor.status import ACTIVE_STATES, JobStatus, RunStatus, run_status
+from hpcq.monitor.status import ACTIVE_STATES, RunStatus, run_status
+from hpcq.monitor.unit_job import UnitJobStatus
 from hpcq.plan.arrays import make_arrays
 from hpcq.plan.units import PlannedArray, PlannedUnit
 from hpcq.run.run import LoadedRun
@@ -37,20 +37,12 @@ def next_submission(
         retry_failed: Include units that have failed permanently.
         unattended: Exclude units that are on hold until the user fixes their cause.
     """
-    current = run_status(loaded.layout, loaded.plan.units, job_statuses(jobs))
+    current = run_status(loaded.layout, loaded.plan.units, jobs)
     units = _units_to_submit(loaded, current, jobs, retry_failed=retry_failed, unattended=unattended)
     # Nothing may depend on a job whose result is on disk: Slurm may have requeued it, or even hold it.
     done = {unit.id for unit in current.units if unit.state is UnitState.DONE}
     active_arrays = {unit_id: job.array for unit_id, job in jobs.items() if job.is_live and unit_id not in done}
     return NextSubmission(status=current, arrays=make_arrays(units, loaded.profile, active_arrays=active_arrays))
-
-
-def job_statuses(jobs: Mapping[str, UnitJobStatus]) -> dict[str, JobStatus]:
-    """Return what the monitor needs of the units' jobs."""
-    return {
-        unit_id: JobStatus(job_id=job.job_id, state=job.state, reason=job.reason, log=job.log)
-        for unit_id, job in jobs.items()
-    }
 
 
 def _units_to_submit(

@@ -1,4 +1,4 @@
-"""Load a run from a manifest or from its folder; write the lock and the plan to its folder.
+"""Load a run from a manifest or from its folder; write the lock file and the plan to its folder.
 
 A run's folder is bound to the address of its plan: one folder never holds results of two different plans.
 """
@@ -16,6 +16,7 @@ from hpcq.core.attempts import read_attempts
 from hpcq.core.errors import SetupError, UserInputError
 from hpcq.core.files import write_text
 from hpcq.core.paths import RunLayout
+from hpcq.core.work import SYNTHETIC
 from hpcq.data import find_manifest
 from hpcq.manifest import ResolvedManifest, load, lock_text, resolve, run_layout
 from hpcq.manifest.profiles import Profile
@@ -56,7 +57,7 @@ class LoadedRun:
     @property
     def is_synthetic(self) -> bool:
         """Whether the responses are synthetic (`evaluate.backend = "synthetic"`)."""
-        return self.resolved.evaluate.backend == "synthetic"
+        return self.resolved.evaluate.backend == SYNTHETIC
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -14,16 +14,18 @@ from hpcq.core.permissions import make_private_folders
 from hpcq.core.run_lock import run_lock
 from hpcq.launch.array_spec import Submission
 from hpcq.launch.build_array_spec import build_array_spec
-from hpcq.launch.job_status import UnitJobStatus, live_arrays, unit_jobs_if_any
+from hpcq.launch.job_status import live_arrays, unit_jobs_if_any
 from hpcq.launch.local_control import stop_orphans
 from hpcq.launch.local_launcher import LocalLauncher, LocalResources
+from hpcq.launch.visible_gpus import visible_gpus
 from hpcq.manifest.profiles import Profile
 from hpcq.monitor.status import RunStatus, run_status
+from hpcq.monitor.unit_job import UnitJobStatus
 from hpcq.plan.plan_json import estimated_gpu_hours, plan_document
 from hpcq.plan.schedule.simulator import simulate_estimates
 from hpcq.plan.units import PlannedArray
-from hpcq.run.next_submission import job_statuses, next_submission
-from hpcq.run.preflight import check_submittable
+from hpcq.run.next_submission import next_submission
+from hpcq.run.preflight import check_submittable, gpu_count
 from hpcq.run.run import LoadedRun, check_same_plan, write_run
 
 STATUS_INTERVAL_S = 1.0
@@ -150,13 +152,13 @@ def submit_run(
             from hpcq.launch.slurm_launcher import SlurmLauncher
             from hpcq.slurm.squeue import release
 
-            release(job.element for job in jobs.values() if job.is_held)
+            release(job.job_id for job in jobs.values() if job.is_held)
             submissions = tuple(SlurmLauncher(loaded.layout).submit(orders, live_arrays(jobs)))
         elif orders:
             report_status = _status_reporter(loaded, on_status) if on_status else _no_status
             LocalLauncher(loaded.layout, local_resources(loaded.profile), on_poll=report_status).run(orders)
     jobs = unit_jobs_if_any(loaded.layout)
-    status = run_status(loaded.layout, loaded.plan.units, job_statuses(jobs))
+    status = run_status(loaded.layout, loaded.plan.units, jobs)
     return SubmitResult(loaded=loaded, arrays=arrays, submissions=submissions, status=status)
 
 
@@ -197,6 +199,6 @@ def local_resources(profile: Profile) -> LocalResources:
     return LocalResources(
         cores=len(os.sched_getaffinity(0)),
         memory_gib=host_memory_bytes() / GIB,
-        gpus=max((offer.gpus_per_node for offer in profile.gpu_classes.values()), default=0),
+        gpus=visible_gpus(os.environ, gpu_count(profile)),
         parallel_units=profile.local.parallel_units,
     )

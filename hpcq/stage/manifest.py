@@ -1,4 +1,4 @@
-"""Stage everything that a manifest names and a package ships: the library function of `hpcq stage`."""
+"""Staging of everything that a manifest names and a package ships."""
 
 from __future__ import annotations
 

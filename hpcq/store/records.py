@@ -1,4 +1,4 @@
-"""Records of the store: the key of a request and its response.
+"""Records of the store: the key of a request, and its response.
 
 Both are named tuples rather than dataclasses because a run has millions of them: a named tuple is created, hashed and
 compared about five times as fast.

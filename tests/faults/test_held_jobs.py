@@ -10,7 +10,7 @@ import pytest
 from tests.command_line import REHEARSAL, Hpcq
 from tests.slurm.cluster import VirtualCluster, slurm_conf
 
-TIMEOUT_S = 120.0
+TIMEOUT_S = 900.0
 
 
 @pytest.mark.slurm

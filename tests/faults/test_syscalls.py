@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import itertools
+import logging
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from functools import partial
@@ -306,6 +307,9 @@ def test_a_lasting_outage_is_an_error_after_the_timeout(runner: ScenarioRunner) 
 def lock_run(folder: Path, acknowledge: Acknowledge) -> None:
     """Lock a run, check whether it is locked, and try to lock it again."""
     layout = RunLayout(name="r", runs=folder, checkpoints=folder, logs=folder)
+    handler = logging.Handler()
+    handler.emit = lambda record: acknowledge(record.getMessage())  # type: ignore[method-assign]
+    logging.getLogger("hpcq.core.run_lock").addHandler(handler)
     with run_lock(layout):
         acknowledge(f"locked {is_locked(layout)}")
         try:
@@ -318,12 +322,15 @@ def lock_run(folder: Path, acknowledge: Acknowledge) -> None:
 
 @pytest.mark.parametrize("error", [None, "ENOLCK", "EOPNOTSUPP", "ENOSYS"])
 def test_a_run_is_locked_by_one_command_also_without_flock(error: str | None, tmp_path: Path) -> None:
-    """Without flock(2), the process in the lock file shows, on the same host, whether the lock is held."""
+    """Without flock(2), the process in the lock file shows on one host whether it is held; a warning says so once."""
     require_strace()
     injection = Injection(call="flock", when="1+", effect=f"error={error}") if error else None
     [result] = run_traced([(partial(lock_run, tmp_path), injection)], tmp_path)
     assert result.calls["flock"] > 2
-    inside, message, outside = result.acknowledged
+    *warnings, inside, message, outside = result.acknowledged
+    assert [warning.partition(" (")[0] for warning in warnings] == (
+        [f"{tmp_path / 'r'}: the file system has no locks"] if error else []
+    )
     assert (inside, outside) == ("locked True", "locked False")
     assert "another hpcq command is working on this run" in message
 

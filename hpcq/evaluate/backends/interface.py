@@ -1,22 +1,22 @@
-"""Interface of the back ends that answer requests, and their registry.
+"""Interface of the back ends that answer requests.
+
+A third party registers one as an entry point in the group `hpcq.backends`: `my-engine = my_package.module:MyBackend`,
+called with an `EvaluateWork`. Its declaration is described in hpcq/catalog/plugins.py.
 
 Imports no model library: a back end imports its own when it loads.
 """
 
 from __future__ import annotations
 
-import importlib
 from collections.abc import Container, Iterator, Sequence
-from importlib.metadata import entry_points
 from typing import Protocol, runtime_checkable
 
+from hpcq.catalog.plugins import Group
+from hpcq.catalog.tools import load_tool, loadable_names
 from hpcq.core.errors import UserInputError
 from hpcq.core.work import EvaluateWork
 from hpcq.evaluate.requests import Request
 from hpcq.store import RequestKey, Response
-
-ENTRY_POINT_GROUP = "hpcq.backends"
-"""Third parties register back ends here: `my-engine = my_package.module:MyBackend`, called with an `EvaluateWork`."""
 
 
 class Backend(Protocol):
@@ -57,24 +57,16 @@ class MultiNodeBackend(Protocol):
         """On a node of rank > 0: serve the back end that is loaded on rank 0. Never returns; raises what stops it."""
 
 
-_BUILT_IN = {
-    "accelerate": "hpcq.evaluate.backends.transformers.backend:AccelerateBackend",
-    "synthetic": "hpcq.evaluate.backends.synthetic:SyntheticBackend",
-    "vllm": "hpcq.evaluate.backends.vllm.backend:VllmBackend",
-}
-
-
 def make_backend(work: EvaluateWork) -> Backend:
     """Return the back end that `work` names, not loaded yet. A third party cannot replace a built-in one.
 
     Raises:
         UserInputError: There is no back end of that name.
+        SetupError: The plug-in's module cannot be imported.
     """
-    if work.backend in _BUILT_IN:
-        module, _, name = _BUILT_IN[work.backend].partition(":")
-        return getattr(importlib.import_module(module), name)(work)
-    third_party = {point.name: point for point in entry_points(group=ENTRY_POINT_GROUP)}
-    if work.backend in third_party:
-        return third_party[work.backend].load()(work)
-    known = ", ".join(sorted({*_BUILT_IN, *third_party}))
-    raise UserInputError(f"evaluate.backend: {work.backend!r} is not an installed back end: choose {known}.")
+    made = load_tool(Group.BACKENDS, work.backend)
+    if made is None:
+        known = ", ".join(loadable_names(Group.BACKENDS))
+        raise UserInputError(f"evaluate.backend: {work.backend!r} is not an installed back end: choose {known}.")
+    backend: Backend = made(work)
+    return backend

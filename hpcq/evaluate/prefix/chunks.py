@@ -1,4 +1,4 @@
-"""Chunks: groups of requests that one shard computes together, cut from the full request list of an evaluation.
+"""Chunks of requests with common prefixes that are never divided between two shards.
 
 Floating-point results depend on what a request is computed together with. Therefore a chunk depends only on its task's
 requests: not on the number of shards, on interruptions or on other tasks. Every process that computes a chunk gets the

@@ -1,4 +1,4 @@
-"""Forward passes: the instructions that an engine follows, one pass after the other, without decisions of its own.
+"""Forward passes as data: rows to compute, logits to gather, cached prefixes to keep and delete.
 
 cache = {}                                          # KV of shared prefixes, by cache_id
 for step in passes:

@@ -1,4 +1,4 @@
-"""Nodes that a submission excludes: nodes of its partition with a recent fault in the records of attempts."""
+"""Nodes to exclude from a submission (sbatch --exclude), because a recent attempt failed on them."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ def nodes_to_exclude(
     Raises:
         SetupError: Slurm does not respond.
     """
-    faults = [one for records in attempts.values() for one in records if one.failure == Failure.NODE_FAULT]
+    faults = [one for records in attempts.values() for one in records if one.failure is Failure.NODE_FAULT]
     if not faults:
         return ()
     known = partition_nodes(partition)

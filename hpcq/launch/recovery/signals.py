@@ -1,4 +1,4 @@
-"""Listener for termination signals in a thread: it reacts immediately, even if the main thread is in a long C call."""
+"""Signal listener in a thread: reacts at once, even if the main thread is in a long C call."""
 
 from __future__ import annotations
 

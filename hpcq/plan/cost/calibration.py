@@ -1,4 +1,4 @@
-"""Calibration of estimates: measured seconds of a run's earlier attempts, divided by the estimates made for them."""
+"""Calibration of estimates: measured seconds of earlier attempts of the run, divided by the estimates."""
 
 from __future__ import annotations
 
@@ -9,15 +9,13 @@ from typing import Any
 
 from hpcq.core.attempts import AttemptRecord
 from hpcq.core.failures import Failure
+from hpcq.core.work import SYNTHETIC
 
 MIN_MEASURED_S = 1.0
 """Shorter measurements are ignored: they do not measure a rate."""
 
 RATIO_BOUNDS = (0.05, 20.0)
 """Bounds of a correction factor. A larger deviation has another cause than an inexact rate."""
-
-_SYNTHETIC = "synthetic"
-"""Back end without calibration: its seconds follow from the manifest."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -114,7 +112,7 @@ def read_history(document: Mapping[str, Any], attempts: Mapping[str, Iterable[At
         measurements=tuple(one for one in measurements if one),
         shards={row["variant"]: row["shard"]["count"] for row in rows.values() if row.get("shard")},
         timed_out=frozenset(
-            unit for unit, records in attempts.items() if any(one.failure == Failure.TIMEOUT for one in records)
+            unit for unit, records in attempts.items() if any(one.failure is Failure.TIMEOUT for one in records)
         ),
     )
 
@@ -123,7 +121,7 @@ def _measurement(row: Mapping[str, Any], record: AttemptRecord) -> Measurement |
     """Compare an attempt with the estimate at its submission: the last plan may have placed the unit elsewhere."""
     facts, planned = record.facts, record.facts.get("planned") or {}
     estimated = planned.get("uncalibrated_seconds")
-    if not estimated or planned["backend"] == _SYNTHETIC:
+    if not estimated or planned["backend"] == SYNTHETIC:
         return None
     start = load = fixed = work = None
     load_s, answer_s, answered = facts.get("load_seconds"), facts.get("answer_seconds"), facts.get("answered")

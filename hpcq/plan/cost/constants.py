@@ -1,6 +1,7 @@
 """Performance constants of the cost model, each with its source or marked as an assumption.
 
-Attempts of a run correct the assumptions (hpcq/plan/cost/calibration.py).
+Attempts of a run correct the assumptions (hpcq/plan/cost/calibration.py). Constants of back ends and quantizers are in
+hpcq/catalog/tools.toml, those of GPUs in hpcq/catalog/gpus.toml.
 """
 
 from __future__ import annotations
@@ -10,13 +11,6 @@ from typing import Final
 READ_GB_PER_S: Final = 0.37
 """Read rate of one node from a shared file system, if the profile has none. One reported measurement: vLLM read 894 GiB
 from a network file system in 43 minutes."""
-
-STARTUP_S: Final = {"vllm": 90.0, "accelerate": 30.0, "llmcompressor": 30.0}
-"""Start of the process without reading weights: imports, tasks, worker processes, compiled graphs. Measured on two CPU
-cores: importing vLLM 14 to 40 s, its engine 8 to 85 s. The others are assumptions."""
-
-PREFILL_EFFICIENCY: Final = {"vllm": 0.4, "accelerate": 0.2}
-"""Share of a GPU's dense FLOP/s that prompts reach. Assumptions; calibrated by attempts."""
 
 WEIGHT_ONLY_EFFICIENCY: Final = 0.8
 """Further factor where weights are dequantized to 16 bits first (Marlin, Machete; large batches). An assumption."""
@@ -32,12 +26,6 @@ PIPELINE_EFFICIENCY: Final = 0.85
 
 LINK_EFFICIENCY: Final = 0.6
 """Share of a link's bandwidth in one direction that an all-reduce reaches. An assumption."""
-
-ALL_REDUCE_LATENCY_S: Final = {"NVLink": 15e-6, "PCIe": 40e-6}
-"""Latency of an all-reduce of a few tokens. Assumptions."""
-
-LAYER_OVERHEAD_S: Final = {"vllm": 0.0, "accelerate": 0.0005}
-"""Python overhead per layer and generation step; vLLM's CUDA graphs avoid it. An assumption."""
 
 MAX_NUM_SEQS: Final = 256
 """Sequences that vLLM 0.32 schedules together by default on most GPUs (engine/arg_utils.py, max_num_seqs)."""

@@ -4,9 +4,10 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
-from hpcq.catalog.gpus import GPU
+from hpcq.catalog.gpus import FORMAT_FALLBACKS, GPU
 from hpcq.catalog.kernels import Kernel
 from hpcq.catalog.models import ModelShape
+from hpcq.catalog.tools import BackendInfo, backends
 from hpcq.core.layer_split import stage_layers
 from hpcq.core.work import Scheme
 from hpcq.plan.cost import constants
@@ -18,7 +19,10 @@ from hpcq.plan.units import Shape
 
 _GIGA = 10**9
 _TERA = 10**12
+_MICRO = 10**6
 _FLOAT32_BYTES = 4
+_FLOAT32 = "fp32"
+_COMPUTE_FORMATS = {"float32": _FLOAT32, "bfloat16": "bf16", "float16": "fp16"}
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -69,9 +73,9 @@ class EvaluationSpec:
     Attributes:
         model: Sizes of the model.
         scheme: Quantization scheme of the checkpoint.
-        backend: "vllm" or "accelerate".
+        backend: Name of the back end.
         dtype: Type of activations and unquantized weights.
-        batch: Maximum number of sequences that are generated together (accelerate).
+        batch: Maximum number of sequences that are generated together, by back ends that do not reserve a KV cache.
         demand: Settings of the engine that determine its memory.
         kernel: Kernel that multiplies the weights, if known.
         gpu_memory: Memory of the fullest GPU; None on CPUs.
@@ -88,6 +92,11 @@ class EvaluationSpec:
     gpu_memory: GpuMemory | None = None
     offload: OffloadPlan | None = None
 
+    @property
+    def info(self) -> BackendInfo:
+        """What the registry has about the back end."""
+        return backends()[self.backend]
+
 
 def evaluation_cost(spec: EvaluationSpec, workload: Workload, hardware: Hardware) -> Cost:
     """Estimate the seconds of an evaluation. Every node reads all files, and the nodes read in parallel."""
@@ -97,7 +106,7 @@ def evaluation_cost(spec: EvaluationSpec, workload: Workload, hardware: Hardware
     passes = (workload.scored_tokens + workload.prompt_tokens) / pass_tokens
     prompts += passes * _offload_transfer_s(spec, hardware)
     return Cost(
-        start_s=constants.STARTUP_S[spec.backend],
+        start_s=spec.info.startup_s,
         load_s=read_seconds(weight_bytes(spec.model, spec.scheme), hardware),
         work_s=prompts + _generation_s(spec, workload, hardware),
     )
@@ -115,12 +124,30 @@ def token_flops(model: ModelShape, length: float, *, with_logits: bool) -> float
 
 
 def gpu_flops(gpu: GPU, dtype: str, kernel: Kernel | None = None) -> float:
-    """Return the dense FLOP/s in the format in which the kernel multiplies."""
+    """Return the dense FLOP/s in the format in which the kernel multiplies, or in the next best that the GPU has."""
+    wanted, used = _formats(gpu, dtype, kernel)
+    is_scaled = wanted == _FLOAT32 and used != _FLOAT32
+    return gpu.dense_tflops[used] * _TERA * (constants.FLOAT32_RATIO if is_scaled else 1.0)
+
+
+def format_note(gpu: GPU, dtype: str, kernel: Kernel | None) -> str | None:
+    """Return a note if the estimate is that of another number format, because the GPU does not list the right one.
+
+    Most rows have no float32; its speed follows from the 16-bit formats (FLOAT32_RATIO), without a note.
+    """
+    wanted = (kernel.matmul_dtype if kernel else None) or _COMPUTE_FORMATS[dtype]
+    _, used = _formats(gpu, dtype, kernel)
+    if used == wanted or (wanted == _FLOAT32 and used in FORMAT_FALLBACKS):
+        return None
+    return f"{gpu.name} does not multiply {wanted} (hpcq/catalog/gpus.toml): estimated at its speed in {used}"
+
+
+def _formats(gpu: GPU, dtype: str, kernel: Kernel | None) -> tuple[str, str]:
+    """Return the number format of the multiplications, and the one whose speed the GPU has for it."""
     matmul_dtype = kernel.matmul_dtype if kernel else None
-    if matmul_dtype is not None and matmul_dtype in gpu.dense_tflops:
-        return gpu.dense_tflops[matmul_dtype] * _TERA
-    half = gpu.dense_tflops.get("bf16", gpu.dense_tflops["fp16"]) * _TERA
-    return half * (constants.FLOAT32_RATIO if dtype == "float32" else 1.0)
+    wanted = matmul_dtype if matmul_dtype in gpu.dense_tflops else None
+    wanted = wanted or _COMPUTE_FORMATS[dtype]
+    return wanted, gpu.format_for(wanted)
 
 
 def cpu_flops(dtype: str, cores: int) -> float:
@@ -134,7 +161,7 @@ def _prompt_token_s(spec: EvaluationSpec, hardware: Hardware, length: float, *, 
     shape, gpu = hardware.shape, hardware.gpu
     if gpu is None:
         return flops / cpu_flops(spec.dtype, hardware.cores)
-    efficiency = constants.PREFILL_EFFICIENCY[spec.backend]
+    efficiency = spec.info.prefill_efficiency
     if _is_weight_only(spec):
         efficiency *= constants.WEIGHT_ONLY_EFFICIENCY
     if shape.pipeline_parallel > 1:
@@ -155,7 +182,7 @@ def _offload_transfer_s(spec: EvaluationSpec, hardware: Hardware) -> float:
 
 
 def _is_weight_only(spec: EvaluationSpec) -> bool:
-    quantized = spec.scheme.is_quantized and spec.backend == "vllm"
+    quantized = spec.scheme.is_quantized and not spec.info.decompresses
     return quantized and spec.kernel is not None and spec.kernel.matmul_dtype is None
 
 
@@ -184,22 +211,21 @@ def _generation_s(spec: EvaluationSpec, workload: Workload, hardware: Hardware) 
         read_s = (weights + cache) / (constants.CPU_READ_GB_PER_S * _GIGA)
         step = read_s + flops / cpu_flops(spec.dtype, hardware.cores)
         return workload.generated_tokens / batch * (step + _offload_transfer_s(spec, hardware))
-    flops_per_s = constants.PREFILL_EFFICIENCY[spec.backend] * gpu_flops(gpu, spec.dtype, spec.kernel)
+    flops_per_s = spec.info.prefill_efficiency * gpu_flops(gpu, spec.dtype, spec.kernel)
     # Pipeline stages work in parallel on parts of the batch, and each part reads its stage's weights again.
     weights_s = weights / shape.tensor_parallel / (gpu.bandwidth_gb_per_s * constants.BANDWIDTH_EFFICIENCY * _GIGA)
     active_gpus = shape.tensor_parallel * shape.pipeline_parallel
     cache_s = cache / active_gpus / (gpu.bandwidth_gb_per_s * constants.BANDWIDTH_EFFICIENCY * _GIGA)
-    latency_s = next(seconds for link, seconds in constants.ALL_REDUCE_LATENCY_S.items() if gpu.link.startswith(link))
     transfer_s = batch / shape.pipeline_parallel * _all_reduce_s(spec, gpu, shape)
-    all_reduces_s = _all_reduces(spec.model, shape) * (latency_s + transfer_s)
-    python_s = spec.model.layers * constants.LAYER_OVERHEAD_S[spec.backend]
+    all_reduces_s = _all_reduces(spec.model, shape) * (gpu.link_latency_us / _MICRO + transfer_s)
+    python_s = spec.model.layers * spec.info.layer_overhead_s
     step = max(weights_s, flops / active_gpus / flops_per_s) + cache_s + all_reduces_s + python_s
     return workload.generated_tokens / batch * (step + _offload_transfer_s(spec, hardware))
 
 
 def _read_weights(spec: EvaluationSpec) -> float:
-    """Return the bytes of weights as they are multiplied: transformers decompresses a quantized checkpoint."""
-    if spec.backend == "vllm" and spec.scheme.is_quantized:
+    """Return the bytes of weights as they are multiplied: some back ends decompress a quantized checkpoint."""
+    if spec.scheme.is_quantized and not spec.info.decompresses:
         return weight_bytes(spec.model, spec.scheme)
     return spec.model.parameters * (_FLOAT32_BYTES if spec.dtype == "float32" else BITS["bf16"] // 8)
 
@@ -209,8 +235,8 @@ def _kv_token_bytes(spec: EvaluationSpec) -> int:
 
 
 def _batch(spec: EvaluationSpec, workload: Workload, hardware: Hardware) -> float:
-    """Return how many sequences are generated together: with vLLM as many as fit, else the manifest's batch size."""
-    if spec.backend != "vllm" or hardware.gpu is None or spec.gpu_memory is None:
+    """Return how many sequences are generated together: those that fit into a reserved cache, else the batch size."""
+    if not spec.info.reserves_kv_cache or hardware.gpu is None or spec.gpu_memory is None:
         return float(spec.batch)
     shape, model, need = hardware.shape, spec.model, spec.gpu_memory
     cache_bytes = hardware.gpu.memory_gib * GIB * spec.demand.gpu_memory_utilization - need.total + need.kv_cache

@@ -1,4 +1,4 @@
-"""Cost model of a quantization: seconds of reading, calibration passes, the method's work on each layer, writing.
+"""Cost model of a quantization: seconds to read, calibrate, quantize each layer and write.
 
 Follows llmcompressor 0.14, which processes a model block by block on one GPU.
 """
@@ -6,6 +6,7 @@ Follows llmcompressor 0.14, which processes a model block by block on one GPU.
 from __future__ import annotations
 
 from hpcq.catalog.models import Linear, ModelShape
+from hpcq.catalog.tools import quantizers
 from hpcq.core.work import Calibration, Scheme
 from hpcq.plan.cost import constants
 from hpcq.plan.cost.evaluation import Cost, Hardware, cpu_flops, gpu_flops, read_seconds, token_flops
@@ -35,7 +36,7 @@ def quantization_cost(model: ModelShape, scheme: Scheme, calibration: Calibratio
     if gpu:
         work += 2 * _PASSES * base / (constants.HOST_LINK_GB_PER_S * _GIGA)
     work += read_seconds(weight_bytes(model, scheme), hardware)
-    return Cost(start_s=constants.STARTUP_S["llmcompressor"], load_s=read_seconds(base, hardware), work_s=work)
+    return Cost(start_s=quantizers()[scheme.tool].startup_s, load_s=read_seconds(base, hardware), work_s=work)
 
 
 def _gptq_s(linear: Linear, tokens: int, float32_flops: float) -> float:

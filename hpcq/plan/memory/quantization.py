@@ -8,6 +8,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 
 from hpcq.catalog.models import ModelShape
+from hpcq.catalog.tools import quantizers
 from hpcq.core.work import Calibration, Scheme
 from hpcq.plan.memory.weights import GIB, VALUE_BYTES
 
@@ -39,7 +40,15 @@ class QuantizationMemory:
 def quantization_memory(
     shape: ModelShape, scheme: Scheme, calibration: Calibration | None, *, on_gpu: bool
 ) -> QuantizationMemory:
-    """Estimate the memory of a quantization: on a GPU with the model in host memory, or on a CPU in float32."""
+    """Estimate the memory of a quantization: on a GPU with the model in host memory, or on a CPU in float32.
+
+    A tool that declares its memory per parameter gets that, and the memory of a process.
+    """
+    tool = quantizers()[scheme.tool]
+    if tool.host_bytes_per_parameter is not None:
+        gpu = int(shape.parameters * tool.gpu_bytes_per_parameter) + _PROCESS_BYTES if on_gpu else 0
+        host = int(shape.parameters * tool.host_bytes_per_parameter) + _PROCESS_BYTES
+        return QuantizationMemory(host_bytes=host, gpu_bytes=gpu)
     value = VALUE_BYTES if on_gpu else _FLOAT32_BYTES
     tokens = calibration.samples * calibration.sequence_length if calibration else 0
     # Inputs and outputs of a block, of all calibration sequences.

@@ -1,4 +1,4 @@
-"""Assign each variant to a candidate placement: for the fewest GPU-hours, or for the shortest makespan.
+"""Choice of a placement for each variant: for the fewest GPU-hours, or for the shortest makespan.
 
 An assignment defines where a variant is quantized, and where and in how many shards it is evaluated.
 """

@@ -9,12 +9,12 @@ from functools import cached_property
 
 from hpcq.catalog.kernels import backend_title
 from hpcq.catalog.tasks import synthetic_size
-from hpcq.core.work import Task, Variant
+from hpcq.core.work import SYNTHETIC, Task, Variant
 from hpcq.manifest import ResolvedManifest
 from hpcq.manifest.resolved import EvaluateSettings
 from hpcq.plan.cost import constants
 from hpcq.plan.cost.calibration import UNCALIBRATED, Correction, RunHistory
-from hpcq.plan.cost.evaluation import Cost, EvaluationSpec, Hardware, evaluation_cost
+from hpcq.plan.cost.evaluation import Cost, EvaluationSpec, Hardware, evaluation_cost, format_note
 from hpcq.plan.cost.quantization import quantization_cost
 from hpcq.plan.cost.tokens import Workload, estimate_workload
 from hpcq.plan.placement.place import Placement, PlacementError, evaluation_placements, quantization_placements
@@ -33,12 +33,14 @@ class Candidate:
         cost: Seconds after calibration; None: unknown.
         uncalibrated: Seconds before calibration; None: unknown.
         correction: The calibration that was applied.
+        note: Remark about the basis of the estimate.
     """
 
     placement: Placement
     cost: Cost | None = None
     uncalibrated: Cost | None = None
     correction: Correction = UNCALIBRATED
+    note: str | None = None
 
     def seconds(self, shards: int = 1) -> float | None:
         """Return the seconds of one shard when the work is split into `shards`; None: unknown."""
@@ -97,7 +99,7 @@ class Estimator:
     def workload(self) -> Workload:
         """What the evaluation of one variant computes; it is the same for all variants."""
         settings = self.resolved.evaluate
-        if settings.backend == "synthetic":
+        if settings.backend == SYNTHETIC:
             sizes = [synthetic_size(task.name, task.limit) for task in self.tasks]
             return Workload(requests=float(sum(documents * requests for documents, requests in sizes)))
         return estimate_workload(self.tasks, shares_prefixes=settings.prefix_sharing)
@@ -132,7 +134,7 @@ class Estimator:
         candidates = []
         for placement in quantization_placements(self.resolved.profile, model, scheme, calibration):
             cost = None
-            if scheme.tool == "synthetic":
+            if scheme.tool == SYNTHETIC:
                 cost = Cost()
             elif model is not None:
                 hardware = self._hardware(placement.shape, self.resolved.quantize.device)
@@ -148,7 +150,7 @@ class Estimator:
     def _evaluation(
         self, variant: Variant, settings: EvaluateSettings, wanted: EvaluationRequirements, placement: Placement
     ) -> Candidate:
-        if settings.backend == "synthetic":
+        if settings.backend == SYNTHETIC:
             cost = _synthetic_cost(dict(settings.synthetic_options), self.workload)
             return Candidate(placement=placement, cost=cost, uncalibrated=cost)
         if wanted.model is None:
@@ -164,7 +166,8 @@ class Estimator:
             gpu_memory=placement.gpu_memory,
             offload=placement.offloaded,
         )
-        estimated = evaluation_cost(spec, self.workload, self._hardware(placement.shape, settings.device))
+        hardware = self._hardware(placement.shape, settings.device)
+        estimated = evaluation_cost(spec, self.workload, hardware)
         correction = self.history.correction(
             placement.shape.gpu_class, wanted.backend, variant.model.id, variant.scheme.name
         )
@@ -173,7 +176,8 @@ class Estimator:
             load_s=estimated.load_s * correction.load,
             work_s=estimated.work_s * correction.work,
         )
-        return Candidate(placement=placement, cost=cost, uncalibrated=estimated, correction=correction)
+        note = format_note(hardware.gpu, spec.dtype, spec.kernel) if hardware.gpu else None
+        return Candidate(placement=placement, cost=cost, uncalibrated=estimated, correction=correction, note=note)
 
     def _hardware(self, shape: Shape, device: str) -> Hardware:
         profile = self.resolved.profile
@@ -191,7 +195,8 @@ def _synthetic_cost(options: Mapping[str, float], workload: Workload) -> Cost:
 
 
 def estimate_notes(workload: Workload, selected: Sequence[Candidate]) -> Iterator[str]:
-    """Yield sentences about the basis of the estimates: calibrating attempts, and tasks without token averages."""
+    """Yield sentences about the basis of the estimates: GPUs, calibrating attempts, tasks without token averages."""
+    yield from dict.fromkeys(candidate.note for candidate in selected if candidate.note)
     corrections: dict[str, dict[Correction, None]] = defaultdict(dict)
     for candidate in selected:
         if candidate.correction.attempts:

@@ -1,9 +1,10 @@
-"""Parallel layouts that a class of nodes offers: nodes, GPUs per node, and the distribution of a model over them."""
+"""Parallel layouts on a class of nodes: nodes, GPUs per node, and the model's share on each GPU."""
 
 from __future__ import annotations
 
 from collections.abc import Iterator
 
+from hpcq.catalog.tools import Splitting
 from hpcq.manifest.profiles import GpuClass
 from hpcq.plan.memory.gpu_memory import Parallelism
 from hpcq.plan.units import Shape
@@ -12,31 +13,30 @@ from hpcq.plan.units import Shape
 def parallel_layouts(
     name: str,
     gpu_class: GpuClass,
-    backend: str,
+    splitting: Splitting,
     tensor_parallel: int | None = None,
     pipeline_parallel: int | None = None,
 ) -> Iterator[tuple[Shape, Parallelism]]:
     """Yield every layout on a class, from the smallest.
 
-    vLLM uses tensor parallelism inside a node and pipeline parallelism across nodes. accelerate distributes layers over
-    the GPUs of one node.
-
     Args:
         name: Name of the class.
-        gpu_class: The class.
-        backend: "vllm" or "accelerate".
-        tensor_parallel: Size that the manifest requests, for vLLM; None: any.
-        pipeline_parallel: Size that the manifest requests, for vLLM; None: the number of nodes.
+        gpu_class: The class. A back end that does not span nodes gets one with one node.
+        splitting: How the back end distributes a model. TENSOR: tensor parallelism inside a node, pipeline parallelism
+            across nodes. LAYERS: layers over the GPUs of one node.
+        tensor_parallel: Size that the manifest requests, for TENSOR; None: any.
+        pipeline_parallel: Size that the manifest requests, for TENSOR; None: the number of nodes.
     """
-    is_vllm = backend == "vllm"
-    if is_vllm and (pipeline_parallel or (tensor_parallel or 1) > gpu_class.gpus_per_node):
+    is_tensor = splitting is Splitting.TENSOR
+    if is_tensor and (pipeline_parallel or (tensor_parallel or 1) > gpu_class.gpus_per_node):
         for tensor in [tensor_parallel] if tensor_parallel else range(1, gpu_class.gpus_per_node + 1):
             yield from requested_layout(name, gpu_class, tensor, pipeline_parallel or 1)
         return
-    for gpus in range(1, gpu_class.gpus_per_node + 1):
-        parallelism = Parallelism(tensor=gpus) if is_vllm else Parallelism(pipeline=gpus, is_by_bytes=True)
+    most = 1 if splitting is Splitting.NONE else gpu_class.gpus_per_node
+    for gpus in range(1, most + 1):
+        parallelism = Parallelism(tensor=gpus) if is_tensor else Parallelism(pipeline=gpus, is_by_bytes=True)
         yield Shape(gpu_class=name, gpus_per_node=gpus, tensor_parallel=parallelism.tensor), parallelism
-    if not is_vllm:
+    if not is_tensor:
         return
     for nodes in range(2, gpu_class.nodes + 1):
         # Whole nodes first. Fewer GPUs per node help only if the number of all of them does not divide the model.

@@ -1,7 +1,8 @@
 """Possible placements of a unit: the GPU classes that have its role, its kernels and enough memory.
 
 vLLM runs tensor parallel inside a node and pipeline parallel across nodes; accelerate distributes layers over the GPUs
-of one node. A class whose kernels deviate from the scheme ranks after all classes that compute exactly the scheme.
+of one node; a plug-in declares what it does. A class whose kernels deviate from the scheme ranks after all classes that
+compute exactly the scheme.
 """
 
 from __future__ import annotations
@@ -21,7 +22,8 @@ from hpcq.catalog.kernels import (
     supports_architecture,
 )
 from hpcq.catalog.models import ModelShape
-from hpcq.core.work import Calibration, Scheme, UnitKind
+from hpcq.catalog.tools import Splitting, backends
+from hpcq.core.work import SYNTHETIC, Calibration, Scheme, UnitKind
 from hpcq.manifest.profiles import GpuClass, Profile
 from hpcq.plan.memory.gpu_memory import (
     GpuMemory,
@@ -107,6 +109,8 @@ def evaluation_placements(profile: Profile, requirements: EvaluationRequirements
         PlacementError: No class has the role, the kernels and the memory. Its suggestion is empty.
     """
     offered = _classes_with_role(UnitKind.EVALUATE, profile)
+    if not backends()[requirements.backend].spans_nodes:
+        offered = [(name, offer.model_copy(update={"nodes": 1})) for name, offer in offered]
     if requirements.model and not supports_architecture(requirements.backend, requirements.model.architecture):
         raise PlacementError(
             f"{backend_title(requirements.backend)} has no {requirements.model.architecture}", "", is_unsupported=True
@@ -117,7 +121,7 @@ def evaluation_placements(profile: Profile, requirements: EvaluationRequirements
         placements = [placement for name, offer in offered for placement in _offloading_on(name, offer, requirements)]
         if (
             not placements
-            and requirements.backend == "accelerate"
+            and backends()[requirements.backend].offloads
             and requirements.offload != "none"
             and not problem.is_unsupported
         ):
@@ -159,7 +163,7 @@ def quantization_placements(
     Raises:
         PlacementError: No class has the role and the memory. Its suggestion is empty.
     """
-    sized = None if scheme.method == "synthetic" else model  # the synthetic method loads no weights
+    sized = None if scheme.method == SYNTHETIC else model  # the synthetic method loads no weights
     offered = _classes_with_role(UnitKind.QUANTIZE, profile)
     return _all_placements(offered, lambda name, offer: _quantization_on(name, offer, sized, scheme, calibration))
 
@@ -218,15 +222,16 @@ def _evaluation_on(name: str, offer: GpuClass, requirements: EvaluationRequireme
     where = "on one node" if offer.nodes == 1 else f"evenly on up to {offer.nodes} nodes"
     requested_gpus = (requirements.tensor_parallel or 1) * (requirements.pipeline_parallel or 1)
     reason = f"{requested_gpus} GPUs do not fit {where}"
+    splitting = backends()[requirements.backend].splitting
+    is_tensor = splitting is Splitting.TENSOR
     for shape, parallelism in parallel_layouts(
-        name, offer, requirements.backend, requirements.tensor_parallel, requirements.pipeline_parallel
+        name, offer, splitting, requirements.tensor_parallel, requirements.pipeline_parallel
     ):
-        if found and (shape.nodes > 1 or requirements.backend != "vllm"):
+        if found and (shape.nodes > 1 or not is_tensor):
             break  # more nodes or stages gain nothing: stages wait for each other
         if not _is_allowed(requirements, parallelism):
             continue
-        is_vllm = requirements.backend == "vllm"
-        problem = indivisible_reason(requirements.model, requirements.scheme, parallelism) if is_vllm else None
+        problem = indivisible_reason(requirements.model, requirements.scheme, parallelism) if is_tensor else None
         if problem:
             reason = problem
             continue
@@ -235,7 +240,7 @@ def _evaluation_on(name: str, offer: GpuClass, requirements: EvaluationRequireme
             found.append(Placement(shape=shape, gpu_memory=memory, kernel=kernel, gpu_bytes=memory.total))
         elif nearest is None or usable / memory.total > nearest.memory_ratio:
             nearest = Rejection(
-                reason=f"needs {memory.total / GIB:.1f} GiB per GPU {_layout(parallelism, requirements.backend)} on"
+                reason=f"needs {memory.total / GIB:.1f} GiB per GPU {_layout(parallelism, splitting)} on"
                 f" {name}, which has {usable / GIB:.1f}",
                 memory_ratio=usable / memory.total,
             )
@@ -251,7 +256,8 @@ def _offloading_on(name: str, offer: GpuClass, requirements: EvaluationRequireme
     """Yield all placements on one node of the class with the allowed offload."""
     gpu, model = offer.gpu_spec, requirements.model
     kernel = find_kernel(requirements.backend, requirements.scheme, gpu.compute_capability if gpu else None)
-    if requirements.backend != "accelerate" or requirements.offload == "none" or model is None or kernel is None:
+    can_offload = backends()[requirements.backend].offloads and requirements.offload != "none"
+    if not can_offload or model is None or kernel is None:
         return
     # A quantized checkpoint is decompressed in memory.
     to: OffloadTarget = "disk" if requirements.offload == "disk" and not requirements.scheme.is_quantized else "cpu"
@@ -274,8 +280,8 @@ def _offloaded_bytes(placement: Placement) -> tuple[int, int]:
     return (found.disk_bytes, found.host_bytes) if found else (0, 0)
 
 
-def _layout(parallelism: Parallelism, backend: str) -> str:
-    return f"at {parallelism}" if backend == "vllm" else f"with layers over {parallelism.gpus}"
+def _layout(parallelism: Parallelism, splitting: Splitting) -> str:
+    return f"at {parallelism}" if splitting is Splitting.TENSOR else f"with layers over {parallelism.gpus}"
 
 
 def _gpu_memory(requirements: EvaluationRequirements, parallelism: Parallelism, gpu: GPU) -> GpuMemory:
@@ -292,7 +298,8 @@ def _gpu_memory(requirements: EvaluationRequirements, parallelism: Parallelism, 
 
 def _loaded_scheme(requirements: EvaluationRequirements) -> Scheme:
     scheme = requirements.scheme
-    return decompressed_scheme(scheme) if requirements.backend == "accelerate" and scheme.is_quantized else scheme
+    decompresses = backends()[requirements.backend].decompresses and scheme.is_quantized
+    return decompressed_scheme(scheme) if decompresses else scheme
 
 
 def _evaluation_on_cpus(

@@ -5,6 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass, replace
 
 from hpcq.catalog.models import ModelShape
+from hpcq.catalog.tools import backends
 from hpcq.core.work import Scheme, Variant
 from hpcq.manifest import ResolvedManifest
 from hpcq.manifest.resolved import EvaluateSettings
@@ -49,15 +50,16 @@ def evaluation_requirements(
         demand=_demand(settings, model, is_float32=settings.dtype_for(variant.scheme) == "float32"),
         tensor_parallel=None if tensor is None else int(tensor),
         pipeline_parallel=None if pipeline is None else int(pipeline),
-        offload=settings.offload if settings.placement_backend == "accelerate" else "none",
+        offload=settings.offload if backends()[settings.placement_backend].offloads else "none",
     )
 
 
-def accelerate_requirements(resolved: ResolvedManifest, variant: Variant) -> EvaluationRequirements:
-    """Return the requirements of the variant's evaluation with accelerate instead of vLLM."""
+def fallback_requirements(resolved: ResolvedManifest, variant: Variant) -> EvaluationRequirements:
+    """Return the requirements of the variant's evaluation with the fallback of the back end, if it has one."""
     settings = resolved.evaluate
-    if settings.placement_backend == "vllm":
-        settings = replace(settings, backend="accelerate", emulate=None, engine=())
+    fallback = backends()[settings.placement_backend].fallback
+    if fallback:
+        settings = replace(settings, backend=fallback, emulate=None, engine=())
     return evaluation_requirements(resolved, settings, variant)
 
 
@@ -73,7 +75,7 @@ def _demand(settings: EvaluateSettings, model: ModelShape | None, *, is_float32:
     typical = min(longest, TYPICAL_LENGTH)
     value_bytes = 4 if is_float32 else 2
     demand = MemoryDemand(length=typical, compute_bytes=value_bytes, kv_bytes=value_bytes)
-    if settings.placement_backend != "vllm":
+    if not backends()[settings.placement_backend].reserves_kv_cache:
         sequences = min(settings.batch_size, demand.sequences)
         return replace(demand, sequences=sequences, batched_tokens=typical)
     if longest > demand.sequences * typical:

@@ -1,4 +1,4 @@
-"""Choose shard counts for the shortest makespan: lower the target time of each variant until the run ends no sooner.
+"""Choice of shard counts for the shortest makespan, by repeated simulation.
 
 The caller simulates the makespan of each trial.
 """

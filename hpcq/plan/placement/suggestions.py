@@ -1,4 +1,4 @@
-"""Suggestions for a variant that cannot be placed: settings, another scheme, more nodes, a shorter length, a back end.
+"""Suggestions for a variant that cannot be placed: another scheme, more nodes, a shorter length.
 
 Every suggestion was tried and fits.
 """
@@ -10,6 +10,7 @@ from dataclasses import replace
 
 from hpcq.catalog.kernels import has_kernels
 from hpcq.catalog.schemes import find_scheme, with_fitting_group_size
+from hpcq.catalog.tools import backends
 from hpcq.core.work import Calibration, Scheme, UnitKind
 from hpcq.manifest.profiles import Profile
 from hpcq.plan.memory.gpu_memory import GPU_MEMORY_UTILIZATION, TYPICAL_LENGTH
@@ -29,7 +30,7 @@ def suggest(
     profile: Profile,
     requirements: EvaluationRequirements,
     calibration: Calibration | None,
-    on_accelerate: EvaluationRequirements | None = None,
+    on_fallback: EvaluationRequirements | None = None,
 ) -> str:
     """Return alternatives as text, joined by "or". Each alone is enough for memory and kernels.
 
@@ -37,7 +38,7 @@ def suggest(
         profile: The cluster.
         requirements: The evaluation that cannot be placed.
         calibration: The variant's calibration, if it has one.
-        on_accelerate: The same evaluation with accelerate, as an alternative back end.
+        on_fallback: The same evaluation with the back end's fallback, or else with the back end itself.
     """
     calibration = calibration or _CALIBRATION
     found = [
@@ -47,10 +48,10 @@ def suggest(
         *_nodes(profile, requirements, calibration),
     ]
     found += _lengths(profile, requirements, calibration)
-    if not found and on_accelerate:
-        found = [*_backends(profile, on_accelerate, calibration)] or [*_batches(profile, on_accelerate, calibration)]
+    if not found and on_fallback:
+        found = [*_backends(profile, on_fallback, calibration)] or [*_batches(profile, on_fallback, calibration)]
         found = found or [
-            *_offloads(profile, on_accelerate, calibration, is_named=requirements.backend == on_accelerate.backend)
+            *_offloads(profile, on_fallback, calibration, is_named=requirements.backend == on_fallback.backend)
         ]
     return " or ".join(found) or "a GPU class with more memory, or with nodes that have more"
 
@@ -137,7 +138,7 @@ def _nodes(profile: Profile, requirements: EvaluationRequirements, calibration: 
 def _lengths(profile: Profile, requirements: EvaluationRequirements, calibration: Calibration) -> Iterator[str]:
     """Halve the length until it fits, but not below the prompts of typical benchmarks."""
     length = requirements.demand.length // 2
-    while requirements.backend == "vllm" and length >= TYPICAL_LENGTH:
+    while backends()[requirements.backend].reserves_kv_cache and length >= TYPICAL_LENGTH:
         shorter = replace(requirements, demand=replace(requirements.demand, length=length))
         if _fits(profile, shorter, calibration):
             yield f"evaluate.max_length = {length}"
@@ -147,16 +148,16 @@ def _lengths(profile: Profile, requirements: EvaluationRequirements, calibration
 
 def _backends(profile: Profile, requirements: EvaluationRequirements, calibration: Calibration) -> Iterator[str]:
     if _fits(profile, requirements, calibration):
-        yield "evaluate.backend = 'accelerate'"
+        yield f"evaluate.backend = '{requirements.backend}'"
 
 
 def _offloads(
     profile: Profile, requirements: EvaluationRequirements, calibration: Calibration, *, is_named: bool
 ) -> Iterator[str]:
-    """Offload to one level further than allowed (cpu, then disk). Also name accelerate unless the manifest does."""
+    """Offload to one level further than allowed (cpu, then disk). Also name the back end unless the manifest does."""
     offload = {"none": "cpu", "cpu": "disk"}.get(requirements.offload)
     if offload and _fits(profile, replace(requirements, offload=offload), calibration):
-        backend = "" if is_named else "evaluate.backend = 'accelerate' with "
+        backend = "" if is_named else f"evaluate.backend = '{requirements.backend}' with "
         yield f"{backend}evaluate.offload = '{offload}'"
 
 

@@ -1,4 +1,4 @@
-"""Time limits and shard counts from estimates: limits with slack, shards that fit a limit and justify their loading."""
+"""Time limits with slack, and the minimum and maximum of useful shards, from estimates."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Nodes in the simulated scheduler: free resources, allocations, and the reservation for the first pending element."""
+"""Nodes in the simulated scheduler: free resources, allocations, and Slurm's backfill reservation."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Heads and tails of units: the longest chains of dependencies before and after each unit, in seconds."""
+"""Longest chains of dependencies before and after each unit (heads and tails), in seconds."""
 
 from __future__ import annotations
 

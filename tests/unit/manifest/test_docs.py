@@ -21,7 +21,7 @@ DOCS = Path(__file__).resolve().parents[3] / "docs"
 
 @pytest.mark.parametrize(("document", "schema"), [("manifest.md", Manifest), ("cluster.md", Profile)])
 def test_every_key_is_documented_as_the_schema_states_it(document: str, schema: type[BaseModel]) -> None:
-    """The document ends with the generated reference; to update it, paste the output of `reference(schema)`."""
+    """The document ends with the generated reference; `make docs` updates it."""
     assert (DOCS / document).read_text(encoding="utf-8").endswith(reference(schema).rstrip() + "\n")
 
 

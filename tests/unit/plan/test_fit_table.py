@@ -12,7 +12,7 @@ DOCUMENT = Path(__file__).resolve().parents[3] / "docs" / "fit.md"
 
 
 def test_the_documented_table_is_current() -> None:
-    """docs/fit.md ends with the table. If this fails, replace it with `fit_table()`."""
+    """docs/fit.md ends with the table; `make docs` updates it."""
     assert DOCUMENT.read_text(encoding="utf-8").endswith("\n\n" + fit_table())
 
 

@@ -26,8 +26,8 @@ def block(content: bytes = b"weights") -> Block:
     data, empty = memoryview(content), memoryview(b"")
     return Block(
         tensors={
-            "w": RawTensor(dtype="U8", shape=(len(content),), data=data),
-            "none": RawTensor(dtype="F32", shape=(0, 3), data=empty),
+            "w": RawTensor(dtype="uint8", shape=(len(content),), data=data),
+            "none": RawTensor(dtype="float32", shape=(0, 3), data=empty),
         },
         facts={"warnings": ["something"]},
     )

@@ -7,15 +7,29 @@ import dataclasses
 import html.parser
 import io
 import json
+import re
+from collections.abc import Sequence
 from typing import Any
 
 import pytest
+from markdown_it import MarkdownIt
+from markdown_it.token import Token
+from rich.cells import cell_len
 
 from hpcq.core.errors import UserInputError
 from hpcq.report.formats import FORMATTERS, Report
 from hpcq.report.published import add_published_scores, find_studies
 from hpcq.report.rows import Row, make_rows
-from hpcq.report.table import format_count, format_duration, format_signed, format_token_savings, make_table
+from hpcq.report.table import (
+    COST_COLUMNS,
+    Column,
+    Table,
+    format_count,
+    format_duration,
+    format_signed,
+    format_token_savings,
+    make_table,
+)
 from hpcq.store import Results, Score, VariantScores
 
 
@@ -111,8 +125,8 @@ def test_csv_and_json_have_all_rows_and_fields() -> None:
 def test_special_characters_are_escaped() -> None:
     """Bars, angle brackets, ampersands, percent signs and backslashes are escaped in each format."""
     assert r"a\_4|bit" in FORMATTERS["latex"](REPORT)
-    assert r"5 \% \$ \{ \} \textasciitilde{} \textasciicircum{} \textbackslash{}" in FORMATTERS["latex"](REPORT)
-    assert r"| a_4\|bit |" in FORMATTERS["md"](REPORT)
+    assert r"5 \% \$ \{ \} \textasciitilde{} \^{} \textbackslash{}" in FORMATTERS["latex"](REPORT)
+    assert r"| a_4\|bit " in FORMATTERS["md"](REPORT)
     page = FORMATTERS["html"](REPORT)
     assert "<h1>Demo &lt;1&gt;</h1>" in page
     html.parser.HTMLParser().feed(page)
@@ -127,6 +141,145 @@ def test_text_columns_are_aligned() -> None:
     assert detail.strip() == "n=40"
 
 
+NASTY_NAMES = (
+    "a_b", "_a_b_", "a|b", r"a\|b", "a\\", "100 %", "$x$", "#1", "{x}", "~x~", "~~x~~", "x^2", "*x*", "**x**", "`x`",
+    "&amp;", "a & b", "<b>x</b>", "a < b", "<http://x.org>", "[x](y)", "[x]", "[1] x", "![x](y)", r"\textbf{x}", "--",
+    "\N{MINUS SIGN}1.0", "60 \N{PLUS-MINUS SIGN}5 (+1\N{DAGGER}) [61]", '"x"', "日本", ":smile:", "[bold]x[/bold]",
+)  # fmt: skip
+
+
+def nasty_report(*, width: int | None = None) -> Report:
+    """A report with names that are markup in one of the formats: in the heading, the first column and the others."""
+    names = NASTY_NAMES
+    columns = [Column(name="variant"), *(Column(name=name) for name in (names[1], names[2], *COST_COLUMNS))]
+    lines = tuple((name, names[at - 1], *[name] * (len(columns) - 2)) for at, name in enumerate(names))
+    return Report(runs="r", rows=(), table=Table(title="T", columns=tuple(columns), lines=lines), width=width)
+
+
+def expected_cells() -> list[list[str]]:
+    """Return the cells of `nasty_report`, heading first."""
+    table = nasty_report().table
+    return [list(table.headings), *map(list, table.lines)]
+
+
+def text_of(token: Token) -> str:
+    """Return the text that a reader of rendered Markdown sees; markup is shown by its type."""
+    children = token.children or []
+    return "".join(
+        child.content if child.type in ("text", "text_special") else f"<<{child.type}>>" for child in children
+    )
+
+
+def test_a_markdown_parser_reads_the_same_cells() -> None:
+    """A parser of GitHub-flavoured Markdown finds one table with these cells, whatever characters names have."""
+    tokens = MarkdownIt("gfm-like", {"linkify": False, "html": True}).parse(FORMATTERS["md"](nasty_report()))
+    assert [token.type for token in tokens].count("table_open") == 1
+    rows: list[list[str]] = []
+    for token, content in zip(tokens, [*tokens[1:], None], strict=True):
+        if token.type == "tr_open":
+            rows.append([])
+        if token.type in ("th_open", "td_open") and content:
+            rows[-1].append(text_of(content))
+    assert rows == expected_cells()
+
+
+_LATEX_TEXT = {
+    r"\&": "&", r"\%": "%", r"\$": "$", r"\#": "#", r"\_": "_", r"\{": "{", r"\}": "}", r"\^{}": "^",
+    r"\textasciitilde{}": "~", r"\textbackslash{}": "\\", r"\ensuremath{<}": "<", r"\ensuremath{>}": ">",
+    r"$\pm$": "\N{PLUS-MINUS SIGN}", r"$-$": "\N{MINUS SIGN}", r"\dag{}": "\N{DAGGER}", "{[}": "[", "{*}": "*",
+}  # fmt: skip
+_LATEX_TOKEN = re.compile("|".join(map(re.escape, sorted(_LATEX_TEXT, key=len, reverse=True))) + r"|[^&%$#_{}~^\\]")
+
+
+def read_latex(source: str) -> str:
+    """Return the typeset text; fails on a special character that is not escaped."""
+    text, at = "", 0
+    while at < len(source):
+        token = _LATEX_TOKEN.match(source, at)
+        assert token, source[at:]
+        text += _LATEX_TEXT.get(token[0], token[0])
+        at = token.end()
+    return text
+
+
+def test_latex_cells_are_read_back() -> None:
+    """If each escape is undone, the cells are the same, and no line begins with what the line break would read."""
+    document = FORMATTERS["latex"](nasty_report())
+    rows = [line.removesuffix(r"\\") for line in document.splitlines() if line.endswith(r"\\")]
+    assert not [row for row in rows if row.lstrip().startswith(("[", "*"))]
+    assert [[read_latex(cell.strip()) for cell in re.split(r"(?<!\\)&", row)] for row in rows] == expected_cells()
+    assert rf"\begin{{tabular}}{{lrr{'r' * len(COST_COLUMNS)}}}" in document
+    assert [document.count(rule) for rule in (r"\toprule", r"\midrule", r"\bottomrule")] == [1, 1, 1]
+
+
+class _HtmlCells(html.parser.HTMLParser):
+    """Collects the text of th and td elements, by row."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.rows: list[list[str]] = []
+        self._in_cell = False
+
+    def handle_starttag(self, tag: str, attrs: Sequence[tuple[str, str | None]]) -> None:
+        """Begin a row or a cell."""
+        assert tag in ("html", "meta", "title", "style", "h1", "table", "thead", "tbody", "tr", "th", "td", "ul"), attrs
+        if tag == "tr":
+            self.rows.append([])
+        if tag in ("th", "td"):
+            self._in_cell = True
+            self.rows[-1].append("")
+
+    def handle_endtag(self, tag: str) -> None:
+        """End a cell."""
+        self._in_cell = self._in_cell and tag not in ("th", "td")
+
+    def handle_data(self, data: str) -> None:
+        """Add to the cell."""
+        if self._in_cell:
+            self.rows[-1][-1] += data
+
+
+def test_an_html_parser_reads_the_same_cells() -> None:
+    """The page has no element that a name brought, and its table has these cells."""
+    parser = _HtmlCells()
+    parser.feed(FORMATTERS["html"](nasty_report()))
+    assert parser.rows == expected_cells()
+
+
+@pytest.mark.parametrize("width", [None, 200, 80, 40])
+def test_every_cell_is_in_the_text_at_any_width(width: int | None) -> None:
+    """No cell is cut or changed, and no name is read as rich's markup or emoji."""
+    report = nasty_report(width=width)
+    document = FORMATTERS["text"](report)
+    for column in range(1, len(report.table.columns)):
+        for line in report.table.lines:
+            assert [shown for shown in document.splitlines() if line[0] in shown and line[column] in shown], line
+    if width:
+        assert max(map(cell_len, document.splitlines())) <= width
+
+
+def test_text_does_not_depend_on_the_environment(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Variables with which rich is told to use colours or another width have no effect, nor does a notebook."""
+    plain = FORMATTERS["text"](nasty_report())
+    variables = {
+        "FORCE_COLOR": "1",
+        "COLUMNS": "30",
+        "TERM": "xterm-256color",
+        "COLORTERM": "truecolor",
+        "TTY_COMPATIBLE": "1",
+    }
+    for name, value in variables.items():
+        monkeypatch.setenv(name, value)
+    assert FORMATTERS["text"](nasty_report()) == plain
+    assert "\x1b" not in plain
+
+
+def test_text_for_a_pipe_has_one_line_per_variant() -> None:
+    """Without a terminal's width, all columns of a variant are in one line."""
+    document = FORMATTERS["text"](dataclasses.replace(REPORT, table=make_table(ROWS, title="T"), width=None))
+    assert "a_4|bit  25.0 ±5.0 (−5.0)       0.090  1 h 00 min  1 min 15 s                –\n" in document
+
+
 def test_text_fits_a_terminal_of_120_columns() -> None:
     """Columns that do not fit are in a further block, cost columns together; wrapped notes are indented."""
     tasks = ("arc_challenge", "hellaswag", "winogrande", "truthfulqa_mc1", "gsm8k")
@@ -137,7 +290,7 @@ def test_text_fits_a_terminal_of_120_columns() -> None:
     ]
     note = "A note that says much. " * 10
     lines = FORMATTERS["text"](
-        Report(runs="r", rows=rows, table=make_table(rows, title="T", notes=[note]))
+        Report(runs="r", rows=rows, table=make_table(rows, title="T", notes=[note]), width=120)
     ).splitlines()
     assert max(map(len, lines)) <= 120
     assert lines[2].split() == ["variant", *tasks]

@@ -1,4 +1,4 @@
-"""Accelerate back end: transformers through lm-eval's own HFLM (0.4.13), which tokenizes, truncates and generates.
+"""Accelerate back end: lm-eval's HFLM (0.4.13), which tokenizes, truncates and generates.
 
 Log-likelihoods are computed from shared prefixes if the model supports that, otherwise by HFLM.
 """

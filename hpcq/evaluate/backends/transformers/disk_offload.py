@@ -1,4 +1,4 @@
-"""Disk offload of weights, to unlinked files on the node's local disk that vanish with the process, even on SIGKILL.
+"""Disk offload of weights, to unlinked files on the node's local disk that vanish with the process.
 
 Uses accelerate's hooks (1.15), as transformers (5.17) sets them up.
 """

@@ -1,4 +1,4 @@
-"""Log-likelihoods of all continuations of one context with few prompts: which prompts to send, how to read the results.
+"""Log-likelihoods of all continuations of one context with few vLLM prompts, despite prefix caching.
 
 One prompt for the context requests the first token of every continuation. One prompt for the context and all but the
 last token of a continuation requests the rest of it. With a prefix cache, the engine computes the context once. But an

@@ -1,4 +1,4 @@
-"""Jobs: from lm-eval requests to engine requests, and from the engine's outputs to responses."""
+"""Conversion of lm-eval requests to vLLM requests, and of vLLM's outputs to responses."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Start-up check of prefix sharing: compare log-likelihoods with and without the prefix cache, for this model here."""
+"""Start-up check of prefix sharing in vLLM: the same log-likelihoods with and without the prefix cache."""
 
 from __future__ import annotations
 

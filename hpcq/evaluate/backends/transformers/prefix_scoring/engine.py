@@ -1,4 +1,4 @@
-"""Engine for passes on one transformers model; yields each request's log-likelihood as soon as it is complete.
+"""Engine that runs the planned forward passes on a transformers model and sums up log-likelihoods.
 
 On a CPU, each packed row of a pass has a forward pass of its own, because several rows together cost as much as one
 by one. On a GPU all packed rows of a pass are computed in one forward pass.

@@ -1,4 +1,4 @@
-"""Scorer: from texts to log-likelihoods on lm-eval's HFLM (0.4.13), through token requests, a plan and the engine.
+"""Log-likelihoods with shared prefixes on lm-eval's HFLM (0.4.13): tokenize, plan, run the engine.
 
 Tokenizer, maximum length and types are HFLM's. HFLM's own scoring is the reference of the self-check.
 """
