@@ -26,11 +26,9 @@ from hpcq.core.errors import SetupError, UserInputError
 from hpcq.core.files import make_folder, write_text
 from hpcq.monitor.status import ACTIVE_STATES, RunStatus
 from hpcq.run import operations
-from hpcq.run.preflight import check_submittable
 from hpcq.run.run import (
     LoadedRun,
     RunRecord,
-    check_same_plan,
     find_lock_file,
     find_runs,
     load_manifest,
@@ -38,7 +36,15 @@ from hpcq.run.run import (
     manifest_layout,
     read_run,
 )
-from hpcq.run.submit import PlanResult, StatusCallback, SubmitResult, estimate_gpu_hours, plan_run, submit_run
+from hpcq.run.submit import (
+    PlanResult,
+    StatusCallback,
+    SubmitResult,
+    check_run,
+    estimate_gpu_hours,
+    plan_run,
+    submit_run,
+)
 
 if TYPE_CHECKING:
     import pandas
@@ -172,7 +178,10 @@ class Run:
         return load_run(str(self._source), self._overrides)
 
     def plan(self) -> PlanResult:
-        """Plan without writing or submitting anything. Units whose result is on disk are done.
+        """Plan without submitting anything: the arrays are exactly those that `submit` would submit now.
+
+        If the run has jobs and Slurm does not answer, the field `slurm_error` of the document has the reason, and units
+        whose jobs are pending or running count as missing.
 
         Raises:
             ManifestError: The manifest is invalid; the message lists every problem.
@@ -210,10 +219,7 @@ class Run:
             >>> hpcq.load("m.toml").check().document["refused"]
             []
         """
-        loaded = self.load()
-        check_submittable(loaded)
-        check_same_plan(loaded)
-        return plan_run(loaded)
+        return check_run(self.load())
 
     def submit(
         self,

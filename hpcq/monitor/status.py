@@ -1,6 +1,6 @@
 """Status of a run: state, progress, attempts and failure reason of every unit, as `hpcq status` shows them.
 
-Combines the plan document, the attempt records, and the state of the units' jobs. The caller queries Slurm.
+Combines the units of the plan, the attempt records, and the state of the units' jobs. The caller queries Slurm.
 """
 
 from __future__ import annotations
@@ -20,6 +20,7 @@ from hpcq.core.run_lock import is_locked
 from hpcq.core.work import UnitKind, UnitState
 from hpcq.monitor.completed import completed_units
 from hpcq.monitor.unit_job import UnitJobStatus
+from hpcq.monitor.units import Unit
 from hpcq.store import count_rows
 
 ACTIVE_STATES = (UnitState.RUNNING, UnitState.PENDING)
@@ -31,7 +32,7 @@ class UnitStatus:
 
     Attributes:
         id: Id of the unit.
-        kind: A value of `hpcq.core.work.UnitKind`.
+        kind: Kind of work.
         variant: Id of the variant; None for the merge.
         state: State of the unit.
         done: Committed requests; None for units without requests.
@@ -51,7 +52,7 @@ class UnitStatus:
     """
 
     id: str
-    kind: str
+    kind: UnitKind
     variant: str | None
     state: UnitState
     done: int | None
@@ -133,22 +134,22 @@ class RunStatus:
         }
 
 
-def run_status(layout: RunLayout, units: Sequence[Mapping[str, Any]], jobs: Mapping[str, UnitJobStatus]) -> RunStatus:
+def run_status(layout: RunLayout, units: Sequence[Unit], jobs: Mapping[str, UnitJobStatus]) -> RunStatus:
     """Determine the status of a run.
 
     Args:
         layout: Paths of the run.
-        units: The `units` of the plan document, in the order of the plan.
+        units: The units, in the order of the plan.
         jobs: State of the units' jobs in Slurm, by unit id; empty if Slurm was not queried.
     """
     completed = completed_units(layout, units)
     attempts = read_attempts(layout.attempts)
     statuses: dict[str, UnitStatus] = {}
     for unit in units:
-        name = unit["id"]
+        name = unit.id
         status = _unit_status(layout, unit, attempts.get(name, []), jobs.get(name), is_completed=name in completed)
         statuses[name] = _cancel_if_blocked(
-            status, [statuses[needed] for needed in unit["depends_on"] if needed in statuses]
+            status, [statuses[needed] for needed in unit.depends_on if needed in statuses]
         )
     return RunStatus(run=layout.name, units=tuple(statuses.values()), is_locked=is_locked(layout))
 
@@ -169,7 +170,7 @@ def _cancel_if_blocked(status: UnitStatus, dependencies: Sequence[UnitStatus]) -
 
 def _unit_status(
     layout: RunLayout,
-    unit: Mapping[str, Any],
+    unit: Unit,
     attempts: list[AttemptRecord],
     job: UnitJobStatus | None,
     *,
@@ -177,14 +178,14 @@ def _unit_status(
 ) -> UnitStatus:
     last = attempts[-1] if attempts else None
     # The job of a merge stays active after the merge, while it submits missing units again.
-    is_resubmitting = unit["kind"] == UnitKind.MERGE and job is not None and job.state in ACTIVE_STATES
+    is_resubmitting = unit.kind is UnitKind.MERGE and job is not None and job.state in ACTIVE_STATES
     state, reason = (UnitState.DONE, None) if is_completed and not is_resubmitting else _state(last, job)
     return UnitStatus(
-        id=unit["id"],
-        kind=unit["kind"],
-        variant=unit["variant"],
+        id=unit.id,
+        kind=unit.kind,
+        variant=unit.variant_id,
         state=state,
-        done=_answered_requests(layout, last, is_completed=is_completed) if unit["kind"] == UnitKind.EVALUATE else None,
+        done=_answered_requests(layout, last, is_completed=is_completed) if unit.kind is UnitKind.EVALUATE else None,
         total=last.total if last else None,
         job_id=job.job_id if job else (last.job_id if last else None),
         attempts=len(attempts),

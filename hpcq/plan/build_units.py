@@ -89,7 +89,7 @@ def _evaluate_work(
     placement: Placement,
 ) -> EvaluateWork:
     options: dict[str, int | bool] = {}
-    model = resolved.shapes.get(variant.model.id)
+    model = resolved.shapes.get(variant.model)
     if settings.max_length is not None and not (model and settings.max_length > model.context_length):
         options["max_length"] = settings.max_length  # vLLM does not start with more than the model's own
     if not settings.prefix_sharing:

@@ -27,10 +27,10 @@ CANCEL_TIMEOUT_S = 120.0
 
 def query_status(record: RunRecord) -> RunStatus:
     """Return the state of the run. Slurm is called only if a result is missing on disk."""
-    current = run_status(record.layout, record.plan_document["units"], {})
+    current = run_status(record.layout, record.units, {})
     if current.state is UnitState.DONE:
         return current
-    return run_status(record.layout, record.plan_document["units"], unit_jobs_if_any(record.layout))
+    return run_status(record.layout, record.units, unit_jobs_if_any(record.layout))
 
 
 def log_files(record: RunRecord, unit: str | None = None) -> list[Path]:
@@ -91,7 +91,7 @@ def cancel_units(record: RunRecord, units: Sequence[str] = ()) -> list[str]:
                 " Run `hpcq resume` after they have ended: it skips units with an active job. See `hpcq status`."
             )
         return sorted(wanted)
-    current = run_status(record.layout, record.plan_document["units"], {})
+    current = run_status(record.layout, record.units, {})
     if not units and interrupt_lock_owner(record.layout):
         return [unit.id for unit in current.units if unit.state is not UnitState.DONE]
     return interrupt_units(record.layout, named)
@@ -127,11 +127,11 @@ def match_units(record: RunRecord, names: Sequence[str]) -> dict[str, tuple[str,
     Raises:
         UserInputError: A name selects no unit.
     """
-    return select_units([unit["id"] for unit in record.plan_document["units"]], names)
+    return select_units([unit.id for unit in record.units], names)
 
 
 def _selected(record: RunRecord, names: Sequence[str]) -> set[str]:
     """Return the ids that the names select; all ids without names."""
     if not names:
-        return {unit["id"] for unit in record.plan_document["units"]}
+        return {unit.id for unit in record.units}
     return {unit_id for found in match_units(record, names).values() for unit_id in found}

@@ -22,6 +22,7 @@ from hpcq.core.work import UnitState
 from hpcq.monitor.eta import run_progress
 from hpcq.monitor.status import RunStatus, UnitStatus, run_status
 from hpcq.monitor.unit_job import UnitJobStatus
+from hpcq.monitor.units import UnitRecord, read_unit
 from hpcq.slurm.jobs import SlurmJob, SlurmState
 
 
@@ -31,9 +32,9 @@ def layout(tmp_path: Path) -> RunLayout:
     return RunLayout(name="r", runs=tmp_path / "runs", checkpoints=tmp_path / "checkpoints", logs=tmp_path / "logs")
 
 
-def unit(kind: str = "evaluate", checkpoint: str | None = None) -> dict[str, Any]:
+def unit(kind: str = "evaluate", checkpoint: str | None = None) -> UnitRecord:
     """Return a unit of a plan document."""
-    return {
+    row = {
         "id": f"{kind}.v",
         "kind": kind,
         "variant": "v",
@@ -41,6 +42,7 @@ def unit(kind: str = "evaluate", checkpoint: str | None = None) -> dict[str, Any
         "address": "a",
         "depends_on": ["quantize.v"] if kind == "evaluate" else [],
     }
+    return read_unit(row)
 
 
 def record(layout: RunLayout, **changes: Any) -> None:

@@ -223,7 +223,9 @@ def test_a_base_without_tokenizer_is_refused(tmp_path: Path, attempt: Attempt) -
 @pytest.mark.parametrize("planned", [("pytest", "0.0.1"), ("no-such-distribution", "1.0")])
 def test_other_versions_than_planned_are_refused(tmp_path: Path, attempt: Attempt, planned: tuple[str, str]) -> None:
     """The address includes the versions of tools: an environment with others does not create the checkpoint."""
-    with pytest.raises(SetupError, match=f"planned with {planned[0]} {planned[1]}: recreate the environment"):
+    with pytest.raises(
+        SetupError, match=f"{planned[0]} is .*, but the plan requires {planned[1]}. Rebuild the environment"
+    ):
         worker.quantize(work_in(tmp_path, versions=(planned,)), attempt)
 
 
