@@ -197,10 +197,17 @@ INTERRUPTIONS: Mapping[str, Callable[[Submitted, str], object]] = {
 """How the unit of that name is interrupted."""
 
 
-@pytest.mark.usefixtures("long_units")
-def test_a_unit_continues_after_any_interruption(layout: RunLayout, plain_cluster: VirtualCluster) -> None:
-    """No committed answer is lost or, unless the worker is orphaned, computed again; few uncommitted ones are lost."""
+@pytest.fixture
+def _cancelling_preemption(plain_cluster: VirtualCluster) -> Iterator[None]:
+    """Preemption cancels jobs of the partition a100 instead of requeueing them."""
     plain_cluster.call("scontrol", "update", "PartitionName=a100", "PreemptMode=CANCEL")
+    yield
+    plain_cluster.call("scontrol", "update", "PartitionName=a100", "PreemptMode=REQUEUE")
+
+
+@pytest.mark.usefixtures("long_units", "_cancelling_preemption")
+def test_a_unit_continues_after_any_interruption(layout: RunLayout) -> None:
+    """No committed answer is lost or, unless the worker is orphaned, computed again; few uncommitted ones are lost."""
     units = submit(
         layout,
         array_of(layout, ["requeue", "term", "usr2"], "h100"),
