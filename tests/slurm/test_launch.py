@@ -12,7 +12,7 @@ import pytest
 from hpcq.core.attempts import AttemptRecord, read_attempts
 from hpcq.core.errors import SetupError
 from hpcq.core.paths import RunLayout
-from hpcq.core.work import UnitState
+from hpcq.core.work_records import UnitState
 from hpcq.launch import job_status
 from hpcq.launch.array_spec import ArraySpec, Dependency, Submission
 from hpcq.launch.job_status import unit_jobs

@@ -17,7 +17,7 @@ import pytest
 
 from hpcq.core.attempts import AttemptRecord, read_attempts
 from hpcq.core.paths import RunLayout
-from hpcq.core.work import EvaluateWork, UnitState
+from hpcq.core.work_records import EvaluateWork, UnitState
 from hpcq.evaluate.request_set import build_request_set
 from hpcq.launch.array_spec import ArraySpec, UnitSpec
 from hpcq.launch.recovery.retry_policy import RetryPolicy
