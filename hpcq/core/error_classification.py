@@ -2,8 +2,8 @@
 
 Libraries are not imported: their exceptions are recognized by the qualified names of their classes. A message is read
 only where a library raises one type for many causes; then it must begin with a marker that the library writes, and the
-table has the marker's source. An error that may have several causes is a BUG. In particular, a lost connection is not a
-NODE_FAULT, which would exclude a node for hours.
+table has the marker's source. An error that may have several causes is a BUG. A lost connection is CONNECTION_LOST, which
+is retried, and never a NODE_FAULT, which would exclude a node for hours.
 """
 
 from __future__ import annotations
@@ -153,6 +153,20 @@ _PEER_LOST_MARKERS = (
     # vLLM 0.32: distributed/device_communicators/pynccl_wrapper.py.
     _Marker("builtins.RuntimeError", r"NCCL error: remote process exited or there was a network error"),
 )
+_CONNECTION_TYPES = (
+    *_PEER_LOST_TYPES,
+    "builtins.ConnectionError",
+    "httpx.TransportError",
+    "requests.exceptions.ConnectionError",
+    "requests.exceptions.Timeout",
+)
+_CONNECTION_MARKERS = (
+    *_PEER_LOST_MARKERS,
+    # torch as above; NCCL: text of ncclSystemError in src/init.cc (sockets, InfiniBand, shared memory).
+    _Marker("torch.distributed.DistBackendError", r"NCCL error(?: in: [^\n]*?, |: )unhandled system error"),
+)
+_NETWORK_ERRORS = (errno.EHOSTUNREACH, errno.ENETUNREACH, errno.ENETDOWN, errno.ENETRESET, errno.ETIMEDOUT)
+
 _ENGINE_DIED_TYPES = ("vllm.v1.engine.exceptions.EngineDeadError",)
 _ENGINE_DIED_MARKERS = (
     # vLLM 0.32: v1/engine/core.py, v1/engine/utils.py and v1/executor/multiproc_executor.py.
@@ -220,10 +234,18 @@ class ErrorFacts:
     @property
     def failure(self) -> Failure:
         """Failure class. Exceptions of hpcq have their own: `classify_error`."""
+        return self._specific_failure() or (Failure.CONNECTION_LOST if self._is_lost_connection else Failure.BUG)
+
+    def _specific_failure(self) -> Failure | None:
         if self.cuda_error in list(CudaError):
             return CudaError(self.cuda_error).failure
         by_type = next((_FAILURE_BY_TYPE[name] for name in self.types if name in _FAILURE_BY_TYPE), None)
-        return by_type or self._failure_by_errno() or self._failure_by_marker() or Failure.BUG
+        return by_type or self._failure_by_errno() or self._failure_by_marker()
+
+    @property
+    def _is_lost_connection(self) -> bool:
+        is_network_error = self.errno in _NETWORK_ERRORS and not self.names_file
+        return is_network_error or self._is_one_of(_CONNECTION_TYPES, _CONNECTION_MARKERS)
 
     def _failure_by_errno(self) -> Failure | None:
         if self.names_file and self.errno in _UNAVAILABLE_MOUNT:
@@ -245,7 +267,7 @@ class ErrorFacts:
     @property
     def is_secondary(self) -> bool:
         """Whether this only reports that another process has exited; the reason is in that process's error."""
-        lost = self._is_one_of(_PEER_LOST_TYPES, _PEER_LOST_MARKERS) and self.failure is not Failure.PORT_IN_USE
+        lost = self._is_one_of(_PEER_LOST_TYPES, _PEER_LOST_MARKERS) and self._specific_failure() is None
         return lost or self.is_engine_death
 
     def _is_one_of(self, types: tuple[str, ...], markers: tuple[_Marker, ...]) -> bool:

@@ -20,6 +20,7 @@ class Failure(StrEnum):
         OUT_OF_MEMORY: The host or a GPU ran out of memory.
         KILLED: A signal without announcement and without another explanation.
         PORT_IN_USE: Another process on the node held a port that was needed.
+        CONNECTION_LOST: A connection to another process or to a server failed, and no other error explains it.
         FULL_DISK: No space, no quota, or the file system refuses to write.
         MISSING_RESOURCE: Something that the plan relied on is missing on this machine. A retry succeeds only after a
             user has provided it.
@@ -34,6 +35,7 @@ class Failure(StrEnum):
     OUT_OF_MEMORY = "out of memory"
     KILLED = "killed"
     PORT_IN_USE = "port in use"
+    CONNECTION_LOST = "connection lost"
     FULL_DISK = "full disk"
     MISSING_RESOURCE = "missing resource"
     INVALID_INPUT = "invalid input"
@@ -49,9 +51,10 @@ EXIT_CODES: Mapping[Failure, int] = {
     Failure.NODE_FAULT: 72,
     Failure.FULL_DISK: 74,
     Failure.PORT_IN_USE: 75,
+    Failure.CONNECTION_LOST: 76,
 }
 """Exit codes of a worker: those of sysexits.h(3) where one fits (data, unavailable, software, os, os file, io,
-temporary failure). The scheduler keeps an exit code even if no file could be written."""
+temporary failure, protocol). The scheduler keeps an exit code even if no file could be written."""
 
 UNSAFE_PERMISSIONS = 77
 """Exit code of sbatch/private.sh: other users can write a file that was to be executed; its owner has to chmod it."""

@@ -93,6 +93,7 @@ _ACTIONS = {
     Failure.TIMEOUT: Action.RETRY,
     Failure.KILLED: Action.RETRY,
     Failure.PORT_IN_USE: Action.RETRY,
+    Failure.CONNECTION_LOST: Action.RETRY,
     Failure.NODE_FAULT: Action.RETRY_ELSEWHERE,
     Failure.OUT_OF_MEMORY: Action.RETRY_SMALLER,
     Failure.FULL_DISK: Action.HOLD,

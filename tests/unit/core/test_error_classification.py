@@ -100,26 +100,38 @@ def test_classify_error(error: BaseException, failure: Failure) -> None:
         ValueError("chat template: 'out of memory' is not a valid role"),
         ValueError("CUDA error: uncorrectable ECC error encountered"),
         RuntimeError("the model wrote: CUDA error: out of memory"),
-        ConnectionResetError(errno.ECONNRESET, "Connection reset by peer"),
-        OSError(errno.EHOSTUNREACH, "No route to host"),
         OSError(errno.ENOTCONN, "Transport endpoint is not connected"),
-        library_error("requests.exceptions.ConnectionError", "('Connection aborted.', 'Connection reset by peer')"),
-        library_error("httpx.ConnectError", "[Errno 113] No route to host"),
         library_error("torch.AcceleratorError", "CUDA error: unspecified launch failure", error_code=719),
         RuntimeError("CUDA error: out of memory bounds"),
-        RuntimeError(GLOO_PEER_LOST),
-        library_error("torch.distributed.DistBackendError", NCCL_PEER_LOST),
-        library_error("torch.distributed.DistBackendError", NCCL_SYSTEM_ERROR),
-        library_error("torch.distributed.DistStoreError", "Timed out after 31 seconds waiting for clients."),
+        RuntimeError("the model wrote: Connection reset by peer"),
         library_error("pynvml.NVMLError_Unknown", "Unknown Error"),
     ],
 )
 def test_an_ambiguous_error_is_a_bug(error: Exception) -> None:
-    """Neither words in a message nor a lost connection blame a node or the memory."""
+    """Words in a message blame neither a node nor the memory."""
     assert classify_error(error) is Failure.BUG
 
 
-def test_a_reset_connection_of_an_http_client_is_a_bug() -> None:
+@pytest.mark.parametrize(
+    "error",
+    [
+        ConnectionResetError(errno.ECONNRESET, "Connection reset by peer"),
+        ConnectionRefusedError(errno.ECONNREFUSED, "Connection refused"),
+        OSError(errno.EHOSTUNREACH, "No route to host"),
+        library_error("requests.exceptions.ConnectionError", "('Connection aborted.', 'Connection reset by peer')"),
+        library_error("httpx.TransportError", "[Errno 113] No route to host"),
+        RuntimeError(GLOO_PEER_LOST),
+        library_error("torch.distributed.DistBackendError", NCCL_PEER_LOST),
+        library_error("torch.distributed.DistBackendError", NCCL_SYSTEM_ERROR),
+        library_error("torch.distributed.DistStoreError", "Timed out after 31 seconds waiting for clients."),
+    ],
+)
+def test_a_lost_connection_is_retried_and_blames_no_node(error: Exception) -> None:
+    """Whether a peer, the network or a server is at fault cannot be known from one side."""
+    assert classify_error(error) is Failure.CONNECTION_LOST
+
+
+def test_a_reset_connection_of_an_http_client_is_a_lost_connection() -> None:
     """A real server that resets the connection does not make this node a faulty one."""
     with socket.create_server(("127.0.0.1", 0)) as server:
 
@@ -135,7 +147,7 @@ def test_a_reset_connection_of_an_http_client_is_a_bug() -> None:
             urllib.request.urlopen(f"http://127.0.0.1:{server.getsockname()[1]}/", timeout=30)
         thread.join()
     assert "Connection reset by peer" in str(caught.value)
-    assert classify_error(caught.value) is Failure.BUG
+    assert classify_error(caught.value) is Failure.CONNECTION_LOST
 
 
 def test_only_errors_of_cuda_with_one_cause_have_a_class() -> None:
@@ -194,7 +206,7 @@ def test_errors_of_the_process_itself_are_not_secondary(error: Exception) -> Non
         (f"torch.OutOfMemoryError: {OUT_OF_MEMORY}", Failure.OUT_OF_MEMORY),
         ("torch.AcceleratorError: CUDA error: uncorrectable ECC error encountered", Failure.NODE_FAULT),
         ("OSError: [Errno 28] No space left on device: '/scratch/x'", Failure.FULL_DISK),
-        ("ConnectionResetError: [Errno 104] Connection reset by peer", Failure.BUG),
+        ("ConnectionResetError: [Errno 104] Connection reset by peer", Failure.CONNECTION_LOST),
         (f"torch.distributed.DistNetworkError: {PORT_IN_USE}", Failure.PORT_IN_USE),
         ("ValueError: CUDA error: out of memory", Failure.BUG),
     ],

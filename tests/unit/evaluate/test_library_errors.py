@@ -55,7 +55,7 @@ def test_a_store_without_its_clients_has_lost_its_peers() -> None:
     """The DistStoreError states how many clients are missing, not why."""
     with pytest.raises(torch.distributed.DistStoreError) as caught:
         torch.distributed.TCPStore("127.0.0.1", 0, 2, is_master=True, timeout=datetime.timedelta(seconds=1))
-    assert classify_error(caught.value) is Failure.BUG
+    assert classify_error(caught.value) is Failure.CONNECTION_LOST
     assert is_secondary(caught.value)
 
 
@@ -84,7 +84,7 @@ def test_a_killed_peer_is_a_secondary_error_of_gloo(tmp_path: Path) -> None:
     for process in ranks:
         process.join()
     assert "gloo/transport/tcp/pair.cc" in message
-    assert (failure, secondary) == (Failure.BUG, True)
+    assert (failure, secondary) == (Failure.CONNECTION_LOST, True)
 
 
 def test_errors_of_nvml_are_classified_by_their_type() -> None:
