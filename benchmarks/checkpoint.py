@@ -19,7 +19,7 @@ from pathlib import Path
 import numpy as np
 from parts.thresholds import Threshold, print_thresholds
 
-from hpcq.core.work import EvaluateWork, Model, Scheme, Variant
+from hpcq.core.work_records import EvaluateWork, Model, Scheme, Variant
 from hpcq.evaluate.backends.synthetic import SyntheticBackend
 from hpcq.evaluate.requests import LOGLIKELIHOOD, Request
 from hpcq.store import RequestKey, Response, SegmentWriter, load_index

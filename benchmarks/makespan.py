@@ -20,10 +20,10 @@ from pathlib import Path
 from parts.lower_bound import lower_bound
 from parts.thresholds import Threshold, print_thresholds
 
-from hpcq.core.work import UnitKind
+from hpcq.core.work_records import UnitKind
 from hpcq.manifest import ResolvedManifest, load, resolve
 from hpcq.plan.arrays import make_arrays
-from hpcq.plan.plan import make_plan
+from hpcq.plan.planner import make_plan
 from hpcq.plan.schedule.simulator import simulate
 from hpcq.plan.units import Plan, PlannedArray, PlannedUnit
 

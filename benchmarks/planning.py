@@ -9,8 +9,8 @@ from pathlib import Path
 
 from hpcq.manifest import load, resolve
 from hpcq.plan.arrays import make_arrays
-from hpcq.plan.plan import make_plan
 from hpcq.plan.plan_json import plan_document
+from hpcq.plan.planner import make_plan
 from hpcq.plan.schedule.simulator import simulate_estimates
 
 HEAD = """

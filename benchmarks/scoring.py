@@ -25,7 +25,7 @@ from parts.thresholds import Threshold, print_thresholds
 
 from hpcq.catalog.packages import staged_model_path
 from hpcq.core.environments import create
-from hpcq.core.work import EvaluateWork, Model, Scheme, Variant
+from hpcq.core.work_records import EvaluateWork, Model, Scheme, Variant
 from hpcq.evaluate.prefix.token_counts import TokenCounts
 from hpcq.evaluate.requests import GENERATE
 

@@ -20,11 +20,11 @@ from parts.thresholds import Threshold, print_thresholds
 
 from hpcq.core import environments
 from hpcq.core.paths import cache_folder
-from hpcq.core.work import Shard, Task
+from hpcq.core.work_records import Shard, Task
 from hpcq.evaluate.prefix.batching import Budget
-from hpcq.evaluate.prefix.chunks import Chunk, balanced_part, partition
 from hpcq.evaluate.prefix.planner import plan_passes
 from hpcq.evaluate.prefix.radix_tree import TokenRequest, build_tree
+from hpcq.evaluate.prefix.request_chunks import Chunk, balanced_part, partition
 from hpcq.evaluate.prefix.token_counts import TokenCounts, count_tokens
 from hpcq.evaluate.prefix.tokenization import encode_pairs, token_requests
 from hpcq.evaluate.requests import GENERATE, LOGLIKELIHOOD, Request
@@ -123,7 +123,7 @@ def main() -> None:
         raise SystemExit(f"{MODEL} does not exist. Create it with `hpcq stage manifests/quickstart.toml`.")
     from transformers import AutoTokenizer
 
-    from hpcq.evaluate.tasks import build_tasks
+    from hpcq.evaluate.lm_eval_tasks import build_tasks
 
     tokenizer = AutoTokenizer.from_pretrained(MODEL)
     data = cache_folder() / "data"

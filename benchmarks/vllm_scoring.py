@@ -30,7 +30,7 @@ from parts.thresholds import Threshold, print_thresholds
 
 from hpcq.catalog.packages import staged_model_path
 from hpcq.core.environments import create
-from hpcq.core.work import EvaluateWork, Model, Scheme, Variant
+from hpcq.core.work_records import EvaluateWork, Model, Scheme, Variant
 from hpcq.evaluate.requests import GENERATE
 
 MODEL_ID = "HuggingFaceTB/SmolLM2-135M-Instruct"

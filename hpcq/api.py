@@ -26,7 +26,7 @@ from hpcq.core.errors import SetupError, UserInputError
 from hpcq.core.files import make_folder, write_text
 from hpcq.monitor.status import ACTIVE_STATES, RunStatus
 from hpcq.run import operations
-from hpcq.run.run import (
+from hpcq.run.load import (
     LoadedRun,
     RunRecord,
     find_lock_file,
@@ -49,7 +49,7 @@ from hpcq.run.submit import (
 if TYPE_CHECKING:
     import pandas
 
-    from hpcq.report.report import MergedRun
+    from hpcq.report.make_report import MergedRun
     from hpcq.report.rows import Row
 
 __all__ = [
@@ -292,7 +292,7 @@ class Run:
             >>> {row.scheme for row in scores}
             {'bf16'}
         """
-        from hpcq.report.report import report_rows
+        from hpcq.report.make_report import report_rows
 
         return Records(report_rows([_merged_run(self._record())], compare=compare).rows)
 
@@ -404,7 +404,7 @@ class Run:
             >>> all(path.exists() for path in hpcq.load("m.toml").stage())
             True
         """
-        from hpcq.stage.manifest import stage_manifest
+        from hpcq.stage.stage_manifest import stage_manifest
 
         return stage_manifest(self.load().resolved, progress=progress)
 
@@ -489,11 +489,11 @@ def make_report(
         >>> hpcq.make_report(hpcq.runs(), output_format="json")[:1]
         '{'
     """
-    from hpcq.report import report
+    from hpcq.report import make_report
 
     records = [(run if isinstance(run, Run) else find(run))._record() for run in runs]  # noqa: SLF001 (same module)
     merged = [_merged_run(record) for record in records]
-    return report.make_report(merged, output_format=output_format, compare=compare, width=width)
+    return make_report.make_report(merged, output_format=output_format, compare=compare, width=width)
 
 
 def init_manifest(path: str | Path = "manifest.toml", *, overwrite: bool = False) -> Path:
@@ -570,7 +570,7 @@ def _confirm_gpu_hours(loaded: LoadedRun, confirm: Confirm | None, *, retry_fail
 
 
 def _merged_run(record: RunRecord) -> MergedRun:
-    from hpcq.report.report import MergedRun
+    from hpcq.report.make_report import MergedRun
 
     return MergedRun(name=record.layout.name, results=record.layout.results, plan_document=record.plan_document)
 

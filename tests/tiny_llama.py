@@ -6,7 +6,7 @@ import json
 from pathlib import Path
 
 from hpcq.core.files import digest_of_file
-from hpcq.core.work import Calibration
+from hpcq.core.work_records import Calibration
 
 
 def write_base(folder: Path, *, layers: int = 2, hidden_size: int = 128) -> Path:

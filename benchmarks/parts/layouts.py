@@ -21,7 +21,7 @@ from pathlib import Path
 from typing import Any
 
 from hpcq.catalog.packages import staged_dataset_path
-from hpcq.core.work import Task
+from hpcq.core.work_records import Task
 from hpcq.evaluate.requests import Request, requests_of
 
 RequestGroup = list[Request]
@@ -37,7 +37,7 @@ _HEAD = "The following are multiple choice questions (with answers) about scienc
 
 def lm_eval_requests(name: str, *, shots: int, documents: int, tokens: int | None = None) -> list[RequestGroup]:
     """Return the requests of a task of lm-eval, one group per document."""
-    from hpcq.evaluate.tasks import build_tasks
+    from hpcq.evaluate.lm_eval_tasks import build_tasks
 
     task = Task(
         name=name, data_path=str(staged_dataset_path(name)), limit=documents, num_fewshot=shots, max_gen_toks=tokens

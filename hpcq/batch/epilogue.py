@@ -18,8 +18,8 @@ from hpcq.core.attempts import AttemptRecord, read_attempts, read_unit_attempts
 from hpcq.core.errors import HpcqError, SetupError
 from hpcq.core.failures import Failure, classify_exit_code
 from hpcq.core.outcomes import Action, Launcher, Outcome
-from hpcq.core.work import UnitKind
-from hpcq.launch.recovery.close_attempts import EndedJob, close_and_decide, record_failed_start
+from hpcq.core.work_records import UnitKind
+from hpcq.launch.recovery.end_attempts import EndedJob, close_and_decide, record_failed_start
 from hpcq.launch.recovery.node_exclusion import join_excluded, nodes_to_exclude
 from hpcq.launch.recovery.retry_policy import Decision
 from hpcq.launch.submissions import SubmissionSpec, read_spec
@@ -64,7 +64,7 @@ def _run(folder: Path, spec: SubmissionSpec, own: SlurmJob, status: int, log_off
         elif epilogue.decide_and_requeue(record, status, log_offset):
             return NOT_DONE
     if spec.kind is UnitKind.MERGE:
-        from hpcq.batch.finalize import resubmit_missing
+        from hpcq.batch.resubmit import resubmit_missing
 
         resubmit_missing(spec.layout, spec.retries)
     return NOT_DONE if status else DONE

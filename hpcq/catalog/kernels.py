@@ -9,7 +9,7 @@ from functools import lru_cache
 from hpcq.catalog.plugins import Plugin, installed_plugins
 from hpcq.catalog.toml_rows import RowError, catalog_rows, make_record
 from hpcq.catalog.tools import backends
-from hpcq.core.work import Scheme
+from hpcq.core.work_records import Scheme
 
 Capability = tuple[int, int]
 

@@ -12,7 +12,7 @@ from hpcq.catalog.models import Linear, ModelShape
 from hpcq.catalog.plugins import Group, Plugin, installed_plugins
 from hpcq.catalog.toml_rows import RowError, catalog_rows, make_record
 from hpcq.catalog.tools import quantizers
-from hpcq.core.work import SYNTHETIC, UNQUANTIZED, Scheme
+from hpcq.core.work_records import SYNTHETIC, UNQUANTIZED, Scheme
 
 NumberFormat = Literal["fp32", "bf16", "fp16", "fp8_e4m3", "int8", "int4"]
 Granularity = Literal["tensor", "channel", "group"]

@@ -13,7 +13,7 @@ from hpcq.catalog.plugins import Group, Plugin, installed_plugins
 from hpcq.catalog.toml_rows import RowError, catalog_rows, make_record
 from hpcq.core.environments import normalized_name
 from hpcq.core.errors import SetupError
-from hpcq.core.work import UNQUANTIZED
+from hpcq.core.work_records import UNQUANTIZED
 
 if TYPE_CHECKING:
     from importlib.metadata import EntryPoint

@@ -8,7 +8,7 @@ from collections import Counter
 from collections.abc import Mapping
 from typing import TYPE_CHECKING, Any
 
-from hpcq.core.work import UnitState
+from hpcq.core.work_records import UnitState
 from hpcq.report.table import format_duration, format_token_savings
 from hpcq.report.text_tables import aligned_columns
 

@@ -9,7 +9,7 @@ from collections.abc import Callable, Iterator
 from typing import TYPE_CHECKING
 
 from hpcq.cli.formatting import request_progress
-from hpcq.core.work import UnitState
+from hpcq.core.work_records import UnitState
 from hpcq.monitor.eta import run_progress, unit_seconds_left
 from hpcq.monitor.status import RunStatus, UnitStatus
 from hpcq.report.table import format_duration

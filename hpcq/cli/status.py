@@ -21,7 +21,7 @@ def run(arguments: argparse.Namespace) -> int:
     """Print the state; exit code 1 if the run is not done and no job or command works on it."""
     import hpcq
     from hpcq.cli.formatting import status_lines
-    from hpcq.core.work import UnitState
+    from hpcq.core.work_records import UnitState
     from hpcq.monitor.status import ACTIVE_STATES
 
     while True:

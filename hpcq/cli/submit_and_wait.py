@@ -12,7 +12,7 @@ from hpcq.cli.arguments import print_json
 from hpcq.cli.formatting import status_lines, terminal_width
 from hpcq.cli.progress import progress_display
 from hpcq.core.errors import RunIncompleteError, UserInputError
-from hpcq.core.work import UnitKind, UnitState
+from hpcq.core.work_records import UnitKind, UnitState
 from hpcq.monitor.status import ACTIVE_STATES, RunStatus
 
 WAIT_INTERVAL_S = 2.0

@@ -28,7 +28,7 @@ from hpcq.core.paths import cache_folder
 from hpcq.data import MODULES
 
 if TYPE_CHECKING:
-    from hpcq.core.work import Versions
+    from hpcq.core.work_records import Versions
 
 CHECKOUT = Path(__file__).resolve().parents[2]
 IS_CHECKOUT = (CHECKOUT / "setup.cfg").is_file()

@@ -9,7 +9,7 @@ from pathlib import Path
 from hpcq.core.addressing import DIGEST_CHARACTERS, slug
 from hpcq.core.files import list_folder
 from hpcq.core.unit_ids import UnitId
-from hpcq.core.work import UnitKind, Variant
+from hpcq.core.work_records import UnitKind, Variant
 
 COMPLETION_FILE = "complete.json"
 """File in a unit's folder of segments: the marker that every request is answered and committed."""

@@ -4,7 +4,7 @@
                                            evaluate.llama-2-7b--gptq-w4a16-g64--0a1b2c3d4e5f.0of2
     merge.<run>                            merge.rehearsal
 
-A variant's id is `<model>--<scheme>--<digest>` (`hpcq.core.work.Variant.id`).
+A variant's id is `<model>--<scheme>--<digest>` (`hpcq.core.work_records.Variant.id`).
 """
 
 from __future__ import annotations
@@ -18,7 +18,7 @@ from functools import cached_property
 
 from hpcq.core.addressing import VARIANT_SEPARATOR
 from hpcq.core.errors import UserInputError
-from hpcq.core.work import Shard, UnitKind
+from hpcq.core.work_records import Shard, UnitKind
 
 MIN_DIGEST_CHARACTERS = 6
 """A shorter prefix of a digest is no name: it would match by chance."""

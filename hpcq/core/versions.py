@@ -10,7 +10,7 @@ from collections.abc import Iterable
 from importlib.metadata import PackageNotFoundError, version
 
 from hpcq.core.errors import SetupError
-from hpcq.core.work import Versions
+from hpcq.core.work_records import Versions
 
 
 def installed_versions(distributions: Iterable[str]) -> dict[str, str]:

@@ -17,9 +17,9 @@ from typing import Any
 from hpcq import __version__
 from hpcq.core.addressing import address_of, canonical
 from hpcq.core.attempts import Attempt
-from hpcq.core.completion import read_completion_marker
+from hpcq.core.completion_marker import read_completion_marker
 from hpcq.core.paths import segment_folders
-from hpcq.core.work import EvaluateWork, MergeWork, Task
+from hpcq.core.work_records import EvaluateWork, MergeWork, Task
 from hpcq.evaluate.request_set import RequestSet, build_request_set
 from hpcq.store import (
     Index,

@@ -8,7 +8,7 @@ import sys
 from hpcq import __version__
 from hpcq.core.attempts import Attempt
 from hpcq.core.environments import NAME_VARIABLE
-from hpcq.core.work import EvaluateWork
+from hpcq.core.work_records import EvaluateWork
 
 Provenance = dict[str, str | int | float]
 

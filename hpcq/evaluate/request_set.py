@@ -9,11 +9,11 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING
 
-from hpcq.core.work import EvaluateWork, Task
+from hpcq.core.work_records import EvaluateWork, Task
 from hpcq.evaluate.requests import Request, synthetic_requests
 
 if TYPE_CHECKING:
-    from hpcq.evaluate.tasks import BuiltTask
+    from hpcq.evaluate.lm_eval_tasks import BuiltTask
 
 
 @dataclass(frozen=True, kw_only=True, eq=False)
@@ -45,7 +45,7 @@ def build_request_set(tasks: Sequence[Task], *, is_synthetic: bool) -> RequestSe
     """
     if is_synthetic:
         return RequestSet(requests=synthetic_requests(tasks), tasks={task.name: task for task in tasks})
-    from hpcq.evaluate.tasks import build_tasks
+    from hpcq.evaluate.lm_eval_tasks import build_tasks
 
     built = build_tasks(tasks)
     return RequestSet(

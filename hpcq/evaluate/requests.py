@@ -14,7 +14,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from hpcq.catalog.tasks import find_task, synthetic_size
-from hpcq.core.work import Task
+from hpcq.core.work_records import Task
 from hpcq.store import RequestKey, digest_of_arguments
 
 GENERATE = "generate_until"

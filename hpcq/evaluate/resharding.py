@@ -17,7 +17,7 @@ import numpy as np
 
 from hpcq.core.addressing import DIGEST_CHARACTERS
 from hpcq.core.files import committed_folder, storage_errors
-from hpcq.core.work import EvaluateWork
+from hpcq.core.work_records import EvaluateWork
 from hpcq.store import RequestKey
 
 _FILE_NAME = "answered.json"

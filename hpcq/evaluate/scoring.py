@@ -12,8 +12,8 @@ import lm_eval.evaluator
 from lm_eval.api.model import LM
 
 from hpcq.core.errors import RunIncompleteError
+from hpcq.evaluate.lm_eval_tasks import BuiltTask
 from hpcq.evaluate.requests import requests_of
-from hpcq.evaluate.tasks import BuiltTask
 from hpcq.store import RequestKey, Response, Score
 
 

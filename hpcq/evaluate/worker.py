@@ -12,14 +12,14 @@ from dataclasses import replace
 from pathlib import Path
 
 from hpcq.core.attempts import Attempt
-from hpcq.core.completion import write_completion_marker
+from hpcq.core.completion_marker import write_completion_marker
 from hpcq.core.errors import UserInputError
 from hpcq.core.node_context import NodeContext
 from hpcq.core.paths import segment_folders
 from hpcq.core.versions import check_versions
-from hpcq.core.work import EvaluateWork
+from hpcq.core.work_records import EvaluateWork
 from hpcq.evaluate.backends.interface import MultiNodeBackend, make_backend
-from hpcq.evaluate.prefix.chunks import chunks_of_shard, partition
+from hpcq.evaluate.prefix.request_chunks import chunks_of_shard, partition
 from hpcq.evaluate.provenance import segment_provenance
 from hpcq.evaluate.request_set import build_request_set
 from hpcq.evaluate.requests import Request

@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import Any
 
 from hpcq.catalog.plugins import Plugin
-from hpcq.core.work import UnitKind, UnitState, Work
+from hpcq.core.work_records import UnitKind, UnitState, Work
 from hpcq.launch.recovery.retry_policy import RetryPolicy
 
 

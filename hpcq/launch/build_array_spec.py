@@ -8,7 +8,7 @@ from typing import Any
 from hpcq.catalog.plugins import Plugin, lock_folder, pinned_version
 from hpcq.catalog.tools import ToolInfo, backends, quantizers
 from hpcq.core import environments
-from hpcq.core.work import EvaluateWork, QuantizeWork
+from hpcq.core.work_records import EvaluateWork, QuantizeWork
 from hpcq.launch.array_spec import ArraySpec, Dependency, Environment, UnitSpec
 from hpcq.launch.recovery.retry_policy import RetryPolicy
 from hpcq.manifest.profiles import EnvironmentSettings, GpuClass, Profile

@@ -24,17 +24,17 @@ from hpcq.core.failures import EXIT_CODES, SIGTERMED, Failure, exit_code_for
 from hpcq.core.outcomes import Launcher, Outcome
 from hpcq.core.paths import RunLayout
 from hpcq.core.processes import identity
-from hpcq.core.work import UnitKind, Work
+from hpcq.core.work_records import UnitKind, Work
 from hpcq.launch.array_spec import ArraySpec, UnitSpec
 from hpcq.launch.multinode.coordinator import Coordinator
 from hpcq.launch.multinode.follower import run_follower
 from hpcq.launch.multinode.rendezvous import RankInfo, current_rank_info
-from hpcq.launch.output import error_message, exit_now, redirect_output
-from hpcq.launch.recovery.close_attempts import committed_rows
+from hpcq.launch.recovery.end_attempts import committed_rows
 from hpcq.launch.recovery.preemption import PreemptionHandler
 from hpcq.launch.recovery.retry_policy import OOM_STEPS, RetryPolicy, next_oom_step
 from hpcq.launch.recovery.signals import SignalListener, ignore_termination_signals
 from hpcq.launch.recovery.stale_attempts import close_stale_attempts
+from hpcq.launch.unit_log import error_message, exit_now, redirect_output
 from hpcq.slurm.jobs import SlurmJob
 from hpcq.slurm.scontrol import current_job
 

@@ -19,11 +19,11 @@ from hpcq.core.files import storage_errors
 from hpcq.core.outcomes import Launcher, Outcome
 from hpcq.core.paths import RunLayout
 from hpcq.core.processes import find, kill_tree, signal_process, wait_for_exit
-from hpcq.core.work import UnitState
+from hpcq.core.work_records import UnitState
 from hpcq.launch import job_script
 from hpcq.launch.array_spec import ArraySpec, Dependency, UnitResult, UnitSpec
 from hpcq.launch.job import UnitJob
-from hpcq.launch.recovery.close_attempts import EndedJob, close_and_decide, record_failed_start
+from hpcq.launch.recovery.end_attempts import EndedJob, close_and_decide, record_failed_start
 from hpcq.launch.visible_gpus import VisibleGpus
 
 POLL_INTERVAL_S = 0.2

@@ -19,7 +19,7 @@ from hpcq.core.attempts import AttemptRecord, read_attempts
 from hpcq.core.errors import SetupError, UserInputError
 from hpcq.core.files import storage_errors
 from hpcq.core.paths import RunLayout
-from hpcq.core.work import UnitKind
+from hpcq.core.work_records import UnitKind
 from hpcq.launch import job_script, submissions
 from hpcq.launch.array_spec import ArraySpec, Dependency, Submission, UnitSpec
 from hpcq.launch.job import UnitJob

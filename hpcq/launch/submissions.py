@@ -14,7 +14,7 @@ from pathlib import Path
 from hpcq.core.attempts import utc_now
 from hpcq.core.files import list_folder, write_text
 from hpcq.core.paths import RunLayout
-from hpcq.core.work import UnitKind
+from hpcq.core.work_records import UnitKind
 from hpcq.launch.array_spec import ArraySpec, Submission, UnitSpec
 from hpcq.launch.recovery.retry_policy import RetryPolicy
 from hpcq.slurm.jobs import SlurmJob

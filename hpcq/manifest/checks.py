@@ -18,14 +18,14 @@ from hpcq.catalog.schemes import find_scheme, group_size_problem, method_names, 
 from hpcq.catalog.tasks import find_task
 from hpcq.catalog.tools import backends, quantizers
 from hpcq.core.errors import ManifestError
-from hpcq.core.work import SYNTHETIC, Scheme
-from hpcq.manifest import cross_checks
+from hpcq.core.work_records import SYNTHETIC, Scheme
+from hpcq.manifest import contradictions
 from hpcq.manifest.context import Context, NamedTask, look_up
 from hpcq.manifest.error_messages import Problem, did_you_mean, unknown_name
 from hpcq.manifest.fs_access import is_file, is_folder, path_exists, unreadable_part
 from hpcq.manifest.lookups import build_scheme, resolve_path
 from hpcq.manifest.schema import Manifest
-from hpcq.manifest.source import KeyPath
+from hpcq.manifest.value_origin import KeyPath
 
 _Check = Callable[[Context], Iterator[Problem]]
 
@@ -271,7 +271,7 @@ _CHECKS: tuple[tuple[tuple[str, ...], _Check], ...] = (
     (("tasks",), _tasks),
     (("tasks",), _data),
     (("cluster", "evaluate", "quantize"), _environments),
-    (("models", "tasks", "evaluate"), cross_checks.check_lengths),
-    (("models", "schemes", "calibration"), cross_checks.check_calibration),
-    (("cluster", "evaluate", "quantize"), cross_checks.check_devices),
+    (("models", "tasks", "evaluate"), contradictions.check_lengths),
+    (("models", "schemes", "calibration"), contradictions.check_calibration),
+    (("cluster", "evaluate", "quantize"), contradictions.check_devices),
 )

@@ -9,7 +9,7 @@ from pathlib import Path
 from hpcq.catalog.models import ModelShape
 from hpcq.catalog.schemes import find_scheme
 from hpcq.core.errors import ManifestError
-from hpcq.core.work import Scheme
+from hpcq.core.work_records import Scheme
 from hpcq.manifest.lookups import (
     calibration_file,
     checkpoint_folder,
@@ -23,7 +23,7 @@ from hpcq.manifest.lookups import (
 )
 from hpcq.manifest.profiles import Profile
 from hpcq.manifest.schema import Manifest, ModelEntry
-from hpcq.manifest.source import KeyPath
+from hpcq.manifest.value_origin import KeyPath
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -12,7 +12,7 @@ from typing import Annotated, Any, Union, get_args, get_origin
 from pydantic import BaseModel, ValidationError
 from pydantic_core import ErrorDetails
 
-from hpcq.manifest.source import KeyPath, dotted_key
+from hpcq.manifest.value_origin import KeyPath, dotted_key
 
 Problem = tuple[KeyPath, str]
 """The key path of the invalid value, and a full sentence."""

@@ -17,8 +17,8 @@ from hpcq.manifest.checks import find_problems
 from hpcq.manifest.context import Context, look_up
 from hpcq.manifest.error_messages import Problem, to_problems
 from hpcq.manifest.schema import DEFINED_SCHEMES, Manifest
-from hpcq.manifest.source import KeyPath, Source
 from hpcq.manifest.toml_document import key_lines, read_document
+from hpcq.manifest.value_origin import KeyPath, Source
 
 
 def load(path: Path, overrides: Sequence[str] = ()) -> Context:

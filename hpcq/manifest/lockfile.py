@@ -11,7 +11,7 @@ import tomli_w
 import hpcq
 from hpcq.catalog import packages
 from hpcq.catalog.schemes import find_scheme
-from hpcq.core.work import Scheme, Versions
+from hpcq.core.work_records import Scheme, Versions
 from hpcq.manifest.context import Context
 from hpcq.manifest.lookups import resolve_path
 from hpcq.manifest.profiles import Profile

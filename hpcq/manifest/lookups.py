@@ -13,11 +13,11 @@ from hpcq.catalog.hf_config import UnsupportedConfigError, read_checkpoint_shape
 from hpcq.catalog.models import ModelShape, find_model_shape
 from hpcq.catalog.schemes import find_scheme, make_scheme
 from hpcq.catalog.tasks import find_suite, find_task
-from hpcq.core.work import Scheme
+from hpcq.core.work_records import Scheme
 from hpcq.manifest.fs_access import is_file, is_folder, path_exists
 from hpcq.manifest.profiles import Profile, load_profile
 from hpcq.manifest.schema import Manifest, ModelEntry, SchemeDefinition
-from hpcq.manifest.source import KeyPath
+from hpcq.manifest.value_origin import KeyPath
 
 _REQUIRED_WITHOUT_BASE = ("tool", "method", "weights", "activations")
 """Required keys of a scheme definition without a base."""

@@ -28,8 +28,8 @@ from hpcq.manifest.field_types import (
     validation_error,
 )
 from hpcq.manifest.fs_access import is_file
-from hpcq.manifest.source import Source
 from hpcq.manifest.toml_document import key_lines, read_document
+from hpcq.manifest.value_origin import Source
 
 _LOCAL_UNIT_MEMORY_GIB = 6
 """Host memory assumed per local unit: a model of a few hundred million weights in float32, plus libraries."""

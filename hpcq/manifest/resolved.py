@@ -9,7 +9,7 @@ from typing import Literal
 from hpcq.catalog.models import ModelShape
 from hpcq.catalog.tools import quantizers
 from hpcq.core.paths import RunLayout
-from hpcq.core.work import Calibration, Model, Scheme, Task, Versions
+from hpcq.core.work_records import Calibration, Model, Scheme, Task, Versions
 from hpcq.manifest.context import Context
 from hpcq.manifest.profiles import Profile
 from hpcq.manifest.schema import Manifest

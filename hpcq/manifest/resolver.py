@@ -12,14 +12,14 @@ from hpcq.catalog.tools import backends, quantizers
 from hpcq.core.digests import digest_of_items, digest_of_model, digest_of_text
 from hpcq.core.errors import ManifestError
 from hpcq.core.paths import RunLayout
-from hpcq.core.work import SYNTHETIC, Calibration, Model, Scheme, Task, UnitKind
+from hpcq.core.work_records import SYNTHETIC, Calibration, Model, Scheme, Task, UnitKind
 from hpcq.manifest.context import Context, NamedModel
 from hpcq.manifest.fs_access import path_exists
 from hpcq.manifest.lookups import item_counts
 from hpcq.manifest.profiles import Profile
 from hpcq.manifest.resolved import EvaluateSettings, QuantizeSettings, ReportSettings, ResolvedManifest
 from hpcq.manifest.schema import EvaluateSection, Manifest, SyntheticSection, TaskOptions
-from hpcq.manifest.source import KeyPath
+from hpcq.manifest.value_origin import KeyPath
 
 
 def resolve(context: Context) -> ResolvedManifest:

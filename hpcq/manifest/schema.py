@@ -24,7 +24,7 @@ from hpcq.catalog.published_scores import study_names
 from hpcq.catalog.schemes import Granularity, NumberFormat, method_names, scheme_names, split_group_size
 from hpcq.catalog.tasks import find_suite, find_task, suite_names, task_names
 from hpcq.catalog.tools import backends, quantizers
-from hpcq.core.work import SYNTHETIC, UNQUANTIZED
+from hpcq.core.work_records import SYNTHETIC, UNQUANTIZED
 from hpcq.manifest.error_messages import did_you_mean, format_value, unknown_name
 from hpcq.manifest.field_types import (
     NonBlankStr,
@@ -40,7 +40,7 @@ from hpcq.manifest.field_types import (
     validation_error,
 )
 from hpcq.manifest.profiles import Profile
-from hpcq.manifest.source import Source
+from hpcq.manifest.value_origin import Source
 from hpcq.manifest.vllm_options import EngineSection
 
 DEFINED_SCHEMES = "defined_schemes"

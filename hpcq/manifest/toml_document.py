@@ -11,7 +11,7 @@ from typing import Any
 from hpcq.core.errors import ManifestError
 from hpcq.manifest.error_messages import did_you_mean
 from hpcq.manifest.fs_access import is_folder
-from hpcq.manifest.source import KeyPath, dotted_key
+from hpcq.manifest.value_origin import KeyPath, dotted_key
 
 _DIGITS = re.compile(r"[0-9_]{1000,}")
 """Too many digits for any number of a manifest. Python raises ValueError above 4300 (3.11)."""

@@ -5,12 +5,12 @@ from __future__ import annotations
 from collections.abc import Collection, Iterable, Mapping, Sequence
 from pathlib import Path
 
-from hpcq.core.completion import CompletionMarker, read_completion_marker
+from hpcq.core.completion_marker import CompletionMarker, read_completion_marker
 from hpcq.core.errors import RunIncompleteError, SegmentCorruptError
 from hpcq.core.files import list_folder
 from hpcq.core.paths import RunLayout
 from hpcq.core.unit_ids import UnitId
-from hpcq.core.work import UnitKind
+from hpcq.core.work_records import UnitKind
 from hpcq.monitor.units import Unit
 from hpcq.store import Results, read_results
 

@@ -6,7 +6,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from datetime import UTC, datetime
 
-from hpcq.core.work import UnitKind, UnitState
+from hpcq.core.work_records import UnitKind, UnitState
 from hpcq.monitor.status import RunStatus, UnitStatus
 
 

@@ -17,7 +17,7 @@ from hpcq.core.outcomes import Action, Launcher, Outcome
 from hpcq.core.paths import RunLayout
 from hpcq.core.processes import is_alive
 from hpcq.core.run_lock import is_locked
-from hpcq.core.work import UnitKind, UnitState
+from hpcq.core.work_records import UnitKind, UnitState
 from hpcq.monitor.completed import completed_units
 from hpcq.monitor.unit_job import UnitJobStatus
 from hpcq.monitor.units import Unit

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
-from hpcq.core.work import UnitState
+from hpcq.core.work_records import UnitState
 from hpcq.slurm.jobs import SlurmJob
 
 _LAUNCH_FAILED = "launch failed requeued held"

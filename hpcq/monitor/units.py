@@ -6,7 +6,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any, Protocol
 
-from hpcq.core.work import UnitKind
+from hpcq.core.work_records import UnitKind
 
 
 class Unit(Protocol):

@@ -19,7 +19,7 @@ from collections.abc import Iterable, Mapping, Sequence
 from math import log
 
 from hpcq.core.addressing import address_of
-from hpcq.core.work import UnitKind
+from hpcq.core.work_records import UnitKind
 from hpcq.manifest.profiles import GpuClass, Profile
 from hpcq.plan.placement.time_limits import max_limit_minutes, requested_minutes
 from hpcq.plan.schedule.critical_path import tails

@@ -7,12 +7,12 @@ from collections.abc import Collection, Iterator, Sequence
 
 from hpcq.catalog.tools import backends
 from hpcq.core.unit_ids import UnitId
-from hpcq.core.work import EvaluateWork, MergeWork, Offload, QuantizeWork, Shard, Task, UnitKind, Variant
+from hpcq.core.work_records import EvaluateWork, MergeWork, Offload, QuantizeWork, Shard, Task, UnitKind, Variant
 from hpcq.manifest import ResolvedManifest
 from hpcq.manifest.resolved import EvaluateSettings
 from hpcq.plan.memory.weights import gib
 from hpcq.plan.placement.assignment import Assignment
-from hpcq.plan.placement.place import Placement, PlacementError, place_merge
+from hpcq.plan.placement.candidates import Placement, PlacementError, place_merge
 from hpcq.plan.tool_versions import MERGE_ENVIRONMENT, SYNTHETIC_ENVIRONMENT, versions_of
 from hpcq.plan.units import PlannedUnit, Shape
 

@@ -7,7 +7,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import asdict
 from typing import Any
 
-from hpcq.core.work import EvaluateWork, UnitState
+from hpcq.core.work_records import EvaluateWork, UnitState
 from hpcq.plan.cost.tokens import TokenEstimate, estimate_tokens
 from hpcq.plan.memory.weights import gib
 from hpcq.plan.schedule.simulator import Timeline

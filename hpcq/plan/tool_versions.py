@@ -11,7 +11,7 @@ from hpcq.catalog.plugins import environment_names, lock_folder, pinned_version
 from hpcq.catalog.tools import ToolInfo
 from hpcq.core import environments
 from hpcq.core.errors import SetupError
-from hpcq.core.work import EvaluateWork, QuantizeWork, Versions
+from hpcq.core.work_records import EvaluateWork, QuantizeWork, Versions
 from hpcq.manifest import ResolvedManifest
 from hpcq.plan.units import Plan
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
-from hpcq.core.work import EvaluateWork, MergeWork, QuantizeWork, Shard, UnitKind, Variant, Work
+from hpcq.core.work_records import EvaluateWork, MergeWork, QuantizeWork, Shard, UnitKind, Variant, Work
 from hpcq.plan.memory.gpu_memory import GpuMemory
 from hpcq.plan.memory.offload import OffloadPlan
 

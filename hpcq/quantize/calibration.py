@@ -9,7 +9,7 @@ from pathlib import Path
 
 from hpcq.core.errors import SetupError, UserInputError
 from hpcq.core.files import digest_of_file
-from hpcq.core.work import Calibration
+from hpcq.core.work_records import Calibration
 
 
 def calibration_sequences(

@@ -16,7 +16,7 @@ from typing import Any, Protocol
 from hpcq.catalog.plugins import Group
 from hpcq.catalog.tools import load_tool, loadable_names
 from hpcq.core.errors import UserInputError
-from hpcq.core.work import Calibration, Scheme
+from hpcq.core.work_records import Calibration, Scheme
 from hpcq.quantize.block_store import BlockStore
 
 

@@ -11,7 +11,7 @@ from collections.abc import Iterator
 from typing import Any
 
 from hpcq.core.errors import SetupError
-from hpcq.core.work import Calibration
+from hpcq.core.work_records import Calibration
 from hpcq.quantize.calibration import calibration_sequences
 from hpcq.quantize.interface import QuantizeJob
 from hpcq.quantize.recipes import Recipe, make_recipe

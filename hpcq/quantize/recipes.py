@@ -8,7 +8,7 @@ from __future__ import annotations
 from typing import Any
 
 from hpcq.core.errors import UserInputError
-from hpcq.core.work import Scheme
+from hpcq.core.work_records import Scheme
 
 Recipe = list[tuple[str, dict[str, Any]]]
 """Class name and settings of each modifier, in the order in which they run."""

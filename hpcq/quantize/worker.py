@@ -21,7 +21,7 @@ from hpcq.core.environments import NAME_VARIABLE
 from hpcq.core.errors import SetupError, UserInputError, WorkerError
 from hpcq.core.files import committed_folder, digest_of_file
 from hpcq.core.versions import check_versions, installed_versions
-from hpcq.core.work import SYNTHETIC, QuantizeWork, Scheme, Variant
+from hpcq.core.work_records import SYNTHETIC, QuantizeWork, Scheme, Variant
 from hpcq.quantize.block_store import BLOCKS_SUFFIX, BlockStore
 from hpcq.quantize.checkpoint_lock import LockOwner, lock_checkpoint
 from hpcq.quantize.interface import QuantizeJob, make_quantizer

@@ -5,12 +5,12 @@ from __future__ import annotations
 from collections.abc import Mapping
 from dataclasses import dataclass
 
-from hpcq.core.work import UnitKind, UnitState
+from hpcq.core.work_records import UnitKind, UnitState
 from hpcq.monitor.status import ACTIVE_STATES, RunStatus, run_status
 from hpcq.monitor.unit_job import UnitJobStatus
 from hpcq.plan.arrays import make_arrays
 from hpcq.plan.units import PlannedArray, PlannedUnit
-from hpcq.run.run import LoadedRun
+from hpcq.run.load import LoadedRun
 
 
 @dataclass(frozen=True, kw_only=True)

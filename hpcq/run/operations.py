@@ -10,16 +10,16 @@ from hpcq.core.errors import SetupError, UserInputError
 from hpcq.core.outcomes import Launcher
 from hpcq.core.permissions import make_private_folders
 from hpcq.core.unit_ids import select_units
-from hpcq.core.work import UnitState
+from hpcq.core.work_records import UnitState
 from hpcq.launch.build_array_spec import build_array_spec
 from hpcq.launch.job_status import unit_jobs_if_any, wait_until_ended
 from hpcq.launch.local_control import interrupt_lock_owner, interrupt_units
 from hpcq.launch.local_launcher import LocalLauncher
-from hpcq.launch.recovery.close_attempts import EndedJob, record_cancelled
+from hpcq.launch.recovery.end_attempts import EndedJob, record_cancelled
 from hpcq.launch.submissions import read_submissions
 from hpcq.monitor.status import RunStatus, run_status
 from hpcq.plan.arrays import make_arrays
-from hpcq.run.run import LoadedRun, RunRecord
+from hpcq.run.load import LoadedRun, RunRecord
 from hpcq.run.submit import MAX_LISTED_JOBS, local_resources
 
 CANCEL_TIMEOUT_S = 120.0

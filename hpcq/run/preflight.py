@@ -9,12 +9,12 @@ from hpcq.catalog.plugins import lock_folder
 from hpcq.catalog.tools import backends
 from hpcq.core import environments
 from hpcq.core.errors import SetupError, UserInputError
-from hpcq.core.work import EvaluateWork
+from hpcq.core.work_records import EvaluateWork
 from hpcq.data import MODULES
 from hpcq.launch.visible_gpus import VisibleGpus, visible_gpus
 from hpcq.manifest.profiles import Profile
 from hpcq.plan.units import PlannedUnit
-from hpcq.run.run import LoadedRun
+from hpcq.run.load import LoadedRun
 from hpcq.slurm.client import check_cluster
 
 _LOG = logging.getLogger(__name__)

@@ -24,9 +24,9 @@ from hpcq.monitor.unit_job import UnitJobStatus
 from hpcq.plan.plan_json import estimated_gpu_hours, plan_document
 from hpcq.plan.schedule.simulator import simulate_estimates
 from hpcq.plan.units import PlannedArray
+from hpcq.run.load import LoadedRun, check_same_plan, write_run
 from hpcq.run.next_submission import next_submission
 from hpcq.run.preflight import check_submittable, gpu_count
-from hpcq.run.run import LoadedRun, check_same_plan, write_run
 
 STATUS_INTERVAL_S = 1.0
 MAX_LISTED_JOBS = 3

@@ -6,7 +6,7 @@ from dataclasses import dataclass
 from datetime import datetime
 from enum import StrEnum
 
-from hpcq.core.work import UnitState
+from hpcq.core.work_records import UnitState
 
 
 class SlurmState(StrEnum):

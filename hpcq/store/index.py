@@ -20,8 +20,8 @@ import numpy as np
 from numpy.typing import NDArray
 
 from hpcq.core.errors import SegmentCorruptError, WorkerError
-from hpcq.store.columns import Columns, Table, concatenate
 from hpcq.store.records import RequestKey, Response, ResponseKind
+from hpcq.store.response_columns import Columns, Table, concatenate
 from hpcq.store.segments import Provenance, Segment, read_segment, segment_paths
 
 TOLERANCE_ATTRIBUTE = "varies"

@@ -22,9 +22,9 @@ import numpy as np
 from hpcq.core.errors import RunIncompleteError, SegmentCorruptError
 from hpcq.core.files import committed_file, storage_errors
 from hpcq.store.checksummed import checksummed_bytes, open_checked
-from hpcq.store.columns import Table, read_columns, write_columns
 from hpcq.store.index import Conflict, Index, SetAsideFile
 from hpcq.store.records import RequestKey, Response
+from hpcq.store.response_columns import Table, read_columns, write_columns
 from hpcq.store.segments import Provenance
 
 RESULTS_FORMAT = "hpcq-results"

@@ -20,7 +20,7 @@ import h5py
 from hpcq.core.errors import SegmentCorruptError
 from hpcq.core.files import list_folder
 from hpcq.store.checksummed import checksummed_bytes, open_checked
-from hpcq.store.columns import Row, Table, columns_from_rows, read_columns, write_columns
+from hpcq.store.response_columns import Row, Table, columns_from_rows, read_columns, write_columns
 
 SEGMENT_FORMAT = "hpcq-segment"
 SEGMENT_SCHEMA = 1

@@ -20,8 +20,8 @@ from typing import Self
 from hpcq.core.errors import StorageError
 from hpcq.core.files import committed_file, is_transient, remove_stale_temporaries
 from hpcq.store.checksummed import stored_digest
-from hpcq.store.columns import Row
 from hpcq.store.records import DIGEST_CHARACTERS, RequestKey, Response
+from hpcq.store.response_columns import Row
 from hpcq.store.segments import Provenance, SegmentName, segment_bytes
 
 FLUSH_INTERVAL_S = 30.0

@@ -19,7 +19,7 @@ import pytest
 from hpcq.catalog.schemes import find_scheme
 from hpcq.core.attempts import Attempt, AttemptRecord, read_attempts, utc_now
 from hpcq.core.processes import identity
-from hpcq.core.work import Calibration, Model, QuantizeWork, Variant
+from hpcq.core.work_records import Calibration, Model, QuantizeWork, Variant
 from hpcq.quantize.worker import digest_of_checkpoint, quantize
 from tests.forkserver import start_process
 from tests.tiny_llama import write_base, write_calibration

@@ -16,7 +16,7 @@ from hpcq.catalog.packages import staged_dataset_path, staged_model_path
 from hpcq.core.attempts import Attempt, AttemptRecord, next_attempt_number, utc_now
 from hpcq.core.errors import WorkerError
 from hpcq.core.paths import segment_folders
-from hpcq.core.work import EvaluateWork, MergeWork, Model, QuantizeWork, Scheme, Shard, Task, Variant
+from hpcq.core.work_records import EvaluateWork, MergeWork, Model, QuantizeWork, Scheme, Shard, Task, Variant
 from hpcq.evaluate.backends.transformers.backend import AccelerateBackend, _load_model, _refuse_unquantized_activations
 from hpcq.evaluate.merge import merge
 from hpcq.evaluate.worker import evaluate

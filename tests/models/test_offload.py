@@ -20,7 +20,7 @@ from hpcq.core.attempts import Attempt, AttemptRecord, utc_now
 from hpcq.core.error_classification import classify_error
 from hpcq.core.errors import StorageError, WorkerError
 from hpcq.core.failures import Failure
-from hpcq.core.work import EvaluateWork, Model, Offload, QuantizeWork, Scheme, Task, Variant
+from hpcq.core.work_records import EvaluateWork, Model, Offload, QuantizeWork, Scheme, Task, Variant
 from hpcq.evaluate.backends.transformers.backend import AccelerateBackend
 from hpcq.evaluate.backends.transformers.device_map import NodeMemory, make_device_map, module_groups
 from hpcq.evaluate.backends.transformers.disk_offload import offload_folder

@@ -10,10 +10,10 @@ import pytest
 from lm_eval.api.instance import Instance
 
 from hpcq.catalog.packages import staged_dataset_path, staged_model_path
-from hpcq.core.work import EvaluateWork, Model, Scheme, Task, Variant
+from hpcq.core.work_records import EvaluateWork, Model, Scheme, Task, Variant
 from hpcq.evaluate.backends.transformers.backend import AccelerateBackend
+from hpcq.evaluate.lm_eval_tasks import build_tasks
 from hpcq.evaluate.requests import GENERATE, LOGLIKELIHOOD, LOGLIKELIHOOD_ROLLING, Request, requests_of
-from hpcq.evaluate.tasks import build_tasks
 from hpcq.store import Response
 
 MODEL_ID = "HuggingFaceTB/SmolLM2-135M-Instruct"

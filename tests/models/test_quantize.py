@@ -14,7 +14,7 @@ import pytest
 from hpcq.catalog.schemes import find_scheme
 from hpcq.core.attempts import Attempt, AttemptRecord, utc_now
 from hpcq.core.files import digest_of_file
-from hpcq.core.work import Calibration, Model, QuantizeWork, Variant
+from hpcq.core.work_records import Calibration, Model, QuantizeWork, Variant
 from hpcq.quantize.worker import quantize
 from tests.staged import staged_calibration, staged_model
 

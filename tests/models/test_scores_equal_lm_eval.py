@@ -15,7 +15,7 @@ from lm_eval.models.huggingface import HFLM
 from hpcq.catalog.packages import staged_dataset_path, staged_model_path
 from hpcq.core.attempts import Attempt, AttemptRecord, utc_now
 from hpcq.core.paths import cache_folder
-from hpcq.core.work import EvaluateWork, MergeWork, Model, Scheme, Task, Variant
+from hpcq.core.work_records import EvaluateWork, MergeWork, Model, Scheme, Task, Variant
 from hpcq.evaluate.merge import merge
 from hpcq.evaluate.worker import evaluate
 from hpcq.store import VariantScores, read_responses, read_results

@@ -10,7 +10,7 @@ from typing import Any
 import pytest
 
 from hpcq.core.errors import SetupError
-from hpcq.stage.staging import _convert_gguf
+from hpcq.stage.stage_item import _convert_gguf
 from tests.staged import staged_model
 
 CHECKOUT = Path(__file__).resolve().parents[2]

@@ -8,14 +8,14 @@ from typing import Any
 import pytest
 from transformers import AutoTokenizer
 
-from hpcq.core.work import EvaluateWork, Model, Scheme, Task, Variant
+from hpcq.core.work_records import EvaluateWork, Model, Scheme, Task, Variant
+from hpcq.evaluate.lm_eval_tasks import build_tasks
 from hpcq.evaluate.prefix.batching import Budget
-from hpcq.evaluate.prefix.chunks import partition
 from hpcq.evaluate.prefix.planner import plan_passes
+from hpcq.evaluate.prefix.request_chunks import partition
 from hpcq.evaluate.prefix.token_counts import TokenCounts, count_tokens
 from hpcq.evaluate.prefix.tokenization import encode_pairs, token_requests
 from hpcq.evaluate.requests import LOGLIKELIHOOD
-from hpcq.evaluate.tasks import build_tasks
 from hpcq.plan.cost.tokens import TokenEstimate, estimate_tokens
 from tests.staged import staged_dataset, staged_model
 

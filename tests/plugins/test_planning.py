@@ -17,7 +17,7 @@ from hpcq.catalog.tools import backends, load_tool
 from hpcq.cli import main
 from hpcq.core import environments
 from hpcq.core.errors import ManifestError, SetupError
-from hpcq.core.work import EvaluateWork, QuantizeWork, Variant
+from hpcq.core.work_records import EvaluateWork, QuantizeWork, Variant
 from hpcq.launch.build_array_spec import build_array_spec
 from hpcq.launch.job_script import package_path
 from hpcq.manifest import load, lock_text, resolve
@@ -25,9 +25,9 @@ from hpcq.manifest.profiles import GpuClass, Profile
 from hpcq.plan.arrays import make_arrays
 from hpcq.plan.memory.gpu_memory import MemoryDemand
 from hpcq.plan.memory.quantization import quantization_memory
-from hpcq.plan.placement.place import evaluation_placements
+from hpcq.plan.placement.candidates import evaluation_placements
 from hpcq.plan.placement.requirements import EvaluationRequirements
-from hpcq.plan.plan import make_plan
+from hpcq.plan.planner import make_plan
 from hpcq.plan.units import Plan, PlannedUnit
 from tests.plugins.conftest import DECLARATION, Install
 

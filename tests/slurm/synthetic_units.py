@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import Any
 
 from hpcq.core.paths import RunLayout
-from hpcq.core.work import EvaluateWork, Model, Scheme, Task, UnitKind, Variant
+from hpcq.core.work_records import EvaluateWork, Model, Scheme, Task, UnitKind, Variant
 from hpcq.launch.array_spec import ArraySpec, Environment, UnitSpec
 
 BASE = Scheme(name="bf16", tool="none", method="none", weights="bf16", activations="bf16")

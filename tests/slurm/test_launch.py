@@ -12,7 +12,7 @@ import pytest
 from hpcq.core.attempts import AttemptRecord, read_attempts
 from hpcq.core.errors import SetupError
 from hpcq.core.paths import RunLayout
-from hpcq.core.work import UnitState
+from hpcq.core.work_records import UnitState
 from hpcq.launch import job_status
 from hpcq.launch.array_spec import ArraySpec, Dependency, Submission
 from hpcq.launch.job_status import unit_jobs
@@ -185,7 +185,7 @@ def test_units_that_are_submitted_during_a_poll_are_pending_or_running(
     spec = synthetic_array(layout, "late", [synthetic_unit(layout, "late")], extra={"begin": "now+3600"})
     poll = squeue.poll
 
-    def poll_then_submit(run: str) -> dict[tuple[str, int], QueueEntry]:
+    def poll_then_submit(run: str) -> dict[str, SlurmJob]:
         queue = poll(run)
         if not read_submissions(layout):
             SlurmLauncher(layout).submit([spec])

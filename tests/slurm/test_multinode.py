@@ -17,7 +17,7 @@ import pytest
 from hpcq.core.attempts import AttemptRecord
 from hpcq.core.errors import SetupError
 from hpcq.core.paths import RunLayout
-from hpcq.core.work import UnitState
+from hpcq.core.work_records import UnitState
 from hpcq.evaluate.backends.synthetic import JOURNAL_VARIABLE
 from hpcq.launch.array_spec import ArraySpec
 from hpcq.launch.multinode.rendezvous import TIMEOUT_VARIABLE, node_address

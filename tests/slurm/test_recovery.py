@@ -17,7 +17,7 @@ import pytest
 
 from hpcq.core.attempts import AttemptRecord, read_attempts
 from hpcq.core.paths import RunLayout
-from hpcq.core.work import EvaluateWork, UnitState
+from hpcq.core.work_records import EvaluateWork, UnitState
 from hpcq.evaluate.request_set import build_request_set
 from hpcq.launch.array_spec import ArraySpec, UnitSpec
 from hpcq.launch.recovery.retry_policy import RetryPolicy
@@ -197,10 +197,17 @@ INTERRUPTIONS: Mapping[str, Callable[[Submitted, str], object]] = {
 """How the unit of that name is interrupted."""
 
 
-@pytest.mark.usefixtures("long_units")
-def test_a_unit_continues_after_any_interruption(layout: RunLayout, plain_cluster: VirtualCluster) -> None:
-    """No committed answer is lost or, unless the worker is orphaned, computed again; few uncommitted ones are lost."""
+@pytest.fixture
+def _cancelling_preemption(plain_cluster: VirtualCluster) -> Iterator[None]:
+    """Preemption cancels jobs of the partition a100 instead of requeueing them."""
     plain_cluster.call("scontrol", "update", "PartitionName=a100", "PreemptMode=CANCEL")
+    yield
+    plain_cluster.call("scontrol", "update", "PartitionName=a100", "PreemptMode=REQUEUE")
+
+
+@pytest.mark.usefixtures("long_units", "_cancelling_preemption")
+def test_a_unit_continues_after_any_interruption(layout: RunLayout) -> None:
+    """No committed answer is lost or, unless the worker is orphaned, computed again; few uncommitted ones are lost."""
     units = submit(
         layout,
         array_of(layout, ["requeue", "term", "usr2"], "h100"),

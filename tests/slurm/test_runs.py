@@ -10,7 +10,7 @@ from pathlib import Path
 
 import pytest
 
-from hpcq.core.work import UnitState
+from hpcq.core.work_records import UnitState
 from hpcq.slurm.squeue import poll
 from tests.command_line import REHEARSAL, Hpcq
 from tests.results_data import read_datasets

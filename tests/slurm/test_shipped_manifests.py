@@ -5,6 +5,7 @@ The tests query Slurm, not hpcq's files. No job starts, because the nodes are dr
 
 from __future__ import annotations
 
+import json
 import re
 import subprocess
 from collections.abc import Iterator
@@ -90,8 +91,8 @@ def test_405b_runs_synthetically_on_two_nodes(hpcq: Hpcq, cluster: VirtualCluste
     assert done.code == 0, done.err
     assert done.document["counts"] == {"done": 2}
     (attempt,) = (hpcq.folder / "runs" / "llama-3.1-405b" / "attempts").glob("evaluate*.json")
-    ran = re.findall(r"NodeList=(h100\S+)", cluster.call("scontrol", "show", "job", "--oneliner"))
-    assert "h100-[1-2]" in ran, attempt.read_text()
+    job_id = json.loads(attempt.read_text())["job_id"]
+    assert " NodeList=h100-[1-2] " in cluster.call("scontrol", "show", "job", "--oneliner", job_id)
 
 
 def _minutes(text: str) -> int:

@@ -9,7 +9,7 @@ import pytest
 
 from hpcq.core.attempts import AttemptRecord, read_attempts
 from hpcq.core.paths import RunLayout
-from hpcq.core.work import UnitState
+from hpcq.core.work_records import UnitState
 from hpcq.slurm import squeue
 from hpcq.slurm.jobs import SlurmJob
 

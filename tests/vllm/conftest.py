@@ -15,7 +15,7 @@ from typing import Any
 import pytest
 
 from hpcq.catalog.packages import staged_dataset_path, staged_model_path
-from hpcq.core.work import EvaluateWork, Model, Scheme, Task, Variant
+from hpcq.core.work_records import EvaluateWork, Model, Scheme, Task, Variant
 from hpcq.evaluate.backends.vllm.backend import VllmBackend
 from hpcq.evaluate.requests import GENERATE, LOGLIKELIHOOD, LOGLIKELIHOOD_ROLLING, Request
 from hpcq.store import RequestKey, Response, digest_of_arguments

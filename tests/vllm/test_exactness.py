@@ -9,7 +9,7 @@ from typing import Any
 import pytest
 
 from hpcq.core.attempts import Attempt, AttemptRecord, utc_now
-from hpcq.core.work import MergeWork
+from hpcq.core.work_records import MergeWork
 from hpcq.evaluate.backends.vllm.backend import VllmBackend
 from hpcq.evaluate.merge import merge
 from hpcq.evaluate.provenance import segment_provenance

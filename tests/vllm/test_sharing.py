@@ -15,7 +15,7 @@ from hpcq.evaluate.backends.vllm.backend import VllmBackend
 from hpcq.evaluate.backends.vllm.continuations import Prompt
 from hpcq.evaluate.backends.vllm.engine import _reduced_batch
 from hpcq.evaluate.backends.vllm.engine_loop import EngineLoop, Job, prompt_logprobs, sampling_params
-from hpcq.evaluate.backends.vllm.jobs import PrefixSharing, generate_job, score_pairs
+from hpcq.evaluate.backends.vllm.engine_requests import PrefixSharing, generate_job, score_pairs
 from hpcq.evaluate.backends.vllm.self_check import TOLERANCES, check_sharing
 from hpcq.evaluate.requests import GENERATE, LOGLIKELIHOOD
 from tests.vllm.conftest import BLOCK, QUESTION, answers, make_work, request

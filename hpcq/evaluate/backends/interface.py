@@ -14,7 +14,7 @@ from typing import Protocol, runtime_checkable
 from hpcq.catalog.plugins import Group
 from hpcq.catalog.tools import load_tool, loadable_names
 from hpcq.core.errors import UserInputError
-from hpcq.core.work import EvaluateWork
+from hpcq.core.work_records import EvaluateWork
 from hpcq.evaluate.requests import Request
 from hpcq.store import RequestKey, Response
 

@@ -22,7 +22,7 @@ from pathlib import Path
 
 from hpcq import __version__
 from hpcq.core.errors import UserInputError
-from hpcq.core.work import EvaluateWork
+from hpcq.core.work_records import EvaluateWork
 from hpcq.evaluate.requests import GENERATE, LOGLIKELIHOOD_ROLLING, Request
 from hpcq.store import RequestKey, Response
 

@@ -15,10 +15,10 @@ from hpcq.core.error_classification import classify_error, is_secondary
 from hpcq.core.errors import UserInputError
 from hpcq.core.failures import exit_code_for
 from hpcq.core.node_context import NodeContext
-from hpcq.core.work import EvaluateWork, Work
+from hpcq.core.work_records import EvaluateWork, Work
 from hpcq.launch.multinode.channel import Channel
 from hpcq.launch.multinode.rendezvous import RankInfo, connect, node_address
-from hpcq.launch.output import error_message, exit_now, redirect_output
+from hpcq.launch.unit_log import error_message, exit_now, redirect_output
 
 REPORT_GRACE_S = 10.0
 """Seconds for rank 0 to record the error and to shut this node down."""

@@ -21,7 +21,7 @@ from hpcq.core.errors import HpcqError
 from hpcq.core.failures import SIGTERMED, Failure
 from hpcq.core.outcomes import Outcome
 from hpcq.core.paths import RunLayout
-from hpcq.launch.recovery.close_attempts import combined_reason, committed_rows, decide_from_records
+from hpcq.launch.recovery.end_attempts import combined_reason, committed_rows, decide_from_records
 from hpcq.launch.recovery.retry_policy import RetryPolicy
 from hpcq.slurm.jobs import SlurmJob, SlurmState
 from hpcq.slurm.scontrol import requeue, show_job

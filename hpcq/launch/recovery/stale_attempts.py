@@ -15,8 +15,8 @@ from hpcq.core.failures import Failure, classify_exit_code
 from hpcq.core.outcomes import Launcher, Outcome
 from hpcq.core.paths import RunLayout
 from hpcq.core.processes import is_alive
-from hpcq.core.work import UnitState
-from hpcq.launch.recovery.close_attempts import close_and_decide
+from hpcq.core.work_records import UnitState
+from hpcq.launch.recovery.end_attempts import close_and_decide
 from hpcq.launch.recovery.retry_policy import RetryPolicy
 from hpcq.slurm.jobs import SlurmJob, SlurmState
 from hpcq.slurm.scontrol import is_down, show_job

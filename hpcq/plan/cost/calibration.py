@@ -9,7 +9,7 @@ from typing import Any
 
 from hpcq.core.attempts import AttemptRecord
 from hpcq.core.failures import Failure
-from hpcq.core.work import SYNTHETIC
+from hpcq.core.work_records import SYNTHETIC
 
 MIN_MEASURED_S = 1.0
 """Shorter measurements are ignored: they do not measure a rate."""

@@ -9,7 +9,7 @@ from hpcq.catalog.kernels import Kernel
 from hpcq.catalog.models import ModelShape
 from hpcq.catalog.tools import BackendInfo, backends
 from hpcq.core.layer_split import stage_layers
-from hpcq.core.work import Scheme
+from hpcq.core.work_records import Scheme
 from hpcq.plan.cost import constants
 from hpcq.plan.cost.tokens import Workload
 from hpcq.plan.memory.gpu_memory import GpuMemory, MemoryDemand

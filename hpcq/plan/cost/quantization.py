@@ -7,7 +7,7 @@ from __future__ import annotations
 
 from hpcq.catalog.models import Linear, ModelShape
 from hpcq.catalog.tools import quantizers
-from hpcq.core.work import Calibration, Scheme
+from hpcq.core.work_records import Calibration, Scheme
 from hpcq.plan.cost import constants
 from hpcq.plan.cost.evaluation import Cost, Hardware, cpu_flops, gpu_flops, read_seconds, token_flops
 from hpcq.plan.memory.weights import VALUE_BYTES, weight_bytes

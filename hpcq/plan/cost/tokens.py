@@ -8,7 +8,7 @@ from functools import lru_cache
 
 from hpcq.catalog.packages import find_packaged_dataset
 from hpcq.catalog.tasks import PromptTokens, TaskInfo, find_task, task_names
-from hpcq.core.work import EvaluateWork, Task
+from hpcq.core.work_records import EvaluateWork, Task
 
 LOGLIKELIHOOD = "loglikelihood"
 

@@ -13,7 +13,7 @@ from functools import lru_cache
 from hpcq.catalog.models import Linear, ModelShape
 from hpcq.catalog.schemes import indivisible_linear
 from hpcq.core.layer_split import balance, bytes_per_place, stage_layers
-from hpcq.core.work import Scheme
+from hpcq.core.work_records import Scheme
 from hpcq.plan.memory.weights import (
     GIB,
     block_bytes,

@@ -10,7 +10,7 @@ from typing import Literal
 from hpcq.catalog.gpus import GPU
 from hpcq.catalog.models import ModelShape
 from hpcq.core.layer_split import bytes_per_place, fill
-from hpcq.core.work import Scheme
+from hpcq.core.work_records import Scheme
 from hpcq.evaluate.prefix.batching import PREFIX_CACHE_SHARE
 from hpcq.plan.memory.gpu_memory import GpuMemory, MemoryDemand, Parallelism, gpu_memory, has_large_batch, loaded_scheme
 from hpcq.plan.memory.weights import GIB, block_bytes, embedding_bytes, linear_bytes, part_bytes, value_bytes

@@ -9,7 +9,7 @@ from dataclasses import dataclass
 
 from hpcq.catalog.models import ModelShape
 from hpcq.catalog.tools import quantizers
-from hpcq.core.work import Calibration, Scheme
+from hpcq.core.work_records import Calibration, Scheme
 from hpcq.plan.memory.weights import GIB, VALUE_BYTES
 
 USABLE_GPU_SHARE = 0.95

@@ -8,7 +8,7 @@ from collections.abc import Iterable
 from functools import lru_cache
 
 from hpcq.catalog.models import Linear, ModelShape
-from hpcq.core.work import Scheme
+from hpcq.core.work_records import Scheme
 
 GIB = 2**30
 BITS = {"fp32": 32, "bf16": 16, "fp16": 16, "fp8_e4m3": 8, "int8": 8, "int4": 4}

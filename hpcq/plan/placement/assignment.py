@@ -8,11 +8,11 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
-from hpcq.core.work import Variant
+from hpcq.core.work_records import Variant
 from hpcq.manifest.profiles import Profile
 from hpcq.manifest.resolved import EvaluateSettings
+from hpcq.plan.placement.candidates import PlacementError, deviates_from_scheme
 from hpcq.plan.placement.estimator import Candidate, Estimator, EvaluationCandidates
-from hpcq.plan.placement.place import PlacementError, deviates_from_scheme
 from hpcq.plan.placement.time_limits import check_shards, limit_too_short, min_shard_count
 from hpcq.plan.schedule.resources import concurrent_units
 

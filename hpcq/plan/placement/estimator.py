@@ -9,7 +9,7 @@ from functools import cached_property
 
 from hpcq.catalog.kernels import backend_title
 from hpcq.catalog.tasks import synthetic_size
-from hpcq.core.work import SYNTHETIC, Task, Variant
+from hpcq.core.work_records import SYNTHETIC, Task, Variant
 from hpcq.manifest import ResolvedManifest
 from hpcq.manifest.resolved import EvaluateSettings
 from hpcq.plan.cost import constants
@@ -17,7 +17,7 @@ from hpcq.plan.cost.calibration import UNCALIBRATED, Correction, RunHistory
 from hpcq.plan.cost.evaluation import Cost, EvaluationSpec, Hardware, evaluation_cost, format_note
 from hpcq.plan.cost.quantization import quantization_cost
 from hpcq.plan.cost.tokens import Workload, estimate_workload
-from hpcq.plan.placement.place import Placement, PlacementError, evaluation_placements, quantization_placements
+from hpcq.plan.placement.candidates import Placement, PlacementError, evaluation_placements, quantization_placements
 from hpcq.plan.placement.requirements import EvaluationRequirements, evaluation_requirements
 from hpcq.plan.placement.time_limits import padded_seconds
 from hpcq.plan.schedule.resources import unit_cpus

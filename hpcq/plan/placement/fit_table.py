@@ -12,7 +12,7 @@ from hpcq.catalog.models import find_model_shape, model_ids
 from hpcq.catalog.schemes import find_scheme, with_fitting_group_size
 from hpcq.manifest.profiles import GpuClass, Profile
 from hpcq.plan.memory.gpu_memory import TYPICAL_LENGTH, MemoryDemand
-from hpcq.plan.placement.place import PlacementError, place_evaluation
+from hpcq.plan.placement.candidates import PlacementError, place_evaluation
 from hpcq.plan.placement.requirements import EvaluationRequirements
 
 SCHEMES = ("bf16", "fp8", "smoothquant-w8a8", "gptq-w8a16", "gptq-w4a16", "awq-w4a16")

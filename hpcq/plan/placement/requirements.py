@@ -6,7 +6,7 @@ from dataclasses import dataclass, replace
 
 from hpcq.catalog.models import ModelShape
 from hpcq.catalog.tools import backends
-from hpcq.core.work import Scheme, Variant
+from hpcq.core.work_records import Scheme, Variant
 from hpcq.manifest import ResolvedManifest
 from hpcq.manifest.resolved import EvaluateSettings
 from hpcq.plan.memory.gpu_memory import TYPICAL_LENGTH, MemoryDemand

@@ -11,11 +11,11 @@ from dataclasses import replace
 from hpcq.catalog.kernels import has_kernels
 from hpcq.catalog.schemes import find_scheme, with_fitting_group_size
 from hpcq.catalog.tools import backends
-from hpcq.core.work import Calibration, Scheme, UnitKind
+from hpcq.core.work_records import Calibration, Scheme, UnitKind
 from hpcq.manifest.profiles import Profile
 from hpcq.plan.memory.gpu_memory import GPU_MEMORY_UTILIZATION, TYPICAL_LENGTH
 from hpcq.plan.memory.weights import BITS
-from hpcq.plan.placement.place import PlacementError, place_evaluation, place_quantization
+from hpcq.plan.placement.candidates import PlacementError, place_evaluation, place_quantization
 from hpcq.plan.placement.requirements import EvaluationRequirements
 
 _SCHEMES = ("fp8", "gptq-w8a16", "gptq-w4a16")

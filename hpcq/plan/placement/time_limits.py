@@ -8,7 +8,7 @@ from hpcq.manifest.profiles import Profile
 from hpcq.manifest.schema import MAX_SHARDS
 from hpcq.plan.cost import constants
 from hpcq.plan.cost.evaluation import Cost
-from hpcq.plan.placement.place import PlacementError
+from hpcq.plan.placement.candidates import PlacementError
 
 MAX_LOADING_SHARE = 0.5
 """Share of a unit's time that starting and loading may take, unless the time limit requires more shards."""

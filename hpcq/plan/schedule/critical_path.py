@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Mapping
 
-from hpcq.core.work import UnitKind
+from hpcq.core.work_records import UnitKind
 from hpcq.plan.units import PlannedUnit
 
 _ORDER = {kind: place for place, kind in enumerate(UnitKind)}

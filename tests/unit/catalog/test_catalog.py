@@ -20,7 +20,7 @@ from hpcq.catalog.schemes import (
 )
 from hpcq.catalog.tasks import find_suite, find_task, suite_names, task_names
 from hpcq.core import environments
-from hpcq.core.work import Scheme
+from hpcq.core.work_records import Scheme
 
 LM_EVAL_TASKS = next(
     environments.interpreter("transformers").parents[1].glob("lib/python3*/site-packages/lm_eval/tasks"), None

@@ -8,7 +8,7 @@ import pytest
 
 from hpcq.api import Run
 from hpcq.cli.formatting import plan_lines, status_lines
-from hpcq.core.work import UnitState
+from hpcq.core.work_records import UnitState
 from hpcq.monitor.status import RunStatus, UnitStatus
 
 

@@ -10,7 +10,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from hpcq.core.addressing import address_of, canonical
-from hpcq.core.work import Calibration, EvaluateWork, Model, Scheme, Shard, Task, Variant
+from hpcq.core.work_records import Calibration, EvaluateWork, Model, Scheme, Shard, Task, Variant
 
 TEXT = st.text(min_size=1, max_size=12)
 HEX = st.text("0123456789abcdef", min_size=64, max_size=64)

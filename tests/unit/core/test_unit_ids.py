@@ -9,7 +9,7 @@ from hypothesis import strategies as st
 from hpcq.core.addressing import slug
 from hpcq.core.errors import UserInputError
 from hpcq.core.unit_ids import UnitId, select_units
-from hpcq.core.work import Model, Scheme, Shard, UnitKind, Variant
+from hpcq.core.work_records import Model, Scheme, Shard, UnitKind, Variant
 
 LLAMA = "llama-2-7b--bf16--0123456789ab"
 QUANTIZED = "llama-2-7b--gptq-w4a16-g64--fe7b00aa11cd"

@@ -9,7 +9,7 @@ from pathlib import Path
 import pytest
 
 from hpcq.core.attempts import Attempt, AttemptRecord, next_attempt_number, utc_now
-from hpcq.core.work import EvaluateWork, MergeWork, Model, Scheme, Shard, Task, Variant
+from hpcq.core.work_records import EvaluateWork, MergeWork, Model, Scheme, Shard, Task, Variant
 
 BASE = Scheme(name="bf16", tool="none", method="none", weights="bf16", activations="bf16")
 

@@ -11,7 +11,7 @@ from pathlib import Path
 import pytest
 
 from hpcq.core.errors import UserInputError
-from hpcq.core.work import EvaluateWork, Task
+from hpcq.core.work_records import EvaluateWork, Task
 from hpcq.evaluate.backends.interface import make_backend
 from hpcq.evaluate.requests import synthetic_requests
 

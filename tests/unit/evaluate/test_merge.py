@@ -6,7 +6,7 @@ from collections.abc import Callable
 from pathlib import Path
 
 from hpcq.core.attempts import Attempt
-from hpcq.core.work import EvaluateWork, MergeWork
+from hpcq.core.work_records import EvaluateWork, MergeWork
 from hpcq.evaluate.merge import merge
 from hpcq.evaluate.request_set import build_request_set
 from hpcq.evaluate.worker import evaluate

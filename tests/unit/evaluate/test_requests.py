@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from lm_eval.api.instance import Instance
 
-from hpcq.core.work import Task
+from hpcq.core.work_records import Task
 from hpcq.evaluate.requests import GENERATE, LOGLIKELIHOOD, requests_of, synthetic_requests
 
 

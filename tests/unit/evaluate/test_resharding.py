@@ -14,7 +14,7 @@ from hypothesis import strategies as st
 
 from hpcq.core.attempts import Attempt
 from hpcq.core.paths import segment_folders
-from hpcq.core.work import EvaluateWork, Model, Scheme, Shard, Variant
+from hpcq.core.work_records import EvaluateWork, Model, Scheme, Shard, Variant
 from hpcq.evaluate.request_set import build_request_set
 from hpcq.evaluate.resharding import answered_snapshot
 from hpcq.evaluate.worker import evaluate

@@ -9,9 +9,9 @@ import pytest
 from lm_eval.api.group import AggMetricConfig, Group
 
 from hpcq.core.errors import RunIncompleteError
-from hpcq.core.work import Task
+from hpcq.core.work_records import Task
+from hpcq.evaluate.lm_eval_tasks import BuiltTask, build_tasks
 from hpcq.evaluate.scoring import StoreLM, score
-from hpcq.evaluate.tasks import BuiltTask, build_tasks
 from hpcq.store import RequestKey, Response
 
 GOLD = [number % 3 for number in range(9)]

@@ -11,9 +11,9 @@ from lm_eval.api.task import ConfigurableTask
 
 from hpcq.core.digests import digest_of_items
 from hpcq.core.errors import SetupError, UserInputError, WorkerError
-from hpcq.core.work import Task
+from hpcq.core.work_records import Task
+from hpcq.evaluate.lm_eval_tasks import _build_requests, build_tasks
 from hpcq.evaluate.requests import Request
-from hpcq.evaluate.tasks import _build_requests, build_tasks
 
 
 def _requests(items: Path, **fields: object) -> list[Request]:

@@ -15,7 +15,7 @@ import pytest
 
 from hpcq.core.attempts import Attempt
 from hpcq.core.paths import COMPLETION_FILE, segment_folders
-from hpcq.core.work import EvaluateWork, Task
+from hpcq.core.work_records import EvaluateWork, Task
 from hpcq.evaluate.request_set import build_request_set
 from hpcq.evaluate.worker import evaluate
 from hpcq.store import Index, count_rows, load_index, segment_paths

@@ -17,7 +17,7 @@ import pytest
 from hpcq.core.attempts import read_attempts
 from hpcq.core.paths import RunLayout
 from hpcq.core.processes import identity
-from hpcq.core.work import UnitState
+from hpcq.core.work_records import UnitState
 from hpcq.launch.array_spec import Dependency, Environment, UnitResult
 from hpcq.launch.local_launcher import LocalLauncher, LocalResources, fits
 from hpcq.launch.recovery.retry_policy import RetryPolicy

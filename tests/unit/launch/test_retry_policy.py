@@ -12,7 +12,7 @@ from hypothesis import strategies as st
 from hpcq.core.attempts import AttemptRecord
 from hpcq.core.failures import Failure
 from hpcq.core.outcomes import Action, Outcome
-from hpcq.launch.recovery.close_attempts import combined_reason
+from hpcq.launch.recovery.end_attempts import combined_reason
 from hpcq.launch.recovery.retry_policy import (
     OOM_STEPS,
     Decision,

@@ -13,7 +13,7 @@ import pytest
 from hpcq.catalog.hf_config import read_checkpoint_shape
 from hpcq.core.errors import ManifestError
 from hpcq.manifest import Manifest, check_manifest, load, lock_text, lookups, profiles, resolve
-from hpcq.plan.plan import make_plan
+from hpcq.plan.planner import make_plan
 from tests.unit.manifest.test_resolver import make_checkpoint
 
 TWO_MODELS = """

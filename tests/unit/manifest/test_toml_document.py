@@ -10,8 +10,8 @@ import tomli_w
 from hypothesis import given
 from hypothesis import strategies as st
 
-from hpcq.manifest.source import KeyPath
 from hpcq.manifest.toml_document import key_lines
+from hpcq.manifest.value_origin import KeyPath
 
 DOCUMENT = '''\
 # a comment with = and [brackets]

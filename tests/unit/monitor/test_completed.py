@@ -7,10 +7,10 @@ from pathlib import Path
 
 import pytest
 
-from hpcq.core.completion import read_completion_marker, write_completion_marker
+from hpcq.core.completion_marker import read_completion_marker, write_completion_marker
 from hpcq.core.errors import StorageError
 from hpcq.core.paths import COMPLETION_FILE, RunLayout
-from hpcq.core.work import UnitKind
+from hpcq.core.work_records import UnitKind
 from hpcq.monitor.completed import completed_units
 from hpcq.monitor.units import UnitRecord
 from hpcq.store import RequestKey, VariantResults, load_index, merge_report, write_results

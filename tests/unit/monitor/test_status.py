@@ -18,7 +18,7 @@ from hpcq.core.outcomes import Action, Outcome
 from hpcq.core.paths import RunLayout
 from hpcq.core.processes import identity
 from hpcq.core.run_lock import run_lock
-from hpcq.core.work import UnitState
+from hpcq.core.work_records import UnitState
 from hpcq.monitor.eta import run_progress
 from hpcq.monitor.status import RunStatus, UnitStatus, run_status
 from hpcq.monitor.unit_job import UnitJobStatus

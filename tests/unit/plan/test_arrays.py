@@ -5,7 +5,7 @@ from __future__ import annotations
 from hypothesis import given
 from hypothesis import strategies as st
 
-from hpcq.core.work import EvaluateWork, MergeWork, Model, QuantizeWork, Scheme, Shard, UnitKind, Variant
+from hpcq.core.work_records import EvaluateWork, MergeWork, Model, QuantizeWork, Scheme, Shard, UnitKind, Variant
 from hpcq.manifest.profiles import GpuClass, Profile, SlurmSettings
 from hpcq.plan.arrays import make_arrays
 from hpcq.plan.units import PlannedUnit, Shape

@@ -13,7 +13,7 @@ from hpcq.catalog.kernels import find_kernel
 from hpcq.catalog.models import ModelShape, find_model_shape
 from hpcq.catalog.schemes import find_scheme
 from hpcq.catalog.tasks import find_suite
-from hpcq.core.work import Calibration, Scheme, Task
+from hpcq.core.work_records import Calibration, Scheme, Task
 from hpcq.plan.cost.evaluation import Cost, EvaluationSpec, Hardware, evaluation_cost, gpu_flops
 from hpcq.plan.cost.quantization import quantization_cost
 from hpcq.plan.cost.tokens import Workload, estimate_workload

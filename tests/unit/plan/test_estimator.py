@@ -17,8 +17,8 @@ from hpcq.plan.arrays import make_arrays
 from hpcq.plan.cost.calibration import EMPTY_HISTORY, RunHistory, read_history
 from hpcq.plan.cost.evaluation import Cost
 from hpcq.plan.placement.time_limits import max_worthwhile_shards, padded_seconds, requested_minutes
-from hpcq.plan.plan import make_plan
 from hpcq.plan.plan_json import plan_document
+from hpcq.plan.planner import make_plan
 
 MANIFEST = """
 [run]

@@ -6,10 +6,10 @@ from pathlib import Path
 
 import pytest
 
-from hpcq.core.work import EvaluateWork, UnitState
+from hpcq.core.work_records import EvaluateWork, UnitState
 from hpcq.manifest import load, resolve
-from hpcq.plan.plan import make_plan
 from hpcq.plan.plan_json import plan_document
+from hpcq.plan.planner import make_plan
 from hpcq.plan.units import Plan
 
 PROFILE = """

@@ -11,7 +11,7 @@ from hypothesis import strategies as st
 from hpcq.catalog.gpus import find_gpu
 from hpcq.catalog.models import ModelShape, find_model_shape, model_ids
 from hpcq.catalog.schemes import find_scheme
-from hpcq.core.work import Calibration, Scheme
+from hpcq.core.work_records import Calibration, Scheme
 from hpcq.plan.memory.gpu_memory import (
     GPU_MEMORY_UTILIZATION,
     MemoryDemand,

@@ -16,7 +16,7 @@ from hpcq.catalog.schemes import find_scheme
 from hpcq.manifest import load, resolve
 from hpcq.plan.cost.constants import FLOAT32_RATIO
 from hpcq.plan.cost.evaluation import gpu_flops
-from hpcq.plan.plan import make_plan
+from hpcq.plan.planner import make_plan
 from hpcq.plan.units import Plan
 
 ROWS = """

@@ -6,13 +6,13 @@ from pathlib import Path
 
 import pytest
 
-from hpcq.core.work import EvaluateWork, Offload, UnitKind
+from hpcq.core.work_records import EvaluateWork, Offload, UnitKind
 from hpcq.launch.build_array_spec import build_array_spec
 from hpcq.manifest import load, resolve
 from hpcq.plan.arrays import make_arrays
 from hpcq.plan.memory.weights import GIB
-from hpcq.plan.plan import make_plan
 from hpcq.plan.plan_json import plan_document
+from hpcq.plan.planner import make_plan
 from hpcq.plan.units import Plan
 
 LLAMA_8B = "meta-llama/Llama-3.1-8B-Instruct"

@@ -14,16 +14,16 @@ from hpcq.api import Run
 from hpcq.catalog.models import find_model_shape, model_ids
 from hpcq.catalog.schemes import find_scheme
 from hpcq.cli.formatting import plan_lines
-from hpcq.core.work import Calibration
+from hpcq.core.work_records import Calibration
 from hpcq.manifest import load, resolve
 from hpcq.manifest.profiles import GpuClass, Profile
 from hpcq.plan.memory.gpu_memory import MemoryDemand
 from hpcq.plan.memory.weights import GIB
-from hpcq.plan.placement.place import PlacementError, place_evaluation, place_merge, place_quantization
+from hpcq.plan.placement.candidates import PlacementError, place_evaluation, place_merge, place_quantization
 from hpcq.plan.placement.requirements import EvaluationRequirements
 from hpcq.plan.placement.suggestions import suggest
-from hpcq.plan.plan import make_plan
 from hpcq.plan.plan_json import plan_document
+from hpcq.plan.planner import make_plan
 from hpcq.plan.units import Plan, Shape
 
 LLAMA_8B = "meta-llama/Llama-3.1-8B-Instruct"

@@ -11,12 +11,12 @@ from hypothesis import strategies as st
 from hpcq.catalog.gpus import gpu_names
 from hpcq.catalog.models import model_ids
 from hpcq.core.errors import ManifestError
-from hpcq.core.work import Model, UnitKind
+from hpcq.core.work_records import Model, UnitKind
 from hpcq.launch.build_array_spec import build_array_spec
 from hpcq.manifest import Manifest, check_manifest, resolve
 from hpcq.manifest.resolved import ResolvedManifest
 from hpcq.plan.arrays import make_arrays
-from hpcq.plan.plan import make_plan
+from hpcq.plan.planner import make_plan
 
 GROUPED = ("gptq-w4a16", "awq-w4a16")
 SCHEMES = ("bf16", "fp8", "fp8-dynamic", "gptq-w8a16", "smoothquant-w8a8", *GROUPED)

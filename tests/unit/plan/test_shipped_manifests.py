@@ -7,7 +7,7 @@ from pathlib import Path
 import pytest
 
 from hpcq.api import Run
-from hpcq.core.work import EvaluateWork, UnitKind
+from hpcq.core.work_records import EvaluateWork, UnitKind
 
 MANIFESTS = Path(__file__).resolve().parents[3] / "manifests"
 SYNTHETIC = ("evaluate.backend=synthetic", "evaluate.synthetic.emulate=vllm")

@@ -9,7 +9,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from benchmarks.parts.lower_bound import lower_bound
-from hpcq.core.work import EvaluateWork, MergeWork, Model, QuantizeWork, Scheme, Shard, UnitKind, Variant
+from hpcq.core.work_records import EvaluateWork, MergeWork, Model, QuantizeWork, Scheme, Shard, UnitKind, Variant
 from hpcq.manifest.profiles import GpuClass, Profile, SlurmSettings
 from hpcq.plan.arrays import make_arrays
 from hpcq.plan.schedule.resources import unit_nodes, unit_resources

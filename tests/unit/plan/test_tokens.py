@@ -7,7 +7,7 @@ from dataclasses import replace
 import pytest
 
 from hpcq.catalog.packages import staged_dataset_path
-from hpcq.core.work import EvaluateWork, Model, Scheme, Shard, Task, Variant
+from hpcq.core.work_records import EvaluateWork, Model, Scheme, Shard, Task, Variant
 from hpcq.plan.cost.tokens import TokenEstimate, estimate_tokens
 from hpcq.plan.plan_json import plan_document
 from hpcq.plan.units import Plan, PlannedUnit, Shape

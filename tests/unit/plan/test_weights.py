@@ -8,7 +8,7 @@ import pytest
 
 from hpcq.catalog.models import Linear, ModelShape, find_model_shape
 from hpcq.catalog.schemes import find_scheme
-from hpcq.core.work import Scheme
+from hpcq.core.work_records import Scheme
 from hpcq.plan.memory.weights import linear_bytes, weight_bytes
 
 # SmolLM2-135M-Instruct as `make quickstart` stages and quantizes it (llmcompressor 0.14.0.1, compressed-tensors

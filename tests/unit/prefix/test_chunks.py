@@ -9,8 +9,8 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from hpcq.core.work import Shard
-from hpcq.evaluate.prefix.chunks import Chunk, balanced_part, chunks_of_shard, partition
+from hpcq.core.work_records import Shard
+from hpcq.evaluate.prefix.request_chunks import Chunk, balanced_part, chunks_of_shard, partition
 from hpcq.evaluate.requests import GENERATE, Request
 from hpcq.store import RequestKey
 from tests.unit.prefix.strategies import request, request_lists

@@ -10,7 +10,7 @@ from typing import Any
 import pytest
 
 from hpcq.core.attempts import Attempt, AttemptRecord, utc_now
-from hpcq.core.work import Calibration, Model, QuantizeWork, Scheme, Variant
+from hpcq.core.work_records import Calibration, Model, QuantizeWork, Scheme, Variant
 from hpcq.quantize.worker import quantize
 from tests.tiny_llama import write_base, write_calibration
 

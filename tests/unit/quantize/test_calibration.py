@@ -12,7 +12,7 @@ from hypothesis import strategies as st
 
 from hpcq.core.errors import SetupError, UserInputError
 from hpcq.core.files import digest_of_file
-from hpcq.core.work import Calibration
+from hpcq.core.work_records import Calibration
 from hpcq.quantize.calibration import calibration_sequences, pack, read_passages, shuffle
 
 passages_of_tokens = st.lists(st.lists(st.integers(1, 9), max_size=30), max_size=30)

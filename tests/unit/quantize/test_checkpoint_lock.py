@@ -17,7 +17,7 @@ import pytest
 from hpcq.core.attempts import Attempt, AttemptRecord, read_attempts, utc_now
 from hpcq.core.outcomes import Launcher
 from hpcq.core.processes import identity
-from hpcq.core.work import Model, QuantizeWork, Scheme, Variant
+from hpcq.core.work_records import Model, QuantizeWork, Scheme, Variant
 from hpcq.quantize import checkpoint_lock
 from hpcq.quantize.checkpoint_lock import LockOwner, lock_checkpoint
 from hpcq.quantize.synthetic import SECONDS_VARIABLE

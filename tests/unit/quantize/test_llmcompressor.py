@@ -14,7 +14,7 @@ from hpcq.catalog.hf_config import read_checkpoint_shape
 from hpcq.core.attempts import Attempt
 from hpcq.core.errors import UserInputError
 from hpcq.core.files import digest_of_file
-from hpcq.core.work import Calibration, QuantizeWork
+from hpcq.core.work_records import Calibration, QuantizeWork
 from hpcq.plan.memory.weights import weight_bytes
 from hpcq.quantize.worker import quantize
 from tests.unit.quantize.conftest import SCHEMES

@@ -8,7 +8,7 @@ from typing import Any
 import pytest
 
 from hpcq.core.errors import UserInputError
-from hpcq.core.work import Scheme
+from hpcq.core.work_records import Scheme
 from hpcq.quantize.recipes import config_group, make_recipe
 
 

@@ -12,7 +12,7 @@ from typing import Any
 import pytest
 
 from hpcq.core.attempts import Attempt
-from hpcq.core.work import QuantizeWork
+from hpcq.core.work_records import QuantizeWork
 from hpcq.quantize.worker import digest_of_checkpoint, quantize
 from tests.unit.quantize.conftest import MakeWork, live_attempt
 

@@ -19,7 +19,7 @@ from hypothesis import strategies as st
 from hpcq.core.attempts import Attempt, read_attempts
 from hpcq.core.errors import SetupError, UserInputError
 from hpcq.core.files import digest_of_file
-from hpcq.core.work import Model, QuantizeWork, Scheme, Variant
+from hpcq.core.work_records import Model, QuantizeWork, Scheme, Variant
 from hpcq.quantize import calibration, interface, recipes, synthetic, worker
 from hpcq.quantize.interface import make_quantizer
 from hpcq.quantize.synthetic import SECONDS_VARIABLE
@@ -110,7 +110,7 @@ def test_a_killed_worker_leaves_no_checkpoint(tmp_path: Path) -> None:
         "import sys; from pathlib import Path\n"
         "from hpcq.core.attempts import Attempt, AttemptRecord\n"
         "from hpcq.quantize.worker import quantize\n"
-        "from hpcq.core.work import *\n"
+        "from hpcq.core.work_records import *\n"
         f"record = AttemptRecord(unit='quantize.y', attempt=1, job_id='1', node='n', pid=1, start='')\n"
         f"quantize({work!r}, Attempt(Path({str(tmp_path / 'attempts')!r}), record))\n"
     ).replace("<UnitKind.QUANTIZE: 'quantize'>", "UnitKind.QUANTIZE")

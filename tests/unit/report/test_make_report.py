@@ -12,9 +12,9 @@ import pytest
 
 from hpcq.core.errors import UserInputError
 from hpcq.manifest import load, resolve
-from hpcq.plan.plan import make_plan
 from hpcq.plan.plan_json import plan_document
-from hpcq.report.report import MergedRun, make_report
+from hpcq.plan.planner import make_plan
+from hpcq.report.make_report import MergedRun, make_report
 from hpcq.store import Index, MergeReport, Score, VariantResults, read_results, write_results
 
 STUDY = "arxiv-2409.11055v6"

@@ -11,9 +11,9 @@ from pathlib import Path
 import pytest
 
 from hpcq.report.formats import FORMATTERS
+from hpcq.report.make_report import MergedRun, make_report
 from hpcq.report.model_labels import ModelIdentity, model_labels
 from hpcq.report.published import add_published_scores, find_studies
-from hpcq.report.report import MergedRun, make_report
 from hpcq.report.rows import Row, make_rows
 from hpcq.store import Index, MergeReport, Score, VariantResults, read_results, write_results
 

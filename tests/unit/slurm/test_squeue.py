@@ -5,7 +5,7 @@ from __future__ import annotations
 import pytest
 
 from hpcq.core.errors import SetupError
-from hpcq.core.work import UnitState
+from hpcq.core.work_records import UnitState
 from hpcq.slurm import client, squeue
 from hpcq.slurm.jobs import SlurmState
 

@@ -6,7 +6,7 @@ import math
 import platform
 from collections.abc import Container, Iterator, Sequence
 
-from hpcq.core.work import EvaluateWork
+from hpcq.core.work_records import EvaluateWork
 from hpcq.evaluate.requests import GENERATE, Request
 from hpcq.store import RequestKey, Response
 

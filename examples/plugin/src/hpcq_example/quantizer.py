@@ -12,7 +12,7 @@ from typing import Any
 import numpy as np
 
 from hpcq.core.errors import UserInputError
-from hpcq.core.work import Scheme
+from hpcq.core.work_records import Scheme
 from hpcq.quantize.interface import QuantizeJob
 from hpcq.quantize.safetensors_io import RawTensor, read_tensors, write_tensors
 

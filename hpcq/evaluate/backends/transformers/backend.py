@@ -18,7 +18,7 @@ import transformers
 from lm_eval.models.huggingface import HFLM
 
 from hpcq.core.errors import SetupError, UserInputError, WorkerError
-from hpcq.core.work import EvaluateWork
+from hpcq.core.work_records import EvaluateWork
 from hpcq.evaluate.backends.transformers.device_map import DeviceMap, make_device_map, node_memory
 from hpcq.evaluate.backends.transformers.disk_offload import copy_weights_to_node, offload_folder
 from hpcq.evaluate.backends.transformers.prefix_scoring.scorer import Scorer

@@ -12,7 +12,7 @@ import torch
 from hpcq.core.errors import WorkerError
 from hpcq.core.host_memory import host_memory_bytes
 from hpcq.core.layer_split import balance, bytes_per_place, fill
-from hpcq.core.work import Offload
+from hpcq.core.work_records import Offload
 
 CPU, DISK = "cpu", "disk"
 Device = int | str

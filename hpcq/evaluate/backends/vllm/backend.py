@@ -13,10 +13,10 @@ from pathlib import Path
 from typing import Any
 
 from hpcq.core.errors import SetupError, UserInputError
-from hpcq.core.work import EvaluateWork
+from hpcq.core.work_records import EvaluateWork
 from hpcq.evaluate.backends.vllm.engine import describe_engine, has_gpu, run_headless, start_engine
 from hpcq.evaluate.backends.vllm.engine_loop import EngineLoop, Job
-from hpcq.evaluate.backends.vllm.jobs import JobResult, PrefixSharing, generate_job, score_jobs
+from hpcq.evaluate.backends.vllm.engine_requests import JobResult, PrefixSharing, generate_job, score_jobs
 from hpcq.evaluate.backends.vllm.root_cause import RootCause
 from hpcq.evaluate.backends.vllm.self_check import SAMPLE_TEXT, check_sharing, rounding_tolerance, sample_pairs
 from hpcq.evaluate.backends.vllm.tokenizer import LmEvalTokenizer

@@ -6,7 +6,7 @@ from collections.abc import Sequence
 from itertools import cycle, islice
 
 from hpcq.evaluate.backends.vllm.engine_loop import EngineLoop
-from hpcq.evaluate.backends.vllm.jobs import PrefixSharing, Scores, score_pairs
+from hpcq.evaluate.backends.vllm.engine_requests import PrefixSharing, Scores, score_pairs
 from hpcq.evaluate.backends.vllm.tokenizer import Pair
 
 # Reading uninitialized memory, or another request's, makes log-likelihoods differ by far more.

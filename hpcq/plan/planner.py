@@ -9,15 +9,15 @@ from hpcq.catalog.kernels import backend_title
 from hpcq.catalog.tasks import find_task
 from hpcq.catalog.tools import quantizers
 from hpcq.core.addressing import address_of
-from hpcq.core.work import Model, Scheme, Task, Variant
+from hpcq.core.work_records import Model, Scheme, Task, Variant
 from hpcq.manifest import ResolvedManifest
 from hpcq.plan.arrays import make_arrays
 from hpcq.plan.build_units import merge_unit, merged_evaluations, variant_units
 from hpcq.plan.cost.calibration import EMPTY_HISTORY, RunHistory
 from hpcq.plan.memory.weights import weight_bytes
 from hpcq.plan.placement.assignment import Assignment, assign_variants
+from hpcq.plan.placement.candidates import PlacementError
 from hpcq.plan.placement.estimator import Estimator, estimate_notes, merge_seconds, results_bytes
-from hpcq.plan.placement.place import PlacementError
 from hpcq.plan.placement.requirements import evaluation_requirements, fallback_requirements
 from hpcq.plan.placement.sharding import choose_shard_counts
 from hpcq.plan.placement.suggestions import suggest

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterator
 
 from hpcq.catalog.tasks import find_task
-from hpcq.core.work import UnitKind
+from hpcq.core.work_records import UnitKind
 from hpcq.manifest.context import Context
 from hpcq.manifest.error_messages import Problem
 from hpcq.manifest.schema import TaskOptions

@@ -16,15 +16,15 @@ from hpcq.core.attempts import read_attempts
 from hpcq.core.errors import SetupError, UserInputError
 from hpcq.core.files import write_text
 from hpcq.core.paths import RunLayout
-from hpcq.core.work import SYNTHETIC
+from hpcq.core.work_records import SYNTHETIC
 from hpcq.data import find_manifest
 from hpcq.manifest import ResolvedManifest, load, lock_text, resolve, run_layout
 from hpcq.manifest.profiles import Profile
 from hpcq.monitor.units import UnitRecord, read_unit
 from hpcq.plan.arrays import make_arrays
 from hpcq.plan.cost.calibration import EMPTY_HISTORY, RunHistory, read_history
-from hpcq.plan.plan import make_plan
 from hpcq.plan.plan_json import plan_document
+from hpcq.plan.planner import make_plan
 from hpcq.plan.schedule.simulator import simulate_estimates
 from hpcq.plan.tool_versions import versions_by_environment
 from hpcq.plan.units import Plan

@@ -13,9 +13,9 @@ from hpcq.api import find
 from hpcq.core.failures import Failure
 from hpcq.core.outcomes import Launcher, Outcome
 from hpcq.core.paths import RunLayout
-from hpcq.core.work import UnitKind, UnitState
+from hpcq.core.work_records import UnitKind, UnitState
 from hpcq.launch.job_status import unit_jobs
-from hpcq.launch.recovery.close_attempts import EndedJob, close_and_decide, record_cancelled, record_failed_start
+from hpcq.launch.recovery.end_attempts import EndedJob, close_and_decide, record_cancelled, record_failed_start
 from hpcq.launch.recovery.retry_policy import RetryPolicy
 from hpcq.launch.recovery.stale_attempts import close_stale_attempts, failure_of_job
 from hpcq.monitor.unit_job import UnitJobStatus

@@ -20,7 +20,7 @@ from hpcq.catalog.tasks import find_task
 from hpcq.core.digests import digest_of_items
 from hpcq.core.errors import SetupError, UserInputError, WorkerError
 from hpcq.core.paths import cache_folder
-from hpcq.core.work import Task
+from hpcq.core.work_records import Task
 from hpcq.evaluate.requests import GENERATE, Request, requests_of
 
 _DEFINITIONS = Path(lm_eval.tasks.__file__).parent

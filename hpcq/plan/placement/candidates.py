@@ -23,7 +23,7 @@ from hpcq.catalog.kernels import (
 )
 from hpcq.catalog.models import ModelShape
 from hpcq.catalog.tools import Splitting, backends
-from hpcq.core.work import SYNTHETIC, Calibration, Scheme, UnitKind
+from hpcq.core.work_records import SYNTHETIC, Calibration, Scheme, UnitKind
 from hpcq.manifest.profiles import GpuClass, Profile
 from hpcq.plan.memory.gpu_memory import (
     GpuMemory,

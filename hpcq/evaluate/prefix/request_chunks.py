@@ -23,7 +23,7 @@ from collections.abc import Collection, Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from itertools import accumulate, groupby, pairwise
 
-from hpcq.core.work import Shard
+from hpcq.core.work_records import Shard
 from hpcq.evaluate.prefix.radix_tree import common_prefix_length
 from hpcq.evaluate.requests import GENERATE, LOGLIKELIHOOD, Request
 from hpcq.store import RequestKey
