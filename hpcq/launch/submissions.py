@@ -78,12 +78,16 @@ def read_spec(folder: Path) -> SubmissionSpec:
 
 def record_submission(layout: RunLayout, folder: Path, spec: SubmissionSpec, job_id: str) -> Submission:
     """Record that Slurm accepted the submission in `folder` as `job_id`."""
-    submission = Submission(
-        array=spec.array, part=spec.part, job_id=job_id, units=spec.units, folder=str(folder), time=utc_now()
-    )
+    submission = _accepted(folder, spec, job_id)
     path = layout.submissions / f"{submission.array}.{job_id}.json"
     write_text(path, json.dumps(asdict(submission), indent=1) + "\n")
     return submission
+
+
+def _accepted(folder: Path, spec: SubmissionSpec, job_id: str) -> Submission:
+    return Submission(
+        array=spec.array, part=spec.part, job_id=job_id, units=spec.units, folder=str(folder), time=utc_now()
+    )
 
 
 def read_submissions(layout: RunLayout) -> list[Submission]:
@@ -102,13 +106,21 @@ def was_submitted(layout: RunLayout) -> bool:
     return bool(_records(layout)) or any((folder / _SPEC_FILE).exists() for folder in list_folder(layout.launcher_logs))
 
 
-def recover_unrecorded(layout: RunLayout, queue: Mapping[str, SlurmJob]) -> list[Submission]:
-    """Record the submissions of this run that are in the queue but have no record, and return them."""
+def recover_unrecorded(layout: RunLayout, queue: Mapping[str, SlurmJob], *, may_write: bool = True) -> list[Submission]:
+    """Record the submissions of this run that are in the queue but have no record, and return them.
+
+    Args:
+        layout: Paths of the run.
+        queue: The run's jobs in Slurm, by id.
+        may_write: Write the records; otherwise, return the submissions only.
+    """
     recorded = {submission.job_id for submission in read_submissions(layout)}
     found = []
     for job_id, folder in sorted({(job_id.partition("_")[0], Path(job.comment)) for job_id, job in queue.items()}):
         if job_id not in recorded and folder.parent == layout.launcher_logs and (folder / _SPEC_FILE).is_file():
-            found.append(record_submission(layout, folder, read_spec(folder), job_id))
+            spec = read_spec(folder)
+            accepted = record_submission(layout, folder, spec, job_id) if may_write else _accepted(folder, spec, job_id)
+            found.append(accepted)
     return found
 
 

@@ -76,7 +76,7 @@ def plan_run(loaded: LoadedRun) -> PlanResult:
     has the reason, and units whose jobs are pending or running count as missing.
     """
     try:
-        jobs = unit_jobs_if_any(loaded.layout)
+        jobs = unit_jobs_if_any(loaded.layout, may_write=False)
     except SetupError as error:
         return _plan_result(loaded, {}, slurm_error=str(error))
     return _plan_result(loaded, jobs)
@@ -91,7 +91,7 @@ def check_run(loaded: LoadedRun) -> PlanResult:
     """
     check_submittable(loaded)
     check_same_plan(loaded)
-    jobs = unit_jobs_if_any(loaded.layout)
+    jobs = unit_jobs_if_any(loaded.layout, may_write=False)
     _refuse_unplanned_jobs(loaded, jobs)
     return _plan_result(loaded, jobs)
 
@@ -114,7 +114,7 @@ def estimate_gpu_hours(loaded: LoadedRun, *, retry_failed: bool = False) -> dict
     Raises:
         SetupError: Slurm does not answer.
     """
-    jobs = unit_jobs_if_any(loaded.layout)
+    jobs = unit_jobs_if_any(loaded.layout, may_write=False)
     return estimated_gpu_hours(next_submission(loaded, jobs, retry_failed=retry_failed).arrays)
 
 

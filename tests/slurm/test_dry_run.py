@@ -51,6 +51,13 @@ def test_a_fresh_a_pending_and_a_cancelled_run(hpcq: Hpcq, cluster: VirtualClust
     planned = hpcq("plan", *arguments)
     assert "pending or running: " in planned.out
 
+    # As if the submitting process had died before it recorded the jobs: `plan` finds them and writes nothing.
+    records = hpcq.folder / "runs" / "rehearsal" / "submissions"
+    for path in records.iterdir():
+        path.unlink()
+    assert shown(hpcq, *arguments) == []
+    assert list(records.iterdir()) == []
+
     assert hpcq("cancel", "rehearsal", "bf16").code == 0
     expected = shown(hpcq, *arguments)
     assert [len(units) for _, units in expected] == [2, 1]
