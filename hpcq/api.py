@@ -26,11 +26,9 @@ from hpcq.core.errors import SetupError, UserInputError
 from hpcq.core.files import make_folder, write_text
 from hpcq.monitor.status import ACTIVE_STATES, RunStatus
 from hpcq.run import operations
-from hpcq.run.preflight import check_submittable
 from hpcq.run.run import (
     LoadedRun,
     RunRecord,
-    check_same_plan,
     find_lock_file,
     find_runs,
     load_manifest,
@@ -38,7 +36,15 @@ from hpcq.run.run import (
     manifest_layout,
     read_run,
 )
-from hpcq.run.submit import PlanResult, StatusCallback, SubmitResult, estimate_gpu_hours, plan_run, submit_run
+from hpcq.run.submit import (
+    PlanResult,
+    StatusCallback,
+    SubmitResult,
+    check_run,
+    estimate_gpu_hours,
+    plan_run,
+    submit_run,
+)
 
 if TYPE_CHECKING:
     import pandas
@@ -172,7 +178,10 @@ class Run:
         return load_run(str(self._source), self._overrides)
 
     def plan(self) -> PlanResult:
-        """Plan without writing or submitting anything. Units whose result is on disk are done.
+        """Plan without submitting anything: the arrays are exactly those that `submit` would submit now.
+
+        If the run has jobs and Slurm does not answer, the field `slurm_error` of the document has the reason, and units
+        whose jobs are pending or running count as missing.
 
         Raises:
             ManifestError: The manifest is invalid; the message lists every problem.
@@ -210,10 +219,7 @@ class Run:
             >>> hpcq.load("m.toml").check().document["refused"]
             []
         """
-        loaded = self.load()
-        check_submittable(loaded)
-        check_same_plan(loaded)
-        return plan_run(loaded)
+        return check_run(self.load())
 
     def submit(
         self,
@@ -354,10 +360,11 @@ class Run:
         """Cancel the pending and running jobs of the run, and return the ids of their units when they have ended.
 
         Args:
-            units: Unit ids or parts of them; none for all units.
+            units: Ids of units, whole components of ids (a kind, a model, a scheme, a variant, a shard, at least 6
+                digits of the digest), or shell patterns for whole ids; none for all units.
 
         Raises:
-            UserInputError: A unit does not exist.
+            UserInputError: A name selects no unit; the message has the nearest ids.
             SetupError: A command on another host is running the units, or the jobs do not end in time.
 
         Example:
@@ -366,6 +373,22 @@ class Run:
             []
         """
         return operations.cancel_units(self._record(), units)
+
+    def match_units(self, *units: str) -> dict[str, tuple[str, ...]]:
+        """Return the ids of the run's units that each name selects.
+
+        Args:
+            units: Names of units, as in `cancel`.
+
+        Raises:
+            UserInputError: A name selects no unit; the message has the nearest ids.
+
+        Example:
+            >>> import hpcq
+            >>> hpcq.load("m.toml").match_units("merge")
+            {'merge': ('merge.demo',)}
+        """
+        return operations.match_units(self._record(), units)
 
     def stage(self, *, progress: Callable[[str], None] = lambda _line: None) -> list[Path]:
         """Copy the models and data of the manifest that packages ship to the cache, and return their paths.
@@ -427,7 +450,8 @@ def find(run: str | Path, /, overrides: Iterable[str] = ()) -> Run:
         >>> hpcq.find("demo").status().state.value
         'done'
     """
-    return Run(find_lock_file(str(run)).parent, overrides)
+    lock = find_lock_file(str(run))
+    return Run(lock.parent if Path(run).suffix == ".toml" else run, overrides)
 
 
 def runs(folder: str | Path = "runs") -> list[Run]:
@@ -501,7 +525,8 @@ def init_profile(path: str | Path | None = None, *, overwrite: bool = False) -> 
         'mine.toml'
     """
     from hpcq.manifest.templates import draft_profile
-    from hpcq.slurm.sinfo import cluster_name, node_groups
+    from hpcq.slurm.client import cluster_name
+    from hpcq.slurm.sinfo import node_groups
 
     name = cluster_name()
     target = Path(path) if path else Path("clusters") / f"{slug(name)}.toml"

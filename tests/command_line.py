@@ -64,9 +64,9 @@ class Hpcq:
     wrapper: tuple[str, ...] = ()
 
     def __call__(
-        self, *arguments: str | Path, timeout_s: float = 240, env: dict[str, str] | None = None
+        self, *arguments: str | Path, timeout_s: float = 900, env: dict[str, str] | None = None
     ) -> CommandResult:
-        """Run a command and wait until it exits."""
+        """Run a command and wait until it exits. `timeout_s` only ends a command that hangs."""
         command: Sequence[str] = [*self.wrapper, str(self.python), "-m", "hpcq", *map(str, arguments)]
         process = subprocess.run(
             command,

@@ -6,13 +6,15 @@ import os
 import shutil
 import signal
 import tempfile
-from collections.abc import Generator
+from collections.abc import Generator, Iterator
 from pathlib import Path
 
 import hypothesis
 import pytest
 
 from hpcq.core import environments
+from hpcq.core.paths import cache_folder
+from tests import isolation
 
 TESTS = Path(__file__).resolve().parent
 SLURM_COMMANDS = ("slurmctld", "slurmd", "sbatch", "squeue", "srun", "scontrol", "sinfo", "scancel")
@@ -20,8 +22,8 @@ NEEDS_SLURM = "needs Slurm"
 NOT_INSTALLED = ("is not on this machine", "is not made yet", "could not import")
 IN_CI = os.environ.get("CI", "").lower() == "true"
 
-# Folder and marker of tests, with their default time limit in seconds.
-FOLDERS = {"slurm": 300, "models": 900, "vllm": 900, "faults": 300}
+# Folder and marker of tests, with their default time limit in seconds. A limit only ends a test that hangs.
+FOLDERS = {"slurm": 1800, "models": 1800, "vllm": 1800, "faults": 1800}
 
 OFFLINE = {
     "HF_HUB_OFFLINE": "1",
@@ -38,13 +40,15 @@ hypothesis.settings.load_profile("hpcq")
 
 def pytest_configure(config: pytest.Config) -> None:
     """Set the environment of all tests and their subprocesses, before any library reads it."""
-    home = tempfile.mkdtemp(prefix="hpcq-hf-home-")
-    config.add_cleanup(lambda: shutil.rmtree(home, ignore_errors=True))
+    folder = Path(tempfile.mkdtemp(prefix="hpcq-tests-"))
+    config.add_cleanup(lambda: shutil.rmtree(folder, ignore_errors=True))
+    isolation.link_cache(folder / "cache", cache_folder())
     # Debian installs daemons in folders that are not in a user's PATH.
     path = f"{os.environ.get('PATH', os.defpath)}:/usr/sbin:/sbin"
     # Subprocesses import hpcq in any environment and from any folder.
     python_path = os.pathsep.join(filter(None, [str(TESTS.parent), os.environ.get("PYTHONPATH")]))
-    os.environ.update(OFFLINE, HF_HOME=home, PATH=path, PYTHONPATH=python_path)
+    folders = {"HF_HOME": str(folder / "hf-home"), "HPCQ_CACHE": str(folder / "cache")}
+    os.environ.update(OFFLINE, **folders, PATH=path, PYTHONPATH=python_path)
     # With nohup or in the background of a shell, the suite and its subprocesses would inherit these signals as ignored.
     signal.signal(signal.SIGHUP, signal.SIG_DFL)
     signal.signal(signal.SIGINT, signal.default_int_handler)
@@ -88,6 +92,28 @@ def pytest_terminal_summary(terminalreporter: pytest.TerminalReporter) -> None:
         terminalreporter.section("NOT TESTED: Slurm", red=True, bold=True)
         terminalreporter.line(f"{len(skipped)} tests were skipped because Slurm is not installed.")
         terminalreporter.line("Install it (Debian: apt-get install slurm-wlm munge) and run them again.")
+
+
+@pytest.fixture(scope="session", autouse=True)
+def _working_directory(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Path]:
+    """The empty folder that all tests run in, and their subprocesses unless they get another one."""
+    before, folder = Path.cwd(), tmp_path_factory.mktemp("working-directory")
+    os.chdir(folder)
+    with isolation.guarded_checkout():
+        yield folder
+    os.chdir(before)
+
+
+@pytest.fixture(autouse=True)
+def _isolation(_working_directory: Path) -> Iterator[None]:
+    """Fail a test that has used the checkout's run folders, or left something in the working directory or the cache."""
+    cache = cache_folder()
+    before = {*_working_directory.iterdir(), *isolation.cache_entries(cache)}
+    yield
+    after = {*_working_directory.iterdir(), *isolation.cache_entries(cache)}
+    found = isolation.take_violations() + [f"created {path}" for path in sorted(after - before)]
+    if found:
+        pytest.fail(f"The test is not isolated from the user's folders; use tmp_path: {found}", pytrace=False)
 
 
 @pytest.fixture(scope="session")

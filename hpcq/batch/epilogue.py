@@ -17,21 +17,14 @@ from pathlib import Path
 from hpcq.core.attempts import AttemptRecord, read_attempts, read_unit_attempts
 from hpcq.core.errors import HpcqError, SetupError
 from hpcq.core.failures import Failure, classify_exit_code
+from hpcq.core.outcomes import Action, Launcher, Outcome
 from hpcq.core.work import UnitKind
 from hpcq.launch.recovery.close_attempts import EndedJob, close_and_decide, record_failed_start
 from hpcq.launch.recovery.node_exclusion import join_excluded, nodes_to_exclude
-from hpcq.launch.recovery.retry_policy import Action, Decision
+from hpcq.launch.recovery.retry_policy import Decision
 from hpcq.launch.submissions import SubmissionSpec, read_spec
-from hpcq.slurm.scontrol import (
-    JobDetails,
-    SlurmJob,
-    can_start,
-    current_job,
-    pending_jobs,
-    requeue,
-    show_job,
-    update_jobs,
-)
+from hpcq.slurm.jobs import SlurmJob, SlurmState
+from hpcq.slurm.scontrol import can_start, current_job, pending_jobs, requeue, show_job, update_jobs
 
 DONE, NOT_DONE = 0, 1
 """Exit codes of this program."""
@@ -61,12 +54,12 @@ def main(arguments: Sequence[str]) -> int:
 
 def _run(folder: Path, spec: SubmissionSpec, own: SlurmJob, status: int, log_offset: int) -> int:
     job = show_job(own.job_id)
-    if job is None or job.state != "RUNNING":
+    if job is None or job.state is not SlurmState.RUNNING:
         return NOT_DONE  # Slurm or the user is ending the job
     epilogue = Epilogue(folder=folder, spec=spec, own=own, job=job)
     if status:
         record = epilogue.record() or epilogue.record_failed_start(status)
-        if record.outcome == "done":
+        if record.outcome is Outcome.DONE:
             status = 0
         elif epilogue.decide_and_requeue(record, status, log_offset):
             return NOT_DONE
@@ -80,7 +73,7 @@ def _run(folder: Path, spec: SubmissionSpec, own: SlurmJob, status: int, log_off
 class Epilogue:
     """Epilogue of one ended attempt: its record, the decision, the requeue of its job."""
 
-    def __init__(self, *, folder: Path, spec: SubmissionSpec, own: SlurmJob, job: JobDetails) -> None:
+    def __init__(self, *, folder: Path, spec: SubmissionSpec, own: SlurmJob, job: SlurmJob) -> None:
         self._folder = folder
         self._spec = spec
         self._own = own
@@ -90,7 +83,7 @@ class Epilogue:
 
     def record(self) -> AttemptRecord | None:
         """Return the record of this start of the job; None if the unit did not get that far."""
-        own = (self._own.job_id, self._own.restart)
+        own = (self._own.job_id, self._own.restarts)
         records = read_unit_attempts(self._spec.layout.attempts, self._unit)
         return next((one for one in reversed(records) if (one.job_id, one.restart) == own), None)
 
@@ -98,10 +91,10 @@ class Epilogue:
         """Record the attempt on behalf of the unit. The default is a node fault: the unit may start on another node."""
         job = EndedJob(
             job_id=self._own.job_id,
-            launcher="slurm",
-            node=os.environ.get("SLURMD_NODENAME", ""),
+            launcher=Launcher.SLURM,
+            node=self._own.node or "",
             log=str(self._log),
-            restart=self._own.restart,
+            restart=self._own.restarts,
         )
         failure = classify_exit_code(status) or _ENDED_BY_SIGNAL.get(status, Failure.NODE_FAULT)
         return record_failed_start(self._spec.layout, self._unit, job, failure)
@@ -115,7 +108,7 @@ class Epilogue:
                 self._spec.layout, record, self._spec.retries, failure=failure, reason=reason
             )
         else:
-            decision = Decision(action=Action(record.decision), reason=record.reason or "", oom_step=record.oom_step)
+            decision = Decision(action=record.decision, reason=record.reason or "", oom_step=record.oom_step)
         if decision.action.is_retry:
             self._requeue(decision)
         return decision.action.is_retry

@@ -11,12 +11,14 @@ import sys
 
 from hpcq.api import find
 from hpcq.core.failures import Failure
+from hpcq.core.outcomes import Launcher, Outcome
 from hpcq.core.paths import RunLayout
 from hpcq.core.work import UnitKind, UnitState
-from hpcq.launch.job_status import UnitJobStatus, unit_jobs
+from hpcq.launch.job_status import unit_jobs
 from hpcq.launch.recovery.close_attempts import EndedJob, close_and_decide, record_cancelled, record_failed_start
 from hpcq.launch.recovery.retry_policy import RetryPolicy
 from hpcq.launch.recovery.stale_attempts import close_stale_attempts, failure_of_job
+from hpcq.monitor.unit_job import UnitJobStatus
 from hpcq.slurm.scontrol import show_job
 
 _JOB_VARIABLE_PREFIXES = ("SLURM_", "SLURMD_", "SBATCH_", "SRUN_", "SUBMITIT_")
@@ -46,11 +48,12 @@ def _close_last_job(layout: RunLayout, unit: str, status: UnitJobStatus, policy:
     """Record why the unit's last job has ended, unless the job did so itself."""
     history = close_stale_attempts(layout, unit, policy, own=None)
     last = history[-1] if history else None
-    is_done = any(record.outcome == "done" for record in history)
-    if is_done or status.state is UnitState.DONE or (status.reason or "").endswith(_NEVER_SATISFIED):
+    is_done = any(record.outcome is Outcome.DONE for record in history)
+    is_unsatisfiable = status.job is not None and status.job.reason == _NEVER_SATISFIED
+    if is_done or status.state is UnitState.DONE or is_unsatisfiable:
         return
-    job = EndedJob(job_id=status.job_id, launcher="slurm", node="", log=status.log)
-    was_interrupted = last is not None and last.outcome == "interrupted" and last.decision is None
+    job = EndedJob(job_id=status.job_id, launcher=Launcher.SLURM, node="", log=status.log)
+    was_interrupted = last is not None and last.outcome is Outcome.INTERRUPTED and last.decision is None
     if status.state is UnitState.CANCELLED or was_interrupted:
         record_cancelled(layout, unit, job)
     elif last is None or last.job_id != job.job_id:

@@ -24,14 +24,6 @@ class UnsupportedConfigError(Exception):
     """The shape of a model cannot be read from its configuration; the message has the reason."""
 
 
-def find_checkpoint_shape(folder: Path) -> ModelShape | None:
-    """Return the shape in `folder`/config.json; None: the configuration is missing or not supported."""
-    try:
-        return read_checkpoint_shape(folder)
-    except UnsupportedConfigError:
-        return None
-
-
 def find_config_shape(config: Mapping[str, Any]) -> ModelShape | None:
     """Return the shape in a transformers configuration; None: it is not supported."""
     try:

@@ -11,6 +11,8 @@ from dataclasses import dataclass
 from functools import lru_cache
 from pathlib import Path
 
+from hpcq.catalog.models import find_model_shape
+
 _FOLDER = Path(__file__).parent / "published"
 _STUDIES = {"arxiv-2409.11055v6": "arxiv-2409.11055v6-leaderboards.tsv"}
 
@@ -54,9 +56,13 @@ def study_names() -> tuple[str, ...]:
 
 
 def find_published_score(study: str, model_id: str, scheme: str, task: str) -> PublishedScore | None:
-    """Return the score of `study` for a model, scheme and task; None: it has none on the same scale."""
+    """Return the score of `study` for a model, scheme and task; None: it has none on the same scale.
+
+    Studies name models without their organization, so only ids in the catalog are compared: another organization's
+    model of the same name is another model.
+    """
     column, method = _COLUMNS.get(task), _METHODS.get(scheme)
-    if column is None or method is None:
+    if column is None or method is None or find_model_shape(model_id) is None:
         return None
     row = _rows(study).get((_study_name(model_id), *method))
     return PublishedScore(study=study, value=float(row[column])) if row and row[column] else None

@@ -3,12 +3,12 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Mapping
-from dataclasses import replace
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass, replace
 from functools import lru_cache
 from typing import Any, Literal, get_args
 
-from hpcq.catalog.models import ModelShape
+from hpcq.catalog.models import Linear, ModelShape
 from hpcq.catalog.plugins import Group, Plugin, installed_plugins
 from hpcq.catalog.toml_rows import RowError, catalog_rows, make_record
 from hpcq.catalog.tools import quantizers
@@ -79,18 +79,64 @@ def split_group_size(name: str) -> tuple[str, int | None]:
     return (match["base"], int(match["group_size"])) if match else (name, None)
 
 
-def indivisible_width(scheme: Scheme, shape: ModelShape) -> int | None:
-    """Return the first input width of a quantized layer that the group size does not divide; None: it divides all."""
-    if scheme.granularity != "group" or scheme.group_size is None or scheme.tool == SYNTHETIC:
+@dataclass(frozen=True, kw_only=True)
+class GroupSizeProblem:
+    """A group size that does not divide the inputs of every layer.
+
+    Attributes:
+        scheme: The scheme.
+        linear: The first layer whose inputs it does not divide.
+        fitting: The same scheme with the largest usual group size that fits; None: none fits.
+    """
+
+    scheme: Scheme
+    linear: Linear
+    fitting: Scheme | None
+
+    def sentence(self, model_id: str, *, names_layer: bool = False) -> str:
+        """Return the message for a user, with a scheme that fits.
+
+        Args:
+            model_id: Id or path of the model.
+            names_layer: Name the layer, for readers of a log.
+        """
+        model, layer = model_id.rstrip("/").rsplit("/", 1)[-1], f" (model.layers.*.{self.linear.name})"
+        hint = (
+            f"Try '{self.fitting.name}'."
+            if self.fitting
+            else "None of the usual group sizes divides its layers: choose a scheme with scales per channel."
+        )
+        return (
+            f"'{self.scheme.name}' cannot quantize {model}: {self.linear.in_features} is not a multiple of"
+            f" {self.scheme.group_size}{layer if names_layer else ''}. {hint}"
+        )
+
+
+def group_size_problem(scheme: Scheme, shape: ModelShape) -> GroupSizeProblem | None:
+    """Return the problem of the scheme's group size with this model; None: it fits, or nothing is quantized."""
+    linear = None if scheme.tool == SYNTHETIC else indivisible_linear(scheme, shape.linears)
+    if linear is None:
         return None
-    widths = (shape.hidden_size, shape.intermediate_size, shape.heads * shape.head_dim)
-    return next((width for width in widths if width % scheme.group_size), None)
+    return GroupSizeProblem(scheme=scheme, linear=linear, fitting=_fitting_scheme(scheme, shape))
 
 
-def fitting_group_size(scheme: Scheme, shape: ModelShape) -> int | None:
-    """Return the largest usual group size that divides the input width of every quantized layer; None: none does."""
-    sizes = _USUAL_GROUP_SIZES
-    return next((size for size in sizes if indivisible_width(replace(scheme, group_size=size), shape) is None), None)
+def with_fitting_group_size(scheme: Scheme, shape: ModelShape) -> Scheme:
+    """Return the scheme, with the largest usual group size that fits the model if its own does not."""
+    problem = group_size_problem(scheme, shape)
+    return problem.fitting or scheme if problem else scheme
+
+
+def indivisible_linear(scheme: Scheme, linears: Iterable[Linear]) -> Linear | None:
+    """Return the first of `linears` whose inputs the group size does not divide; None: it divides all of them."""
+    if not scheme.is_quantized or scheme.granularity != "group" or scheme.group_size is None:
+        return None
+    return next((linear for linear in linears if linear.in_features % scheme.group_size), None)
+
+
+def _fitting_scheme(scheme: Scheme, shape: ModelShape) -> Scheme | None:
+    base = split_group_size(scheme.name)[0]
+    sized = (replace(scheme, name=f"{base}-g{size}", group_size=size) for size in _USUAL_GROUP_SIZES)
+    return next((one for one in sized if indivisible_linear(one, shape.linears) is None), None)
 
 
 def method_names(tool: str | None = None) -> tuple[str, ...]:

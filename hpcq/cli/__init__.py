@@ -9,19 +9,19 @@ from __future__ import annotations
 import argparse
 import contextlib
 import importlib
-import io
 import os
 import sys
 from collections.abc import Sequence
 
 from hpcq import __version__
 from hpcq.cli import process_setup
+from hpcq.cli.steady_output import steady_output
 from hpcq.core.errors import HpcqError, StorageError
 from hpcq.core.files import describe_os_error
 
 VERBS = ("plan", "submit", "status", "logs", "resume", "cancel", "merge", "report", "stage", "init")
-BUFFERED_VERBS = ("submit", "resume", "merge")
-"""Verbs that change a run: their output is buffered, so that a closed pipe cannot interrupt them."""
+STEADY_VERBS = ("submit", "resume", "cancel", "merge")
+"""Verbs that change a run: a closed pipe cannot interrupt them."""
 VERBS_WITH_USER_UMASK = ("stage", "report", "init")
 """Verbs that keep the user's umask, because others may read what they write: staged data, reports, profiles."""
 
@@ -65,12 +65,13 @@ def main(argv: Sequence[str] | None = None) -> int:
 
 
 def _run(argv: Sequence[str] | None) -> int:
-    code = 0
+    code: int = 0
     try:
         arguments = build_parser().parse_args(argv)
         if arguments.verb not in VERBS_WITH_USER_UMASK:
             os.umask(PRIVATE_UMASK)
-        code = _run_buffered(arguments) if arguments.verb in BUFFERED_VERBS else arguments.run(arguments)
+        with steady_output() if arguments.verb in STEADY_VERBS else contextlib.nullcontext():
+            code = arguments.run(arguments)
         sys.stdout.flush()
     except HpcqError as error:
         print(error, file=sys.stderr)
@@ -85,15 +86,3 @@ def _run(argv: Sequence[str] | None) -> int:
         print("Interrupted. Committed results are kept; run the command again to continue.", file=sys.stderr)
         return INTERRUPTED
     return code
-
-
-def _run_buffered(arguments: argparse.Namespace) -> int:
-    """Run a verb with buffered output: it completes and returns its exit code even if the reader closes the pipe."""
-    output = io.StringIO()
-    try:
-        with contextlib.redirect_stdout(output):
-            code: int = arguments.run(arguments)
-        return code
-    finally:
-        with contextlib.suppress(BrokenPipeError):
-            print(output.getvalue(), end="", flush=True)

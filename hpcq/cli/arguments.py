@@ -6,6 +6,11 @@ import argparse
 import json
 from typing import Any
 
+UNIT_HELP = (
+    "a unit's id, or a whole component of ids: a kind (evaluate), a model, a scheme, a variant, a shard (0of2), or at"
+    " least 6 digits of the digest; or a quoted shell pattern for whole ids ('*w4a16*')"
+)
+
 
 def add_manifest(parser: argparse.ArgumentParser) -> None:
     """Add MANIFEST and -O."""

@@ -31,7 +31,7 @@ def terminal_width() -> int | None:
 
 def plan_lines(planned: PlanResult, *, with_units: bool = False) -> list[str]:
     """Return the plan as text: units, arrays, estimates, and everything refused or missing."""
-    document, status = planned.document, planned.status
+    document = planned.document
     kinds = Counter(unit["kind"] for unit in document["units"])
     lines = [
         f"run {document['run']}: "
@@ -50,13 +50,33 @@ def plan_lines(planned: PlanResult, *, with_units: bool = False) -> list[str]:
         heading = ("array", "units", "class", "shape", "environment", "limit", "after")
         cells = [heading, *(_array_cells(array) for array in document["arrays"])]
         lines += ["", *aligned_columns(cells, width=terminal_width())]
-    done = status.counts.get("done", 0)
-    lines += ["", f"already done: {done} of {len(status.units)} units"]
+    lines += ["", *_not_submitted(planned)]
     lines += total_lines(document)
     for refusal in document["refused"]:
         lines.append(f"refused: {refusal['reason']} Try this: {refusal['suggestion']}.")
     lines += [f"note: {note}" for note in document["notes"]]
     lines += [f"missing: {problem}" for problem in planned.loaded.resolved.missing]
+    return lines
+
+
+def _not_submitted(planned: PlanResult) -> list[str]:
+    """Return why units of the plan are in none of its arrays."""
+    status, total = planned.status, len(planned.status.units)
+    lines = [f"already done: {status.counts.get('done', 0)} of {total} units"]
+    submitted = {unit.id for array in planned.arrays for unit in array.units}
+    active = sum(
+        unit.state in (UnitState.PENDING, UnitState.RUNNING) and unit.id not in submitted for unit in status.units
+    )
+    if active:
+        lines.append(f"pending or running: {active} of {total} units")
+    if failed := sum(unit.has_failed_permanently and unit.id not in submitted for unit in status.units):
+        lines.append(
+            f"failed permanently: {failed} of {total} units; submit them with `hpcq resume {status.run} --failed`"
+        )
+    if status.is_locked:
+        lines.append("another hpcq command is working on this run: `submit` refuses until it has exited")
+    if error := planned.document["slurm_error"]:
+        lines.append(f"Slurm was not asked for pending and running units: {error}")
     return lines
 
 
@@ -130,7 +150,8 @@ def status_lines(status: RunStatus) -> list[str]:
         lines.append(f"tokens: {format_token_savings(status.asked_tokens, status.computed_tokens)}")
     units = status.units
     if len(units) > MAX_LISTED_UNITS:
-        units = tuple(unit for unit in units if unit.state in ("running", "failed", "cancelled"))[:MAX_LISTED_UNITS]
+        listed = (UnitState.RUNNING, UnitState.FAILED, UnitState.CANCELLED)
+        units = tuple(unit for unit in units if unit.state in listed)[:MAX_LISTED_UNITS]
     lines += aligned_columns([_status_cells(unit) for unit in units], width=terminal_width())
     if len(units) < len(status.units):
         lines.append(f"({len(status.units) - len(units)} more units: see --json)")

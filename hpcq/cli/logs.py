@@ -1,4 +1,4 @@
-"""Print the logs of a run's units, or of the units whose id contains UNIT."""
+"""Print the logs of a run's units, or of the units that UNIT selects."""
 
 from __future__ import annotations
 
@@ -6,7 +6,7 @@ import argparse
 import sys
 import time
 
-from hpcq.cli.arguments import add_run
+from hpcq.cli.arguments import UNIT_HELP, add_run
 
 FOLLOW_INTERVAL_S = 0.5
 
@@ -14,7 +14,7 @@ FOLLOW_INTERVAL_S = 0.5
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     """Add RUN, UNIT and --follow."""
     add_run(parser)
-    parser.add_argument("unit", metavar="UNIT", nargs="?", help="a unit id or part of it (default: all units)")
+    parser.add_argument("unit", metavar="UNIT", nargs="?", help=f"{UNIT_HELP} (default: all units)")
     parser.add_argument("--follow", action="store_true", help="keep printing new lines until interrupted")
 
 

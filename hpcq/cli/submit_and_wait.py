@@ -40,7 +40,7 @@ def confirm(hours: Mapping[str, float], limit: float) -> bool:
 
 
 def submit_and_wait(run: Run, *, wait: bool, as_json: bool, yes: bool, retry_failed: bool = False) -> int:
-    """Submit and print the jobs or, if the run has ended, its report.
+    """Submit, print the jobs at once, and print the report if the run has ended.
 
     Args:
         run: The run.
@@ -55,12 +55,10 @@ def submit_and_wait(run: Run, *, wait: bool, as_json: bool, yes: bool, retry_fai
     with progress_display() as on_status:
         ask = (lambda _hours, _limit: True) if yes else confirm
         result = run.submit(confirm=ask, retry_failed=retry_failed, on_status=on_status)
-        submitted = hpcq.find(result.loaded.layout.folder)
-        status = result.status
-        while wait and status.state in ACTIVE_STATES:
-            time.sleep(WAIT_INTERVAL_S)
-            status = submitted.status()
-            on_status(status)
+    # Outside of the display: on a terminal, rich sends what is printed meanwhile to standard error.
+    if result.status.state in ACTIVE_STATES and not as_json:
+        _print_queued(result)
+    status = _wait_until_ended(result) if wait else result.status
     ended = status.state not in ACTIVE_STATES
     if as_json:
         arrays = [
@@ -69,9 +67,17 @@ def submit_and_wait(run: Run, *, wait: bool, as_json: bool, yes: bool, retry_fai
         print_json({**status.as_json(), "submitted": arrays})
     elif ended:
         _print_result(status, result)
-    else:
-        _print_queued(result)
     return 1 if ended and status.state is not UnitState.DONE else 0
+
+
+def _wait_until_ended(result: SubmitResult) -> RunStatus:
+    run, status = hpcq.find(result.loaded.layout.folder), result.status
+    with progress_display() as on_status:
+        while status.state in ACTIVE_STATES:
+            time.sleep(WAIT_INTERVAL_S)
+            status = run.status()
+            on_status(status)
+    return status
 
 
 def _print_queued(result: SubmitResult) -> None:

@@ -16,6 +16,8 @@ from typing import Any
 ADDRESS_VERSION = 1
 DIGEST_CHARACTERS = 12
 """Leading hexadecimal digits of an address that go into names."""
+VARIANT_SEPARATOR = "--"
+"""Between model, scheme and digest in the id of a variant."""
 SLUG_CHARACTERS = 80
 """Maximum length of a slug: a unit's id holds two of them and must fit into the 255 bytes of a file name."""
 

@@ -11,12 +11,15 @@ import threading
 import traceback
 from collections.abc import Callable, Iterable
 from dataclasses import asdict, dataclass, field, replace
+from enum import StrEnum
 from pathlib import Path
 from typing import Any
 
 from hpcq.core.errors import HpcqError
+from hpcq.core.failures import Failure
 from hpcq.core.files import list_folder, make_folder, storage_errors, write_text
 from hpcq.core.node_context import NodeContext
+from hpcq.core.outcomes import Action, Launcher, Outcome, parse_value
 
 
 def utc_now() -> str:
@@ -35,10 +38,10 @@ class AttemptRecord:
         node: Host name of the node (of rank 0, if the unit spans several).
         pid: Process id on that node.
         start: Time at which the attempt started.
-        launcher: 'local' or 'slurm'.
+        launcher: What started the attempt.
         process: `hpcq.core.processes.identity` of the process.
         end: Time at which the attempt ended.
-        outcome: 'running', 'done', 'failed' or 'interrupted'.
+        outcome: How it has ended.
         reason: One sentence on why it failed.
         error: Class of the exception.
         total: Number of requests of the unit (None: not counted yet).
@@ -47,9 +50,9 @@ class AttemptRecord:
         restart: How often Slurm had started the job before.
         gpus: GPUs that the attempt held, over all of its nodes.
         oom_step: Index of the reduced settings that it ran with (`hpcq.launch.recovery.retry_policy`).
-        failure: `hpcq.core.failures.Failure`, once it has failed.
+        failure: Class of the failure, once it has failed.
         faulty_node: Node on which the failure occurred, if not `node`.
-        decision: `hpcq.launch.recovery.retry_policy.Action`: what happens to the unit next.
+        decision: What happens to the unit next.
         committed: Responses, or blocks of a checkpoint, that this attempt committed.
         facts: Measurements of the worker (seconds by phase, peak memory in bytes, versions, device) for the merge and
             the planner. `planned` holds the GPU class, the back end and the estimated seconds at submission.
@@ -61,10 +64,10 @@ class AttemptRecord:
     node: str
     pid: int
     start: str
-    launcher: str = "local"
+    launcher: Launcher = Launcher.LOCAL
     process: str = ""
     end: str | None = None
-    outcome: str = "running"
+    outcome: Outcome = Outcome.RUNNING
     reason: str | None = None
     error: str | None = None
     total: int | None = None
@@ -73,12 +76,20 @@ class AttemptRecord:
     restart: int = 0
     gpus: int = 0
     oom_step: int = 0
-    failure: str | None = None
+    failure: Failure | None = None
     faulty_node: str = ""
-    decision: str | None = None
+    decision: Action | None = None
     committed: int = 0
     facts: dict[str, Any] = field(default_factory=dict)
     schema: int = 1
+
+
+_ENUMS: dict[str, type[StrEnum]] = {
+    "launcher": Launcher,
+    "outcome": Outcome,
+    "failure": Failure,
+    "decision": Action,
+}
 
 
 class Attempt:
@@ -194,9 +205,21 @@ def _read(path: Path) -> AttemptRecord | None:
     known = AttemptRecord.__dataclass_fields__
     try:
         content = json.loads(path.read_text(encoding="utf-8"))
-        return AttemptRecord(**{key: value for key, value in content.items() if key in known})
+        return _parse({key: value for key, value in content.items() if key in known})
     except (FileNotFoundError, ValueError, TypeError, AttributeError):
         return None
+
+
+def _parse(content: dict[str, Any]) -> AttemptRecord:
+    """Return the record of these fields. A value of another version is read as unknown, and the reason says so."""
+    given = {name: content[name] for name in _ENUMS if content.get(name) is not None}
+    values = {name: parse_value(_ENUMS[name], value) for name, value in given.items()}
+    unknown = [f"{name} {value!r}" for name, value in given.items() if values[name] != value]
+    reason = content.get("reason")
+    if unknown:
+        message = f"written by another version of hpcq: unknown {', '.join(unknown)}"
+        reason = f"{reason} ({message})" if reason else message
+    return AttemptRecord(**{**content, **values, "reason": reason})
 
 
 def _path(folder: Path, unit: str, number: int) -> Path:

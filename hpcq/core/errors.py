@@ -52,11 +52,13 @@ class ProcessDiedError(HpcqError):
     Attributes:
         failure: Class of the failure (`hpcq.core.failures.Failure`).
         node: Slurm's name of the node on which it ran; '' for the node of this process.
+        is_secondary: Whether it exited only because another process had.
     """
 
-    def __init__(self, message: str, *, failure: str, node: str = "") -> None:
+    def __init__(self, message: str, *, failure: str, node: str = "", is_secondary: bool = False) -> None:
         self.failure = failure
         self.node = node
+        self.is_secondary = is_secondary
         super().__init__(message)
 
 

@@ -3,12 +3,12 @@
 from __future__ import annotations
 
 import os
-import re
 from dataclasses import dataclass
 from pathlib import Path
 
 from hpcq.core.addressing import DIGEST_CHARACTERS, slug
 from hpcq.core.files import list_folder
+from hpcq.core.unit_ids import UnitId
 from hpcq.core.work import UnitKind, Variant
 
 COMPLETION_FILE = "complete.json"
@@ -79,6 +79,14 @@ class RunLayout:
         """submitit's folder: batch scripts, pickles, and output from before a unit started."""
         return self.job_logs / "submitit"
 
+    def unit_log(self, unit_id: str, attempt: int) -> Path:
+        """Return the log of an attempt. Other nodes of the unit write to `<unit>.<attempt>-<node>.log`."""
+        return self.job_logs / f"{unit_id}.{attempt}.log"
+
+    def unit_logs(self) -> dict[Path, str]:
+        """Return the existing logs of all attempts, each with the id of its unit."""
+        return {path: path.stem.rpartition(".")[0] for path in self.job_logs.glob("*.log")}
+
     def unit_segments(self, unit_id: str) -> Path:
         """Return the folder to which a unit commits its segments."""
         return self.segments / unit_id
@@ -94,12 +102,13 @@ def checkpoint_path(checkpoints: Path, variant: Variant) -> Path:
 
 
 def segment_folders(segments: Path, variant: Variant) -> list[Path]:
-    """Return the existing folders of all units `evaluate.<variant>[.<i>of<n>]` in `segments`.
+    """Return the existing folders of all evaluations of the variant in `segments`.
 
     Units of earlier plans, with another number of shards, are included.
     """
-    name = re.compile(rf"{UnitKind.EVALUATE}\.{re.escape(variant.id)}(\.\d+of\d+)?")
-    return [folder for folder in list_folder(segments) if name.fullmatch(folder.name)]
+    wanted = (UnitKind.EVALUATE, variant.id)
+    parsed = ((folder, UnitId.parse(folder.name)) for folder in list_folder(segments))
+    return [folder for folder, unit in parsed if unit and (unit.kind, unit.subject) == wanted]
 
 
 def cache_folder() -> Path:

@@ -12,7 +12,7 @@ from enum import StrEnum
 from functools import cached_property
 from typing import Literal
 
-from hpcq.core.addressing import DIGEST_CHARACTERS, address_of, slug, unaddressed
+from hpcq.core.addressing import DIGEST_CHARACTERS, VARIANT_SEPARATOR, address_of, slug, unaddressed
 from hpcq.core.node_context import NodeContext
 
 SYNTHETIC = "synthetic"
@@ -155,7 +155,7 @@ class Variant:
     @property
     def id(self) -> str:
         """Stable name: model, scheme, and the first digits of the address."""
-        return f"{self.model.slug}--{slug(self.scheme.name)}--{self.address[:DIGEST_CHARACTERS]}"
+        return VARIANT_SEPARATOR.join((self.model.slug, slug(self.scheme.name), self.address[:DIGEST_CHARACTERS]))
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -188,6 +188,9 @@ class Shard:
 
     index: int = 0
     count: int = 1
+
+    def __str__(self) -> str:
+        return f"{self.index}of{self.count}"
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -16,10 +16,11 @@ from hpcq.core.completion import write_completion_marker
 from hpcq.core.errors import UserInputError
 from hpcq.core.node_context import NodeContext
 from hpcq.core.paths import segment_folders
+from hpcq.core.versions import check_versions
 from hpcq.core.work import EvaluateWork
 from hpcq.evaluate.backends.interface import MultiNodeBackend, make_backend
 from hpcq.evaluate.prefix.chunks import chunks_of_shard, partition
-from hpcq.evaluate.provenance import segment_provenance, verify_versions
+from hpcq.evaluate.provenance import segment_provenance
 from hpcq.evaluate.request_set import build_request_set
 from hpcq.evaluate.requests import Request
 from hpcq.evaluate.resharding import answered_snapshot
@@ -33,7 +34,7 @@ def evaluate(work: EvaluateWork, attempt: Attempt) -> None:
         HpcqError: the tools, the tasks, the checkpoint or the file system do not permit it; the message has the reason.
     """
     if not work.is_synthetic:
-        verify_versions(work.versions)
+        check_versions(work.versions)
     attempt.update(phase="building requests")
     request_set = build_request_set(work.tasks, is_synthetic=work.is_synthetic)
     addresses = request_set.addresses(work)
@@ -65,7 +66,7 @@ def join(work: EvaluateWork, node_context: NodeContext, batch_share: float) -> N
         HpcqError: the tools do not permit it, or a process of the back end on this node exited.
     """
     if not work.is_synthetic:
-        verify_versions(work.versions)
+        check_versions(work.versions)
     backend = make_backend(replace(work, batch_share=batch_share, node_context=node_context))
     if not isinstance(backend, MultiNodeBackend):
         raise UserInputError(

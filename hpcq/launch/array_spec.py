@@ -120,10 +120,13 @@ class Submission:
     time: str
     schema: int = 1
 
+    def element(self, index: int) -> str:
+        """Job id of unit `index` in Slurm's notation; submitit submits a single unit as a plain job."""
+        return f"{self.job_id}_{index}" if len(self.units) > 1 else self.job_id
+
     def launcher_log(self, index: int) -> Path:
         """Path of the output of element `index` before its unit started: the log to read if no attempt was recorded."""
-        element = f"{self.job_id}_{index}" if len(self.units) > 1 else self.job_id
-        return Path(self.folder) / f"{element}_0_log.err"
+        return Path(self.folder) / f"{self.element(index)}_0_log.err"
 
 
 @dataclass(frozen=True, kw_only=True)

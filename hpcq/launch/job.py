@@ -18,8 +18,10 @@ from pathlib import Path
 from typing import Any
 
 from hpcq.core.attempts import Attempt, AttemptRecord, new_attempt, utc_now
+from hpcq.core.error_classification import classify_error
 from hpcq.core.errors import ProcessDiedError
-from hpcq.core.failures import EXIT_CODES, SIGTERMED, Failure, classify_error, exit_code_for
+from hpcq.core.failures import EXIT_CODES, SIGTERMED, Failure, exit_code_for
+from hpcq.core.outcomes import Launcher, Outcome
 from hpcq.core.paths import RunLayout
 from hpcq.core.processes import identity
 from hpcq.core.work import UnitKind, Work
@@ -30,10 +32,11 @@ from hpcq.launch.multinode.rendezvous import RankInfo, current_rank_info
 from hpcq.launch.output import error_message, exit_now, redirect_output
 from hpcq.launch.recovery.close_attempts import committed_rows
 from hpcq.launch.recovery.preemption import PreemptionHandler
-from hpcq.launch.recovery.retry_policy import OOM_STEPS, Action, RetryPolicy, next_oom_step
+from hpcq.launch.recovery.retry_policy import OOM_STEPS, RetryPolicy, next_oom_step
 from hpcq.launch.recovery.signals import SignalListener, ignore_termination_signals
 from hpcq.launch.recovery.stale_attempts import close_stale_attempts
-from hpcq.slurm.scontrol import SlurmJob, current_job
+from hpcq.slurm.jobs import SlurmJob
+from hpcq.slurm.scontrol import current_job
 
 _WORKERS = {
     UnitKind.QUANTIZE: ("hpcq.quantize.worker", "quantize"),
@@ -99,7 +102,7 @@ class UnitJob:
 
     def _run(self, rank_info: RankInfo | None) -> None:
         attempt = self._start_attempt()
-        log = self.layout.job_logs / f"{self.unit_id}.{attempt.record.attempt}.log"
+        log = self.layout.unit_log(self.unit_id, attempt.record.attempt)
         recorder = _OutcomeRecorder(attempt, self.layout)
         with redirect_output(log), self._signal_listener(attempt), recorder, _coordinator(rank_info, attempt, recorder):
             sys.stdout.write(_log_header(attempt.record))
@@ -115,9 +118,9 @@ class UnitJob:
             node=_node(),
             pid=os.getpid(),
             start=utc_now(),
-            launcher="slurm" if own else "local",
+            launcher=Launcher.SLURM if own else Launcher.LOCAL,
             process=identity(os.getpid()) or "",
-            restart=own.restart if own else 0,
+            restart=own.restarts if own else 0,
             gpus=self.gpus,
             oom_step=next_oom_step(history),
             facts={"planned": dict(self.planned)} if self.planned else {},
@@ -125,7 +128,7 @@ class UnitJob:
         final = _final_attempt(history, own)
         if final is not None:
             refused = replace(record, failure=final.failure, decision=final.decision, reason=final.reason)
-            new_attempt(layout.attempts, replace(refused, outcome="failed", end=record.start))
+            new_attempt(layout.attempts, replace(refused, outcome=Outcome.FAILED, end=record.start))
             raise SystemExit(EXIT_CODES[Failure.MISSING_RESOURCE])
         attempt = new_attempt(layout.attempts, record)
         attempt.batch_share = OOM_STEPS[record.oom_step].batch_share
@@ -142,7 +145,7 @@ def _final_attempt(history: Sequence[AttemptRecord], own: SlurmJob | None) -> At
     last = history[-1] if history else None
     if own is None or last is None or last.job_id != own.job_id or last.decision is None:
         return None
-    return None if Action(last.decision).is_retry else last
+    return None if last.decision.is_retry else last
 
 
 class _ExitWithFailureCode:
@@ -175,20 +178,20 @@ class _OutcomeRecorder:
 
     def __exit__(self, _kind: object, error: BaseException | None, _trace: object) -> None:
         if error is None:
-            self._attempt.update(outcome="done", reason=None, failure=None, decision=None, end=utc_now())
+            self._attempt.update(outcome=Outcome.DONE, reason=None, failure=None, decision=None, end=utc_now())
         elif isinstance(error, Exception):
             self.failed(error)
         else:
-            self._attempt.update(outcome="interrupted", reason=_interruption(error), end=utc_now())
+            self._attempt.update(outcome=Outcome.INTERRUPTED, reason=_interruption(error), end=utc_now())
 
     def failed(self, error: Exception) -> None:
         """Record that the unit failed with `error`."""
         traceback.print_exception(error)
         self._attempt.update(
-            outcome="failed",
+            outcome=Outcome.FAILED,
             reason=error_message(error),
             error=type(error).__name__,
-            failure=str(classify_error(error)),
+            failure=classify_error(error),
             faulty_node=error.node if isinstance(error, ProcessDiedError) else "",
             decision=None,
             committed=committed_rows(self._layout, self._attempt.record),
@@ -201,7 +204,7 @@ class _OutcomeRecorder:
         The main thread may wait for a dead node. If termination was already requested, that reason is kept: failures of
         other nodes are expected then.
         """
-        if self._attempt.record.outcome == "running":
+        if self._attempt.record.outcome is Outcome.RUNNING:
             self._attempt.notify_termination()  # commits the responses so far
             self.failed(error)
             exit_now(exit_code_for(classify_error(error)))

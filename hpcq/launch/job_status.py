@@ -5,56 +5,15 @@ from __future__ import annotations
 import time
 from collections import defaultdict
 from collections.abc import Iterable, Mapping
-from dataclasses import dataclass, replace
 
 from hpcq.core.paths import RunLayout
-from hpcq.core.work import UnitState
 from hpcq.launch.array_spec import Submission
 from hpcq.launch.submissions import read_submissions, recover_unrecorded, was_submitted
-from hpcq.slurm.squeue import Element, QueueEntry, poll
+from hpcq.monitor.unit_job import UnitJobStatus
+from hpcq.slurm.jobs import SlurmJob
+from hpcq.slurm.squeue import job_name, poll
 
-_LAUNCH_FAILED = "launch failed requeued held"
 _POLL_INTERVAL_S = 1.0
-
-
-@dataclass(frozen=True, kw_only=True)
-class UnitJobStatus:
-    """State of a unit's last job.
-
-    Attributes:
-        index: Index in the array. None: not an array (submitit submits a single unit as a plain job).
-        state: None if Slurm no longer knows the job.
-        slurm_state: Slurm's name of the state.
-        log: Path of the output before the unit started.
-    """
-
-    array: str
-    array_job_id: str
-    index: int | None
-    state: UnitState | None
-    slurm_state: str | None = None
-    reason: str | None = None
-    log: str = ""
-
-    @property
-    def element(self) -> Element | str:
-        """Argument for `squeue.cancel`: the element of an array, or the id of a plain job."""
-        return self.array_job_id if self.index is None else (self.array_job_id, self.index)
-
-    @property
-    def job_id(self) -> str:
-        """Job id as Slurm prints it: '100_7' for an element of an array."""
-        return self.array_job_id if self.index is None else f"{self.array_job_id}_{self.index}"
-
-    @property
-    def is_live(self) -> bool:
-        """Whether the job is pending or running."""
-        return self.state in (UnitState.PENDING, UnitState.RUNNING)
-
-    @property
-    def is_held(self) -> bool:
-        """Whether Slurm failed to start the job (failed prolog, faulty node) and holds it until it is released."""
-        return self.state is UnitState.PENDING and (self.reason or "").endswith(_LAUNCH_FAILED)
 
 
 def unit_jobs(layout: RunLayout) -> dict[str, UnitJobStatus]:
@@ -63,13 +22,18 @@ def unit_jobs(layout: RunLayout) -> dict[str, UnitJobStatus]:
     Raises:
         SetupError: Slurm is missing or does not respond.
     """
+    before = {submission.job_id for submission in read_submissions(layout)}
     queue = poll(layout.name)
     recover_unrecorded(layout, queue)
-    found: dict[str, UnitJobStatus] = {}
-    for submission in read_submissions(layout):
-        for index, unit in enumerate(submission.units):
-            found[unit] = _unit_job_status(submission, index, queue.get((submission.job_id, index)))
-    return found
+    submissions = read_submissions(layout)
+    known = {job_id.partition("_")[0] for job_id in queue}
+    if {submission.job_id for submission in submissions} - before - known:
+        queue = poll(layout.name)  # Slurm has accepted jobs after it answered
+    return {
+        unit: _unit_job_status(layout.name, submission, index, queue)
+        for submission in submissions
+        for index, unit in enumerate(submission.units)
+    }
 
 
 def unit_jobs_if_any(layout: RunLayout) -> dict[str, UnitJobStatus]:
@@ -104,15 +68,14 @@ def live_arrays(jobs: Mapping[str, UnitJobStatus]) -> dict[str, tuple[str, ...]]
     return {array: tuple(sorted(found)) for array, found in ids.items()}
 
 
-def _unit_job_status(submission: Submission, index: int, job: QueueEntry | None) -> UnitJobStatus:
-    status = UnitJobStatus(
+def _unit_job_status(run: str, submission: Submission, index: int, queue: Mapping[str, SlurmJob]) -> UnitJobStatus:
+    job_id = submission.element(index)
+    job = queue.get(job_id)
+    # A reinstalled cluster reuses job ids: the name tells whether the job is this submission's.
+    is_own = job is not None and job.name == job_name(run, submission.array, submission.part)
+    return UnitJobStatus(
+        job_id=job_id,
         array=submission.array,
-        array_job_id=submission.job_id,
-        index=index if len(submission.units) > 1 else None,
-        state=None,
         log=str(submission.launcher_log(index)),
+        job=job if is_own else None,
     )
-    if job is None or (job.array, job.part) != (submission.array, submission.part):
-        return status
-    reason = f"{job.slurm_state}, {job.reason}" if job.reason else job.slurm_state
-    return replace(status, state=job.state, slurm_state=job.slurm_state, reason=reason)

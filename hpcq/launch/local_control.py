@@ -8,6 +8,7 @@ from collections.abc import Collection
 
 from hpcq.core.attempts import AttemptRecord, read_attempts
 from hpcq.core.errors import SetupError
+from hpcq.core.outcomes import Launcher, Outcome
 from hpcq.core.paths import RunLayout
 from hpcq.core.processes import is_alive, send_signal, terminate
 from hpcq.core.run_lock import is_locked, lock_owner
@@ -62,5 +63,5 @@ def _running_attempts(layout: RunLayout) -> list[AttemptRecord]:
     return [
         record
         for record in records
-        if record.outcome == "running" and record.launcher == "local" and is_alive(record.process)
+        if record.outcome is Outcome.RUNNING and record.launcher is Launcher.LOCAL and is_alive(record.process)
     ]

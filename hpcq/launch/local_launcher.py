@@ -2,28 +2,29 @@
 
 from __future__ import annotations
 
-import os
 import shlex
 import signal
 import socket
 import tempfile
 import time
 from collections.abc import Callable, Iterator, Sequence
-from contextlib import contextmanager, suppress
-from dataclasses import dataclass, field
+from contextlib import contextmanager
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
 from hpcq.core.attempts import AttemptRecord, read_attempts
 from hpcq.core.failures import Failure
 from hpcq.core.files import storage_errors
+from hpcq.core.outcomes import Launcher, Outcome
 from hpcq.core.paths import RunLayout
-from hpcq.core.processes import identity
+from hpcq.core.processes import find, kill_tree, signal_process, wait_for_exit
 from hpcq.core.work import UnitState
 from hpcq.launch import job_script
 from hpcq.launch.array_spec import ArraySpec, Dependency, UnitResult, UnitSpec
 from hpcq.launch.job import UnitJob
 from hpcq.launch.recovery.close_attempts import EndedJob, close_and_decide, record_failed_start
+from hpcq.launch.visible_gpus import VisibleGpus
 
 POLL_INTERVAL_S = 0.2
 STOP_TIMEOUT_S = 10.0
@@ -39,12 +40,13 @@ class LocalResources:
     """Resources of this machine that the run may use.
 
     Attributes:
+        gpus: Each is given to one unit at a time.
         parallel_units: Maximum number of units that run at the same time. None: no limit.
     """
 
     cores: int
     memory_gib: float
-    gpus: int = 0
+    gpus: VisibleGpus = field(default_factory=VisibleGpus)
     parallel_units: int | None = None
 
 
@@ -55,7 +57,7 @@ class _Task:
     array: ArraySpec
     index: int
     job: Any = None
-    gpus: tuple[int, ...] = ()
+    gpus: tuple[str, ...] = ()
 
     @property
     def unit(self) -> UnitSpec:
@@ -142,22 +144,22 @@ class LocalLauncher:
         # One folder per unit start: submitit names files by process id only, and the kernel reuses process ids.
         with storage_errors(self.layout.launcher_logs):
             folder = Path(tempfile.mkdtemp(prefix=f"{unit.unit_id}.", dir=self.layout.launcher_logs))
+        used = {gpu for running in self._running for gpu in running.gpus}
+        free = [gpu for gpu in self.resources.gpus.names if gpu not in used]
+        task.gpus = tuple(free[: array.gpus_per_node])
+        # Not by submitit's `visible_gpus`: it accepts only indices, and would hide what the user's variable selects.
+        variables = (*self.resources.gpus.variables(task.gpus), *array.environment.variables)
         environment = folder / "environment.sh"
         job_script.write_environment(
             environment,
-            array.environment,
+            replace(array.environment, variables=variables),
             threads=array.cpus_per_unit,
             package_path=job_script.package_path(self.layout.folder, array.plugins),
         )
         # Not by submitit's `setup`: its additional shell neither forwards signals nor has the job's id.
         command = ["bash", str(job_script.script("enter.sh")), str(environment), array.environment.python]
         executor = LocalExecutor(folder=folder, python=shlex.join(command))
-        used = {gpu for running in self._running for gpu in running.gpus}
-        free = [gpu for gpu in range(self.resources.gpus) if gpu not in used]
-        task.gpus = tuple(free[: array.gpus_per_node])
-        executor.update_parameters(
-            timeout_min=_TEN_YEARS_MIN, gpus_per_node=len(task.gpus), visible_gpus=task.gpus, tasks_per_node=1
-        )
+        executor.update_parameters(timeout_min=_TEN_YEARS_MIN, tasks_per_node=1)
         with _interrupts_blocked():
             task.job = executor.submit(UnitJob.from_spec(array, unit, self.layout))
             self._running.append(task)
@@ -167,9 +169,9 @@ class LocalLauncher:
         for task in [task for task in self._running if task.job.done()]:
             self._running.remove(task)
             record = self._record(task) or self._record_failed_start(task)
-            if record.outcome == "done":
+            if record.outcome is Outcome.DONE:
                 self._set_result(task, UnitState.DONE)
-            elif record.outcome == "interrupted":
+            elif record.outcome is Outcome.INTERRUPTED:
                 self._set_result(task, UnitState.FAILED, record.reason)
             else:
                 self._retry_or_fail(task, record)
@@ -187,7 +189,7 @@ class LocalLauncher:
     def _record_failed_start(self, task: _Task) -> AttemptRecord:
         """Record the attempt on behalf of the job, so that later commands report why the unit did not start."""
         log = str(task.job.paths.stderr)
-        job = EndedJob(job_id=str(task.job.job_id), launcher="local", node=socket.gethostname(), log=log)
+        job = EndedJob(job_id=str(task.job.job_id), launcher=Launcher.LOCAL, node=socket.gethostname(), log=log)
         return record_failed_start(self.layout, task.unit.unit_id, job, Failure.MISSING_RESOURCE)
 
     def _record(self, task: _Task) -> AttemptRecord | None:
@@ -197,18 +199,19 @@ class LocalLauncher:
         return next((one for one in reversed(records) if (one.node, one.job_id) == (host, job_id)), None)
 
     def _stop(self) -> None:
-        """Stop running units: SIGTERM (submitit's controllers forward it, and units write records), then SIGKILL."""
+        """Stop running units: SIGTERM (submitit's controllers forward it, and units write records), then SIGKILL.
+
+        SIGTERM is repeated, because a controller that is starting does not forward it.
+        """
+        # Not `job.done()`: it is true as soon as the result is written, before the process has exited.
+        running = [process for task in self._running if (process := find(int(task.job.job_id)))]
         deadline = time.monotonic() + STOP_TIMEOUT_S
-        while self._running and time.monotonic() < deadline:
-            for task in self._running:
-                _signal(int(task.job.job_id), signal.SIGTERM)
-            time.sleep(POLL_INTERVAL_S)
-            # Not `job.done()`: it is true as soon as the result is written, before the process has exited.
-            self._running = [task for task in self._running if identity(int(task.job.job_id))]
-        for task in self._running:
-            record = self._record(task)
-            for process in (int(task.job.job_id), *([record.pid] if record else [])):
-                _signal(process, signal.SIGKILL)
+        while running and time.monotonic() < deadline:
+            for process in running:
+                signal_process(process, signal.SIGTERM)
+            running = wait_for_exit(running, POLL_INTERVAL_S)
+        for process in running:
+            kill_tree(process)
         self._running = []
 
 
@@ -221,7 +224,7 @@ def fits(array: ArraySpec, running: Sequence[ArraySpec], resources: LocalResourc
     return not running or (
         sum(one.cpus_per_unit for one in together) <= resources.cores
         and sum(one.memory_gib or 0.0 for one in together) <= resources.memory_gib
-        and sum(one.gpus_per_node for one in together) <= resources.gpus
+        and sum(one.gpus_per_node for one in together) <= len(resources.gpus.names)
         and (resources.parallel_units is None or len(together) <= resources.parallel_units)
         and (array.throttle is None or sum(one is array for one in together) <= array.throttle)
     )
@@ -241,11 +244,6 @@ def _needed(task: _Task, by_name: dict[str, ArraySpec]) -> Iterator[str]:
             units = units[task.array.element : task.array.element + 1]
         for unit in units:
             yield unit.unit_id
-
-
-def _signal(process: int, number: signal.Signals) -> None:
-    with suppress(ProcessLookupError):
-        os.kill(process, number)
 
 
 @contextmanager

@@ -27,8 +27,9 @@ from hpcq.launch.multinode import rendezvous
 from hpcq.launch.recovery.node_exclusion import join_excluded, nodes_to_exclude
 from hpcq.launch.recovery.preemption import SIGNAL_DELAY_S
 from hpcq.launch.recovery.retry_policy import next_oom_step
-from hpcq.slurm import squeue
+from hpcq.slurm import client
 from hpcq.slurm.scontrol import NO_NODES_LEFT
+from hpcq.slurm.squeue import job_name
 
 SRUN_WAIT_MARGIN_S = 20
 """Seconds that `srun --wait` exceeds the rendezvous timeout: longer than a follower needs to report its error.
@@ -49,7 +50,7 @@ class SlurmLauncher:
     @cached_property
     def max_array_size(self) -> int:
         """MaxArraySize of the cluster, queried once."""
-        return squeue.max_array_size()
+        return client.max_array_size()
 
     def submit(
         self, arrays: Sequence[ArraySpec], known_jobs: Mapping[str, Sequence[str]] | None = None
@@ -66,7 +67,7 @@ class SlurmLauncher:
             SetupError: Slurm is missing, does not respond, or rejects an array.
             UserInputError: An option, a name or a path cannot be passed to sbatch.
         """
-        squeue.require_clients()
+        client.require_clients()
         self._jobs = {name: tuple(jobs) for name, jobs in (known_jobs or {}).items()}
         self._arrays = {array.name: array for array in arrays}
         accepted = []
@@ -82,17 +83,17 @@ class SlurmLauncher:
         environment = folder / "environment.sh"
         package = job_script.package_path(self.layout.folder, array.plugins)
         job_script.write_environment(environment, array.environment, threads=array.cpus_per_unit, package_path=package)
-        submissions.write_spec(folder, self.layout, array, part, units)
+        spec = submissions.write_spec(folder, self.layout, array, part, units)
         oom_step = max(next_oom_step(self._attempts.get(unit.unit_id, [])) for unit in units)
         enlarged = replace(array, memory_gib=array.retries.memory_gib(array.memory_gib, oom_step))
         options = sbatch_options(enlarged, parts=parts, dependency=self._dependency(array, part))
-        options["job_name"] = squeue.job_name(array.run, array.name, part)
+        options["job_name"] = job_name(array.run, array.name, part)
         options["comment"] = str(folder)
         options["wckey"] = None  # submitit's default is rejected by clusters that enforce accounting by wckey
         options["setup"] = _setup(environment, array, package)
         jobs = [UnitJob.from_spec(array, unit, self.layout) for unit in units]
         job_id = self._sbatch_excluding_faulty(folder, array, options, jobs)
-        return submissions.record_submission(self.layout, folder, job_id)
+        return submissions.record_submission(self.layout, folder, spec, job_id)
 
     @cached_property
     def _attempts(self) -> Mapping[str, Sequence[AttemptRecord]]:

@@ -17,7 +17,7 @@ from hpcq.core.paths import RunLayout
 from hpcq.core.work import UnitKind
 from hpcq.launch.array_spec import ArraySpec, Submission, UnitSpec
 from hpcq.launch.recovery.retry_policy import RetryPolicy
-from hpcq.slurm.squeue import Element, QueueEntry
+from hpcq.slurm.jobs import SlurmJob
 
 _SPEC_FILE = "submission.json"
 
@@ -42,19 +42,22 @@ class SubmissionSpec:
     retries: RetryPolicy
 
 
-def write_spec(folder: Path, layout: RunLayout, array: ArraySpec, part: int, units: Sequence[UnitSpec]) -> None:
-    """Write the specification of the next submission to `folder`."""
-    content = {
-        "array": array.name,
-        "part": part,
-        "units": [unit.unit_id for unit in units],
-        "layout": asdict(layout),
-        "kind": array.kind,
-        "exclude": array.exclude,
-        "memory_gib": array.memory_gib,
-        "retries": array.retries.as_json(),
-    }
-    write_text(folder / _SPEC_FILE, json.dumps(content, default=str) + "\n")
+def write_spec(
+    folder: Path, layout: RunLayout, array: ArraySpec, part: int, units: Sequence[UnitSpec]
+) -> SubmissionSpec:
+    """Write the specification of the next submission to `folder` and return it."""
+    spec = SubmissionSpec(
+        array=array.name,
+        part=part,
+        units=tuple(unit.unit_id for unit in units),
+        layout=layout,
+        kind=array.kind,
+        exclude=array.exclude,
+        memory_gib=array.memory_gib,
+        retries=array.retries,
+    )
+    write_text(folder / _SPEC_FILE, json.dumps(asdict(spec), default=str) + "\n")
+    return spec
 
 
 def read_spec(folder: Path) -> SubmissionSpec:
@@ -73,16 +76,10 @@ def read_spec(folder: Path) -> SubmissionSpec:
     )
 
 
-def record_submission(layout: RunLayout, folder: Path, job_id: str) -> Submission:
+def record_submission(layout: RunLayout, folder: Path, spec: SubmissionSpec, job_id: str) -> Submission:
     """Record that Slurm accepted the submission in `folder` as `job_id`."""
-    spec = json.loads((folder / _SPEC_FILE).read_text(encoding="utf-8"))
     submission = Submission(
-        array=spec["array"],
-        part=spec["part"],
-        job_id=job_id,
-        units=tuple(spec["units"]),
-        folder=str(folder),
-        time=utc_now(),
+        array=spec.array, part=spec.part, job_id=job_id, units=spec.units, folder=str(folder), time=utc_now()
     )
     path = layout.submissions / f"{submission.array}.{job_id}.json"
     write_text(path, json.dumps(asdict(submission), indent=1) + "\n")
@@ -105,13 +102,13 @@ def was_submitted(layout: RunLayout) -> bool:
     return bool(_records(layout)) or any((folder / _SPEC_FILE).exists() for folder in list_folder(layout.launcher_logs))
 
 
-def recover_unrecorded(layout: RunLayout, queue: Mapping[Element, QueueEntry]) -> list[Submission]:
+def recover_unrecorded(layout: RunLayout, queue: Mapping[str, SlurmJob]) -> list[Submission]:
     """Record the submissions of this run that are in the queue but have no record, and return them."""
     recorded = {submission.job_id for submission in read_submissions(layout)}
     found = []
-    for job_id, folder in sorted({(job_id, Path(job.folder)) for (job_id, _), job in queue.items()}):
+    for job_id, folder in sorted({(job_id.partition("_")[0], Path(job.comment)) for job_id, job in queue.items()}):
         if job_id not in recorded and folder.parent == layout.launcher_logs and (folder / _SPEC_FILE).is_file():
-            found.append(record_submission(layout, folder, job_id))
+            found.append(record_submission(layout, folder, read_spec(folder), job_id))
     return found
 
 

@@ -12,51 +12,47 @@ from dataclasses import replace
 from pathlib import Path
 
 from hpcq.catalog import packages
-from hpcq.catalog.models import ModelShape, model_ids
+from hpcq.catalog.models import model_ids
 from hpcq.catalog.plugins import environment_names
-from hpcq.catalog.schemes import (
-    find_scheme,
-    fitting_group_size,
-    indivisible_width,
-    method_names,
-    scheme_names,
-    split_group_size,
-)
+from hpcq.catalog.schemes import find_scheme, group_size_problem, method_names, scheme_names, split_group_size
 from hpcq.catalog.tasks import find_task
 from hpcq.catalog.tools import backends, quantizers
 from hpcq.core.errors import ManifestError
 from hpcq.core.work import SYNTHETIC, Scheme
 from hpcq.manifest import cross_checks
+from hpcq.manifest.context import Context, NamedTask, look_up
 from hpcq.manifest.error_messages import Problem, did_you_mean, unknown_name
 from hpcq.manifest.fs_access import is_file, is_folder, path_exists, unreadable_part
-from hpcq.manifest.lookups import (
-    build_scheme,
-    calibration_file,
-    cluster_profile,
-    defined_schemes,
-    items_folder,
-    model_id,
-    model_scheme_names,
-    model_shape,
-    resolve_path,
-    task_entries,
-)
+from hpcq.manifest.lookups import build_scheme, resolve_path
 from hpcq.manifest.schema import Manifest
 from hpcq.manifest.source import KeyPath
 
-_Check = Callable[[Manifest], Iterator[Problem]]
+_Check = Callable[[Context], Iterator[Problem]]
 
 _TEXT_SUFFIXES = (".jsonl", ".txt")
 
 
-def find_problems(manifest: Manifest, valid: Collection[str] = tuple(Manifest.model_fields)) -> list[Problem]:
-    """Return the problems of `manifest` without duplicates. Only the tables in `valid` are checked."""
-    found = (problem for tables, check in _CHECKS if set(tables) <= set(valid) for problem in check(manifest))
+def check_manifest(manifest: Manifest) -> Context:
+    """Look up the names in `manifest`, and check it.
+
+    Raises:
+        ManifestError: it has problems; one sentence per problem.
+    """
+    context = look_up(manifest)
+    problems = find_problems(context)
+    if problems:
+        raise ManifestError([manifest.source.message(*problem) for problem in problems])
+    return context
+
+
+def find_problems(context: Context, valid: Collection[str] = tuple(Manifest.model_fields)) -> list[Problem]:
+    """Return the problems of the manifest without duplicates. Only the tables in `valid` are checked."""
+    found = (problem for tables, check in _CHECKS if set(tables) <= set(valid) for problem in check(context))
     return list(dict.fromkeys(found))
 
 
-def _paths(manifest: Manifest) -> Iterator[Problem]:
-    for key, text in manifest.paths.model_dump().items():
+def _paths(context: Context) -> Iterator[Problem]:
+    for key, text in context.manifest.paths.model_dump().items():
         path = Path(text).expanduser().absolute()
         existing = next(part for part in (path, *path.parents) if path_exists(part))
         if not is_folder(existing):
@@ -65,25 +61,23 @@ def _paths(manifest: Manifest) -> Iterator[Problem]:
             yield ("paths", key), f"'{text}' cannot be written: no permission for {existing}. Choose another folder."
 
 
-def _profile(manifest: Manifest) -> Iterator[Problem]:
-    try:
-        cluster_profile(manifest)
-    except ManifestError as error:
-        yield from ((("cluster", "profile"), problem) for problem in error.problems)
+def _profile(context: Context) -> Iterator[Problem]:
+    yield from ((("cluster", "profile"), problem) for problem in context.profile_problems)
 
 
-def _models(manifest: Manifest) -> Iterator[Problem]:
-    if not manifest.models:
+def _models(context: Context) -> Iterator[Problem]:
+    if not context.models:
         yield ("models",), "is empty; name at least one model."
     seen: set[tuple[str, str | None]] = set()
-    for index, entry in enumerate(manifest.models):
+    for index, model in enumerate(context.models):
+        entry = model.entry
         key = "path" if entry.id is None else "id"
-        identity = (model_id(entry).lower(), entry.revision)
+        identity = (model.id.lower(), entry.revision)
         if identity in seen:
-            yield ("models", index, key), f"'{model_id(entry)}' is listed twice."
+            yield ("models", index, key), f"'{model.id}' is listed twice."
         seen.add(identity)
         if entry.path is not None:
-            yield from _checkpoint(index, entry.path, manifest)
+            yield from _checkpoint(index, entry.path, context.manifest)
 
 
 def _checkpoint(index: int, text: str, manifest: Manifest) -> Iterator[Problem]:
@@ -98,18 +92,17 @@ def _checkpoint(index: int, text: str, manifest: Manifest) -> Iterator[Problem]:
         yield key_path, f"'{text}' is not a checkpoint: config.json is missing."
 
 
-def _model_shapes(manifest: Manifest) -> Iterator[Problem]:
+def _model_shapes(context: Context) -> Iterator[Problem]:
     """Reject models of unknown shape, except in rehearsals."""
-    for index, entry in enumerate(manifest.models):
-        if entry.path is None and model_shape(entry, manifest) is None and not manifest.is_synthetic:
-            name = model_id(entry)
-            sentence = f"unknown model '{name}'; give the folder of its checkpoint as path."
-            yield ("models", index, "id"), sentence + did_you_mean(name, model_ids())
+    for index, model in enumerate(context.models):
+        if model.entry.path is None and model.shape is None and not context.manifest.is_synthetic:
+            sentence = f"unknown model '{model.id}'; give the folder of its checkpoint as path."
+            yield ("models", index, "id"), sentence + did_you_mean(model.id, model_ids())
 
 
-def _definitions(manifest: Manifest) -> Iterator[Problem]:
+def _definitions(context: Context) -> Iterator[Problem]:
     defined: dict[str, Scheme] = {}
-    for index, definition in enumerate(manifest.schemes.define):
+    for index, definition in enumerate(context.manifest.schemes.define):
         key_path = ("schemes", "define", index)
         if definition.name in defined:
             yield (*key_path, "name"), f"'{definition.name}' is defined twice."
@@ -143,27 +136,25 @@ def _contradictions(scheme: Scheme) -> Iterator[tuple[str, str]]:
             yield key, f"is not allowed with method '{scheme.method}', only with {' and '.join(methods)}."
 
 
-def _scheme_names(manifest: Manifest) -> Iterator[Problem]:
+def _scheme_names(context: Context) -> Iterator[Problem]:
     """Find unknown scheme names, models without schemes, and different names of the same scheme."""
-    defined = defined_schemes(manifest)
-    invalid = {definition.name for definition in manifest.schemes.define} - set(defined)
-    for index, entry in enumerate(manifest.models):
-        names = model_scheme_names(index, manifest)
-        if not names:
+    defined = context.defined_schemes
+    invalid = {definition.name for definition in context.manifest.schemes.define} - set(defined)
+    for index, model in enumerate(context.models):
+        if not model.schemes:
             own_key: KeyPath = ("models", index, "schemes")
             yield (
-                ("schemes", "use") if entry.schemes is None else own_key,
-                f"{model_id(entry)} has no scheme; list at least one, such as 'bf16'.",
+                ("schemes", "use") if model.entry.schemes is None else own_key,
+                f"{model.id} has no scheme; list at least one, such as 'bf16'.",
             )
         found: dict[Scheme, str] = {}
-        for key_path, name in names:
-            scheme = find_scheme(name, defined)
-            if scheme is None and not invalid & {name, split_group_size(name)[0]}:
-                yield key_path, _unknown_scheme(name, defined)
-            elif scheme is not None:
-                same = found.setdefault(replace(scheme, name=""), name)
-                if same != name:
-                    yield key_path, f"'{name}' is the same as '{same}'; list only one of them."
+        for use in model.schemes:
+            if use.scheme is None and not invalid & {use.name, split_group_size(use.name)[0]}:
+                yield use.key_path, _unknown_scheme(use.name, defined)
+            elif use.scheme is not None:
+                same = found.setdefault(replace(use.scheme, name=""), use.name)
+                if same != use.name:
+                    yield use.key_path, f"'{use.name}' is the same as '{same}'; list only one of them."
 
 
 def _unknown_scheme(name: str, defined: Collection[str]) -> str:
@@ -174,38 +165,27 @@ def _unknown_scheme(name: str, defined: Collection[str]) -> str:
     return unknown_name("scheme", name, known)
 
 
-def _group_sizes(manifest: Manifest) -> Iterator[Problem]:
-    defined = defined_schemes(manifest)
-    for index, entry in enumerate(manifest.models):
-        shape = model_shape(entry, manifest)
-        for key_path, name in model_scheme_names(index, manifest):
-            scheme = find_scheme(name, defined)
-            width = indivisible_width(scheme, shape) if scheme and shape else None
-            if scheme and shape and width:
-                model = model_id(entry).rstrip("/").rsplit("/", 1)[-1]
-                reason = f"'{name}' cannot quantize {model}: {width} is not a multiple of {scheme.group_size}."
-                yield key_path, reason + _suggestion(name, scheme, shape)
+def _group_sizes(context: Context) -> Iterator[Problem]:
+    for model in context.models:
+        for use in model.schemes:
+            problem = group_size_problem(use.scheme, model.shape) if use.scheme and model.shape else None
+            if problem:
+                yield use.key_path, problem.sentence(model.id)
 
 
-def _suggestion(name: str, scheme: Scheme, shape: ModelShape) -> str:
-    size = fitting_group_size(scheme, shape)
-    return f" Try '{split_group_size(name)[0]}-g{size}'." if size else ""
-
-
-def _rehearsals(manifest: Manifest) -> Iterator[Problem]:
+def _rehearsals(context: Context) -> Iterator[Problem]:
     """Reject synthetic schemes with a real back end."""
-    backend, defined = manifest.evaluate.backend, defined_schemes(manifest)
-    for index in range(len(manifest.models)):
-        for key_path, name in model_scheme_names(index, manifest):
-            scheme = find_scheme(name, defined)
-            if scheme and scheme.tool == SYNTHETIC and not manifest.is_synthetic:
-                yield key_path, f"'{name}' is for rehearsals: '{backend}' cannot load it. Use backend 'synthetic'."
+    backend = context.manifest.evaluate.backend
+    for model in context.models:
+        for use in model.schemes:
+            if use.scheme and use.scheme.tool == SYNTHETIC and not context.manifest.is_synthetic:
+                sentence = f"'{use.name}' is for rehearsals: '{backend}' cannot load it. Use backend 'synthetic'."
+                yield use.key_path, sentence
 
 
-def _calibration(manifest: Manifest) -> Iterator[Problem]:
-    key_path, dataset = ("calibration", "dataset"), manifest.calibration.dataset
-    path = calibration_file(manifest)
-    unreadable = unreadable_part(path or resolve_path(dataset, manifest))
+def _calibration(context: Context) -> Iterator[Problem]:
+    key_path, dataset, path = ("calibration", "dataset"), context.manifest.calibration.dataset, context.calibration_path
+    unreadable = unreadable_part(path or resolve_path(dataset, context.manifest))
     if unreadable:
         yield key_path, f"'{dataset}' cannot be read: no permission for {unreadable}."
     elif path is None and ("/" in dataset or dataset.endswith(_TEXT_SUFFIXES)):
@@ -217,15 +197,14 @@ def _calibration(manifest: Manifest) -> Iterator[Problem]:
         yield key_path, f"'{dataset}' is neither a .jsonl nor a .txt file."
 
 
-def _tasks(manifest: Manifest) -> Iterator[Problem]:
-    tasks = task_entries(manifest)
-    names = [name for _, name, _ in tasks]
-    if not tasks:
+def _tasks(context: Context) -> Iterator[Problem]:
+    names = [task.name for task in context.tasks]
+    if not names:
         yield ("tasks",), "has no tasks; add suites or use, such as use = ['arc_challenge']."
-    for position, (key_path, name, _) in enumerate(tasks):
-        if name in names[:position]:
-            yield key_path, f"'{name}' is listed twice, here and in a suite."
-    for name in manifest.tasks.options:
+    for position, task in enumerate(context.tasks):
+        if task.name in names[:position]:
+            yield task.key_path, f"'{task.name}' is listed twice, here and in a suite."
+    for name in context.manifest.tasks.options:
         if name not in names:
             yield (
                 ("tasks", "options", name),
@@ -233,10 +212,10 @@ def _tasks(manifest: Manifest) -> Iterator[Problem]:
             )
 
 
-def _data(manifest: Manifest) -> Iterator[Problem]:
-    data = manifest.tasks.data
+def _data(context: Context) -> Iterator[Problem]:
+    data = context.manifest.tasks.data
     if data not in ("hub", "packages"):
-        folder = resolve_path(data, manifest)
+        folder = resolve_path(data, context.manifest)
         unreadable = unreadable_part(folder)
         if unreadable:
             yield ("tasks", "data"), f"'{data}' cannot be read: no permission for {unreadable}."
@@ -245,28 +224,27 @@ def _data(manifest: Manifest) -> Iterator[Problem]:
             suggestion = did_you_mean(data, ("hub", "packages"))
             yield ("tasks", "data"), f"'{data}' is neither 'hub' nor 'packages' nor a folder.{suggestion}"
             return
-    for key_path, name, _ in task_entries(manifest):
-        yield from ((key_path, sentence) for sentence in _items_problems(name, manifest))
+    for task in context.tasks:
+        yield from ((task.key_path, sentence) for sentence in _items_problems(task, context.manifest))
 
 
-def _items_problems(task: str, manifest: Manifest) -> Iterator[str]:
-    data, facts, folder = manifest.tasks.data, find_task(task), items_folder(task, manifest)
-    if data == "packages" and folder is None:
+def _items_problems(task: NamedTask, manifest: Manifest) -> Iterator[str]:
+    data, facts, name = manifest.tasks.data, find_task(task.name), task.name
+    if data == "packages" and task.folder is None:
         known = ", ".join(packages.packaged_tasks())
-        yield f"no package contains items of '{task}'; available are {known}. Use data = 'hub' or a folder."
+        yield f"no package contains items of '{name}'; available are {known}. Use data = 'hub' or a folder."
     elif data not in ("hub", "packages"):
         if facts and facts.is_group:
-            yield f"'{task}' is a group of datasets, which cannot be read from one folder; use data = 'hub'."
-        elif folder is None or not any(folder.glob("*.jsonl")):
-            yield f"'{data}' has no items of '{task}': {resolve_path(data, manifest) / task}/<split>.jsonl is missing."
+            yield f"'{name}' is a group of datasets, which cannot be read from one folder; use data = 'hub'."
+        elif task.folder is None or not any(task.folder.glob("*.jsonl")):
+            yield f"'{data}' has no items of '{name}': {resolve_path(data, manifest) / name}/<split>.jsonl is missing."
 
 
-def _environments(manifest: Manifest) -> Iterator[Problem]:
+def _environments(context: Context) -> Iterator[Problem]:
     """Find environment names that are unknown in the manifest or in the profile."""
-    try:
-        in_profile = cluster_profile(manifest).environments
-    except ManifestError:  # reported by _profile
+    if context.profile is None:  # reported by _profile
         return
+    manifest, in_profile = context.manifest, context.profile.environments
     built_in = environment_names()
     of_tools = {info.environment for info in (*quantizers().values(), *backends().values())}
     used = {"evaluate": manifest.evaluate.environment, "quantize": manifest.quantize.environment}

@@ -4,27 +4,18 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 
-from hpcq.catalog.schemes import find_scheme
 from hpcq.catalog.tasks import find_task
-from hpcq.core.errors import ManifestError
 from hpcq.core.work import UnitKind
+from hpcq.manifest.context import Context
 from hpcq.manifest.error_messages import Problem
-from hpcq.manifest.lookups import (
-    cluster_profile,
-    defined_schemes,
-    model_id,
-    model_scheme_names,
-    model_shape,
-    task_entries,
-)
-from hpcq.manifest.schema import Manifest, TaskOptions
+from hpcq.manifest.schema import TaskOptions
 
 
-def check_lengths(manifest: Manifest) -> Iterator[Problem]:
+def check_lengths(context: Context) -> Iterator[Problem]:
     """Find a `max_length` beyond all models' context lengths, and answers that leave no room for the prompt."""
-    contexts = _context_lengths(manifest)
+    manifest, contexts = context.manifest, _context_lengths(context)
     max_length = manifest.evaluate.max_length
-    are_all_known = all(model_id(entry) in contexts for entry in manifest.models)
+    are_all_known = all(model.id in contexts for model in context.models)
     if max_length is not None and contexts and are_all_known and max_length > max(contexts.values()):
         longest = max(contexts, key=contexts.__getitem__)
         sentence = (
@@ -32,13 +23,14 @@ def check_lengths(manifest: Manifest) -> Iterator[Problem]:
         )
         yield ("evaluate", "max_length"), f"{sentence} Remove the key."
         max_length = None
-    for key_path, task, _ in task_entries(manifest):
+    for named in context.tasks:
+        task = named.name
         facts, options = find_task(task), manifest.tasks.options.get(task, TaskOptions())
         answer = options.max_gen_toks or (facts.max_gen_toks if facts else 0)
-        for model, context in contexts.items():
-            limit = min(context, max_length or context)
+        for model, length in contexts.items():
+            limit = min(length, max_length or length)
             if answer >= limit:
-                key = ("tasks", "options", task, "max_gen_toks") if options.max_gen_toks else key_path
+                key = ("tasks", "options", task, "max_gen_toks") if options.max_gen_toks else named.key_path
                 sentence = (
                     f"'{task}' generates up to {answer} tokens, but {model} is limited to {limit} with the prompt. "
                 )
@@ -46,24 +38,21 @@ def check_lengths(manifest: Manifest) -> Iterator[Problem]:
                 break
 
 
-def check_calibration(manifest: Manifest) -> Iterator[Problem]:
+def check_calibration(context: Context) -> Iterator[Problem]:
     """Find calibration sequences that exceed the context length of a model to quantize."""
-    defined, length = defined_schemes(manifest), manifest.calibration.sequence_length
-    contexts = _context_lengths(manifest)
-    for index, entry in enumerate(manifest.models):
-        schemes = (find_scheme(name, defined) for _, name in model_scheme_names(index, manifest))
-        context = contexts.get(model_id(entry))
-        if context and length > context and any(scheme and scheme.needs_calibration for scheme in schemes):
-            sentence = f"{length} exceeds the context length of {model_id(entry)}, {context} tokens."
-            yield ("calibration", "sequence_length"), f"{sentence} Use {context} or less."
+    length, contexts = context.manifest.calibration.sequence_length, _context_lengths(context)
+    for model in context.models:
+        limit = contexts.get(model.id)
+        if limit and length > limit and any(use.scheme and use.scheme.needs_calibration for use in model.schemes):
+            sentence = f"{length} exceeds the context length of {model.id}, {limit} tokens."
+            yield ("calibration", "sequence_length"), f"{sentence} Use {limit} or less."
             return
 
 
-def check_devices(manifest: Manifest) -> Iterator[Problem]:
+def check_devices(context: Context) -> Iterator[Problem]:
     """Find a device that no node class with the required role has."""
-    try:
-        profile = cluster_profile(manifest)
-    except ManifestError:  # reported by checks._profile
+    manifest, profile = context.manifest, context.profile
+    if profile is None:  # reported by checks._profile
         return
     for section, device, kind in (
         ("evaluate", manifest.evaluate.device, UnitKind.EVALUATE),
@@ -77,7 +66,7 @@ def check_devices(manifest: Manifest) -> Iterator[Problem]:
             yield (section, "device"), f"{sentence} Use 'auto'."
 
 
-def _context_lengths(manifest: Manifest) -> dict[str, int]:
+def _context_lengths(context: Context) -> dict[str, int]:
     """Return the context length of each model whose shape is known, in tokens."""
-    shapes = {model_id(entry): model_shape(entry, manifest) for entry in manifest.models}
+    shapes = {model.id: model.shape for model in context.models}
     return {name: shape.context_length for name, shape in shapes.items() if shape and shape.context_length}

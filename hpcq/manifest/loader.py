@@ -14,14 +14,15 @@ from hpcq.catalog.models import model_ids
 from hpcq.core.errors import ManifestError
 from hpcq.data import find_manifest
 from hpcq.manifest.checks import find_problems
+from hpcq.manifest.context import Context, look_up
 from hpcq.manifest.error_messages import Problem, to_problems
 from hpcq.manifest.schema import DEFINED_SCHEMES, Manifest
 from hpcq.manifest.source import KeyPath, Source
 from hpcq.manifest.toml_document import key_lines, read_document
 
 
-def load(path: Path, overrides: Sequence[str] = ()) -> Manifest:
-    """Return the manifest in the TOML file `path`, with `overrides` applied.
+def load(path: Path, overrides: Sequence[str] = ()) -> Context:
+    """Return the manifest in the TOML file `path`, with `overrides` applied, and what its names refer to.
 
     Args:
         path: the TOML file; `manifests/NAME.toml` may also be one that hpcq ships.
@@ -41,15 +42,15 @@ def load(path: Path, overrides: Sequence[str] = ()) -> Manifest:
         except OverrideError as error:
             override_errors.append(f"-O {override_text}: {error}")
     source = Source(path=path, lines=key_lines(text), overrides=applied)
-    manifest, problems = _validate(document, source)
+    context, problems = _validate(document, source)
     if override_errors or problems:
         in_order = sorted(problems, key=lambda problem: source.line(problem[0]))
         raise ManifestError([*override_errors, *(source.message(*problem) for problem in in_order)])
-    return manifest
+    return context
 
 
-def _validate(document: dict[str, Any], source: Source) -> tuple[Manifest, list[Problem]]:
-    """Return the manifest and its problems.
+def _validate(document: dict[str, Any], source: Source) -> tuple[Context, list[Problem]]:
+    """Return the manifest with what its names refer to, and its problems.
 
     Tables with schema errors are replaced by valid placeholders, so that the other tables are still checked. An unknown
     scheme name does not invalidate its table: the other names in it are checked too.
@@ -61,10 +62,10 @@ def _validate(document: dict[str, Any], source: Source) -> tuple[Manifest, list[
     placeholders: dict[str, Any] = {"run": {"name": "unnamed"}, "models": [{"id": model_ids()[0]}]}
     valid = {key: value for key, value in document.items() if key not in invalid}
     valid |= {key: value for key, value in placeholders.items() if key in invalid}
-    manifest = Manifest.model_validate(valid).with_source(source)
+    context = look_up(Manifest.model_validate(valid).with_source(source))
     reported = {key_path for key_path, _ in problems}
-    found = find_problems(manifest, set(Manifest.model_fields) - invalid)
-    return manifest, problems + [problem for problem in found if problem[0] not in reported]
+    found = find_problems(context, set(Manifest.model_fields) - invalid)
+    return context, problems + [problem for problem in found if problem[0] not in reported]
 
 
 def _schema_problems(document: dict[str, Any], context: dict[str, Any] | None = None) -> list[Problem]:

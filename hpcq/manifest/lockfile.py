@@ -12,10 +12,10 @@ import hpcq
 from hpcq.catalog import packages
 from hpcq.catalog.schemes import find_scheme
 from hpcq.core.work import Scheme, Versions
-from hpcq.manifest.lookups import defined_schemes, model_id, model_scheme_names, resolve_path
+from hpcq.manifest.context import Context
+from hpcq.manifest.lookups import resolve_path
 from hpcq.manifest.profiles import Profile
 from hpcq.manifest.resolved import ResolvedManifest
-from hpcq.manifest.schema import Manifest
 
 _HEADER = """\
 # Resolved manifest of run '{name}', written by hpcq {version}. It is a valid manifest: plan or submit it, here or
@@ -37,7 +37,7 @@ def lock_text(resolved: ResolvedManifest, versions: Mapping[str, Versions] | Non
     document["paths"] = {"runs": str(layout.runs), "checkpoints": str(layout.checkpoints), "logs": str(layout.logs)}
     document["cluster"]["profile"] = _profile(resolved.profile)
     document["models"] = _models(resolved)
-    document["schemes"]["define"] = [_definition(scheme) for scheme in _named_schemes(manifest)]
+    document["schemes"]["define"] = [_definition(scheme) for scheme in _named_schemes(resolved.context)]
     document["evaluate"]["environment"] = settings.environment
     if resolved.quantize.environment:
         document["quantize"]["environment"] = resolved.quantize.environment
@@ -67,10 +67,11 @@ def _models(resolved: ResolvedManifest) -> list[dict[str, Any]]:
     manifest = resolved.manifest
     digests = {(model.id, model.revision): model.digest for model, _ in resolved.pairs}
     entries = []
-    for index, entry in enumerate(manifest.models):
+    for model in resolved.context.models:
+        entry = model.entry
         row = entry.model_dump(mode="json", exclude_none=True)
-        row["id"] = model_id(entry)
-        row["schemes"] = [name for _, name in model_scheme_names(index, manifest)]
+        row["id"] = model.id
+        row["schemes"] = [use.name for use in model.schemes]
         if entry.path is not None:
             row["path"] = str(resolve_path(entry.path, manifest))
         digest = digests[row["id"], entry.revision]
@@ -78,12 +79,11 @@ def _models(resolved: ResolvedManifest) -> list[dict[str, Any]]:
     return entries
 
 
-def _named_schemes(manifest: Manifest) -> list[Scheme]:
+def _named_schemes(context: Context) -> list[Scheme]:
     """Return every scheme that the manifest names, as the current catalog and `schemes.define` define it."""
-    defined = defined_schemes(manifest)
-    of_models = [name for index in range(len(manifest.models)) for _, name in model_scheme_names(index, manifest)]
-    names = dict.fromkeys([*manifest.schemes.use, *of_models])
-    return [scheme for name in names if (scheme := find_scheme(name, defined))]
+    of_models = {use.name: use.scheme for model in context.models for use in model.schemes}
+    unused = {name: find_scheme(name, context.defined_schemes) for name in context.manifest.schemes.use}
+    return [scheme for scheme in {**unused, **of_models}.values() if scheme]
 
 
 def _definition(scheme: Scheme) -> dict[str, Any]:

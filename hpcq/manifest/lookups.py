@@ -1,6 +1,6 @@
 """Look up the names in a manifest (folders, model shapes, schemes, tasks) in the catalog and the file system.
 
-None means that a name is unknown: checks.py reports it before resolver.py runs.
+None means that a name is unknown: checks.py reports it before resolver.py runs. context.py looks up every name once.
 """
 
 from __future__ import annotations
@@ -9,7 +9,7 @@ from dataclasses import replace
 from pathlib import Path
 
 from hpcq.catalog import packages
-from hpcq.catalog.hf_config import UnsupportedConfigError, find_checkpoint_shape, read_checkpoint_shape
+from hpcq.catalog.hf_config import UnsupportedConfigError, read_checkpoint_shape
 from hpcq.catalog.models import ModelShape, find_model_shape
 from hpcq.catalog.schemes import find_scheme, make_scheme
 from hpcq.catalog.tasks import find_suite, find_task
@@ -52,26 +52,24 @@ def checkpoint_folder(entry: ModelEntry, manifest: Manifest) -> Path | None:
     return packages.staged_model_path(model_id(entry)) if entry.revision is None else None
 
 
-def model_shape(entry: ModelEntry, manifest: Manifest) -> ModelShape | None:
-    """Return the model's shape. The catalog has priority for a model with an id, config.json for one with a path."""
-    folder = checkpoint_folder(entry, manifest)
-    from_config = find_checkpoint_shape(folder) if folder else None
+def model_shape(entry: ModelEntry, folder: Path | None) -> tuple[ModelShape | None, str | None]:
+    """Return the model's shape, or None and the reason why it is unknown.
+
+    The catalog has priority for a model with an id, config.json for one with a path.
+
+    Args:
+        entry: the model.
+        folder: folder of its checkpoint, as from `checkpoint_folder`.
+    """
     from_catalog = find_model_shape(model_id(entry))
-    return from_config or from_catalog if entry.path is not None else from_catalog or from_config
-
-
-def shape_error(entry: ModelEntry, manifest: Manifest) -> str | None:
-    """Return why the model's shape is unknown; None if it is known."""
-    if model_shape(entry, manifest) is not None:
-        return None
-    folder = checkpoint_folder(entry, manifest)
+    if from_catalog is not None and entry.path is None:
+        return from_catalog, None
     if folder is None:
-        return "it is not in the catalog, and not on this file system"
+        return None, "it is not in the catalog, and not on this file system"
     try:
-        read_checkpoint_shape(folder)
+        return read_checkpoint_shape(folder), None
     except UnsupportedConfigError as error:
-        return str(error)
-    return None
+        return from_catalog, None if from_catalog else str(error)
 
 
 def model_scheme_names(index: int, manifest: Manifest) -> list[tuple[KeyPath, str]]:

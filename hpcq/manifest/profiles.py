@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import contextlib
 import os
 import re
 import shutil
@@ -13,6 +12,7 @@ from pydantic import AfterValidator, Field, PlainValidator, ValidationError, mod
 
 from hpcq.catalog.gpus import GPU, find_gpu, gpu_names
 from hpcq.core.errors import ManifestError
+from hpcq.core.host_memory import GIB, host_memory_bytes
 from hpcq.data import MANIFESTS
 from hpcq.manifest.error_messages import format_value, to_problems, unknown_name
 from hpcq.manifest.field_types import (
@@ -31,8 +31,6 @@ from hpcq.manifest.fs_access import is_file
 from hpcq.manifest.source import Source
 from hpcq.manifest.toml_document import key_lines, read_document
 
-_GIB = 2**30
-_CGROUP_LIMIT = Path("/sys/fs/cgroup/memory.max")
 _LOCAL_UNIT_MEMORY_GIB = 6
 """Host memory assumed per local unit: a model of a few hundred million weights in float32, plus libraries."""
 
@@ -241,7 +239,8 @@ def load_profile(name_or_path: str, relative_to: Path) -> Profile:
 
 def local_profile() -> Profile:
     """Return a profile of this machine: one class, named 'cpu', with all its cores and memory."""
-    cpu = GpuClass(cpus_per_node=_core_count(), memory_gib=_memory_gib())
+    memory_gib = int(host_memory_bytes() / GIB * 10) / 10
+    cpu = GpuClass(cpus_per_node=_core_count(), memory_gib=memory_gib)
     return _with_parallel_units(Profile(name="local", scheduler="local", gpu_classes={"cpu": cpu}))
 
 
@@ -267,14 +266,6 @@ def _core_count() -> int:
     return len(os.sched_getaffinity(0))
 
 
-def _memory_gib() -> float:
-    """Return the memory of this machine or container, GiB, rounded down to 0.1."""
-    available = os.sysconf("SC_PHYS_PAGES") * os.sysconf("SC_PAGE_SIZE")
-    with contextlib.suppress(OSError, ValueError):  # no limit: no version 2 cgroup, or its limit is "max"
-        available = min(available, int(_CGROUP_LIMIT.read_text(encoding="ascii")))
-    return int(available / _GIB * 10) / 10
-
-
 def _parallel_units(cpus_per_unit: int) -> int:
     """Return the number of units that this machine can run at once, at least one."""
-    return max(1, min(_core_count() // cpus_per_unit, int(_memory_gib() // _LOCAL_UNIT_MEMORY_GIB)))
+    return max(1, min(_core_count() // cpus_per_unit, int(host_memory_bytes() / GIB // _LOCAL_UNIT_MEMORY_GIB)))

@@ -10,6 +10,7 @@ from hpcq.catalog.models import ModelShape
 from hpcq.catalog.tools import quantizers
 from hpcq.core.paths import RunLayout
 from hpcq.core.work import Calibration, Model, Scheme, Task, Versions
+from hpcq.manifest.context import Context
 from hpcq.manifest.profiles import Profile
 from hpcq.manifest.schema import Manifest
 
@@ -87,28 +88,34 @@ class ResolvedManifest:
 
     Attributes:
         pairs: every model with each of its schemes, unquantized schemes first.
-        shapes: model shapes by model id; None if unknown.
+        shapes: sizes by model; None if unknown.
         calibration: None if no scheme needs it.
         fallback: settings for variants that `evaluate` does not support; None if there is no fallback.
-        shape_errors: reasons why a model's shape is unknown, by model id.
+        shape_errors: reasons why a model's shape is unknown, by model.
         notes: caveats to show with the scores.
         missing: one sentence per input that is not on this file system yet. A plan does not need them, a run does.
         locked_versions: tool versions by Python environment, from a lock file; empty for other manifests.
+        context: the manifest, and what its names refer to.
     """
 
     name: str
     layout: RunLayout
     profile: Profile
     pairs: tuple[tuple[Model, Scheme], ...]
-    shapes: Mapping[str, ModelShape | None]
+    shapes: Mapping[Model, ModelShape | None]
     calibration: Calibration | None
     tasks: tuple[Task, ...]
     evaluate: EvaluateSettings
     quantize: QuantizeSettings
     report: ReportSettings
     fallback: EvaluateSettings | None = None
-    shape_errors: Mapping[str, str] = field(default_factory=dict)
+    shape_errors: Mapping[Model, str] = field(default_factory=dict)
     notes: tuple[str, ...] = ()
     missing: tuple[str, ...] = ()
     locked_versions: Mapping[str, Versions] = field(default_factory=dict)
-    manifest: Manifest = field(compare=False, repr=False)
+    context: Context = field(compare=False, repr=False)
+
+    @property
+    def manifest(self) -> Manifest:
+        """The manifest as loaded."""
+        return self.context.manifest

@@ -7,59 +7,45 @@ from dataclasses import replace
 from pathlib import Path
 
 from hpcq.catalog import packages
-from hpcq.catalog.schemes import find_scheme, synthetic_scheme
+from hpcq.catalog.schemes import synthetic_scheme
 from hpcq.catalog.tools import backends, quantizers
 from hpcq.core.digests import digest_of_items, digest_of_model, digest_of_text
 from hpcq.core.errors import ManifestError
 from hpcq.core.paths import RunLayout
 from hpcq.core.work import SYNTHETIC, Calibration, Model, Scheme, Task, UnitKind
-from hpcq.manifest.checks import find_problems
+from hpcq.manifest.context import Context, NamedModel
 from hpcq.manifest.fs_access import path_exists
-from hpcq.manifest.lookups import (
-    calibration_file,
-    checkpoint_folder,
-    cluster_profile,
-    defined_schemes,
-    item_counts,
-    items_folder,
-    model_id,
-    model_scheme_names,
-    model_shape,
-    shape_error,
-    task_entries,
-)
+from hpcq.manifest.lookups import item_counts
 from hpcq.manifest.profiles import Profile
 from hpcq.manifest.resolved import EvaluateSettings, QuantizeSettings, ReportSettings, ResolvedManifest
 from hpcq.manifest.schema import EvaluateSection, Manifest, SyntheticSection, TaskOptions
 from hpcq.manifest.source import KeyPath
 
 
-def resolve(manifest: Manifest) -> ResolvedManifest:
-    """Resolve `manifest`.
+def resolve(context: Context) -> ResolvedManifest:
+    """Resolve a manifest without problems, as `load` and `check_manifest` return it.
 
     Inputs that are not on this file system yet have no digest, and a sentence in `ResolvedManifest.missing`.
 
     Raises:
-        ManifestError: a name is unknown, or a file's digest differs from the recorded one.
+        ManifestError: a file cannot be read, or its digest differs from the recorded one.
     """
-    source = manifest.source
-    problems = find_problems(manifest)
-    if problems:
-        raise ManifestError([source.message(*problem) for problem in problems])
-    return _Resolver(manifest).resolved()
+    return _Resolver(context).resolved()
 
 
 class _Resolver:
     """One pass over a valid manifest; collects missing inputs and changed files."""
 
-    def __init__(self, manifest: Manifest) -> None:
-        self.manifest = manifest
+    def __init__(self, context: Context) -> None:
+        self.context = context
+        self.manifest = context.manifest
         self.missing: list[str] = []
         self.problems: list[str] = []
 
     def resolved(self) -> ResolvedManifest:
-        manifest = self.manifest
-        pairs = tuple(self._pairs())
+        context, manifest = self.context, self.manifest
+        models = [(named, self._model(index, named)) for index, named in enumerate(context.models)]
+        pairs = tuple(pair for named, model in models for pair in self._pairs(named, model))
         tasks = tuple(self._tasks())
         calibration = self._calibration() if any(scheme.needs_calibration for _, scheme in pairs) else None
         if self.problems:
@@ -68,37 +54,32 @@ class _Resolver:
         return ResolvedManifest(
             name=manifest.run.name,
             layout=run_layout(manifest),
-            profile=cluster_profile(manifest),
+            profile=context.cluster,
             pairs=pairs,
-            shapes={model_id(entry): model_shape(entry, manifest) for entry in manifest.models},
-            shape_errors={model_id(entry): why for entry in manifest.models if (why := shape_error(entry, manifest))},
+            shapes={model: named.shape for named, model in models},
+            shape_errors={model: named.shape_error for named, model in models if named.shape_error},
             calibration=calibration,
             tasks=tasks,
-            evaluate=_evaluate_settings(manifest, manifest.evaluate.backend),
-            fallback=_fallback(manifest),
+            evaluate=_evaluate_settings(context, manifest.evaluate.backend),
+            fallback=_fallback(context),
             quantize=_quantize_settings(manifest, {scheme.tool for _, scheme in pairs if scheme.is_quantized}),
             report=ReportSettings(compare=manifest.report.compare),
-            notes=tuple(_notes(manifest, tasks)),
+            notes=tuple(_notes(context, tasks)),
             missing=tuple(self.missing),
             locked_versions={name: tuple(sorted(versions.items())) for name, versions in locked.items()},
-            manifest=manifest,
+            context=context,
         )
 
-    def _pairs(self) -> Iterator[tuple[Model, Scheme]]:
-        """Yield every model with each of its schemes; unquantized schemes first, because they are the baselines."""
-        defined = defined_schemes(self.manifest)
-        for index in range(len(self.manifest.models)):
-            model = self._model(index)
-            names = [name for _, name in model_scheme_names(index, self.manifest)]
-            schemes = [scheme for name in names if (scheme := find_scheme(name, defined))]
-            if self.manifest.is_synthetic:
-                is_sized = _emulated_backend(self.manifest.evaluate) is not None
-                schemes = [synthetic_scheme(scheme, keep_method=is_sized) for scheme in schemes]
-            yield from ((model, scheme) for scheme in sorted(schemes, key=lambda scheme: scheme.is_quantized))
+    def _pairs(self, named: NamedModel, model: Model) -> Iterator[tuple[Model, Scheme]]:
+        """Yield the model with each of its schemes; unquantized schemes first, because they are the baselines."""
+        schemes = [use.scheme for use in named.schemes if use.scheme]
+        if self.manifest.is_synthetic:
+            is_sized = _emulated_backend(self.manifest.evaluate) is not None
+            schemes = [synthetic_scheme(scheme, keep_method=is_sized) for scheme in schemes]
+        yield from ((model, scheme) for scheme in sorted(schemes, key=lambda scheme: scheme.is_quantized))
 
-    def _model(self, index: int) -> Model:
-        entry = self.manifest.models[index]
-        name, folder = model_id(entry), checkpoint_folder(entry, self.manifest)
+    def _model(self, index: int, named: NamedModel) -> Model:
+        entry, folder, name = named.entry, named.folder, named.id
         hint = f"its folder {folder} does not exist." if entry.path else _stage_hint(self.manifest)
         return Model(
             id=name,
@@ -113,14 +94,14 @@ class _Resolver:
 
     def _tasks(self) -> Iterator[Task]:
         settings = self.manifest.tasks
-        for _, name, suite_shots in task_entries(self.manifest):
+        for named in self.context.tasks:
+            name, folder = named.name, named.folder
             options = settings.options.get(name, TaskOptions())
-            folder = items_folder(name, self.manifest)
             missing = f"The items of {name} are missing: {_stage_hint(self.manifest)}"
             key_path = ("tasks", "options", name, "digest")
             yield Task(
                 name=name,
-                num_fewshot=suite_shots if options.num_fewshot is None else options.num_fewshot,
+                num_fewshot=named.num_fewshot if options.num_fewshot is None else options.num_fewshot,
                 limit=options.limit or settings.limit,
                 max_gen_toks=options.max_gen_toks,
                 fewshot_seed=self.manifest.evaluate.seed,
@@ -129,8 +110,7 @@ class _Resolver:
             )
 
     def _calibration(self) -> Calibration:
-        settings = self.manifest.calibration
-        path = calibration_file(self.manifest)
+        settings, path = self.manifest.calibration, self.context.calibration_path
         missing = f"The calibration text {settings.dataset} is missing: {_stage_hint(self.manifest)}"
         return Calibration(
             digest=self._digest(path, digest_of_text, settings.digest, ("calibration", "digest"), missing),
@@ -184,25 +164,26 @@ def run_layout(manifest: Manifest) -> RunLayout:
     return RunLayout(name=manifest.run.name, **folders)
 
 
-def _fallback(manifest: Manifest) -> EvaluateSettings | None:
+def _fallback(context: Context) -> EvaluateSettings | None:
     """Return the settings of the back end's fallback, which supports more models and schemes, but is slower."""
-    settings = _evaluate_settings(manifest, manifest.evaluate.backend)
+    section = context.manifest.evaluate
+    settings = _evaluate_settings(context, section.backend)
     fallback = backends()[settings.placement_backend].fallback
-    if fallback is None or not manifest.evaluate.fallback:
+    if fallback is None or not section.fallback:
         return None
     if settings.emulate:
         return replace(settings, emulate=fallback, engine=())
-    return _evaluate_settings(manifest, fallback)
+    return _evaluate_settings(context, fallback)
 
 
-def _evaluate_settings(manifest: Manifest, backend: str) -> EvaluateSettings:
+def _evaluate_settings(context: Context, backend: str) -> EvaluateSettings:
     """Return the settings for `backend`. `evaluate.environment` applies only to the manifest's own back end."""
-    section = manifest.evaluate
+    section = context.manifest.evaluate
     synthetic = section.synthetic or SyntheticSection()
     named = section.environment if backend == section.backend else None
     return EvaluateSettings(
         backend=backend,
-        environment=named or _default_environment(backend, cluster_profile(manifest)),
+        environment=named or _default_environment(backend, context.cluster),
         dtype=section.dtype,
         batch_size=section.batch_size,
         shards=section.shards,
@@ -240,10 +221,11 @@ def _quantize_settings(manifest: Manifest, tools: Collection[str]) -> QuantizeSe
     return QuantizeSettings(environment=manifest.quantize.environment or common, device=manifest.quantize.device)
 
 
-def _notes(manifest: Manifest, tasks: tuple[Task, ...]) -> Iterator[str]:
+def _notes(context: Context, tasks: tuple[Task, ...]) -> Iterator[str]:
     """Yield caveats about the models, then about the tasks' items, then about their number."""
-    for entry in manifest.models:
-        yield from (f"{model_id(entry)}: {note}" for note in packages.model_notes(model_id(entry)))
+    manifest = context.manifest
+    for model in context.models:
+        yield from (f"{model.id}: {note}" for note in packages.model_notes(model.id))
     if manifest.tasks.data == "packages":
         for task in tasks:
             yield from (f"{task.name}: {note}" for note in packages.dataset_notes(task.name))

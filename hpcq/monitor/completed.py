@@ -2,27 +2,25 @@
 
 from __future__ import annotations
 
-import re
 from collections.abc import Collection, Iterable, Mapping, Sequence
 from pathlib import Path
-from typing import Any
 
 from hpcq.core.completion import CompletionMarker, read_completion_marker
 from hpcq.core.errors import RunIncompleteError, SegmentCorruptError
 from hpcq.core.files import list_folder
 from hpcq.core.paths import RunLayout
+from hpcq.core.unit_ids import UnitId
 from hpcq.core.work import UnitKind
+from hpcq.monitor.units import Unit
 from hpcq.store import Results, read_results
 
-_EVALUATION = re.compile(rf"{UnitKind.EVALUATE}\.(?P<variant>.+?)(?:\.\d+of(?P<count>\d+))?")
 
-
-def completed_units(layout: RunLayout, units: Sequence[Mapping[str, Any]]) -> frozenset[str]:
+def completed_units(layout: RunLayout, units: Sequence[Unit]) -> frozenset[str]:
     """Return the ids of the units whose complete result is on disk.
 
     Args:
         layout: Paths of the run.
-        units: The `units` of the plan document.
+        units: The units of the plan.
 
     Raises:
         StorageError: A file or folder cannot be read.
@@ -30,39 +28,40 @@ def completed_units(layout: RunLayout, units: Sequence[Mapping[str, Any]]) -> fr
     results = _read_results(layout)
     done: set[str] = set()
     for variant, shards in _evaluations_by_variant(units).items():
-        address = shards[0]["address"]
+        address = shards[0].address
         earlier = [
             group for count, group in _shards_on_disk(layout, variant).items() if count == len(group) != len(shards)
         ]
         is_finished = any(_completed_shards(layout, results, variant, group, address) == group for group in earlier)
-        present = {unit["id"] for unit in shards}
+        present = {unit.id for unit in shards}
         done |= present if is_finished else _completed_shards(layout, results, variant, present, address)
-    done |= {unit["id"] for unit in units if unit["kind"] == UnitKind.QUANTIZE and Path(unit["checkpoint"]).is_dir()}
+    done |= {unit.id for unit in units if unit.checkpoint is not None and Path(unit.checkpoint).is_dir()}
     if results is not None and _is_current(layout, results, _evaluations_by_variant(units)):
-        done |= {unit["id"] for unit in units if unit["kind"] == UnitKind.MERGE}
+        done |= {unit.id for unit in units if unit.kind is UnitKind.MERGE}
     return frozenset(done)
 
 
-def _evaluations_by_variant(units: Sequence[Mapping[str, Any]]) -> dict[str, list[Mapping[str, Any]]]:
+def _evaluations_by_variant(units: Sequence[Unit]) -> dict[str, list[Unit]]:
     """Return the evaluation units of the plan by variant."""
-    found: dict[str, list[Mapping[str, Any]]] = {}
+    found: dict[str, list[Unit]] = {}
     for unit in units:
-        if unit["kind"] == UnitKind.EVALUATE:
-            found.setdefault(unit["variant"], []).append(unit)
+        if unit.kind is UnitKind.EVALUATE and unit.variant_id is not None:
+            found.setdefault(unit.variant_id, []).append(unit)
     return found
 
 
 def _shards_on_disk(layout: RunLayout, variant: str) -> dict[int, set[str]]:
     """Return the ids of the variant's shards with a folder, from any plan of the run, by number of shards."""
     found: dict[int, set[str]] = {}
-    for match in filter(None, (_EVALUATION.fullmatch(folder.name) for folder in list_folder(layout.segments))):
-        if match["variant"] == variant:
-            found.setdefault(int(match["count"] or 1), set()).add(match[0])
+    for folder in list_folder(layout.segments):
+        unit = UnitId.parse(folder.name)
+        if unit and (unit.kind, unit.subject) == (UnitKind.EVALUATE, variant):
+            found.setdefault(unit.shard.count, set()).add(folder.name)
     return found
 
 
 def _completed_shards(
-    layout: RunLayout, results: Results | None, variant: str, shards: Collection[str], address: str
+    layout: RunLayout, results: Results | None, variant: str, shards: Collection[str], address: str | None
 ) -> set[str]:
     """Return those of `shards` with a valid completion marker for `address`.
 

@@ -1,6 +1,6 @@
 """Status of a run: state, progress, attempts and failure reason of every unit, as `hpcq status` shows them.
 
-Combines the plan document, the attempt records, and the state of the units' jobs. The caller queries Slurm.
+Combines the units of the plan, the attempt records, and the state of the units' jobs. The caller queries Slurm.
 """
 
 from __future__ import annotations
@@ -12,31 +12,18 @@ from datetime import datetime
 from typing import Any
 
 from hpcq.core.attempts import AttemptRecord, last_log_line, read_attempts
+from hpcq.core.failures import Failure
+from hpcq.core.outcomes import Action, Launcher, Outcome
 from hpcq.core.paths import RunLayout
 from hpcq.core.processes import is_alive
 from hpcq.core.run_lock import is_locked
 from hpcq.core.work import UnitKind, UnitState
 from hpcq.monitor.completed import completed_units
+from hpcq.monitor.unit_job import UnitJobStatus
+from hpcq.monitor.units import Unit
 from hpcq.store import count_rows
 
 ACTIVE_STATES = (UnitState.RUNNING, UnitState.PENDING)
-
-
-@dataclass(frozen=True, kw_only=True)
-class JobStatus:
-    """State of a unit's job in Slurm.
-
-    Attributes:
-        job_id: Id in Slurm's notation, e.g. '7_0'.
-        state: State of the job; None if Slurm no longer knows it.
-        reason: State and reason in Slurm's words.
-        log: Path of the job's output from before the unit started.
-    """
-
-    job_id: str
-    state: UnitState | None
-    reason: str | None = None
-    log: str | None = None
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -45,7 +32,7 @@ class UnitStatus:
 
     Attributes:
         id: Id of the unit.
-        kind: A value of `hpcq.core.work.UnitKind`.
+        kind: Kind of work.
         variant: Id of the variant; None for the merge.
         state: State of the unit.
         done: Committed requests; None for units without requests.
@@ -57,15 +44,15 @@ class UnitStatus:
         seconds: Time spent in ended attempts.
         running_since: Start of the running attempt, in UTC, ISO 8601.
         restored: Requests already in the store when the last attempt started.
-        failure: Class of the last failure (`hpcq.core.failures.Failure`).
-        decision: What follows from it (`hpcq.launch.recovery.retry_policy.Action`).
+        failure: Class of the last failure.
+        decision: What follows from it.
         asked_tokens: Tokens of all log-likelihood requests, without prefix sharing. Attempts report it when they end;
             None if none has reported.
         computed_tokens: Tokens computed for these requests; None if no attempt has reported.
     """
 
     id: str
-    kind: str
+    kind: UnitKind
     variant: str | None
     state: UnitState
     done: int | None
@@ -77,20 +64,21 @@ class UnitStatus:
     seconds: float | None
     running_since: str | None = None
     restored: int = 0
-    failure: str | None = None
-    decision: str | None = None
+    failure: Failure | None = None
+    decision: Action | None = None
     asked_tokens: int | None = None
     computed_tokens: int | None = None
 
     @property
     def has_failed_permanently(self) -> bool:
         """Whether only `hpcq resume --failed` runs the unit again."""
-        return self.state is UnitState.FAILED and self.decision == "failed permanently"
+        return self.state is UnitState.FAILED and self.decision is Action.FAIL
 
     @property
     def is_on_hold(self) -> bool:
         """Whether the unit runs again only on the user's request. Includes cancelled units."""
-        return self.state in (UnitState.FAILED, UnitState.CANCELLED) and self.decision in ("hold", "failed permanently")
+        has_ended = self.state in (UnitState.FAILED, UnitState.CANCELLED)
+        return has_ended and self.decision is not None and not self.decision.is_retry
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -146,22 +134,22 @@ class RunStatus:
         }
 
 
-def run_status(layout: RunLayout, units: Sequence[Mapping[str, Any]], jobs: Mapping[str, JobStatus]) -> RunStatus:
+def run_status(layout: RunLayout, units: Sequence[Unit], jobs: Mapping[str, UnitJobStatus]) -> RunStatus:
     """Determine the status of a run.
 
     Args:
         layout: Paths of the run.
-        units: The `units` of the plan document, in the order of the plan.
+        units: The units, in the order of the plan.
         jobs: State of the units' jobs in Slurm, by unit id; empty if Slurm was not queried.
     """
     completed = completed_units(layout, units)
     attempts = read_attempts(layout.attempts)
     statuses: dict[str, UnitStatus] = {}
     for unit in units:
-        name = unit["id"]
+        name = unit.id
         status = _unit_status(layout, unit, attempts.get(name, []), jobs.get(name), is_completed=name in completed)
         statuses[name] = _cancel_if_blocked(
-            status, [statuses[needed] for needed in unit["depends_on"] if needed in statuses]
+            status, [statuses[needed] for needed in unit.depends_on if needed in statuses]
         )
     return RunStatus(run=layout.name, units=tuple(statuses.values()), is_locked=is_locked(layout))
 
@@ -182,22 +170,22 @@ def _cancel_if_blocked(status: UnitStatus, dependencies: Sequence[UnitStatus]) -
 
 def _unit_status(
     layout: RunLayout,
-    unit: Mapping[str, Any],
+    unit: Unit,
     attempts: list[AttemptRecord],
-    job: JobStatus | None,
+    job: UnitJobStatus | None,
     *,
     is_completed: bool,
 ) -> UnitStatus:
     last = attempts[-1] if attempts else None
     # The job of a merge stays active after the merge, while it submits missing units again.
-    is_resubmitting = unit["kind"] == UnitKind.MERGE and job is not None and job.state in ACTIVE_STATES
+    is_resubmitting = unit.kind is UnitKind.MERGE and job is not None and job.state in ACTIVE_STATES
     state, reason = (UnitState.DONE, None) if is_completed and not is_resubmitting else _state(last, job)
     return UnitStatus(
-        id=unit["id"],
-        kind=unit["kind"],
-        variant=unit["variant"],
+        id=unit.id,
+        kind=unit.kind,
+        variant=unit.variant_id,
         state=state,
-        done=_answered_requests(layout, last, is_completed=is_completed) if unit["kind"] == UnitKind.EVALUATE else None,
+        done=_answered_requests(layout, last, is_completed=is_completed) if unit.kind is UnitKind.EVALUATE else None,
         total=last.total if last else None,
         job_id=job.job_id if job else (last.job_id if last else None),
         attempts=len(attempts),
@@ -223,32 +211,32 @@ def _answered_requests(layout: RunLayout, last: AttemptRecord | None, *, is_comp
     return min(last.total, (last.restored or 0) + committed)
 
 
-def _state(last: AttemptRecord | None, job: JobStatus | None) -> tuple[UnitState, str | None]:
+def _state(last: AttemptRecord | None, job: UnitJobStatus | None) -> tuple[UnitState, str | None]:
     """Return state and reason of a unit without a result: Slurm takes precedence over the attempt record."""
     if job and job.state in ACTIVE_STATES:
         return (UnitState.RUNNING, None) if job.state is UnitState.RUNNING else (UnitState.PENDING, job.reason)
-    if last and last.launcher == "local" and last.outcome == "running" and is_alive(last.process):
+    if last and last.launcher is Launcher.LOCAL and last.outcome is Outcome.RUNNING and is_alive(last.process):
         return UnitState.RUNNING, None
     if job and job.state is UnitState.CANCELLED:
         return UnitState.CANCELLED, job.reason
     return _inactive_state(last, job)
 
 
-def _inactive_state(last: AttemptRecord | None, job: JobStatus | None) -> tuple[UnitState, str | None]:
+def _inactive_state(last: AttemptRecord | None, job: UnitJobStatus | None) -> tuple[UnitState, str | None]:
     """Return state and reason of a unit without a result that no job or process works on."""
     match last.outcome if last else None:
-        case "done":
+        case Outcome.DONE:
             return UnitState.WAITING, "the result is outdated or was removed; run `hpcq resume` to create it again"
-        case "failed":
+        case Outcome.FAILED | Outcome.UNKNOWN:
             return UnitState.FAILED, last.reason if last else None
-        case "interrupted":
+        case Outcome.INTERRUPTED:
             return UnitState.CANCELLED, (last.reason if last else None) or "interrupted"
-        case "running":
+        case Outcome.RUNNING:
             return UnitState.FAILED, _disappeared_reason(last, job)
     return (UnitState.FAILED, _disappeared_reason(last, job)) if job else (UnitState.WAITING, None)
 
 
-def _disappeared_reason(last: AttemptRecord | None, job: JobStatus | None) -> str:
+def _disappeared_reason(last: AttemptRecord | None, job: UnitJobStatus | None) -> str:
     number = job.job_id if job else (last.job_id if last else "")
     slurm_reason = f" ({job.reason})" if job and job.reason else ""
     if last is None:

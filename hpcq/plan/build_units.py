@@ -6,6 +6,7 @@ import dataclasses
 from collections.abc import Collection, Iterator, Sequence
 
 from hpcq.catalog.tools import backends
+from hpcq.core.unit_ids import UnitId
 from hpcq.core.work import EvaluateWork, MergeWork, Offload, QuantizeWork, Shard, Task, UnitKind, Variant
 from hpcq.manifest import ResolvedManifest
 from hpcq.manifest.resolved import EvaluateSettings
@@ -36,7 +37,8 @@ def variant_units(
     checkpoint = variant.model.path or variant.model.id
     if assignment.quantization:
         checkpoint = str(resolved.layout.checkpoint(variant))
-        quantizing, unit_id = assignment.quantization.placement, f"{UnitKind.QUANTIZE}.{variant.id}"
+        quantizing = assignment.quantization.placement
+        unit_id = str(UnitId(kind=UnitKind.QUANTIZE, subject=variant.id))
         quantization = PlannedUnit(
             id=unit_id,
             work=QuantizeWork(variant=variant, checkpoint_path=checkpoint, device=resolved.quantize.device),
@@ -55,10 +57,9 @@ def variant_units(
     seconds, padded = evaluation.seconds(count), evaluation.padded_seconds(count)
     uncalibrated = evaluation.uncalibrated_estimate(count)
     for index in range(count):
-        unit_id = f"{UnitKind.EVALUATE}.{variant.id}" + (f".{index}of{count}" if count > 1 else "")
-        work = dataclasses.replace(
-            whole, shard=Shard(index=index, count=count), segments_path=str(resolved.layout.unit_segments(unit_id))
-        )
+        shard = Shard(index=index, count=count)
+        unit_id = str(UnitId(kind=UnitKind.EVALUATE, subject=variant.id, shard=shard))
+        work = dataclasses.replace(whole, shard=shard, segments_path=str(resolved.layout.unit_segments(unit_id)))
         yield PlannedUnit(
             id=unit_id,
             work=work,
@@ -88,7 +89,7 @@ def _evaluate_work(
     placement: Placement,
 ) -> EvaluateWork:
     options: dict[str, int | bool] = {}
-    model = resolved.shapes.get(variant.model.id)
+    model = resolved.shapes.get(variant.model)
     if settings.max_length is not None and not (model and settings.max_length > model.context_length):
         options["max_length"] = settings.max_length  # vLLM does not start with more than the model's own
     if not settings.prefix_sharing:
@@ -145,7 +146,7 @@ def merge_unit(resolved: ResolvedManifest, units: Sequence[PlannedUnit], seconds
     except PlacementError:
         shape = Shape(gpu_class=units[-1].shape.gpu_class)
     return PlannedUnit(
-        id=f"{UnitKind.MERGE}.{resolved.name}",
+        id=str(UnitId(kind=UnitKind.MERGE, subject=resolved.name)),
         work=work,
         environment=SYNTHETIC_ENVIRONMENT if evaluations[0].is_synthetic else MERGE_ENVIRONMENT,
         shape=shape,

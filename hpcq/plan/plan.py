@@ -14,9 +14,9 @@ from hpcq.manifest import ResolvedManifest
 from hpcq.plan.arrays import make_arrays
 from hpcq.plan.build_units import merge_unit, merged_evaluations, variant_units
 from hpcq.plan.cost.calibration import EMPTY_HISTORY, RunHistory
-from hpcq.plan.cost.estimator import Estimator, estimate_notes, merge_seconds, results_bytes
 from hpcq.plan.memory.weights import weight_bytes
 from hpcq.plan.placement.assignment import Assignment, assign_variants
+from hpcq.plan.placement.estimator import Estimator, estimate_notes, merge_seconds, results_bytes
 from hpcq.plan.placement.place import PlacementError
 from hpcq.plan.placement.requirements import evaluation_requirements, fallback_requirements
 from hpcq.plan.placement.sharding import choose_shard_counts
@@ -85,7 +85,7 @@ def _wall_s(units: Sequence[PlannedUnit], resolved: ResolvedManifest) -> float |
 
 def _checkpoint_bytes(resolved: ResolvedManifest, variant: Variant) -> int:
     """Return the size of the variant's own checkpoint; 0 if it uses the base checkpoint or its size is unknown."""
-    shape = resolved.shapes.get(variant.model.id)
+    shape = resolved.shapes.get(variant.model)
     return weight_bytes(shape, variant.scheme) if variant.scheme.is_quantized and shape else 0
 
 
@@ -134,7 +134,7 @@ def _refusal(resolved: ResolvedManifest, variant: Variant, problem: PlacementErr
 
 def _notes(resolved: ResolvedManifest, variant: Variant, assignment: Assignment) -> Iterator[str]:
     """Yield notes on how the variant is computed or was planned, for readers of the results."""
-    placement, model = assignment.evaluation.placement, variant.model.id
+    placement, model = assignment.evaluation.placement, variant.model
     kernel = placement.kernel
     if assignment.fallback_reason:
         backend = backend_title(assignment.settings.placement_backend)
@@ -144,4 +144,4 @@ def _notes(resolved: ResolvedManifest, variant: Variant, assignment: Assignment)
     if kernel and kernel.note:
         yield f"{variant.scheme.name} on {placement.shape.gpu_class} ({backend_title(kernel.backend)}): {kernel.note}."
     if placement.shape.gpus and model in resolved.shape_errors and not resolved.manifest.is_synthetic:
-        yield f"{model}: one GPU is planned without a memory estimate, because {resolved.shape_errors[model]}."
+        yield f"{model.id}: one GPU is planned without a memory estimate, because {resolved.shape_errors[model]}."

@@ -88,6 +88,16 @@ class PlannedUnit:
         return None if isinstance(self.work, MergeWork) else self.work.variant
 
     @property
+    def variant_id(self) -> str | None:
+        """Id of that variant."""
+        return self.variant.id if self.variant else None
+
+    @property
+    def address(self) -> str | None:
+        """Content address of the variant's responses, the same for all shards; None unless the unit evaluates."""
+        return self.work.address if isinstance(self.work, EvaluateWork) else None
+
+    @property
     def shard(self) -> Shard | None:
         """The part of the variant's requests that the unit evaluates; None for other units."""
         return self.work.shard if isinstance(self.work, EvaluateWork) else None

@@ -12,18 +12,19 @@ from __future__ import annotations
 import contextlib
 import json
 import os
-import re
 import secrets
 import shutil
-import subprocess
 import time
 from collections.abc import Callable, Iterator
 from dataclasses import asdict, dataclass
 from pathlib import Path
 
 from hpcq.core.attempts import AttemptRecord, utc_now
+from hpcq.core.errors import SetupError
 from hpcq.core.files import committed_folder, temporary_path
+from hpcq.core.outcomes import Launcher, parse_value
 from hpcq.core.processes import identity, is_alive
+from hpcq.slurm.scontrol import show_job
 
 CLAIM_SUFFIX = ".claim"
 OWNER_FILE = "owner.json"
@@ -32,8 +33,6 @@ POLL_INTERVAL_S = 1.0
 SLURM_QUERY_INTERVAL_S = 30.0
 """Minimum time between two queries for one job: a site may allow four calls per minute and user."""
 
-CLIENT_TIMEOUT_S = 30.0
-_ACTIVE_STATES = ("RUNNING", "COMPLETING", "SUSPENDED", "STOPPED", "SIGNALING", "STAGE_OUT", "RESIZING", "CONFIGURING")
 _HOST_AND_BOOT_FIELDS = 2
 
 
@@ -43,7 +42,7 @@ class LockOwner:
 
     Attributes:
         unit: The unit's id.
-        launcher: "slurm" or "local".
+        launcher: What started the attempt.
         node: Host name.
         process: Identity of the process (`hpcq.core.processes.identity`).
         job_id: Slurm's job id.
@@ -53,7 +52,7 @@ class LockOwner:
     """
 
     unit: str
-    launcher: str
+    launcher: Launcher
     node: str
     process: str
     job_id: str
@@ -133,7 +132,8 @@ def _read_owner(claim: Path) -> LockOwner | None:
     """Return the owner of a claim; None if the claim was released, is missing, or cannot be parsed."""
     try:
         content = json.loads((claim / OWNER_FILE).read_text(encoding="utf-8"))
-        owner = LockOwner(**{key: content[key] for key in LockOwner.__dataclass_fields__})
+        fields = {key: content[key] for key in LockOwner.__dataclass_fields__}
+        owner = LockOwner(**{**fields, "launcher": parse_value(Launcher, fields["launcher"])})
     except (FileNotFoundError, ValueError, KeyError, TypeError):
         return None
     return None if (claim / RELEASED).exists() else owner
@@ -157,7 +157,7 @@ def _remove_claims(folder: Path) -> None:
 
 
 def _waiting_message(owner: LockOwner, folder: Path) -> str:
-    if owner.launcher == "slurm":
+    if owner.launcher is Launcher.SLURM:
         return f"waiting for job {owner.job_id} on {owner.node}, which is creating this checkpoint"
     return (
         f"waiting for {owner.node} (process {owner.process.split()[-2:][0]}), which has been creating this checkpoint "
@@ -177,12 +177,12 @@ class _OwnerLiveness:
         me = self._me
         if owner.process == me.process:
             return True  # an earlier claim of this process, which it could not release
-        if owner.launcher == me.launcher == "slurm" and owner.job_id == me.job_id and owner.restart < me.restart:
+        if owner.launcher is me.launcher is Launcher.SLURM and owner.job_id == me.job_id and owner.restart < me.restart:
             return True
         there, here = (who.process.split()[:_HOST_AND_BOOT_FIELDS] for who in (owner, me))
         if there == here:
             return not is_alive(owner.process)
-        if owner.launcher == "slurm":
+        if owner.launcher is Launcher.SLURM:
             return self._is_job_over(owner)
         return there[:1] == here[:1]  # a process of this host before its reboot
 
@@ -197,16 +197,9 @@ class _OwnerLiveness:
 
 def is_job_over(job_id: str, restart: int) -> bool:
     """Whether Slurm reports that the job's run number `restart` has ended; False if Slurm does not answer."""
-    command = ["scontrol", "--oneliner", "show", "job", job_id]
     try:
-        result = subprocess.run(command, capture_output=True, text=True, timeout=CLIENT_TIMEOUT_S, check=False)
-    except (OSError, subprocess.TimeoutExpired):
+        job = show_job(job_id)
+    except SetupError:
         return False
-    if result.returncode:
-        # Slurm purges a job MinJobAge (300 s by default) after its end, not earlier.
-        return "Invalid job id" in result.stderr
-    state = re.search(r"\bJobState=(\w+)", result.stdout)
-    restarts = re.search(r"\bRestarts=(\d+)", result.stdout)
-    return (state is not None and state[1] not in _ACTIVE_STATES) or (
-        restarts is not None and int(restarts[1]) > restart
-    )
+    # Slurm purges a job MinJobAge (300 s by default) after its end, not earlier.
+    return job is None or not job.state.may_have_process or job.restarts > restart

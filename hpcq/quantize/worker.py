@@ -9,19 +9,19 @@ import resource
 import shutil
 import socket
 import time
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import asdict
-from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 from typing import Any
 
 from hpcq.catalog.hf_config import find_config_shape
-from hpcq.catalog.schemes import fitting_group_size, indivisible_width, split_group_size
+from hpcq.catalog.schemes import group_size_problem
 from hpcq.core.attempts import Attempt, utc_now
 from hpcq.core.environments import NAME_VARIABLE
 from hpcq.core.errors import SetupError, UserInputError, WorkerError
 from hpcq.core.files import committed_folder, digest_of_file
-from hpcq.core.work import SYNTHETIC, QuantizeWork, Scheme, Variant, Versions
+from hpcq.core.versions import check_versions, installed_versions
+from hpcq.core.work import SYNTHETIC, QuantizeWork, Scheme, Variant
 from hpcq.quantize.block_store import BLOCKS_SUFFIX, BlockStore
 from hpcq.quantize.checkpoint_lock import LockOwner, lock_checkpoint
 from hpcq.quantize.interface import QuantizeJob, make_quantizer
@@ -54,7 +54,7 @@ def quantize(work: QuantizeWork, attempt: Attempt) -> None:
     """
     path = Path(work.checkpoint_path)
     if not path.is_dir():
-        _check_versions(work.variant.versions)
+        check_versions(work.variant.versions)
         if not _is_synthetic(work):
             _check_base(Path(work.variant.model.path or ""), work)
     timer = PhaseTimer(lambda phase: attempt.update(phase=phase))
@@ -146,28 +146,6 @@ class PhaseTimer:
         self._measured_s = now_s
 
 
-def _check_versions(planned: Versions) -> None:
-    for name, planned_version in planned:
-        installed = installed_versions([name]).get(name)
-        if installed != planned_version.partition("+")[0]:
-            found = f"{name} {installed}" if installed else f"no {name}"
-            raise SetupError(
-                f"This environment has {found}, but the run was planned with {name} {planned_version}: "
-                f"recreate the environment, or submit the manifest again."
-            )
-
-
-def installed_versions(distributions: Iterable[str]) -> dict[str, str]:
-    """Return the versions of the installed ones of `distributions`, without local suffixes such as '+cpu'."""
-    versions = {}
-    for name in distributions:
-        try:
-            versions[name] = version(name).partition("+")[0]
-        except PackageNotFoundError:
-            continue
-    return versions
-
-
 def _versions(variant: Variant) -> dict[str, str]:
     return installed_versions({*RECORDED_VERSIONS, *(name for name, _ in variant.versions)})
 
@@ -183,7 +161,7 @@ def _check_base(base: Path, work: QuantizeWork) -> None:
         raise UserInputError(
             f"'{scheme.name}' cannot quantize {model.id}: {base} is already quantized: name an unquantized checkpoint."
         )
-    check_group_size(scheme, config, model.id.rsplit("/", 1)[-1])
+    check_group_size(scheme, config, model.id)
 
 
 def check_group_size(scheme: Scheme, config: Mapping[str, Any], model_name: str) -> None:
@@ -194,26 +172,15 @@ def check_group_size(scheme: Scheme, config: Mapping[str, Any], model_name: str)
     Args:
         scheme: Any scheme; without groups it passes.
         config: Content of the base checkpoint's config.json.
-        model_name: Name for the message.
+        model_name: Id or path of the model, for the message.
 
     Raises:
         UserInputError: The inputs of a layer are not a multiple of the group size.
     """
     shape = find_config_shape(config.get("text_config") or config)
-    width = indivisible_width(scheme, shape) if shape else None
-    if shape is None or width is None:
-        return
-    layer = next(linear.name for linear in shape.linears if linear.in_features == width)
-    size = fitting_group_size(scheme, shape)
-    hint = (
-        f"Try '{split_group_size(scheme.name)[0]}-g{size}'."
-        if size
-        else "None of the usual group sizes divides its layers: choose a scheme with scales per channel."
-    )
-    raise UserInputError(
-        f"'{scheme.name}' cannot quantize {model_name}: {width} is not a multiple of {scheme.group_size} "
-        f"(model.layers.*.{layer}). {hint}"
-    )
+    problem = group_size_problem(scheme, shape) if shape else None
+    if problem:
+        raise UserInputError(problem.sentence(model_name, names_layer=True))
 
 
 def _check_result(folder: Path, *, needs_tokenizer: bool) -> None:

@@ -8,6 +8,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from hpcq.catalog.tasks import find_task
+from hpcq.report.model_labels import ModelIdentity
 from hpcq.store import Results, Score, VariantScores
 
 UNQUANTIZED_TOOL = "none"
@@ -43,6 +44,8 @@ class Row:
         published_value: Score in a published study, in percent.
         published_delta: `100 * value - published_value`.
         published_source: Name of that study.
+        model_revision: Commit, branch or tag of the model on the hub; None if none was named.
+        model_digest: SHA-256 of the model's files; None if it is unknown.
     """
 
     run: str
@@ -70,6 +73,13 @@ class Row:
     published_value: float | None = None
     published_delta: float | None = None
     published_source: str | None = None
+    model_revision: str | None = None
+    model_digest: str | None = None
+
+    @property
+    def model_identity(self) -> ModelIdentity:
+        """Identity of the model; rows of different models are never compared."""
+        return ModelIdentity(id=self.model, revision=self.model_revision or "", digest=self.model_digest or "")
 
     @property
     def is_cross_backend(self) -> bool:
@@ -132,17 +142,23 @@ def _row(run: str, variant: VariantScores, score: Score) -> Row:
         asked_tokens=int(provenance["asked_tokens"]) if "asked_tokens" in provenance else None,
         computed_tokens=int(provenance["computed_tokens"]) if "computed_tokens" in provenance else None,
         prefix_sharing=str(provenance.get("prefix_sharing") or "") or None,
+        model_revision=str(provenance.get("model_revision") or "") or None,
+        model_digest=str(provenance.get("model_digest") or "") or None,
     )
 
 
+def _comparison_key(row: Row) -> tuple[ModelIdentity, str, str, str]:
+    return row.model_identity, row.task, row.metric, row.filter
+
+
 def _with_baselines(rows: Sequence[Row]) -> list[Row]:
-    baselines: dict[tuple[str, str, str, str], Row] = {}
+    baselines: dict[tuple[ModelIdentity, str, str, str], Row] = {}
     for row in rows:
         if row.tool == UNQUANTIZED_TOOL:
-            baselines.setdefault((row.model, row.task, row.metric, row.filter), row)
+            baselines.setdefault(_comparison_key(row), row)
     compared = []
     for row in rows:
-        baseline = baselines.get((row.model, row.task, row.metric, row.filter))
+        baseline = baselines.get(_comparison_key(row))
         if baseline is None or baseline is row:
             compared.append(row)
         else:

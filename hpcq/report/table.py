@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import dataclass
 
+from hpcq.report.model_labels import model_labels
 from hpcq.report.rows import Row
 
 MINUS = "\N{MINUS SIGN}"
@@ -56,7 +57,7 @@ def make_table(rows: Sequence[Row], *, title: str, notes: Sequence[str] = ()) ->
         if row.is_main:
             items.setdefault(row.task, set()).add(row.n)
     several_runs = len({row.run for row in rows}) > 1
-    several_models = len({row.model for row in rows}) > 1
+    labels = model_labels(row.model_identity for row in rows)
     tasks = [Column(name=task, detail=f"n={min(counts)}" if len(counts) == 1 else "") for task, counts in items.items()]
     lines = []
     for line_rows in rows_by_line.values():
@@ -64,7 +65,7 @@ def make_table(rows: Sequence[Row], *, title: str, notes: Sequence[str] = ()) ->
         cells = {row.task: _format_score(row, with_items=len(items[row.task]) > 1) for row in line_rows if row.is_main}
         lines.append(
             (
-                _line_name(first, with_run=several_runs, with_model=several_models),
+                _line_name(first, labels[first.model_identity] if len(labels) > 1 else None, with_run=several_runs),
                 *(cells.get(task.name, MISSING) for task in tasks),
                 _format_gigabytes(first.checkpoint_bytes),
                 format_duration(first.quantize_seconds),
@@ -76,8 +77,8 @@ def make_table(rows: Sequence[Row], *, title: str, notes: Sequence[str] = ()) ->
     return Table(title=title, columns=columns, lines=tuple(lines), notes=tuple(notes))
 
 
-def _line_name(row: Row, *, with_run: bool, with_model: bool) -> str:
-    name = f"{row.model.rsplit('/', 1)[-1]} {row.scheme}" if with_model else row.scheme
+def _line_name(row: Row, model: str | None, *, with_run: bool) -> str:
+    name = f"{model} {row.scheme}" if model else row.scheme
     return f"{row.run}: {name}" if with_run else name
 
 

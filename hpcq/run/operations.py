@@ -7,7 +7,9 @@ from pathlib import Path
 from typing import Any
 
 from hpcq.core.errors import SetupError, UserInputError
+from hpcq.core.outcomes import Launcher
 from hpcq.core.permissions import make_private_folders
+from hpcq.core.unit_ids import select_units
 from hpcq.core.work import UnitState
 from hpcq.launch.build_array_spec import build_array_spec
 from hpcq.launch.job_status import unit_jobs_if_any, wait_until_ended
@@ -18,17 +20,17 @@ from hpcq.launch.submissions import read_submissions
 from hpcq.monitor.status import RunStatus, run_status
 from hpcq.plan.arrays import make_arrays
 from hpcq.run.run import LoadedRun, RunRecord
-from hpcq.run.submit import MAX_LISTED_JOBS, job_statuses, local_resources
+from hpcq.run.submit import MAX_LISTED_JOBS, local_resources
 
 CANCEL_TIMEOUT_S = 120.0
 
 
 def query_status(record: RunRecord) -> RunStatus:
     """Return the state of the run. Slurm is called only if a result is missing on disk."""
-    current = run_status(record.layout, record.plan_document["units"], {})
+    current = run_status(record.layout, record.units, {})
     if current.state is UnitState.DONE:
         return current
-    return run_status(record.layout, record.plan_document["units"], job_statuses(unit_jobs_if_any(record.layout)))
+    return run_status(record.layout, record.units, unit_jobs_if_any(record.layout))
 
 
 def log_files(record: RunRecord, unit: str | None = None) -> list[Path]:
@@ -36,14 +38,13 @@ def log_files(record: RunRecord, unit: str | None = None) -> list[Path]:
 
     Args:
         record: The run.
-        unit: Part of unit ids; None for all units.
+        unit: Name that selects units (`hpcq.core.unit_ids.select_units`); None for all units.
 
     Raises:
-        UserInputError: No unit id contains `unit`.
+        UserInputError: The name selects no unit.
     """
-    wanted = _matching_units(record, [unit] if unit else [])
-    found = {path: path.name.rsplit(".", 2)[0] for path in record.layout.job_logs.glob("*.log")}
-    found = {path: name for path, name in found.items() if name in wanted}
+    wanted = _selected(record, [unit] if unit else [])
+    found = {path: name for path, name in record.layout.unit_logs().items() if name in wanted}
     started = set(found.values())
     for submission in read_submissions(record.layout):
         for index, name in enumerate(submission.units):
@@ -60,27 +61,27 @@ def cancel_units(record: RunRecord, units: Sequence[str] = ()) -> list[str]:
 
     Args:
         record: The run.
-        units: Unit ids or parts of them; empty for all units.
+        units: Names that select units (`hpcq.core.unit_ids.select_units`); empty for all units.
 
     Returns:
         Ids of the cancelled units.
 
     Raises:
-        UserInputError: A unit does not exist.
+        UserInputError: A name selects no unit.
         SetupError: A command on another host is running the units, or the jobs are still completing after
             `CANCEL_TIMEOUT_S`.
     """
-    named = _matching_units(record, units)
+    named = _selected(record, units)
     jobs = {unit_id: job for unit_id, job in unit_jobs_if_any(record.layout).items() if job.is_live}
     wanted = {unit_id for unit_id in jobs if unit_id in named or not units}
     if wanted:
         from hpcq.slurm.squeue import cancel as cancel_jobs
 
-        cancel_jobs(jobs[unit_id].element for unit_id in wanted)
+        cancel_jobs(jobs[unit_id].job_id for unit_id in wanted)
         for unit_id in wanted:
             job = jobs[unit_id]
             if job.state is UnitState.PENDING:  # a running job records its cancellation itself
-                ended = EndedJob(job_id=job.job_id, launcher="slurm", node="", log=job.log)
+                ended = EndedJob(job_id=job.job_id, launcher=Launcher.SLURM, node="", log=job.log)
                 record_cancelled(record.layout, unit_id, ended)
         ending = wait_until_ended(record.layout, (jobs[unit_id] for unit_id in wanted), CANCEL_TIMEOUT_S)
         if ending:
@@ -90,7 +91,7 @@ def cancel_units(record: RunRecord, units: Sequence[str] = ()) -> list[str]:
                 " Run `hpcq resume` after they have ended: it skips units with an active job. See `hpcq status`."
             )
         return sorted(wanted)
-    current = run_status(record.layout, record.plan_document["units"], {})
+    current = run_status(record.layout, record.units, {})
     if not units and interrupt_lock_owner(record.layout):
         return [unit.id for unit in current.units if unit.state is not UnitState.DONE]
     return interrupt_units(record.layout, named)
@@ -120,16 +121,17 @@ def merge_run(loaded: LoadedRun) -> dict[str, Any]:
     return {"run": loaded.plan.run, **read_results(loaded.layout.results).merge}
 
 
-def _matching_units(record: RunRecord, parts: Sequence[str]) -> set[str]:
-    known = [unit["id"] for unit in record.plan_document["units"]]
-    if not parts:
-        return set(known)
-    named: set[str] = set()
-    for part in parts:
-        found = {unit_id for unit_id in known if part in unit_id}
-        if not found:
-            raise UserInputError(
-                f"{part}: no unit of run '{record.layout.name}' has this in its id; see `hpcq status`."
-            )
-        named |= found
-    return named
+def match_units(record: RunRecord, names: Sequence[str]) -> dict[str, tuple[str, ...]]:
+    """Return the ids of the run's units that each name selects.
+
+    Raises:
+        UserInputError: A name selects no unit.
+    """
+    return select_units([unit.id for unit in record.units], names)
+
+
+def _selected(record: RunRecord, names: Sequence[str]) -> set[str]:
+    """Return the ids that the names select; all ids without names."""
+    if not names:
+        return {unit.id for unit in record.units}
+    return {unit_id for found in match_units(record, names).values() for unit_id in found}

@@ -2,15 +2,22 @@
 
 from __future__ import annotations
 
+import logging
+import os
+
 from hpcq.catalog.plugins import lock_folder
 from hpcq.catalog.tools import backends
 from hpcq.core import environments
 from hpcq.core.errors import SetupError, UserInputError
 from hpcq.core.work import EvaluateWork
 from hpcq.data import MODULES
+from hpcq.launch.visible_gpus import VisibleGpus, visible_gpus
+from hpcq.manifest.profiles import Profile
 from hpcq.plan.units import PlannedUnit
 from hpcq.run.run import LoadedRun
-from hpcq.slurm.squeue import check_cluster
+from hpcq.slurm.client import check_cluster
+
+_LOG = logging.getLogger(__name__)
 
 DEFAULT_ENVIRONMENTS = ("core", "transformers")
 """Environments that `make environments` creates."""
@@ -30,7 +37,9 @@ def check_submittable(loaded: LoadedRun) -> None:
         for refusal in loaded.plan.refused
         if refusal.variant is not None or not has_runnable_task
     ]
-    problems = (_layout_problem(unit, on_slurm=loaded.on_slurm) for unit in loaded.plan.units)
+    problems = [_layout_problem(unit, on_slurm=loaded.on_slurm) for unit in loaded.plan.units]
+    if not loaded.on_slurm:
+        problems.append(_visible_gpu_problem(loaded, visible_gpus(os.environ, gpu_count(loaded.profile))))
     refused += dict.fromkeys(filter(None, problems))
     if refused:
         raise UserInputError("\n".join(refused))
@@ -46,6 +55,28 @@ def check_submittable(loaded: LoadedRun) -> None:
         check_cluster()
     if missing:
         raise SetupError("\n".join(missing))
+
+
+def gpu_count(profile: Profile) -> int:
+    """Return the number of GPUs per node of the class with most."""
+    return max((gpu_class.gpus_per_node for gpu_class in profile.gpu_classes.values()), default=0)
+
+
+def _visible_gpu_problem(loaded: LoadedRun, visible: VisibleGpus) -> str | None:
+    """Return why a unit of a local run cannot get its GPUs; None if all can. Log a warning if some are not visible."""
+    found, total = len(visible.names), gpu_count(loaded.profile)
+    if found == total or loaded.is_synthetic or not any(unit.shape.gpus for unit in loaded.plan.units):
+        return None
+    cause = f"{visible.variable} = {os.environ[visible.variable]!r} makes {found} of {total} GPUs visible"
+    largest = max(loaded.plan.units, key=lambda unit: unit.shape.gpus_per_node)
+    needed = largest.shape.gpus_per_node
+    if needed > found:
+        return (
+            f"profile '{loaded.profile.name}': {cause}, but {largest.id} needs {needed}. Make more of them visible, or"
+            f" set gpus_per_node of class '{largest.shape.gpu_class}' to the number of visible GPUs."
+        )
+    _LOG.warning("profile '%s': %s. The run uses only these.", loaded.profile.name, cause)
+    return None
 
 
 def _layout_problem(unit: PlannedUnit, *, on_slurm: bool) -> str | None:

@@ -20,6 +20,7 @@ from hpcq.core.work import SYNTHETIC
 from hpcq.data import find_manifest
 from hpcq.manifest import ResolvedManifest, load, lock_text, resolve, run_layout
 from hpcq.manifest.profiles import Profile
+from hpcq.monitor.units import UnitRecord, read_unit
 from hpcq.plan.arrays import make_arrays
 from hpcq.plan.cost.calibration import EMPTY_HISTORY, RunHistory, read_history
 from hpcq.plan.plan import make_plan
@@ -66,10 +67,12 @@ class RunRecord:
     Attributes:
         layout: Paths of the run.
         plan_document: Content of `plan.json`.
+        units: Its units.
     """
 
     layout: RunLayout
     plan_document: Mapping[str, Any]
+    units: tuple[UnitRecord, ...]
 
 
 def load_manifest(path: Path, overrides: Sequence[str] = ()) -> LoadedRun:
@@ -94,7 +97,7 @@ def manifest_layout(path: Path, overrides: Sequence[str] = ()) -> RunLayout:
     Raises:
         ManifestError: The manifest is invalid; the message lists every problem.
     """
-    return run_layout(load(path, overrides))
+    return run_layout(load(path, overrides).manifest)
 
 
 def find_runs(folder: Path) -> list[Path]:
@@ -163,9 +166,18 @@ def read_run(name: str) -> RunRecord:
     lock = find_lock_file(name)
     layout = _layout_from_lock(lock)
     document = _read_plan(layout)
-    if document is None:
+    units = None if document is None else _read_units(document)
+    if document is None or units is None:
         raise SetupError(f"{layout.plan}: the plan is missing or damaged. Run `hpcq resume {name}` to write it again.")
-    return RunRecord(layout=layout, plan_document=document)
+    return RunRecord(layout=layout, plan_document=document, units=units)
+
+
+def _read_units(document: Mapping[str, Any]) -> tuple[UnitRecord, ...] | None:
+    """Return the units of a plan document; None if it is damaged."""
+    try:
+        return tuple(map(read_unit, document["units"]))
+    except (KeyError, TypeError, ValueError):
+        return None
 
 
 def _layout_from_lock(lock: Path) -> RunLayout:

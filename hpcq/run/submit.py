@@ -4,27 +4,28 @@ from __future__ import annotations
 
 import os
 import time
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from typing import Any
 
-from hpcq.core.errors import UserInputError
-from hpcq.core.paths import RunLayout
+from hpcq.core.errors import SetupError, UserInputError
+from hpcq.core.host_memory import GIB, host_memory_bytes
 from hpcq.core.permissions import make_private_folders
 from hpcq.core.run_lock import run_lock
-from hpcq.core.work import UnitKind, UnitState
 from hpcq.launch.array_spec import Submission
 from hpcq.launch.build_array_spec import build_array_spec
-from hpcq.launch.job_status import UnitJobStatus, live_arrays, unit_jobs_if_any
+from hpcq.launch.job_status import live_arrays, unit_jobs_if_any
 from hpcq.launch.local_control import stop_orphans
 from hpcq.launch.local_launcher import LocalLauncher, LocalResources
+from hpcq.launch.visible_gpus import visible_gpus
 from hpcq.manifest.profiles import Profile
-from hpcq.monitor.status import ACTIVE_STATES, JobStatus, RunStatus, run_status
-from hpcq.plan.arrays import make_arrays
+from hpcq.monitor.status import RunStatus, run_status
+from hpcq.monitor.unit_job import UnitJobStatus
 from hpcq.plan.plan_json import estimated_gpu_hours, plan_document
 from hpcq.plan.schedule.simulator import simulate_estimates
-from hpcq.plan.units import PlannedArray, PlannedUnit
-from hpcq.run.preflight import check_submittable
+from hpcq.plan.units import PlannedArray
+from hpcq.run.next_submission import next_submission
+from hpcq.run.preflight import check_submittable, gpu_count
 from hpcq.run.run import LoadedRun, check_same_plan, write_run
 
 STATUS_INTERVAL_S = 1.0
@@ -40,8 +41,8 @@ class PlanResult:
 
     Attributes:
         loaded: The run as resolved and planned.
-        status: State of each planned unit on disk.
-        arrays: Arrays that a submission would create now.
+        status: State of each planned unit.
+        arrays: Arrays that `submit` would submit now, in this order.
         document: The document of `plan --json`.
     """
 
@@ -57,22 +58,54 @@ class SubmitResult:
 
     Attributes:
         loaded: The run as resolved and planned.
-        submissions: Arrays accepted by Slurm; empty with the local scheduler.
+        arrays: Arrays that were missing: those that `plan` showed.
+        submissions: Arrays accepted by Slurm, in parts of at most MaxArraySize; empty with the local scheduler.
         status: State of the run after the submission.
     """
 
     loaded: LoadedRun
+    arrays: tuple[PlannedArray, ...]
     submissions: tuple[Submission, ...]
     status: RunStatus
 
 
 def plan_run(loaded: LoadedRun) -> PlanResult:
-    """Plan without writing or submitting anything. Units whose result is on disk are done."""
-    current = run_status(loaded.layout, plan_document(loaded.plan, (), {})["units"], {})
-    arrays = make_arrays(_units_to_submit(loaded, current, retry_failed=True), loaded.profile)
-    states = {unit.id: unit.state for unit in current.units}
-    document = plan_document(loaded.plan, arrays, states, simulate_estimates(arrays, loaded.profile))
-    return PlanResult(loaded=loaded, status=current, arrays=arrays, document=document)
+    """Plan without writing or submitting anything: the arrays are those that `submit` would submit now.
+
+    Slurm is asked for the run's jobs if there are any. If it does not answer, the field `slurm_error` of the document
+    has the reason, and units whose jobs are pending or running count as missing.
+    """
+    try:
+        jobs = unit_jobs_if_any(loaded.layout)
+    except SetupError as error:
+        return _plan_result(loaded, {}, slurm_error=str(error))
+    return _plan_result(loaded, jobs)
+
+
+def check_run(loaded: LoadedRun) -> PlanResult:
+    """Plan, and run all checks of `submit_run` without submitting anything.
+
+    Raises:
+        UserInputError: Same reasons as in `submit_run`.
+        SetupError: Same reasons as in `submit_run`.
+    """
+    check_submittable(loaded)
+    check_same_plan(loaded)
+    jobs = unit_jobs_if_any(loaded.layout)
+    _refuse_unplanned_jobs(loaded, jobs)
+    return _plan_result(loaded, jobs)
+
+
+def _plan_result(loaded: LoadedRun, jobs: Mapping[str, UnitJobStatus], *, slurm_error: str | None = None) -> PlanResult:
+    following = next_submission(loaded, jobs)
+    states = {unit.id: unit.state for unit in following.status.units}
+    timeline = simulate_estimates(following.arrays, loaded.profile)
+    return PlanResult(
+        loaded=loaded,
+        status=following.status,
+        arrays=following.arrays,
+        document={**plan_document(loaded.plan, following.arrays, states, timeline), "slurm_error": slurm_error},
+    )
 
 
 def estimate_gpu_hours(loaded: LoadedRun, *, retry_failed: bool = False) -> dict[str, float]:
@@ -82,10 +115,7 @@ def estimate_gpu_hours(loaded: LoadedRun, *, retry_failed: bool = False) -> dict
         SetupError: Slurm does not answer.
     """
     jobs = unit_jobs_if_any(loaded.layout)
-    current = run_status(loaded.layout, plan_document(loaded.plan, (), {})["units"], job_statuses(jobs))
-    return estimated_gpu_hours(
-        make_arrays(_units_to_submit(loaded, current, retry_failed=retry_failed), loaded.profile)
-    )
+    return estimated_gpu_hours(next_submission(loaded, jobs, retry_failed=retry_failed).arrays)
 
 
 def submit_run(
@@ -112,13 +142,7 @@ def submit_run(
         _refuse_unplanned_jobs(loaded, jobs)
         stop_orphans(loaded.layout)
         write_run(loaded)
-        units = plan_document(loaded.plan, (), {})["units"]
-        current = run_status(loaded.layout, units, job_statuses(jobs))
-        missing = _units_to_submit(loaded, current, retry_failed=retry_failed, unattended=unattended)
-        # Nothing may depend on a job whose result is on disk: Slurm may have requeued it, or even hold it.
-        done = {unit.id for unit in current.units if unit.state is UnitState.DONE}
-        active_arrays = {unit_id: job.array for unit_id, job in jobs.items() if job.is_live and unit_id not in done}
-        arrays = make_arrays(missing, loaded.profile, active_arrays=active_arrays)
+        arrays = next_submission(loaded, jobs, retry_failed=retry_failed, unattended=unattended).arrays
         orders = [
             build_array_spec(loaded.plan.run, array, loaded.profile, loaded.resolved.manifest.retries)
             for array in arrays
@@ -128,24 +152,21 @@ def submit_run(
             from hpcq.launch.slurm_launcher import SlurmLauncher
             from hpcq.slurm.squeue import release
 
-            release(job.element for job in jobs.values() if job.is_held)
+            release(job.job_id for job in jobs.values() if job.is_held)
             submissions = tuple(SlurmLauncher(loaded.layout).submit(orders, live_arrays(jobs)))
         elif orders:
-            report_status = _status_reporter(loaded.layout, units, on_status) if on_status else _no_status
+            report_status = _status_reporter(loaded, on_status) if on_status else _no_status
             LocalLauncher(loaded.layout, local_resources(loaded.profile), on_poll=report_status).run(orders)
     jobs = unit_jobs_if_any(loaded.layout)
-    return SubmitResult(
-        loaded=loaded, submissions=submissions, status=run_status(loaded.layout, units, job_statuses(jobs))
-    )
+    status = run_status(loaded.layout, loaded.plan.units, jobs)
+    return SubmitResult(loaded=loaded, arrays=arrays, submissions=submissions, status=status)
 
 
 def _no_status() -> None:
     pass
 
 
-def _status_reporter(
-    layout: RunLayout, units: Sequence[Mapping[str, Any]], on_status: StatusCallback
-) -> Callable[[], None]:
+def _status_reporter(loaded: LoadedRun, on_status: StatusCallback) -> Callable[[], None]:
     """Return a function that calls `on_status`, at most once per `STATUS_INTERVAL_S`."""
     reported_s = -STATUS_INTERVAL_S
 
@@ -153,7 +174,7 @@ def _status_reporter(
         nonlocal reported_s
         if time.monotonic() - reported_s >= STATUS_INTERVAL_S:
             reported_s = time.monotonic()
-            on_status(run_status(layout, units, {}))
+            on_status(run_status(loaded.layout, loaded.plan.units, {}))
 
     return report_status
 
@@ -173,52 +194,11 @@ def _refuse_unplanned_jobs(loaded: LoadedRun, jobs: Mapping[str, UnitJobStatus])
         )
 
 
-def _units_to_submit(
-    loaded: LoadedRun, current: RunStatus, *, retry_failed: bool, unattended: bool = False
-) -> list[PlannedUnit]:
-    """Return the units to submit: neither done nor active, and neither they nor their dependencies are excluded.
-
-    Units that have failed permanently are excluded unless `retry_failed` is set. Units on hold are excluded if
-    `unattended` is set. The merge is submitted with every evaluation.
-    """
-    states = {unit.id: unit.state for unit in current.units}
-    excluded = {
-        unit.id
-        for unit in current.units
-        if (unit.has_failed_permanently and not retry_failed) or (unit.is_on_hold and unattended)
-    }
-    chosen: list[PlannedUnit] = []
-    has_evaluation = False
-    for unit in loaded.plan.units:
-        state = states[unit.id]
-        if unit.kind is UnitKind.MERGE:
-            wanted = has_evaluation or state not in (UnitState.DONE, *ACTIVE_STATES)
-        else:
-            wanted = (
-                state is not UnitState.DONE
-                and state not in ACTIVE_STATES
-                and excluded.isdisjoint((unit.id, *unit.depends_on))
-            )
-            has_evaluation |= wanted and unit.kind is UnitKind.EVALUATE
-        if wanted:
-            chosen.append(unit)
-    return chosen
-
-
 def local_resources(profile: Profile) -> LocalResources:
     """Return the resources of this machine that a local run may use."""
-    memory_bytes = os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES")
     return LocalResources(
         cores=len(os.sched_getaffinity(0)),
-        memory_gib=memory_bytes / 2**30,
-        gpus=max((offer.gpus_per_node for offer in profile.gpu_classes.values()), default=0),
+        memory_gib=host_memory_bytes() / GIB,
+        gpus=visible_gpus(os.environ, gpu_count(profile)),
         parallel_units=profile.local.parallel_units,
     )
-
-
-def job_statuses(jobs: Mapping[str, UnitJobStatus]) -> dict[str, JobStatus]:
-    """Return the state of the units' jobs as the monitor takes it."""
-    return {
-        unit_id: JobStatus(job_id=job.job_id, state=job.state, reason=job.reason, log=job.log)
-        for unit_id, job in jobs.items()
-    }

@@ -4,12 +4,13 @@ from __future__ import annotations
 
 import os
 import re
-from dataclasses import dataclass
 from datetime import datetime
 from pathlib import Path
 
 from hpcq.core.errors import SetupError
-from hpcq.slurm.squeue import JOB_NAME_PREFIX, run_client
+from hpcq.slurm.client import run_client
+from hpcq.slurm.jobs import SlurmJob, SlurmState, element_id, parse_state
+from hpcq.slurm.squeue import job_name_prefix
 
 NO_NODES_LEFT = "node configuration is not available"
 """Part of sbatch's error message if the request excludes all nodes. sbatch has no exit code of its own for it."""
@@ -18,47 +19,19 @@ _SIGNAL_BASE = 128
 """A shell reports a command that a signal ended as this number plus the signal."""
 
 
-@dataclass(frozen=True, kw_only=True)
-class SlurmJob:
-    """The Slurm job of a process.
-
-    Attributes:
-        job_id: "100", or "100_7" for an element of an array.
-        restart: How often Slurm has restarted the job.
-    """
-
-    job_id: str
-    restart: int
-
-
 def current_job() -> SlurmJob:
     """Return the Slurm job of this process, from its environment variables."""
     array = os.environ.get("SLURM_ARRAY_JOB_ID")
-    job_id = f"{array}_{os.environ['SLURM_ARRAY_TASK_ID']}" if array else os.environ["SLURM_JOB_ID"]
-    return SlurmJob(job_id=job_id, restart=int(os.environ.get("SLURM_RESTART_COUNT", "0")))
+    return SlurmJob(
+        job_id=element_id(array, os.environ["SLURM_ARRAY_TASK_ID"]) if array else os.environ["SLURM_JOB_ID"],
+        state=SlurmState.RUNNING,
+        restarts=int(os.environ.get("SLURM_RESTART_COUNT", "0")),
+        node=os.environ.get("SLURMD_NODENAME"),
+        partition=os.environ.get("SLURM_JOB_PARTITION", ""),
+    )
 
 
-@dataclass(frozen=True, kw_only=True)
-class JobDetails:
-    """One job, as `scontrol show job` prints it.
-
-    Attributes:
-        state: Slurm's name of the state. COMPLETING hides the final state.
-        restarts: How often Slurm has restarted the job.
-        end_time: Local time without a time zone. None: unknown.
-        is_preempted: The job is in the grace time of a preemption.
-        exit_code: Exit code of the batch script, as a shell reports it (128 + signal).
-    """
-
-    state: str
-    restarts: int
-    end_time: datetime | None
-    is_preempted: bool
-    partition: str
-    exit_code: int
-
-
-def show_job(job_id: str) -> JobDetails | None:
+def show_job(job_id: str) -> SlurmJob | None:
     """Query a job, or an element of an array ('100_7'); return None if Slurm no longer knows the job.
 
     An element needs this form: its own job id can be that of the whole array (SLURM_JOB_ID of the last element is).
@@ -75,17 +48,22 @@ def show_job(job_id: str) -> JobDetails | None:
     return parse_job(output)
 
 
-def parse_job(output: str) -> JobDetails:
+def parse_job(output: str) -> SlurmJob:
     """Parse the output of `scontrol show job --oneliner`."""
     found = dict(re.findall(r"(\w+)=(\S*)", output.partition("\n")[0]))
     code, _, number = found.get("ExitCode", "0:0").partition(":")
     end_time = found.get("EndTime", "Unknown")
-    return JobDetails(
-        state=found.get("JobState", ""),
+    state, reason = parse_state(found.get("JobState", ""), found.get("Reason", ""))
+    nodes = found.get("NodeList", "")
+    return SlurmJob(
+        job_id=element_id(found.get("ArrayJobId") or found.get("JobId", ""), found.get("ArrayTaskId", "")),
+        state=state,
         restarts=int(found.get("Restarts", 0)),
+        reason=reason,
+        node=None if nodes in ("", "(null)") else nodes,
+        partition=found.get("Partition", ""),
         end_time=None if end_time == "Unknown" else datetime.fromisoformat(end_time),
         is_preempted=found.get("PreemptTime", "None") != "None",
-        partition=found.get("Partition", ""),
         exit_code=int(code) or (_SIGNAL_BASE + int(number) if int(number or 0) else 0),
     )
 
@@ -118,7 +96,7 @@ def pending_jobs(run: str, partition: str) -> list[str]:
     listing = run_client("squeue", *options, "--format=%i|%j")
     jobs = (line.strip().partition("|") for line in listing.splitlines())
     # squeue appends the throttle ('100_[3-7%2]'), which scontrol does not accept (22.05).
-    return [re.sub(r"%\d+", "", job) for job, _, name in jobs if name.startswith(f"{JOB_NAME_PREFIX}:{run}:")]
+    return [re.sub(r"%\d+", "", job) for job, _, name in jobs if name.startswith(job_name_prefix(run))]
 
 
 def partition_nodes(partition: str | None) -> set[str]:

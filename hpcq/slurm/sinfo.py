@@ -8,7 +8,7 @@ from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
 
 from hpcq.catalog.gpu_aliases import match_gpu
-from hpcq.slurm.squeue import run_client
+from hpcq.slurm.client import run_client
 
 _FORMAT = "%N|%P|%G|%c|%m|%f|%l|%s|%a|%t"
 _GPUS = re.compile(r"(?:^|,)gpu:(?:(?P<type>[^:,(]+):)?(?P<count>\d+)(?:\([^)]*\))?")
@@ -73,16 +73,6 @@ def node_groups() -> tuple[NodeGroup, ...]:
         SetupError: Slurm is missing or does not respond.
     """
     return group_nodes(parse_nodes(run_client("sinfo", "--noheader", "--Node", f"--format={_FORMAT}")))
-
-
-def cluster_name() -> str:
-    """Return the ClusterName of this cluster.
-
-    Raises:
-        SetupError: Slurm is missing or does not respond.
-    """
-    found = re.search(r"^ClusterName\s*=\s*(\S+)", run_client("scontrol", "show", "config"), re.MULTILINE)
-    return found[1] if found else "cluster"
 
 
 def parse_nodes(listing: str) -> list[NodeRow]:

@@ -8,9 +8,9 @@ from pathlib import Path
 import pytest
 
 from tests.command_line import REHEARSAL, Hpcq
-from tests.slurm.cluster import VirtualCluster, slurm_conf
+from tests.slurm.cluster import PATIENT, VirtualCluster, slurm_conf
 
-TIMEOUT_S = 120.0
+TIMEOUT_S = 900.0
 
 
 @pytest.mark.slurm
@@ -20,7 +20,7 @@ def test_a_job_held_after_a_failed_launch_is_released_by_resume(core_python: Pat
     prolog.write_text(f"#!/bin/sh\n[ ! -e {failure} ]\n")
     prolog.chmod(0o755)
     failure.touch()
-    with VirtualCluster(settings={"Prolog": str(prolog)}) as cluster, slurm_conf(cluster):
+    with VirtualCluster(settings={**PATIENT, "Prolog": str(prolog)}) as cluster, slurm_conf(cluster):
         cluster.write_profile({"core": str(core_python)})
         hpcq = Hpcq(python=core_python, folder=tmp_path)
         manifest = hpcq.write(REHEARSAL)
@@ -41,7 +41,7 @@ def test_a_job_held_after_a_failed_launch_is_released_by_resume(core_python: Pat
 @pytest.mark.slurm
 def test_no_job_depends_on_a_held_job_of_a_finished_quantization(core_python: Path, tmp_path: Path) -> None:
     """If a checkpoint exists, `resume` submits its evaluations without a dependency, even if its job is requeued."""
-    with VirtualCluster() as cluster, slurm_conf(cluster):
+    with VirtualCluster(settings=PATIENT) as cluster, slurm_conf(cluster):
         cluster.write_profile({"core": str(core_python)})
         hpcq = Hpcq(python=core_python, folder=tmp_path)
         manifest = hpcq.write(REHEARSAL)

@@ -28,7 +28,7 @@ MAX_DRAWS = 15
 """Fault kinds to draw until one has a target."""
 STATUS_CODES = (0, 1)
 LAUNCH_FAILED = "launch failed requeued held"
-CLEAN_UP_TIMEOUT_S = 60.0
+CLEAN_UP_TIMEOUT_S = 300.0
 
 
 @dataclass(frozen=True, kw_only=True)

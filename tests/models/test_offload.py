@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import gc
+from collections import Counter
 from dataclasses import replace
 from pathlib import Path
 from typing import Any, Literal
@@ -13,18 +14,19 @@ from accelerate import dispatch_model
 from transformers import AutoConfig, AutoModelForCausalLM, CompressedTensorsConfig, LlamaConfig
 
 from hpcq.catalog.gpus import find_gpu
-from hpcq.catalog.models import find_model_shape
+from hpcq.catalog.models import ModelShape, find_model_shape
 from hpcq.catalog.packages import staged_dataset_path, staged_model_path
 from hpcq.core.attempts import Attempt, AttemptRecord, utc_now
+from hpcq.core.error_classification import classify_error
 from hpcq.core.errors import StorageError, WorkerError
-from hpcq.core.failures import Failure, classify_error
+from hpcq.core.failures import Failure
 from hpcq.core.work import EvaluateWork, Model, Offload, QuantizeWork, Scheme, Task, Variant
 from hpcq.evaluate.backends.transformers.backend import AccelerateBackend
 from hpcq.evaluate.backends.transformers.device_map import NodeMemory, make_device_map, module_groups
 from hpcq.evaluate.backends.transformers.disk_offload import offload_folder
 from hpcq.evaluate.request_set import build_request_set
 from hpcq.evaluate.requests import Request
-from hpcq.plan.memory.gpu_memory import MemoryDemand
+from hpcq.plan.memory.gpu_memory import MemoryDemand, Parallelism, gpu_memory
 from hpcq.plan.memory.offload import plan_offload
 from hpcq.quantize.worker import quantize
 from hpcq.store import Response
@@ -233,6 +235,39 @@ def test_module_groups_have_every_weight_once(tmp_path: Path) -> None:
     assert sum(group.bytes for group in groups) == sum(one.nbytes for one in (*model.parameters(), *model.buffers()))
 
 
+def _model_of(shape: ModelShape) -> Any:
+    """Return a model of these sizes without weights."""
+    config = LlamaConfig(
+        vocab_size=shape.vocab_size,
+        hidden_size=shape.hidden_size,
+        intermediate_size=shape.intermediate_size,
+        num_hidden_layers=shape.layers,
+        num_attention_heads=shape.heads,
+        num_key_value_heads=shape.kv_heads,
+        head_dim=shape.head_dim,
+        tie_word_embeddings=shape.tied_embeddings,
+    )
+    with torch.device("meta"):
+        return AutoModelForCausalLM.from_config(config, dtype=torch.bfloat16)
+
+
+@pytest.mark.parametrize("name", ["meta-llama/Llama-3.1-70B-Instruct", "google/gemma-7b-it", MODEL_ID])
+@pytest.mark.parametrize("gpus", [2, 3, 7])
+def test_the_worker_splits_the_layers_as_planned(name: str, gpus: int) -> None:
+    """Without offload, the fullest GPU of the worker has the planned weights, apart from its buffers."""
+    shape, memory = find_model_shape(name), NodeMemory(gpu_bytes=(100 * GIB,) * gpus, host_bytes=100 * GIB)
+    assert shape
+    model = _model_of(shape)
+    found = make_device_map(model, memory, Offload(), model_name=name)
+    held: Counter[Any] = Counter()
+    for group in module_groups(model):
+        held[found.devices[group.names[0]]] += group.bytes
+    # With no KV cache, the fullest GPU is the one with the most weights.
+    demand = MemoryDemand(kv_cache_bytes=0)
+    planned = gpu_memory(shape, BASE, Parallelism(pipeline=gpus, is_by_bytes=True), demand)
+    assert max(held.values()) == pytest.approx(planned.weights, rel=1e-4)
+
+
 @pytest.mark.parametrize("gpus", [1, 2])
 @pytest.mark.parametrize("to", ["cpu", "disk"])
 def test_the_worker_does_what_was_planned(gpus: int, to: Literal["cpu", "disk"]) -> None:
@@ -242,17 +277,7 @@ def test_the_worker_does_what_was_planned(gpus: int, to: Literal["cpu", "disk"])
     demand = MemoryDemand(sequences=4)
     planned = plan_offload(shape, BASE, demand, to, gpu=gpu, gpus=gpus, host_gib=200 if to == "cpu" else 40)
     assert planned
-    config = LlamaConfig(
-        vocab_size=shape.vocab_size,
-        hidden_size=shape.hidden_size,
-        intermediate_size=shape.intermediate_size,
-        num_hidden_layers=shape.layers,
-        num_attention_heads=shape.heads,
-        num_key_value_heads=shape.kv_heads,
-        tie_word_embeddings=shape.tied_embeddings,
-    )
-    with torch.device("meta"):
-        model = AutoModelForCausalLM.from_config(config, dtype=torch.bfloat16)
+    model = _model_of(shape)
     memory = NodeMemory(gpu_bytes=(int(gpu.memory_gib * GIB),) * gpus, host_bytes=40 * GIB)
     gpu_gib = tuple(capacity / GIB for capacity in planned.gpu_capacity_bytes)
     found = make_device_map(

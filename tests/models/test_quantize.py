@@ -11,12 +11,12 @@ from typing import Any
 
 import pytest
 
-from hpcq.catalog.packages import staged_calibration_path, staged_model_path
 from hpcq.catalog.schemes import find_scheme
 from hpcq.core.attempts import Attempt, AttemptRecord, utc_now
 from hpcq.core.files import digest_of_file
 from hpcq.core.work import Calibration, Model, QuantizeWork, Variant
 from hpcq.quantize.worker import quantize
+from tests.staged import staged_calibration, staged_model
 
 torch = pytest.importorskip("torch")
 
@@ -47,23 +47,16 @@ def make(scheme_name: str, base: str, text: str, checkpoint: str) -> None:
     quantize(work, Attempt(Path(checkpoint).parent / "attempts", record))
 
 
-def staged(path: Path | None, name: str) -> Path:
-    """Return the path of a staged model or text, which must exist."""
-    if path is None or not path.exists():
-        pytest.fail(f"{name} is not staged: run 'python -m hpcq stage manifests/quickstart.toml'.", pytrace=False)
-    return path
-
-
 @pytest.fixture(scope="module")
 def base() -> Path:
     """The real base checkpoint."""
-    return staged(staged_model_path(MODEL), MODEL)
+    return staged_model(MODEL)
 
 
 @pytest.fixture(scope="module")
 def text() -> Path:
     """The real calibration text."""
-    return staged(staged_calibration_path(CALIBRATION), CALIBRATION)
+    return staged_calibration(CALIBRATION)
 
 
 @pytest.fixture(scope="module")

@@ -18,8 +18,8 @@ from hpcq.core.paths import cache_folder
 from hpcq.core.work import EvaluateWork, MergeWork, Model, Scheme, Task, Variant
 from hpcq.evaluate.merge import merge
 from hpcq.evaluate.worker import evaluate
-from hpcq.stage import stage_dataset, stage_model
 from hpcq.store import VariantScores, read_responses, read_results
+from tests.staged import staged_dataset, staged_model
 
 MODEL_ID = "HuggingFaceTB/SmolLM2-135M-Instruct"
 BASE = Scheme(name="bf16", tool="none", method="none", weights="bf16", activations="bf16")
@@ -37,10 +37,10 @@ LIMIT, SHOTS, GENERATED_TOKENS = 3, 1, 24
 
 @pytest.fixture(scope="module", autouse=True)
 def staged() -> None:
-    """Stage the model and every task's items; IFEval's are not part of the quickstart."""
-    stage_model(MODEL_ID, progress=lambda _: None)
+    """The model and every task's items are staged."""
+    staged_model(MODEL_ID)
     for name in DEFINITIONS:
-        stage_dataset(name, progress=lambda _: None)
+        staged_dataset(name)
 
 
 @pytest.fixture(scope="module")

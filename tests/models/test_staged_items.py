@@ -11,7 +11,7 @@ from typing import Any
 import pytest
 
 from hpcq.catalog.packages import find_packaged_dataset, nltk_data_folder, packaged_tasks
-from hpcq.stage import stage_dataset
+from tests.staged import staged_dataset
 
 PROGRAM = Path(__file__).parent / "lm_eval_documents.py"
 # Definition under lm_eval/tasks, number of few-shot examples, evaluated split, number of requests.
@@ -33,7 +33,7 @@ def built(transformers_python: Path) -> dict[str, dict[str, Any]]:
     wanted = {
         task: {
             "definition": definition,
-            "folder": str(stage_dataset(task, progress=lambda _: None)),
+            "folder": str(staged_dataset(task)),
             "shots": shots,
         }
         for task, (definition, shots, _, _) in EXPECTED.items()
@@ -78,7 +78,7 @@ def test_hellaswag_reads_as_the_original_does(built: dict[str, dict[str, Any]]) 
 
 def test_truthfulqa_answers_with_its_first_choice(built: dict[str, dict[str, Any]]) -> None:
     """TruthfulQA's definition expects the true choice at index 0, and the staged items have it there."""
-    folder = stage_dataset("truthfulqa_mc1", progress=lambda _: None)
+    folder = staged_dataset("truthfulqa_mc1")
     lines = (folder / "validation.jsonl").read_text(encoding="utf-8").splitlines()
     assert all(json.loads(line)["mc1_targets"]["labels"].index(1) == 0 for line in lines)
     assert set(built["truthfulqa_mc1"]["targets"]) == {0}

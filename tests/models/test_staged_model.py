@@ -10,8 +10,8 @@ from typing import Any
 import pytest
 
 from hpcq.core.errors import SetupError
-from hpcq.stage import stage_model
 from hpcq.stage.staging import _convert_gguf
+from tests.staged import staged_model
 
 CHECKOUT = Path(__file__).resolve().parents[2]
 PROGRAM = Path(__file__).parent / "checkpoint_facts.py"
@@ -26,7 +26,7 @@ STRINGS = [
 @pytest.fixture(scope="module")
 def facts(transformers_python: Path) -> dict[str, Any]:
     """Return the facts of the staged checkpoint of the quickstart's model."""
-    folder = stage_model("HuggingFaceTB/SmolLM2-135M-Instruct", progress=lambda _: None)
+    folder = staged_model("HuggingFaceTB/SmolLM2-135M-Instruct")
     command = [str(transformers_python), str(PROGRAM), str(folder), str(CHECKOUT / "LICENSE")]
     completed = subprocess.run(command, input=json.dumps(STRINGS), capture_output=True, text=True, check=False)
     assert completed.returncode == 0, completed.stderr[-2000:]

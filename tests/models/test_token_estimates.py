@@ -8,7 +8,6 @@ from typing import Any
 import pytest
 from transformers import AutoTokenizer
 
-from hpcq.catalog.packages import staged_model_path
 from hpcq.core.work import EvaluateWork, Model, Scheme, Task, Variant
 from hpcq.evaluate.prefix.batching import Budget
 from hpcq.evaluate.prefix.chunks import partition
@@ -18,7 +17,7 @@ from hpcq.evaluate.prefix.tokenization import encode_pairs, token_requests
 from hpcq.evaluate.requests import LOGLIKELIHOOD
 from hpcq.evaluate.tasks import build_tasks
 from hpcq.plan.cost.tokens import TokenEstimate, estimate_tokens
-from hpcq.stage import stage_dataset
+from tests.staged import staged_dataset, staged_model
 
 MODEL = "HuggingFaceTB/SmolLM2-135M-Instruct"
 MAX_LENGTH = 8192
@@ -29,10 +28,7 @@ WITHIN = 0.2
 @pytest.fixture(scope="module")
 def tokenizer() -> Any:
     """Return the tokenizer with which the catalog's figures were counted."""
-    folder = staged_model_path(MODEL)
-    if folder is None or not folder.is_dir():
-        pytest.fail(f"{MODEL} is not staged: type 'python -m hpcq stage manifests/quickstart.toml'.", pytrace=False)
-    return AutoTokenizer.from_pretrained(folder)
+    return AutoTokenizer.from_pretrained(staged_model(MODEL))
 
 
 def counted(task: Task, tokenizer: Any) -> TokenCounts:
@@ -82,7 +78,7 @@ def estimated(task: Task) -> TokenEstimate:
 )
 def test_a_plans_tokens_are_within_a_fifth_of_those_counted(name: str, shots: int | None, tokenizer: Any) -> None:
     """Requested and computed tokens of the first staged documents; neither side counts generated tokens."""
-    items = stage_dataset(name, progress=lambda _: None)
+    items = staged_dataset(name)
     task = Task(name=name, num_fewshot=shots, limit=DOCUMENTS, data_path=str(items))
     counts, expected = counted(task, tokenizer), estimated(task)
     assert expected.unknown_tasks == ()

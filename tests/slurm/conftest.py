@@ -6,13 +6,13 @@ from collections.abc import Iterator
 
 import pytest
 
-from tests.slurm.cluster import VirtualCluster, slurm_conf
+from tests.slurm.cluster import PATIENT, VirtualCluster, slurm_conf
 
 
 @pytest.fixture(scope="session")
 def cluster() -> Iterator[VirtualCluster]:
     """Five idle nodes of four GPU classes; SLURM_CONF points to them for the rest of the session."""
-    with VirtualCluster() as running, slurm_conf(running):
+    with VirtualCluster(settings=PATIENT) as running, slurm_conf(running):
         yield running
 
 
@@ -24,5 +24,5 @@ def plain_cluster(cluster: VirtualCluster) -> Iterator[VirtualCluster]:
     `slurm_conf` with this one.
     """
     settings = {"MaxArraySize": "4", "SlurmctldParameters": "enable_configless", "ReturnToService": "1"}
-    with VirtualCluster(settings=settings, grace_s=6) as running, slurm_conf(cluster):
+    with VirtualCluster(settings={**PATIENT, **settings}, grace_s=6) as running, slurm_conf(cluster):
         yield running

@@ -13,11 +13,12 @@ from typing import Any
 import pytest
 
 from hpcq.core.attempts import AttemptRecord, utc_now
+from hpcq.core.outcomes import Launcher
 from hpcq.quantize import checkpoint_lock
 from hpcq.quantize.checkpoint_lock import LockOwner, is_job_over, lock_checkpoint
 from tests.slurm.cluster import VirtualCluster
 
-TIMEOUT_S = 60.0
+TIMEOUT_S = 600.0
 
 
 def wait_until(condition: Callable[[], object]) -> None:
@@ -44,7 +45,7 @@ def is_running(cluster: VirtualCluster, job: str) -> bool:
 def owner_of(job: str, **changes: object) -> LockOwner:
     """Return a lock owner whose process is on an unknown host."""
     record = AttemptRecord(unit="u", attempt=1, job_id=job, node="h100-1", pid=1, start=utc_now())
-    fields: dict[str, Any] = {"launcher": "slurm", "process": "far-away boot 1 1", **changes}
+    fields: dict[str, Any] = {"launcher": Launcher.SLURM, "process": "far-away boot 1 1", **changes}
     return dataclasses.replace(LockOwner.from_attempt(record), **fields)
 
 

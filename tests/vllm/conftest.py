@@ -18,8 +18,8 @@ from hpcq.catalog.packages import staged_dataset_path, staged_model_path
 from hpcq.core.work import EvaluateWork, Model, Scheme, Task, Variant
 from hpcq.evaluate.backends.vllm.backend import VllmBackend
 from hpcq.evaluate.requests import GENERATE, LOGLIKELIHOOD, LOGLIKELIHOOD_ROLLING, Request
-from hpcq.stage import stage_dataset, stage_model
 from hpcq.store import RequestKey, Response, digest_of_arguments
+from tests.staged import staged_dataset, staged_model
 
 MODEL_ID = "HuggingFaceTB/SmolLM2-135M-Instruct"
 BASE = Scheme(name="bf16", tool="none", method="none", weights="bf16", activations="bf16")
@@ -100,10 +100,10 @@ def make_work(folder: Path, **fields: Any) -> EvaluateWork:
 
 @pytest.fixture(scope="session", autouse=True)
 def staged() -> None:
-    """Stage the model and the documents of every task."""
-    stage_model(MODEL_ID, progress=lambda _: None)
+    """The model and the documents of every task are staged."""
+    staged_model(MODEL_ID)
     for name in DEFINITIONS:
-        stage_dataset(name, progress=lambda _: None)
+        staged_dataset(name)
 
 
 @pytest.fixture(scope="session")

@@ -14,9 +14,9 @@ import pytest
 
 from hpcq.core import environments
 from hpcq.core.attempts import AttemptRecord, read_attempts
-from hpcq.stage import stage_dataset
 from hpcq.store import VariantScores, count_rows, read_responses, read_results
 from tests.command_line import Hpcq
+from tests.staged import staged_dataset
 from tests.vllm.conftest import MODEL_ID
 
 TASKS = ("arc_challenge", "truthfulqa_mc1", "gsm8k")
@@ -42,14 +42,14 @@ dtype = "float32"
 flush_interval_s = 0.1
 """
 ENGINE = "[evaluate.engine]\nmax_num_seqs = 2\nkv_cache_gib = 0.5\n"
-MIN_COMMITTED, TIMEOUT_S = 4, 300
+MIN_COMMITTED, TIMEOUT_S = 4, 900
 
 
 @pytest.fixture(scope="module")
 def hpcq(core_python: Path, tmp_path_factory: pytest.TempPathFactory) -> Hpcq:
     """The command line, with all data of the manifest staged."""
     for name in TASKS:
-        stage_dataset(name, progress=lambda _: None)
+        staged_dataset(name)
     return Hpcq(python=core_python, folder=tmp_path_factory.mktemp("runs"))
 
 

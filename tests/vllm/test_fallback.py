@@ -4,9 +4,9 @@ from __future__ import annotations
 
 from pathlib import Path
 
-from hpcq.stage import stage_dataset
 from hpcq.store import read_results
 from tests.command_line import Hpcq
+from tests.staged import staged_dataset
 from tests.tiny_llama import write_base, write_calibration
 
 MANIFEST = """
@@ -35,12 +35,12 @@ max_num_seqs = 4
 
 def test_accelerate_evaluates_variants_without_a_vllm_kernel(core_python: Path, tmp_path: Path) -> None:
     """The plan has the reason, each variant's results have their back end, and the report marks the difference."""
-    stage_dataset("truthfulqa_mc1", progress=lambda _: None)
+    staged_dataset("truthfulqa_mc1")
     write_base(tmp_path / "base")
     write_calibration(tmp_path / "text.jsonl")
     hpcq = Hpcq(python=core_python, folder=tmp_path)
     manifest = hpcq.write(MANIFEST)
-    done = hpcq("submit", manifest, timeout_s=900)
+    done = hpcq("submit", manifest, timeout_s=1800)
     assert done.code == 0, done.err + done.out
     [note] = [note for note in hpcq("plan", manifest, "--json").document["notes"] if "evaluated by" in note]
     assert "does not compute fp8_e4m3 weights with fp8_e4m3 activations on the CPUs of cpu" in note

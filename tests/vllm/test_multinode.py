@@ -15,8 +15,8 @@ from hpcq.core import environments
 from hpcq.core.attempts import AttemptRecord, read_attempts
 from hpcq.store import VariantScores, read_responses, read_results
 from tests.command_line import Hpcq
-from tests.slurm.cluster import VirtualCluster, slurm_conf
-from tests.slurm.processes import commands, job_processes
+from tests.slurm.cluster import PATIENT, VirtualCluster, slurm_conf
+from tests.slurm.processes import Process, job_processes
 from tests.slurm.waiting import wait_for
 from tests.tiny_llama import write_base
 from tests.vllm import plugin
@@ -48,7 +48,9 @@ max_length = 1024
 kv_cache_gib = 0.25
 """
 pytestmark = pytest.mark.slurm
-TIMEOUT_S, WITHIN_S = 600, 60
+TIMEOUT_S = 900
+WITHIN_S = 240
+"""Less than any timeout of vLLM, torch or Slurm after which a lost worker would be noticed anyway."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -115,7 +117,7 @@ def scene(core_python: Path, tmp_path_factory: pytest.TempPathFactory) -> Iterat
     """A scene with the small random model, and the plugin that vLLM needs on CPUs."""
     folder = tmp_path_factory.mktemp("nodes")
     plugin.install(folder / "plugin")
-    with VirtualCluster() as cluster, slurm_conf(cluster):
+    with VirtualCluster(settings=PATIENT) as cluster, slurm_conf(cluster):
         yield Scene(hpcq=Hpcq(python=core_python, folder=folder), model=write_base(folder / "model"))
 
 
@@ -213,23 +215,27 @@ def the_attempt(scene: Scene, number: int, phase: str | None = None) -> AttemptR
     return scene.attempts("trials")[number - 1]
 
 
-def processes(attempt: AttemptRecord) -> dict[int, str]:
-    """The processes of the attempt on all of its nodes, with the rank of each one's node."""
-    found = [
-        one for one in job_processes(attempt.job_id) if int(one[1].get("SLURM_RESTART_COUNT", "0")) == attempt.restart
+def processes(attempt: AttemptRecord) -> list[Process]:
+    """The processes of the attempt on all of its nodes."""
+    return [
+        one
+        for one in job_processes(attempt.job_id)
+        if int(one.variables.get("SLURM_RESTART_COUNT", "0")) == attempt.restart
     ]
-    return {process: environment["SLURM_PROCID"] for process, environment in found}
 
 
 def workers(attempt: AttemptRecord, *, rank: str) -> list[int]:
     """vLLM's worker processes on the node of that rank."""
-    ours, spawned = processes(attempt), {process for process, command in commands() if "multiprocessing" in command}
-    return [process for process, on in ours.items() if on == rank and process in spawned]
+    return [
+        one.pid
+        for one in processes(attempt)
+        if one.variables["SLURM_PROCID"] == rank and "multiprocessing" in one.command
+    ]
 
 
 def wait_until_no_process_is_left(attempt: AttemptRecord) -> None:
     """Wait until no process of the attempt is left on this host."""
-    wait_for("no process of the attempt is left", lambda: not processes(attempt), WITHIN_S)
+    wait_for("no process of the attempt is left", lambda: not processes(attempt), TIMEOUT_S)
 
 
 def test_a_port_in_use_is_reported_and_retried(trials: Trials) -> None:
@@ -239,7 +245,7 @@ def test_a_port_in_use_is_reported_and_retried(trials: Trials) -> None:
     assert "EADDRINUSE" in str(attempt.reason)
 
 
-def test_a_killed_worker_is_named_within_a_minute(trials: Trials) -> None:
+def test_a_killed_worker_is_named_before_any_timeout(trials: Trials) -> None:
     """The reason names the killed worker, not the lost connections of the others."""
     attempt = trials.attempts[1]
     assert (attempt.failure, attempt.decision) == ("killed", "retry")
@@ -249,7 +255,7 @@ def test_a_killed_worker_is_named_within_a_minute(trials: Trials) -> None:
     assert trials.seconds[2] < WITHIN_S
 
 
-def test_a_node_without_memory_makes_the_unit_smaller_within_a_minute(trials: Trials) -> None:
+def test_a_node_without_memory_makes_the_unit_smaller_before_any_timeout(trials: Trials) -> None:
     """The output of the failed process is the reason, and determines the decision."""
     attempt = trials.attempts[2]
     assert (attempt.failure, attempt.decision) == ("out of memory", "retry smaller")

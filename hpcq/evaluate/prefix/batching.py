@@ -14,6 +14,9 @@ from dataclasses import dataclass
 
 from hpcq.evaluate.prefix.radix_tree import RadixTree
 
+PREFIX_CACHE_SHARE = 1 / 16
+"""Share of the GPUs' memory for KV that exists at one time; with offloading, of the first GPU's."""
+
 
 @dataclass(frozen=True, kw_only=True)
 class Budget:

@@ -6,19 +6,20 @@ What the nodes compute together is the back end's business.
 from __future__ import annotations
 
 import contextlib
-import hmac
 import secrets
 import shutil
 import sys
 import threading
 import time
 import traceback
-from collections.abc import Callable
+from collections.abc import Callable, Mapping, Sequence
 from types import TracebackType
+from typing import Any
 
 from hpcq.core.attempts import Attempt
+from hpcq.core.error_classification import classify_error, is_secondary
 from hpcq.core.errors import ProcessDiedError
-from hpcq.core.failures import Failure, classify_error, is_secondary
+from hpcq.core.failures import Failure
 from hpcq.core.node_context import NodeContext
 from hpcq.launch.multinode.channel import Channel
 from hpcq.launch.multinode.rendezvous import (
@@ -38,7 +39,8 @@ ROOT_CAUSE_TIMEOUT_S = 5.0
 class Coordinator:
     """Context manager for the unit's other nodes. In the `with` block all of them are connected to this node.
 
-    One thread per node receives its messages. The methods are for the main thread.
+    One thread per connection receives its messages and closes it. What the threads share is read and changed under one
+    condition. The methods are for the main thread.
 
     Args:
         rank_info: Rank 0.
@@ -51,11 +53,12 @@ class Coordinator:
         self._attempt = attempt
         self._on_failure = on_failure
         self._address = node_address(rank_info.node)
-        self._token = secrets.token_hex(16)
+        self._key = secrets.token_hex(16)
+        self._condition = threading.Condition()
+        # Under the condition:
         self._channels: dict[int, Channel] = {}
         self._failures: list[ProcessDiedError] = []
-        self._condition = threading.Condition()
-        self._shutdown_lock = threading.Lock()
+        self._is_reporting = False
         self._is_shut_down = False
 
     def __enter__(self) -> None:
@@ -79,19 +82,26 @@ class Coordinator:
         self._attempt.update(phase="waiting for the other nodes")
         with listen(self._address) as server:
             server.settimeout(POLL_INTERVAL_S)
-            publish_endpoint(rank_info, address=self._address, port=server.getsockname()[1], token=self._token)
-            while len(self._channels) < len(rank_info.nodes) - 1:
-                if time.monotonic() > deadline_s:
-                    raise self._missing_nodes_error()
+            publish_endpoint(rank_info, address=self._address, port=server.getsockname()[1], key=self._key)
+            while True:
+                # The clock first: a node that connects between the two has arrived in time.
+                is_late = time.monotonic() > deadline_s
+                absent = self._absent_nodes()
+                if not absent:
+                    return
+                if is_late:
+                    raise self._missing_nodes_error(absent)
                 try:
                     connection, _ = server.accept()
                 except TimeoutError:
                     continue
                 threading.Thread(target=self._serve, args=(Channel(connection),), daemon=True).start()
 
-    def _missing_nodes_error(self) -> ProcessDiedError:
-        present = {self._rank_info.nodes[rank] for rank in self._channels}
-        absent = [node for node in self._rank_info.nodes[1:] if node not in present]
+    def _absent_nodes(self) -> list[str]:
+        with self._condition:
+            return [node for rank, node in enumerate(self._rank_info.nodes) if rank and rank not in self._channels]
+
+    def _missing_nodes_error(self, absent: Sequence[str]) -> ProcessDiedError:
         problems = [
             f"{node} has started but cannot connect to {self._rank_info.node} at {self._address}"
             if self._rank_info.presence_file(node).exists()
@@ -102,44 +112,58 @@ class Coordinator:
         return ProcessDiedError(f"{'; '.join(problems)} {within}.", failure=Failure.NODE_FAULT, node=absent[0])
 
     def _serve(self, channel: Channel) -> None:
-        """Receive the messages of one node until it disconnects (one thread per node)."""
-        hello = channel.recv(HANDSHAKE_TIMEOUT_S)
-        if hello is None or not hmac.compare_digest(str(hello.get("token")), self._token):
+        """Serve one connection, until it fails and this node is shut down (one thread per connection)."""
+        try:
+            if not channel.accept(self._key.encode(), HANDSHAKE_TIMEOUT_S):
+                return
+            hello = channel.recv(HANDSHAKE_TIMEOUT_S)
+            if hello is None or not self._register(int(hello["rank"]), channel):
+                return
+            report = channel.recv()
+            self._handle_end(int(hello["rank"]), channel, _failure_of(str(hello["node"]), report, channel))
+            with self._condition:  # a node exits when its connection is closed
+                self._condition.wait_for(lambda: self._is_shut_down)
+        finally:
             channel.close()
-            return
-        rank, node = int(hello["rank"]), str(hello["node"])
+
+    def _register(self, rank: int, channel: Channel) -> bool:
+        """Welcome a node, before any other message; return False if the coordinator no longer accepts nodes."""
         with self._condition:
+            if self._is_shut_down:
+                return False
+            channel.send(attempt=self._attempt.record.attempt)
             self._channels[rank] = channel
-        channel.send(attempt=self._attempt.record.attempt)
-        report = channel.recv()
-        if self._is_shut_down or self._channels[rank] is not channel:
-            return
-        if report is not None:
-            failure = ProcessDiedError(f"{node}: {report['reason']}", failure=report["failure"], node=node)
-        elif channel.is_unreachable:
-            failure = ProcessDiedError(f"{node} no longer responds.", failure=Failure.NODE_FAULT, node=node)
-        else:
-            failure = ProcessDiedError(
-                f"{node}: worker process exited without reporting a reason.", failure=Failure.KILLED, node=node
-            )
+            return True
+
+    def _handle_end(self, rank: int, channel: Channel, failure: ProcessDiedError) -> None:
+        """Record that a node has failed. The first to do so reports the root cause, unless the block ends before."""
         with self._condition:
+            if self._is_shut_down or self._channels[rank] is not channel:
+                return
             self._failures.append(failure)
-            is_first = len(self._failures) == 1
             self._condition.notify_all()
-        if is_first:
-            time.sleep(ROOT_CAUSE_TIMEOUT_S)
-            with self._shutdown_lock:
-                if not self._is_shut_down:
-                    self._on_failure(min(self._failures, key=_cause_priority))
+            if len(self._failures) > 1:
+                return
+            self._condition.wait_for(lambda: self._is_shut_down, ROOT_CAUSE_TIMEOUT_S)
+            if self._is_shut_down:
+                return
+            self._is_reporting = True
+            cause = min(self._failures, key=_cause_priority)
+        try:
+            self._on_failure(cause)
+        finally:
+            with self._condition:
+                self._is_reporting = False
+                self._condition.notify_all()
 
     def _root_cause(self, error: Exception) -> Exception:
         """Return the root cause among all failures: this node's error may be a consequence of another node's."""
-        if _cause_priority(error):
-            with self._condition:
+        with self._condition:
+            if _cause_priority(error):
                 self._condition.wait_for(
                     lambda: any(not _cause_priority(failure) for failure in self._failures), ROOT_CAUSE_TIMEOUT_S
                 )
-        return min([error, *self._failures], key=_cause_priority)
+            return min([error, *self._failures], key=_cause_priority)
 
     def _start_followers(self) -> NodeContext:
         """Start the worker on all other nodes, and return the node context of this one."""
@@ -154,19 +178,42 @@ class Coordinator:
             f"{', '.join(self._rank_info.nodes)}: engine rendezvous at {context.master_addr}:{context.master_port}\n"
         )
         sys.stdout.flush()
-        for channel in self._channels.values():
+        for channel in self._connected():
             channel.send(
                 start={"master_addr": context.master_addr, "master_port": context.master_port},
                 batch_share=self._attempt.batch_share,
             )
         return context
 
+    def _connected(self) -> list[Channel]:
+        with self._condition:
+            return list(self._channels.values())
+
     def _shut_down(self) -> None:
-        with self._shutdown_lock:
+        """End all nodes. If another thread is reporting a failure, which ends the process, wait for it."""
+        with self._condition:
+            self._condition.wait_for(lambda: not self._is_reporting)
             self._is_shut_down = True
-        for channel in self._channels.values():
+            self._condition.notify_all()
+        for channel in self._connected():
             channel.send(end=True)
         shutil.rmtree(self._rank_info.folder, ignore_errors=True)
+
+
+def _failure_of(node: str, report: Mapping[str, Any] | None, channel: Channel) -> ProcessDiedError:
+    """Return the failure of a node: the one that it has reported, or the way in which its connection has ended."""
+    if report is not None:
+        return ProcessDiedError(
+            f"{node}: {report['reason']}",
+            failure=report["failure"],
+            node=node,
+            is_secondary=report["is_secondary"],
+        )
+    if channel.is_unreachable:
+        return ProcessDiedError(f"{node} no longer responds.", failure=Failure.NODE_FAULT, node=node)
+    return ProcessDiedError(
+        f"{node}: worker process exited without reporting a reason.", failure=Failure.KILLED, node=node
+    )
 
 
 def _cause_priority(error: Exception) -> int:

@@ -11,8 +11,9 @@ import traceback
 from pathlib import Path
 from threading import Thread
 
+from hpcq.core.error_classification import classify_error, is_secondary
 from hpcq.core.errors import UserInputError
-from hpcq.core.failures import classify_error, exit_code_for
+from hpcq.core.failures import exit_code_for
 from hpcq.core.node_context import NodeContext
 from hpcq.core.work import EvaluateWork, Work
 from hpcq.launch.multinode.channel import Channel
@@ -69,6 +70,6 @@ class _ReportError:
         if isinstance(error, Exception):
             traceback.print_exception(error)
             failure = classify_error(error)
-            self._channel.send(reason=error_message(error), failure=str(failure))
+            self._channel.send(reason=error_message(error), failure=str(failure), is_secondary=is_secondary(error))
             time.sleep(REPORT_GRACE_S)
             exit_now(exit_code_for(failure))

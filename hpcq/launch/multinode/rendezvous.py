@@ -21,8 +21,8 @@ from hpcq.core.files import write_text
 from hpcq.core.paths import RunLayout
 from hpcq.core.processes import identity
 from hpcq.launch.multinode.channel import Channel
+from hpcq.slurm.client import run_client
 from hpcq.slurm.scontrol import current_job
-from hpcq.slurm.squeue import run_client
 
 TIMEOUT_VARIABLE = "HPCQ_RENDEZVOUS_TIMEOUT_S"
 DEFAULT_TIMEOUT_S = 50.0
@@ -87,7 +87,7 @@ def current_rank_info(layout: RunLayout, unit: str) -> RankInfo:
         rank=int(os.environ["SLURM_PROCID"]),
         node=os.environ["SLURMD_NODENAME"],
         nodes=tuple(run_client("scontrol", "show", "hostnames", node_list).split()),
-        folder=layout.rendezvous / f"{unit}.{own.job_id}.{own.restart}",
+        folder=layout.rendezvous / f"{unit}.{own.job_id}.{own.restarts}",
     )
 
 
@@ -172,11 +172,13 @@ def connect(rank_info: RankInfo) -> tuple[Channel, dict[str, Any]]:
             problem = f"cannot be reached ({error})"
             time.sleep(POLL_INTERVAL_S)
             continue
-        channel.send(token=endpoint["token"], **own)
-        welcome = channel.recv(HANDSHAKE_TIMEOUT_S)
-        if welcome is not None:
-            return channel, welcome
+        if channel.connect(endpoint["key"].encode(), HANDSHAKE_TIMEOUT_S):
+            channel.send(**own)
+            welcome = channel.recv(HANDSHAKE_TIMEOUT_S)
+            if welcome is not None:
+                return channel, welcome
         channel.close()
         problem = "does not respond"
+        time.sleep(POLL_INTERVAL_S)
     node = rank_info.nodes[0]
     raise ProcessDiedError(f"{node} {problem} within {rank_info.timeout_s:g} s.", failure=Failure.NODE_FAULT, node=node)

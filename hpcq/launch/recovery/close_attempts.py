@@ -19,8 +19,9 @@ from hpcq.core.attempts import (
 )
 from hpcq.core.errors import SetupError
 from hpcq.core.failures import Failure
+from hpcq.core.outcomes import Action, Launcher, Outcome
 from hpcq.core.paths import RunLayout
-from hpcq.launch.recovery.retry_policy import Action, Decision, RetryPolicy, decide, gpu_hours
+from hpcq.launch.recovery.retry_policy import Decision, RetryPolicy, decide, gpu_hours
 
 
 def committed_rows(layout: RunLayout, record: AttemptRecord) -> int:
@@ -35,8 +36,8 @@ def close_attempt(layout: RunLayout, record: AttemptRecord, failure: Failure, re
     """Record that the attempt ended with `failure` and return the updated record. Fields it already set are kept."""
     closed = replace(
         record,
-        outcome="failed",
-        failure=record.failure or str(failure),
+        outcome=Outcome.FAILED,
+        failure=record.failure or failure,
         reason=record.reason or reason,
         end=record.end or utc_now(),
         committed=committed_rows(layout, record),
@@ -52,7 +53,7 @@ def decide_from_records(layout: RunLayout, record: AttemptRecord, policy: RetryP
         attempts = read_attempts(layout.attempts).values()
         spent = gpu_hours((one for records in attempts for one in records), datetime.now(UTC))
     history = [one for one in read_unit_attempts(layout.attempts, record.unit) if one.attempt < record.attempt]
-    failure = Failure(record.failure or Failure.KILLED)
+    failure = record.failure or Failure.KILLED
     return decide(failure, [*history, record], policy, spent_gpu_hours=spent)
 
 
@@ -62,13 +63,13 @@ def close_and_decide(
     """Close the attempt and record the decision about its unit before it is carried out; return both."""
     closed = close_attempt(layout, record, failure, reason)
     decision = decide_from_records(layout, closed, policy)
-    decided = replace(closed, decision=str(decision.action), reason=combined_reason(closed.reason, decision))
+    decided = replace(closed, decision=decision.action, reason=combined_reason(closed.reason, decision))
     return Attempt(layout.attempts, decided).record, decision
 
 
 def combined_reason(reason: str | None, decision: Decision) -> str:
-    """Return the attempt's reason, followed by the decision's reason if that is more than the failure class."""
-    if decision.action is Action.FAIL and "," in decision.reason:
+    """Return the attempt's reason, followed by the limit that the decision is due to, if there is one."""
+    if decision.is_exhausted:
         return f"{reason}. Not retried: {decision.reason}"
     return reason or decision.reason
 
@@ -78,14 +79,14 @@ class EndedJob:
     """An ended job whose unit did not start.
 
     Attributes:
-        launcher: "slurm" or "local".
+        launcher: What started the job.
         node: Name of its node, "" if unknown.
         log: Path of its output.
         restart: How often Slurm had restarted the job.
     """
 
     job_id: str
-    launcher: str
+    launcher: Launcher
     node: str
     log: str
     restart: int = 0
@@ -102,7 +103,7 @@ def record_failed_start(layout: RunLayout, unit: str, job: EndedJob, failure: Fa
         start=utc_now(),
         end=utc_now(),
         launcher=job.launcher,
-        outcome="failed",
+        outcome=Outcome.FAILED,
         reason=f"it did not start: {last_log_line(job.log)}",
         error=SetupError.__name__,
         restart=job.restart,
@@ -116,5 +117,5 @@ def record_cancelled(layout: RunLayout, unit: str, job: EndedJob) -> None:
     of_job = [one for one in read_unit_attempts(layout.attempts, unit) if one.job_id == job.job_id]
     record = of_job[-1] if of_job else record_failed_start(layout, unit, job, Failure.KILLED)
     reason = record.reason if record.pid else "cancelled before it started"
-    held = replace(record, outcome="interrupted", failure=None, decision=str(Action.HOLD), reason=reason)
+    held = replace(record, outcome=Outcome.INTERRUPTED, failure=None, decision=Action.HOLD, reason=reason)
     Attempt(layout.attempts, held)

@@ -19,7 +19,7 @@ def nodes_to_exclude(
     Raises:
         SetupError: Slurm does not respond.
     """
-    faults = [one for records in attempts.values() for one in records if one.failure == Failure.NODE_FAULT]
+    faults = [one for records in attempts.values() for one in records if one.failure is Failure.NODE_FAULT]
     if not faults:
         return ()
     known = partition_nodes(partition)

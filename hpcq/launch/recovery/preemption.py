@@ -19,10 +19,12 @@ from datetime import datetime, timedelta
 from hpcq.core.attempts import Attempt, utc_now
 from hpcq.core.errors import HpcqError
 from hpcq.core.failures import SIGTERMED, Failure
+from hpcq.core.outcomes import Outcome
 from hpcq.core.paths import RunLayout
 from hpcq.launch.recovery.close_attempts import combined_reason, committed_rows, decide_from_records
 from hpcq.launch.recovery.retry_policy import RetryPolicy
-from hpcq.slurm.scontrol import JobDetails, requeue, show_job
+from hpcq.slurm.jobs import SlurmJob, SlurmState
+from hpcq.slurm.scontrol import requeue, show_job
 
 SIGNAL_DELAY_S = 90
 """Seconds between the signal and the time limit: enough to commit a last segment on a slow disk."""
@@ -60,9 +62,9 @@ class PreemptionHandler:
     def _record_and_requeue(self, number: signal.Signals | None) -> bool:
         """Record the interruption and requeue the job if necessary; return whether this process may exit."""
         cause = f"received {number.name}" if number else "slurmstepd was killed"
-        self._attempt.update(outcome="interrupted", reason=f"{cause}: preempted or cancelled", end=utc_now())
+        self._attempt.update(outcome=Outcome.INTERRUPTED, reason=f"{cause}: preempted or cancelled", end=utc_now())
         job = show_job(self._attempt.record.job_id)
-        if job is not None and job.state == "RUNNING":
+        if job is not None and job.state is SlurmState.RUNNING:
             return self._requeue(_failure(number, job), cause)
         # Slurm is ending the job, or it does not see that the process still runs (slurmstepd is dead).
         return job is not None or number is None
@@ -70,14 +72,14 @@ class PreemptionHandler:
     def _requeue(self, failure: Failure, cause: str) -> bool:
         before = self._attempt.record
         record = replace(
-            before, failure=str(failure), committed=committed_rows(self._layout, before), reason=f"{cause}: {failure}"
+            before, failure=failure, committed=committed_rows(self._layout, before), reason=f"{cause}: {failure}"
         )
         decision = decide_from_records(self._layout, record, self._policy)
         self._attempt.update(
             failure=record.failure,
             committed=record.committed,
             reason=combined_reason(record.reason, decision),
-            decision=str(decision.action),
+            decision=decision.action,
         )
         self._is_final = not decision.action.is_retry
         if decision.action.is_retry:
@@ -85,7 +87,7 @@ class PreemptionHandler:
         return decision.action.is_retry
 
 
-def _failure(number: signal.Signals | None, job: JobDetails) -> Failure:
+def _failure(number: signal.Signals | None, job: SlurmJob) -> Failure:
     if number is None:
         return Failure.KILLED
     # In the grace time of a preemption, EndTime is the end of the grace time.

@@ -7,36 +7,13 @@ that their decisions cannot differ.
 from __future__ import annotations
 
 from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import dataclass
 from datetime import datetime, timedelta
-from enum import StrEnum
 from typing import Any
 
 from hpcq.core.attempts import AttemptRecord
 from hpcq.core.failures import Failure
-
-
-class Action(StrEnum):
-    """What to do with a unit after a failed attempt.
-
-    Attributes:
-        RETRY: Retry immediately.
-        RETRY_ELSEWHERE: Retry immediately, not on the same node.
-        RETRY_SMALLER: Retry immediately with the next of `OOM_STEPS`.
-        HOLD: Wait for `hpcq resume`, after the user has fixed the cause.
-        FAIL: Wait for `hpcq resume --failed`.
-    """
-
-    RETRY = "retry"
-    RETRY_ELSEWHERE = "retry elsewhere"
-    RETRY_SMALLER = "retry smaller"
-    HOLD = "hold"
-    FAIL = "failed permanently"
-
-    @property
-    def is_retry(self) -> bool:
-        """Whether the unit is retried automatically."""
-        return self not in (Action.HOLD, Action.FAIL)
+from hpcq.core.outcomes import Action
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -89,23 +66,26 @@ class RetryPolicy:
             return planned
         return max(planned, min(planned * OOM_STEPS[oom_step].host_memory_factor, self.max_memory_gib))
 
-    def as_json(self) -> dict[str, Any]:
-        """Return the fields as JSON, for `submission.json`."""
-        return asdict(self)
-
     @classmethod
     def from_json(cls, content: Mapping[str, Any]) -> RetryPolicy:
-        """Read the output of `as_json`. Unknown fields (of later versions) are ignored."""
+        """Read the fields from `submission.json`. Unknown fields (of later versions) are ignored."""
         return cls(**{key: value for key, value in content.items() if key in cls.__dataclass_fields__})
 
 
 @dataclass(frozen=True, kw_only=True)
 class Decision:
-    """Action for a unit, with its reason in one sentence. `oom_step` is for the next attempt."""
+    """Action for a unit.
+
+    Attributes:
+        reason: Reason of the action, in one sentence.
+        oom_step: Index in `OOM_STEPS` of the next attempt.
+        is_exhausted: The failure class is one that is retried, but a limit is reached. `reason` has the limit.
+    """
 
     action: Action
     reason: str
     oom_step: int = 0
+    is_exhausted: bool = False
 
 
 _ACTIONS = {
@@ -119,6 +99,7 @@ _ACTIONS = {
     Failure.MISSING_RESOURCE: Action.HOLD,
     Failure.INVALID_INPUT: Action.FAIL,
     Failure.BUG: Action.FAIL,
+    Failure.UNKNOWN: Action.HOLD,
 }
 
 
@@ -138,20 +119,18 @@ def decide(
         return Decision(action=action, reason=str(failure))
     idle = count_attempts_without_progress(history)
     if idle >= policy.max_attempts_without_progress:
-        return Decision(
-            action=Action.FAIL,
-            reason=f"{failure}, and {_counted(idle, 'attempt')} in a row committed nothing",
-        )
+        return _exhausted(f"{failure}, and {_counted(idle, 'attempt')} in a row committed nothing")
     if policy.gpu_hours is not None and spent_gpu_hours >= policy.gpu_hours:
-        return Decision(
-            action=Action.FAIL,
-            reason=f"{failure}, and the run has spent its {policy.gpu_hours:g} GPU-hours (retries.gpu_hours)",
-        )
+        return _exhausted(f"{failure}, and the run has spent its {policy.gpu_hours:g} GPU-hours (retries.gpu_hours)")
     if action is Action.RETRY_SMALLER:
         oom_step += 1
         if oom_step >= len(OOM_STEPS):
-            return Decision(action=Action.FAIL, reason=f"{failure}, also with the smallest settings")
+            return _exhausted(f"{failure}, also with the smallest settings")
     return Decision(action=action, reason=str(failure), oom_step=oom_step)
+
+
+def _exhausted(reason: str) -> Decision:
+    return Decision(action=Action.FAIL, reason=reason, is_exhausted=True)
 
 
 def count_attempts_without_progress(history: Sequence[AttemptRecord]) -> int:
@@ -161,7 +140,7 @@ def count_attempts_without_progress(history: Sequence[AttemptRecord]) -> int:
     """
     idle = 0
     for number, record in enumerate(reversed(history)):
-        if number and record.decision in (Action.HOLD, Action.FAIL):
+        if number and record.decision and not record.decision.is_retry:
             break
         if record.committed:
             break
@@ -174,9 +153,9 @@ def next_oom_step(history: Sequence[AttemptRecord]) -> int:
     if not history:
         return 0
     last = history[-1]
-    if last.decision in (Action.HOLD, Action.FAIL):
+    if last.decision and not last.decision.is_retry:
         return 0
-    return min(last.oom_step + (last.decision == Action.RETRY_SMALLER), len(OOM_STEPS) - 1)
+    return min(last.oom_step + (last.decision is Action.RETRY_SMALLER), len(OOM_STEPS) - 1)
 
 
 def excluded_nodes(records: Iterable[AttemptRecord], policy: RetryPolicy, moment: datetime) -> tuple[str, ...]:
@@ -189,7 +168,7 @@ def excluded_nodes(records: Iterable[AttemptRecord], policy: RetryPolicy, moment
     for record in records:
         ended = datetime.fromisoformat(record.end) if record.end else None
         node = record.faulty_node or record.node
-        if record.failure == Failure.NODE_FAULT and node and ended and ended >= since:
+        if record.failure is Failure.NODE_FAULT and node and ended and ended >= since:
             faults[node] = max(ended, faults.get(node, ended))
     latest = sorted(faults, key=lambda node: faults[node], reverse=True)
     return tuple(sorted(latest[: max(0, policy.max_excluded_nodes)]))

@@ -12,23 +12,23 @@ from collections.abc import Callable
 from hpcq.core.attempts import AttemptRecord, read_unit_attempts
 from hpcq.core.errors import SetupError
 from hpcq.core.failures import Failure, classify_exit_code
+from hpcq.core.outcomes import Launcher, Outcome
 from hpcq.core.paths import RunLayout
 from hpcq.core.processes import is_alive
+from hpcq.core.work import UnitState
 from hpcq.launch.recovery.close_attempts import close_and_decide
 from hpcq.launch.recovery.retry_policy import RetryPolicy
-from hpcq.slurm.scontrol import JobDetails, SlurmJob, is_down, show_job
+from hpcq.slurm.jobs import SlurmJob, SlurmState
+from hpcq.slurm.scontrol import is_down, show_job
 
 _FAILURES = {
-    "TIMEOUT": Failure.TIMEOUT,
-    "DEADLINE": Failure.TIMEOUT,
-    "PREEMPTED": Failure.PREEMPTED,
-    "NODE_FAIL": Failure.NODE_FAULT,
-    "BOOT_FAIL": Failure.NODE_FAULT,
-    "OUT_OF_MEMORY": Failure.OUT_OF_MEMORY,
+    SlurmState.TIMEOUT: Failure.TIMEOUT,
+    SlurmState.DEADLINE: Failure.TIMEOUT,
+    SlurmState.PREEMPTED: Failure.PREEMPTED,
+    SlurmState.NODE_FAIL: Failure.NODE_FAULT,
+    SlurmState.BOOT_FAIL: Failure.NODE_FAULT,
+    SlurmState.OUT_OF_MEMORY: Failure.OUT_OF_MEMORY,
 }
-_ENDED = (*_FAILURES, "FAILED", "COMPLETED", "CANCELLED", "REVOKED")
-"""From squeue's manual, "JOB STATE CODES". A job in any other state may still have a process."""
-
 _REASONS = {
     Failure.PREEMPTED: "Slurm took the node or requeued the job before completion",
     Failure.NODE_FAULT: "the node went down",
@@ -37,7 +37,7 @@ _REASONS = {
 }
 _NO_REASON = "its process exited without reporting a reason"
 
-ShowJob = Callable[[str], JobDetails | None]
+ShowJob = Callable[[str], SlurmJob | None]
 
 
 def close_stale_attempts(
@@ -66,41 +66,41 @@ def close_stale_attempts(
 
 def _is_open(record: AttemptRecord) -> bool:
     """Whether no decision is recorded. An interrupted local attempt needs none: the user interrupted it."""
-    is_interrupted = record.outcome == "interrupted" and record.launcher == "slurm"
-    has_failure = record.outcome == "failed" and record.failure is not None
-    return record.decision is None and (record.outcome == "running" or is_interrupted or has_failure)
+    is_interrupted = record.outcome is Outcome.INTERRUPTED and record.launcher is Launcher.SLURM
+    has_failure = record.outcome is Outcome.FAILED and record.failure is not None
+    return record.decision is None and (record.outcome is Outcome.RUNNING or is_interrupted or has_failure)
 
 
 def _failure(record: AttemptRecord, own: SlurmJob | None, query_job: ShowJob) -> Failure | None:
     """Return why the attempt ended; None if it may be alive, or if the user ended it."""
-    if record.outcome == "failed" and record.failure:
-        return Failure(record.failure)
-    if record.launcher == "local":
+    if record.outcome is Outcome.FAILED and record.failure:
+        return record.failure
+    if record.launcher is Launcher.LOCAL:
         here = record.process.startswith(f"{socket.gethostname()} ")
         return Failure.KILLED if here and not is_alive(record.process) else None
     if own is not None and record.job_id == own.job_id:
-        return _requeued(record) if record.restart < own.restart else None
+        return _requeued(record) if record.restart < own.restarts else None
     try:
         job = query_job(record.job_id)
     except SetupError:
         return None
     if job is None:
         # Slurm no longer knows the job. If it had received a signal, the user most likely cancelled it.
-        return Failure.KILLED if record.outcome == "running" else None
+        return Failure.KILLED if record.outcome is Outcome.RUNNING else None
     return failure_of_job(job)
 
 
 def _requeued(record: AttemptRecord) -> Failure:
     if record.failure:
-        return Failure(record.failure)
+        return record.failure
     with contextlib.suppress(SetupError):
         if is_down(record.node):
             return Failure.NODE_FAULT
     return Failure.PREEMPTED
 
 
-def failure_of_job(job: JobDetails) -> Failure | None:
+def failure_of_job(job: SlurmJob) -> Failure | None:
     """Return the failure class of a job; None if it has not ended, or if the user cancelled it."""
-    if job.state not in _ENDED or job.state in ("CANCELLED", "REVOKED"):
+    if not job.state.has_ended or job.state.unit_state is UnitState.CANCELLED:
         return None
     return _FAILURES.get(job.state) or classify_exit_code(job.exit_code) or Failure.KILLED

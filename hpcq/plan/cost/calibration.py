@@ -112,7 +112,7 @@ def read_history(document: Mapping[str, Any], attempts: Mapping[str, Iterable[At
         measurements=tuple(one for one in measurements if one),
         shards={row["variant"]: row["shard"]["count"] for row in rows.values() if row.get("shard")},
         timed_out=frozenset(
-            unit for unit, records in attempts.items() if any(one.failure == Failure.TIMEOUT for one in records)
+            unit for unit, records in attempts.items() if any(one.failure is Failure.TIMEOUT for one in records)
         ),
     )
 

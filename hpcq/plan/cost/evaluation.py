@@ -8,10 +8,11 @@ from hpcq.catalog.gpus import FORMAT_FALLBACKS, GPU
 from hpcq.catalog.kernels import Kernel
 from hpcq.catalog.models import ModelShape
 from hpcq.catalog.tools import BackendInfo, backends
+from hpcq.core.layer_split import stage_layers
 from hpcq.core.work import Scheme
 from hpcq.plan.cost import constants
 from hpcq.plan.cost.tokens import Workload
-from hpcq.plan.memory.gpu_memory import GpuMemory, MemoryDemand, stage_layers
+from hpcq.plan.memory.gpu_memory import GpuMemory, MemoryDemand
 from hpcq.plan.memory.offload import OffloadPlan
 from hpcq.plan.memory.weights import BITS, GIB, weight_bytes
 from hpcq.plan.units import Shape

@@ -6,12 +6,23 @@ Follows how vLLM 0.32 and accelerate split a model.
 from __future__ import annotations
 
 import math
+from collections import Counter
 from dataclasses import dataclass, replace
 from functools import lru_cache
 
 from hpcq.catalog.models import Linear, ModelShape
+from hpcq.catalog.schemes import indivisible_linear
+from hpcq.core.layer_split import balance, bytes_per_place, stage_layers
 from hpcq.core.work import Scheme
-from hpcq.plan.memory.weights import GIB, block_bytes, embedding_bytes, has_uniform_blocks, head_bytes, value_bytes
+from hpcq.plan.memory.weights import (
+    GIB,
+    block_bytes,
+    embedding_bytes,
+    has_uniform_blocks,
+    head_bytes,
+    part_bytes,
+    value_bytes,
+)
 
 GPU_MEMORY_UTILIZATION = 0.92
 """Share of a GPU's memory that vLLM uses by default (0.32, config/cache.py, gpu_memory_utilization)."""
@@ -72,10 +83,12 @@ class Parallelism:
     Attributes:
         tensor: GPUs that share each weight matrix.
         pipeline: Groups of such GPUs (pipeline stages) that share the blocks.
+        is_by_bytes: The stages are balanced by bytes, as in accelerate, not by number of layers, as in vLLM.
     """
 
     tensor: int = 1
     pipeline: int = 1
+    is_by_bytes: bool = False
 
     @property
     def gpus(self) -> int:
@@ -149,27 +162,15 @@ def indivisible_reason(shape: ModelShape, scheme: Scheme, parallelism: Paralleli
         return f"{gpus} GPUs do not divide its vocabulary ({vocabulary}, padded)"
     if parallelism.pipeline > shape.layers:
         return f"{parallelism.pipeline} pipeline stages are more than its {shape.layers} layers"
-    if scheme.granularity == "group" and scheme.group_size and scheme.is_quantized and gpus > 1:
-        # As vLLM's verify_group_size_divides_partition does, for the input width of a layer on each GPU.
-        for linear in shape.linears:
-            width = _partition(linear, shape, gpus).in_features
-            if linear.tp_split == "row" and width % scheme.group_size:
-                return (
-                    f"groups of {scheme.group_size} do not divide {width}, the input width of {linear.name}"
-                    f" on each of {gpus} GPUs"
-                )
+    # As vLLM's verify_group_size_divides_partition does, for the input width of a layer on each GPU.
+    partitions = [_partition(linear, shape, gpus) for linear in shape.linears if linear.tp_split == "row" and gpus > 1]
+    linear = indivisible_linear(scheme, partitions)
+    if linear:
+        return (
+            f"groups of {scheme.group_size} do not divide {linear.in_features}, the input width of {linear.name}"
+            f" on each of {gpus} GPUs"
+        )
     return None
-
-
-def stage_layers(layers: int, stages: int) -> list[int]:
-    """Return the number of layers of each pipeline stage.
-
-    As in vLLM 0.32, remaining layers go to the stages before the last one, backwards.
-    """
-    counts = [layers // stages] * stages
-    for back in range(2, layers % stages + 2):
-        counts[-back] += 1
-    return counts
 
 
 def decompressed_scheme(scheme: Scheme) -> Scheme:
@@ -187,6 +188,8 @@ def loaded_scheme(scheme: Scheme, demand: MemoryDemand) -> Scheme:
 @lru_cache(maxsize=4096)
 def _stages(shape: ModelShape, scheme: Scheme, parallelism: Parallelism) -> tuple[tuple[int, int], ...]:
     """Return per pipeline stage the number of layers, and the bytes of weights on each of its GPUs."""
+    if parallelism.is_by_bytes:
+        return _balanced_stages(shape, scheme, parallelism.pipeline)
     value = value_bytes(scheme)
     linears = [_partition(linear, shape, parallelism.tensor) for linear in shape.linears]
     vocabulary = _padded_vocabulary(shape)
@@ -205,6 +208,13 @@ def _stages(shape: ModelShape, scheme: Scheme, parallelism: Parallelism) -> tupl
         stages.append((layers, weights))
         first += layers
     return tuple(stages)
+
+
+def _balanced_stages(shape: ModelShape, scheme: Scheme, gpus: int) -> tuple[tuple[int, int], ...]:
+    sizes = part_bytes(shape, scheme)
+    places = balance(sizes, [math.inf] * gpus) or []
+    layers = Counter(places[1 : 1 + shape.layers])  # the first part is the embeddings
+    return tuple((layers[gpu], weights) for gpu, weights in enumerate(bytes_per_place(sizes, places, gpus)))
 
 
 def _blocks_bytes(shape: ModelShape, scheme: Scheme, linears: list[Linear], blocks: range) -> int:

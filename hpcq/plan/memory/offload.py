@@ -3,15 +3,17 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator
 from dataclasses import dataclass
 from typing import Literal
 
 from hpcq.catalog.gpus import GPU
 from hpcq.catalog.models import ModelShape
+from hpcq.core.layer_split import bytes_per_place, fill
 from hpcq.core.work import Scheme
+from hpcq.evaluate.prefix.batching import PREFIX_CACHE_SHARE
 from hpcq.plan.memory.gpu_memory import GpuMemory, MemoryDemand, Parallelism, gpu_memory, has_large_batch, loaded_scheme
-from hpcq.plan.memory.weights import GIB, block_bytes, embedding_bytes, head_bytes, linear_bytes, value_bytes
+from hpcq.plan.memory.weights import GIB, block_bytes, embedding_bytes, linear_bytes, part_bytes, value_bytes
 
 OffloadTarget = Literal["cpu", "disk"]
 
@@ -20,10 +22,6 @@ PROCESS_BYTES = 4 * GIB
 
 HOST_SHARE = 0.9
 """Share of the remaining host memory that weights may use."""
-
-PREFIX_CACHE_SHARE = 1 / 16
-"""Share of the first GPU that cached prefixes may use
-(hpcq/evaluate/backends/transformers/prefix_scoring/scorer.py)."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -102,9 +100,11 @@ def plan_offload(
     if capacities:
         capacities[0] -= largest  # offloaded weights are copied to the first GPU
     capacities += [host, math.inf] if target == "disk" else [host]
-    placed = _fill(_part_bytes(model, scheme), capacities)
-    if placed is None:
-        return None
+    sizes = part_bytes(model, scheme)
+    places = fill(sizes, capacities)
+    if places is None or places[0] != 0:
+        return None  # embeddings must be in the first place, where the input is
+    placed = bytes_per_place(sizes, places, len(capacities))
     on_gpus, on_host = placed[: len(gpu_capacities)], placed[len(gpu_capacities)]
     on_disk = placed[len(gpu_capacities) + 1] if target == "disk" else 0
     # The worker also counts buffers, so its distribution may differ by one block.
@@ -141,31 +141,8 @@ def _without_weights(
 ) -> Iterator[GpuMemory]:
     """Yield the memory of each GPU without weights. The first computes all offloaded blocks, with their KV cache."""
     is_large = has_large_batch(gpu.memory_gib, gpu.name)
-    share = gpu_memory(model, scheme, Parallelism(pipeline=gpus), demand, has_large_batch=is_large)
+    share = gpu_memory(model, scheme, Parallelism(pipeline=gpus, is_by_bytes=True), demand, has_large_batch=is_large)
     whole = gpu_memory(model, scheme, Parallelism(), demand, has_large_batch=is_large)
     for index in range(gpus):
         cache = share.kv_cache if index else max(whole.kv_cache, int(gpu.memory_gib * PREFIX_CACHE_SHARE * GIB))
         yield GpuMemory(weights=0, kv_cache=cache, activations=share.activations, engine=share.engine)
-
-
-def _part_bytes(model: ModelShape, scheme: Scheme) -> list[int]:
-    """Return the bytes of the parts that are not split further, in the model's order."""
-    value = value_bytes(scheme)
-    blocks = [block_bytes(model, scheme, block) for block in range(model.layers)]
-    head = [] if model.tied_embeddings else [head_bytes(model, scheme)]
-    return [embedding_bytes(model, value), *blocks, model.hidden_size * value, *head]
-
-
-def _fill(parts: Sequence[int], capacities: Sequence[float]) -> list[int] | None:
-    """Fill the places in order and return the bytes in each.
-
-    None: the parts do not fit, or the embeddings do not fit in the first place.
-    """
-    placed, place = [0 for _ in capacities], 0
-    for part in parts:
-        while placed[place] + part > capacities[place]:
-            place += 1
-            if place == len(capacities):
-                return None
-        placed[place] += part
-    return placed if placed[0] else None

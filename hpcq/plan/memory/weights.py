@@ -68,6 +68,17 @@ def block_bytes(shape: ModelShape, scheme: Scheme, block: int, linears: Iterable
     )
 
 
+def part_bytes(shape: ModelShape, scheme: Scheme) -> list[int]:
+    """Return the bytes of the parts that are not split further, in the model's order: embeddings, blocks, norm, head.
+
+    A tied head is in the same part as the embeddings.
+    """
+    value = value_bytes(scheme)
+    blocks = [block_bytes(shape, scheme, block) for block in range(shape.layers)]
+    head = [] if shape.tied_embeddings else [head_bytes(shape, scheme)]
+    return [embedding_bytes(shape, value), *blocks, shape.hidden_size * value, *head]
+
+
 def has_uniform_blocks(scheme: Scheme) -> bool:
     """Return whether the scheme treats all blocks alike: it ignores at most the head."""
     return not scheme.is_quantized or set(scheme.ignore) <= {_HEAD}

@@ -11,7 +11,7 @@ from dataclasses import dataclass
 from hpcq.core.work import Variant
 from hpcq.manifest.profiles import Profile
 from hpcq.manifest.resolved import EvaluateSettings
-from hpcq.plan.cost.estimator import Candidate, Estimator, EvaluationCandidates
+from hpcq.plan.placement.estimator import Candidate, Estimator, EvaluationCandidates
 from hpcq.plan.placement.place import PlacementError, deviates_from_scheme
 from hpcq.plan.placement.time_limits import check_shards, limit_too_short, min_shard_count
 from hpcq.plan.schedule.resources import concurrent_units

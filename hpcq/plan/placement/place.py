@@ -35,9 +35,9 @@ from hpcq.plan.memory.gpu_memory import (
     indivisible_reason,
 )
 from hpcq.plan.memory.offload import OffloadPlan, OffloadTarget, plan_offload
-from hpcq.plan.memory.parallel_layouts import parallel_layouts, requested_layout
 from hpcq.plan.memory.quantization import USABLE_GPU_SHARE, quantization_memory
 from hpcq.plan.memory.weights import GIB
+from hpcq.plan.placement.parallel_layouts import parallel_layouts, requested_layout
 from hpcq.plan.placement.requirements import EvaluationRequirements
 from hpcq.plan.units import Shape
 

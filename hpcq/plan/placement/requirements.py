@@ -40,7 +40,7 @@ def evaluation_requirements(
     resolved: ResolvedManifest, settings: EvaluateSettings, variant: Variant
 ) -> EvaluationRequirements:
     """Return the requirements of the variant's evaluation with these settings."""
-    model = resolved.shapes.get(variant.model.id)
+    model = resolved.shapes.get(variant.model)
     engine = dict(settings.engine)
     tensor, pipeline = engine.get("tensor_parallel_size"), engine.get("pipeline_parallel_size")
     return EvaluationRequirements(

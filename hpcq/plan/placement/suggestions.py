@@ -9,7 +9,7 @@ from collections.abc import Iterator
 from dataclasses import replace
 
 from hpcq.catalog.kernels import has_kernels
-from hpcq.catalog.schemes import find_scheme, fitting_group_size
+from hpcq.catalog.schemes import find_scheme, with_fitting_group_size
 from hpcq.catalog.tools import backends
 from hpcq.core.work import Calibration, Scheme, UnitKind
 from hpcq.manifest.profiles import Profile
@@ -119,11 +119,8 @@ def _schemes(profile: Profile, requirements: EvaluationRequirements, calibration
 
 def _fitting_scheme(name: str, requirements: EvaluationRequirements) -> Scheme | None:
     """Return the scheme with a group size that divides the widths of the model's layers."""
-    scheme = find_scheme(name)
-    if scheme is None or requirements.model is None or scheme.group_size is None:
-        return scheme
-    size = fitting_group_size(scheme, requirements.model)
-    return scheme if size in (None, scheme.group_size) else find_scheme(f"{name}-g{size}")
+    scheme, model = find_scheme(name), requirements.model
+    return with_fitting_group_size(scheme, model) if scheme and model else scheme
 
 
 def _nodes(profile: Profile, requirements: EvaluationRequirements, calibration: Calibration) -> Iterator[str]:

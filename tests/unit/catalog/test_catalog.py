@@ -9,9 +9,15 @@ from pathlib import Path
 import pytest
 
 from hpcq.catalog.gpus import find_gpu, gpu_names
-from hpcq.catalog.hf_config import find_checkpoint_shape, find_config_shape
+from hpcq.catalog.hf_config import UnsupportedConfigError, find_config_shape, read_checkpoint_shape
 from hpcq.catalog.models import ModelShape, count_parameters, find_model_shape, model_ids
-from hpcq.catalog.schemes import find_scheme, fitting_group_size, indivisible_width, make_scheme, scheme_names
+from hpcq.catalog.schemes import (
+    find_scheme,
+    group_size_problem,
+    make_scheme,
+    scheme_names,
+    with_fitting_group_size,
+)
 from hpcq.catalog.tasks import find_suite, find_task, suite_names, task_names
 from hpcq.core import environments
 from hpcq.core.work import Scheme
@@ -90,10 +96,12 @@ def test_a_configuration_gives_the_same_shape_as_the_catalog() -> None:
 
 @pytest.mark.parametrize("text", ["", "[]", "{}", '{"hidden_size": "x", "num_attention_heads": 0}', "\xff"])
 def test_an_incomplete_configuration_gives_no_shape(text: str, tmp_path: Path) -> None:
-    """An invalid, unsupported or missing config.json is not an error: the shape is unknown."""
-    assert find_checkpoint_shape(tmp_path) is None
+    """An invalid, unsupported or missing config.json has no shape, and a reason."""
+    with pytest.raises(UnsupportedConfigError):
+        read_checkpoint_shape(tmp_path)
     (tmp_path / "config.json").write_text(text, encoding="latin-1")
-    assert find_checkpoint_shape(tmp_path) is None
+    with pytest.raises(UnsupportedConfigError):
+        read_checkpoint_shape(tmp_path)
 
 
 def test_weights_in_the_blocks_are_less_than_all() -> None:
@@ -161,9 +169,12 @@ def test_a_scheme_does_not_quantize_the_head_by_default() -> None:
 )
 def test_the_group_size_must_divide_every_width(name: str, model: str, width: int | None, fitting: int | None) -> None:
     """A group size fits if it divides the input width of every quantized layer; other granularities always fit."""
-    assert indivisible_width(scheme(name), shape(model)) == width
+    problem = group_size_problem(scheme(name), shape(model))
+    assert (problem and problem.linear.in_features) == width
     if fitting:
-        assert fitting_group_size(scheme(name), shape(model)) == fitting
+        chosen = with_fitting_group_size(scheme(name), shape(model))
+        assert chosen.group_size == fitting
+        assert find_scheme(chosen.name) == chosen
 
 
 def test_suites_are_made_of_known_tasks() -> None:

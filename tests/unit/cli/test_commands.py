@@ -95,7 +95,7 @@ def test_synthetic_responses_have_no_scores(finished: Hpcq) -> None:
 
 
 def test_logs_of_one_unit(finished: Hpcq) -> None:
-    """Part of a unit id selects its log."""
+    """The kind of a unit selects its log."""
     done = finished("logs", "rehearsal", "merge")
     assert done.code == 0
     assert done.out.count("==>") == 1
@@ -150,13 +150,21 @@ def test_an_unknown_run_is_reported_with_the_known_runs(finished: Hpcq) -> None:
 
 
 def test_an_unknown_unit_is_reported(finished: Hpcq) -> None:
-    """`logs RUN nonsense` and `cancel RUN nonsense` report the part that no unit id contains."""
+    """`logs RUN merg` and `cancel RUN merg` exit with 2 and print the nearest ids; nothing is cancelled or printed."""
     for verb in ("logs", "cancel"):
-        done = finished(verb, "rehearsal", "nonsense")
-        assert (done.code, done.err.strip()) == (
-            2,
-            "nonsense: no unit of run 'rehearsal' has this in its id; see `hpcq status`.",
-        )
+        done = finished(verb, "rehearsal", "merg")
+        assert (done.code, done.out) == (2, "")
+        assert done.err.startswith("merg: no unit of this run has this id")
+        assert "Nearest: merge.rehearsal." in done.err
+
+
+def test_cancel_prints_what_each_name_selects(finished: Hpcq) -> None:
+    """A scheme selects the quantization and both shards of its evaluation, a pattern the merge."""
+    lines = finished("cancel", "rehearsal", "synthetic-w4a16", "merge.*").out.splitlines()
+    assert lines[0] == "synthetic-w4a16: 3 units"
+    assert [line.strip().partition(".")[0] for line in lines[1:4]] == ["quantize", "evaluate", "evaluate"]
+    assert lines[4:6] == ["merge.*: 1 unit", "  merge.rehearsal"]
+    assert lines[6] == "Nothing to cancel: no job of these units is pending or running."
 
 
 def test_a_report_that_cannot_be_written_is_an_error(finished: Hpcq) -> None:
@@ -187,6 +195,42 @@ def test_a_file_at_the_path_of_the_runs_is_a_manifest_error(hpcq: Hpcq) -> None:
     assert "runs" in done.err
     assert "Traceback" not in done.err
     assert not (hpcq.folder / "checkpoints").exists()
+
+
+EIGHT_GPUS = """
+name = "mine"
+scheduler = "local"
+[gpu_classes.h100]
+gpu = "H100-80"
+gpus_per_node = 8
+cpus_per_node = 64
+memory_gib = 1000
+[environments.vllm]
+python = "/missing/python"
+[environments.transformers]
+python = "/missing/python"
+"""
+
+
+@pytest.mark.parametrize(
+    ("visible", "code", "sentence"),
+    [
+        ("2,3", 2, "'2,3' makes 2 of 8 GPUs visible, but evaluate.llama-3.1-70b-instruct--bf16-"),
+        ("", 2, "'' makes 0 of 8 GPUs visible, but evaluate."),
+        ("0,1,2,3", 0, "profile 'mine': CUDA_VISIBLE_DEVICES = '0,1,2,3' makes 4 of 8 GPUs visible. The run uses only"),
+    ],
+)
+def test_a_unit_that_needs_more_gpus_than_are_visible_is_refused(
+    hpcq: Hpcq, visible: str, code: int, sentence: str
+) -> None:
+    """A unit that needs four GPUs; if it fits, a warning says that the run uses fewer than the profile has."""
+    hpcq.write(EIGHT_GPUS, "eight.toml")
+    text = REHEARSAL.replace('"local"', '"eight.toml"').replace("8B", "70B").replace(', "synthetic-w4a16"', "")
+    manifest = hpcq.write(text.replace('"synthetic"', '"vllm"').replace("shards = 2", ""))
+    done = hpcq("submit", manifest, "--dry-run", env={"CUDA_VISIBLE_DEVICES": visible})
+    assert (done.code, "Nothing was submitted" in done.out) == (code, code == 0)
+    assert sentence in done.err
+    assert "Traceback" not in done.err
 
 
 TWO_NODES = """

@@ -22,7 +22,7 @@ cpus_per_node = 8
 memory_gib = 64
 """
 BUDGET = "[plan]\nconfirm_above_gpu_hours = 0.00001\n"
-TIMEOUT_S = 120
+TIMEOUT_S = 280
 
 
 @pytest.fixture

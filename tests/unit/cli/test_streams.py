@@ -51,6 +51,44 @@ def test_a_run_completes_without_a_reader_of_its_output(hpcq: Hpcq, suffix: str)
     assert (done.code, outcomes(hpcq.folder)) == (0, {"evaluate": "done", "merge": "done"})
 
 
+def test_a_full_disk_for_the_output_of_a_run_is_reported_when_the_run_has_ended(hpcq: Hpcq) -> None:
+    """`submit > /dev/full` completes the run; then it exits with 3 and one line on standard error."""
+    done = in_shell(hpcq, ">/dev/full")("submit", hpcq.write(SLOW), "-O", QUICKER)
+    assert (done.code, outcomes(hpcq.folder)) == (3, {"evaluate": "done", "merge": "done"})
+    assert "the disk is full" in done.err.splitlines()[-1]
+
+
+PRINTS_THEN_WAITS = """
+import sys
+from hpcq.cli import process_setup
+from hpcq.cli.steady_output import steady_output
+process_setup.set_up()
+with steady_output():
+    print("job 7")
+    sys.stdin.readline()
+    print("after the reader has left")
+    print("the work is done", file=sys.stderr)
+process_setup.flush_stdout()
+"""
+
+
+def test_a_verb_that_changes_a_run_prints_each_line_at_once(hpcq: Hpcq) -> None:
+    """A reader gets the line while the command is at work; if the reader leaves then, the work goes on."""
+    command = [str(hpcq.python), "-c", PRINTS_THEN_WAITS]
+    with subprocess.Popen(
+        command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True
+    ) as process:
+        assert process.stdin
+        assert process.stdout
+        assert process.stderr
+        assert process.stdout.readline() == "job 7\n"
+        process.stdout.close()
+        process.stdin.write("\n")
+        process.stdin.flush()
+        assert process.stderr.read() == "the work is done\n"
+    assert process.returncode == 0
+
+
 @pytest.mark.parametrize("unbuffered", ["", "1"])
 def test_a_closed_pipe_does_not_hide_a_failure(finished: Hpcq, unbuffered: str) -> None:
     """`merge … | true` with a missing segment exits with 1, whether the pipe closes before or after printing."""
@@ -111,12 +149,11 @@ def slow(hpcq: Hpcq) -> Iterator[Hpcq]:
 
 
 def start_submit(hpcq: Hpcq, trap: str, *options: str) -> subprocess.Popen[str]:
-    """Start `submit` from a shell that first runs `trap`, and return when the evaluation has started."""
+    """Start `submit` from a shell that first runs `trap`, and return when the evaluation has committed a response."""
     submit = [str(hpcq.python), "-m", "hpcq", "submit", "manifest.toml", *options]
     command = ["bash", "-c", f'{trap} exec "$@"', "bash", *submit]
     process = subprocess.Popen(command, cwd=hpcq.folder, stderr=subprocess.PIPE, stdout=subprocess.DEVNULL, text=True)
-    deadline = time.monotonic() + 30
-    while not outcomes(hpcq.folder) and time.monotonic() < deadline:
+    while not list(hpcq.folder.glob("runs/rehearsal/segments/*/*.h5")) and process.poll() is None:
         time.sleep(0.1)
     return process
 
@@ -125,7 +162,7 @@ def test_sigint_stops_a_background_command_of_a_script(slow: Hpcq) -> None:
     """SIGINT stops the command even if it was ignored at its start: one message, exit code 130."""
     process = start_submit(slow, "trap '' INT;")
     process.send_signal(signal.SIGINT)
-    _, err = process.communicate(timeout=30)
+    _, err = process.communicate()
     assert (process.returncode, outcomes(slow.folder)) == (130, {"evaluate": "interrupted"})
     assert err.splitlines()[-1].startswith("Interrupted. Committed results are kept")
     assert "Traceback" not in err
@@ -135,7 +172,7 @@ def test_nohup_is_respected(slow: Hpcq) -> None:
     """SIGHUP stays ignored if it was ignored at the start of the command."""
     process = start_submit(slow, "trap '' HUP;", "-O", QUICKER)
     process.send_signal(signal.SIGHUP)
-    process.communicate(timeout=40)
+    process.communicate()
     assert (process.returncode, outcomes(slow.folder)) == (0, {"evaluate": "done", "merge": "done"})
 
 
@@ -158,9 +195,9 @@ def test_watching_continues_while_the_run_is_locked(finished: Hpcq) -> None:
         )
         first = plain.stdout.readline() if plain.stdout else ""
         assert (plain.poll(), watching.poll()) == (None, None)
-    document, _ = watching.communicate(timeout=30)
+    document, _ = watching.communicate()
     assert json.loads(document)["state"] == "done"
-    assert first in plain.communicate(timeout=30)[0]
+    assert first in plain.communicate()[0]
     assert (watching.returncode, plain.returncode) == (0, 0)
 
 

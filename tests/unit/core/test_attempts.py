@@ -6,6 +6,8 @@ import json
 import subprocess
 import sys
 from collections import Counter
+from dataclasses import replace
+from enum import StrEnum
 from pathlib import Path
 
 import pytest
@@ -18,6 +20,8 @@ from hpcq.core.attempts import (
     read_attempts,
     read_unit_attempts,
 )
+from hpcq.core.failures import Failure
+from hpcq.core.outcomes import Action, Launcher, Outcome
 
 
 def record_of(attempt: int, unit: str = "merge.rehearsal") -> AttemptRecord:
@@ -94,7 +98,7 @@ def test_concurrent_processes_get_different_numbers(tmp_path: Path) -> None:
     """Six processes that create attempts of one unit at the same time get one record per attempt."""
     command = [sys.executable, "-c", NEW_ATTEMPTS, str(tmp_path)]
     processes = [subprocess.Popen([*command, str(number)]) for number in range(6)]
-    assert [process.wait(timeout=120) for process in processes] == [0] * 6
+    assert [process.wait() for process in processes] == [0] * 6
     records = read_unit_attempts(tmp_path, "one")
     assert [record.attempt for record in records] == list(range(1, 121))
     assert Counter(record.job_id for record in records) == {str(number): 20 for number in range(6)}
@@ -105,3 +109,29 @@ def test_a_number_claimed_by_a_killed_process_stays_unused(tmp_path: Path) -> No
     """The next attempt gets the following number."""
     (tmp_path / ".merge.rehearsal.1.claim").mkdir()
     assert new_attempt(tmp_path, record_of(0)).record.attempt == 2
+
+
+@pytest.mark.parametrize(
+    ("field", "kind"), [("outcome", Outcome), ("launcher", Launcher), ("failure", Failure), ("decision", Action)]
+)
+def test_the_values_of_a_record_are_enums(attempts: Path, field: str, kind: type[StrEnum]) -> None:
+    """Each value is written as its text and read as its member."""
+    path = attempts / "merge.rehearsal.2.json"
+    for value in kind:
+        Attempt(attempts, replace(record_of(2), **{field: value}))
+        assert json.loads(path.read_text())[field] == value.value
+        assert getattr(read_unit_attempts(attempts, "merge.rehearsal")[1], field) is value
+
+
+@pytest.mark.parametrize(("reason", "expected"), [(None, "{}"), ("no room", "no room ({})")])
+def test_a_value_of_another_version_is_unknown_and_the_reason_says_so(
+    attempts: Path, reason: str | None, expected: str
+) -> None:
+    """The record is read, and its reason has the values as they were written."""
+    path = attempts / "merge.rehearsal.2.json"
+    later = {"outcome": "paused", "failure": 7, "reason": reason}
+    path.write_text(json.dumps({**json.loads(path.read_text()), **later}))
+    record = read_unit_attempts(attempts, "merge.rehearsal")[1]
+    assert (record.outcome, record.failure, record.decision) == (Outcome.UNKNOWN, Failure.UNKNOWN, None)
+    message = "written by another version of hpcq: unknown outcome 'paused', failure 7"
+    assert record.reason == expected.format(message)

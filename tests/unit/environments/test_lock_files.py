@@ -108,5 +108,5 @@ def test_reading_lock_files_needs_only_the_standard_library() -> None:
     """The module imports only the standard library: it runs before anything is installed."""
     code = "import sys, hpcq.core.environments; print(*sorted({name.partition('.')[0] for name in sys.modules}))"
     command = [sys.executable, "-S", "-c", code]
-    done = subprocess.run(command, cwd=environments.CHECKOUT, capture_output=True, text=True, check=True)
+    done = subprocess.run(command, capture_output=True, text=True, check=True)
     assert set(done.stdout.split()) - sys.stdlib_module_names <= {"hpcq", "__main__"}

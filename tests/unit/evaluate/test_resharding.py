@@ -84,7 +84,7 @@ def test_of_shards_that_start_together_one_is_the_first(tmp_path: Path) -> None:
     for process in processes:
         assert process.stdout
         assert process.stdout.readline() == "ready\n"
-    sizes = {int(process.communicate("go\n", timeout=50)[0]) for process in processes}
+    sizes = {int(process.communicate("go\n", timeout=280)[0]) for process in processes}
 
     assert len(sizes) == 1
     assert sizes <= set(range(10, 90, 10))

@@ -122,14 +122,14 @@ def test_a_pickled_job_is_small_and_portable(layout: RunLayout) -> None:
 
 def test_a_cancelled_local_unit_writes_its_record_before_it_exits(layout: RunLayout, tmp_path: Path) -> None:
     """SIGTERM, even repeated, interrupts a unit outside of Slurm once, and the attempt has the reason."""
-    (tmp_path / "job.pickle").write_bytes(pickle.dumps(job(layout, seconds=60)))
+    (tmp_path / "job.pickle").write_bytes(pickle.dumps(job(layout, seconds=3600)))
     # SIGTERM is ignored before and after the unit, as under submitit.
     ignore = "import signal; signal.signal(signal.SIGTERM, signal.SIG_IGN)"
     command = f"{ignore}; import pickle, sys; pickle.load(open(sys.argv[1], 'rb'))()"
     with subprocess.Popen([sys.executable, "-c", command, str(tmp_path / "job.pickle")]) as process:
         log = layout.job_logs / "one.1.log"
         while not (log.exists() and log.read_text()) and process.poll() is None:
-            pass
+            time.sleep(0.01)
         while process.poll() is None:
             process.send_signal(signal.SIGTERM)
             time.sleep(0.001)
@@ -143,5 +143,5 @@ def test_starting_a_job_imports_nothing_heavy() -> None:
     """Hundreds of array elements pay for each import: no model, schema or console library, no h5py."""
     heavy = ("torch", "transformers", "datasets", "lm_eval", "llmcompressor", "pydantic", "rich", "h5py")
     probe = f"import sys, hpcq.launch.job; print([name for name in {heavy} if name in sys.modules])"
-    done = subprocess.run([sys.executable, "-c", probe], capture_output=True, text=True, check=True, timeout=30)
+    done = subprocess.run([sys.executable, "-c", probe], capture_output=True, text=True, check=True)
     assert done.stdout.strip() == "[]"

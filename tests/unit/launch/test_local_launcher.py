@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import shlex
 import signal
 import subprocess
 import sys
@@ -20,9 +21,9 @@ from hpcq.core.work import UnitState
 from hpcq.launch.array_spec import Dependency, Environment, UnitResult
 from hpcq.launch.local_launcher import LocalLauncher, LocalResources, fits
 from hpcq.launch.recovery.retry_policy import RetryPolicy
+from hpcq.launch.visible_gpus import VisibleGpus, visible_gpus
 from tests.slurm.synthetic_units import layout_at, synthetic_array, synthetic_unit
 
-CHECKOUT = Path(__file__).resolve().parents[3]
 TWO_CORES = LocalResources(cores=2, memory_gib=8)
 
 
@@ -91,7 +92,7 @@ def test_an_array_can_depend_on_one_element_of_another(layout: RunLayout) -> Non
     }
 
 
-RESOURCES = LocalResources(cores=8, memory_gib=8, gpus=2)
+RESOURCES = LocalResources(cores=8, memory_gib=8, gpus=VisibleGpus(names=("0", "1")))
 
 
 @pytest.mark.parametrize(
@@ -121,6 +122,80 @@ def test_units_run_in_parallel_up_to_the_limits(layout: RunLayout) -> None:
         layout, "a", [synthetic_unit(layout, "one")], cpus_per_unit=4, memory_gib=4.0, gpus_per_node=1, throttle=1
     )
     assert fits(spec, [replace(spec, name="b")], RESOURCES)
+
+
+def run_printing_devices(
+    layout: RunLayout, monkeypatch: pytest.MonkeyPatch, *, visible: dict[str, str], count: int, units: int, needed: int
+) -> list[dict[str, str]]:
+    """Run units that need `needed` of `count` GPUs each, and return the variables of each unit's process."""
+    for name in VARIABLES:
+        monkeypatch.delenv(name, raising=False)
+    for name, value in visible.items():
+        monkeypatch.setenv(name, value)
+    folder = layout.runs.parent
+    folder.mkdir()
+    printing = (f'env > {shlex.quote(str(folder))}/"$$.environment"',)
+    spec = synthetic_array(
+        layout, "a", [synthetic_unit(layout, f"u{number}", seconds=1) for number in range(units)], gpus_per_node=needed
+    )
+    spec = replace(spec, environment=replace(spec.environment, setup=printing))
+    resources = LocalResources(cores=8, memory_gib=64, gpus=visible_gpus(os.environ, count))
+    results = LocalLauncher(layout, resources).run([spec])
+    assert {result.state for result in results.values()} == {UnitState.DONE}
+    printed = (path.read_text().splitlines() for path in folder.glob("*.environment"))
+    found = [dict(line.partition("=")[::2] for line in lines) for lines in printed]
+    assert len(found) == units
+    return [{name: variables[name] for name in VARIABLES if name in variables} for variables in found]
+
+
+VARIABLES = ("CUDA_VISIBLE_DEVICES", "HIP_VISIBLE_DEVICES", "ROCR_VISIBLE_DEVICES")
+UUID, MIG = "GPU-8932f937-d72c-4106-c12f-20bd9faed9f6", "MIG-GPU-8932f937-d72c-4106-c12f-20bd9faed9f6/1/2"
+
+
+@pytest.mark.parametrize(
+    ("visible", "needed", "expected"),
+    [
+        ({}, 1, [{"CUDA_VISIBLE_DEVICES": "0"}, {"CUDA_VISIBLE_DEVICES": "1"}]),
+        ({"CUDA_VISIBLE_DEVICES": "2,3"}, 1, [{"CUDA_VISIBLE_DEVICES": "2"}, {"CUDA_VISIBLE_DEVICES": "3"}]),
+        ({"CUDA_VISIBLE_DEVICES": f"{UUID}, {MIG}"}, 1, [{"CUDA_VISIBLE_DEVICES": one} for one in (UUID, MIG)]),
+        ({"CUDA_VISIBLE_DEVICES": "3,2"}, 2, [{"CUDA_VISIBLE_DEVICES": "3,2"}] * 2),
+        ({"CUDA_VISIBLE_DEVICES": "5,6,7"}, 2, [{"CUDA_VISIBLE_DEVICES": "5,6"}] * 2),
+        ({"CUDA_VISIBLE_DEVICES": "5,-1,7"}, 2, [{"CUDA_VISIBLE_DEVICES": "5"}] * 2),
+        ({"CUDA_VISIBLE_DEVICES": "NoDevFiles"}, 1, [{"CUDA_VISIBLE_DEVICES": ""}] * 2),
+        ({"CUDA_VISIBLE_DEVICES": ""}, 1, [{"CUDA_VISIBLE_DEVICES": ""}] * 2),
+        ({"CUDA_VISIBLE_DEVICES": "2,3"}, 0, [{"CUDA_VISIBLE_DEVICES": ""}] * 2),
+        (
+            {"HIP_VISIBLE_DEVICES": "2,3"},
+            1,
+            [{"CUDA_VISIBLE_DEVICES": one, "HIP_VISIBLE_DEVICES": one} for one in "23"],
+        ),
+        (
+            {"ROCR_VISIBLE_DEVICES": "2,3"},
+            1,
+            [{"CUDA_VISIBLE_DEVICES": "0", "ROCR_VISIBLE_DEVICES": one} for one in "23"],
+        ),
+    ],
+)
+def test_units_share_the_gpus_that_are_visible_to_the_command(
+    layout: RunLayout,
+    monkeypatch: pytest.MonkeyPatch,
+    visible: dict[str, str],
+    needed: int,
+    expected: list[dict[str, str]],
+) -> None:
+    """Two units get devices that the user's variable names, in its notation, at most those of the profile's two."""
+    found = run_printing_devices(layout, monkeypatch, visible=visible, count=2, units=2, needed=needed)
+    assert sorted(found, key=str) == sorted(expected, key=str)
+
+
+def test_no_gpu_is_used_by_two_units_at_once(layout: RunLayout, monkeypatch: pytest.MonkeyPatch) -> None:
+    """With two visible GPUs of a profile with eight, five units take turns."""
+    visible = {"CUDA_VISIBLE_DEVICES": "4,6"}
+    found = run_printing_devices(layout, monkeypatch, visible=visible, count=8, units=5, needed=1)
+    assert {one["CUDA_VISIBLE_DEVICES"] for one in found} == {"4", "6"}
+    records = [records[0] for records in read_attempts(layout.attempts).values()]
+    for one in records:
+        assert sum(other.start <= one.start < str(other.end) for other in records) <= 2
 
 
 def test_a_missing_interpreter_is_reported_with_the_log(layout: RunLayout) -> None:
@@ -153,7 +228,7 @@ def killing(layout: RunLayout, times: int) -> Callable[[UnitResult], None]:
 
 def test_a_killed_unit_is_retried(layout: RunLayout) -> None:
     """Its records have the failures and decisions, and the other unit is not affected."""
-    spec = synthetic_array(layout, "a", [synthetic_unit(layout, "victim", seconds=1), synthetic_unit(layout, "other")])
+    spec = synthetic_array(layout, "a", [synthetic_unit(layout, "victim", seconds=15), synthetic_unit(layout, "other")])
     results = LocalLauncher(layout, TWO_CORES, on_change=killing(layout, 2)).run([spec])
     assert {name: result.state for name, result in results.items()} == {
         "victim": UnitState.DONE,
@@ -170,7 +245,9 @@ def test_a_killed_unit_is_retried(layout: RunLayout) -> None:
 
 def test_a_unit_that_is_killed_repeatedly_fails(layout: RunLayout) -> None:
     """After the maximum number of attempts that committed nothing."""
-    spec = synthetic_array(layout, "a", [synthetic_unit(layout, "victim", seconds=60), synthetic_unit(layout, "other")])
+    spec = synthetic_array(
+        layout, "a", [synthetic_unit(layout, "victim", seconds=3600), synthetic_unit(layout, "other")]
+    )
     spec = replace(spec, retries=RetryPolicy(max_attempts_without_progress=2))
     results = LocalLauncher(layout, TWO_CORES, on_change=killing(layout, 9)).run([spec])
     assert {name: result.state for name, result in results.items()} == {
@@ -187,7 +264,7 @@ from pathlib import Path
 from hpcq.launch.local_launcher import LocalLauncher, LocalResources
 from tests.slurm.synthetic_units import layout_at, synthetic_array, synthetic_unit
 layout = layout_at(Path(sys.argv[1]))
-spec = synthetic_array(layout, "a", [synthetic_unit(layout, f"unit-{i}", seconds=60) for i in range(3)])
+spec = synthetic_array(layout, "a", [synthetic_unit(layout, f"unit-{i}", seconds=3600) for i in range(3)])
 LocalLauncher(layout, LocalResources(cores=2, memory_gib=8)).run([spec])
 """
 
@@ -216,12 +293,12 @@ def test_ctrl_c_stops_all_units_and_the_run_can_be_repeated(tmp_path: Path) -> N
     """SIGINT to the group ends each unit after it has written its record; only the launcher prints a traceback."""
     layout = layout_at(tmp_path)
     command = [sys.executable, "-c", INTERRUPTED, str(tmp_path)]
-    with subprocess.Popen(command, cwd=CHECKOUT, start_new_session=True, stderr=subprocess.PIPE, text=True) as launcher:
+    with subprocess.Popen(command, start_new_session=True, stderr=subprocess.PIPE, text=True) as launcher:
         # Units in a phase, not starting: a unit that is interrupted while it starts leaves a record with "running".
         while len(units_in_a_phase(layout)) < 2 and launcher.poll() is None:
             time.sleep(0.1)
         os.killpg(launcher.pid, signal.SIGINT)
-        _, errors = launcher.communicate(timeout=20)
+        _, errors = launcher.communicate()
     assert errors.count("Traceback") == 1
     assert errors.strip().endswith("KeyboardInterrupt")
     assert running_in_group(launcher.pid) == []

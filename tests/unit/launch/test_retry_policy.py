@@ -1,7 +1,8 @@
-"""The retry policy: actions by failure class, out-of-memory steps, budgets, excluded nodes."""
+"""Retry policy: actions by failure class, out-of-memory steps, budgets, excluded nodes."""
 
 from __future__ import annotations
 
+from dataclasses import asdict
 from datetime import UTC, datetime, timedelta
 
 import pytest
@@ -10,9 +11,10 @@ from hypothesis import strategies as st
 
 from hpcq.core.attempts import AttemptRecord
 from hpcq.core.failures import Failure
+from hpcq.core.outcomes import Action, Outcome
+from hpcq.launch.recovery.close_attempts import combined_reason
 from hpcq.launch.recovery.retry_policy import (
     OOM_STEPS,
-    Action,
     Decision,
     RetryPolicy,
     count_attempts_without_progress,
@@ -36,8 +38,8 @@ def attempt(number: int = 1, **fields: object) -> AttemptRecord:
         "pid": 1,
         "start": (NOON - timedelta(hours=1)).isoformat(),
         "end": NOON.isoformat(),
-        "outcome": "failed",
-        "failure": "killed",
+        "outcome": Outcome.FAILED,
+        "failure": Failure.KILLED,
     }
     return AttemptRecord(**{**known, **fields})  # type: ignore[arg-type]
 
@@ -59,6 +61,7 @@ def decided(failure: Failure, *history: AttemptRecord, policy: RetryPolicy = POL
         (Failure.MISSING_RESOURCE, Action.HOLD),
         (Failure.INVALID_INPUT, Action.FAIL),
         (Failure.BUG, Action.FAIL),
+        (Failure.UNKNOWN, Action.HOLD),
     ],
 )
 def test_each_failure_class_has_its_action(failure: Failure, action: Action) -> None:
@@ -85,14 +88,14 @@ def test_progress_resets_the_count() -> None:
 
 def test_a_failed_unit_that_is_resumed_has_its_whole_budget() -> None:
     """`hpcq resume --failed` after three idle attempts allows three more."""
-    history = [attempt(1), attempt(2), attempt(3, decision="failed permanently"), attempt(4), attempt(5)]
+    history = [attempt(1), attempt(2), attempt(3, decision=Action.FAIL), attempt(4), attempt(5)]
     assert decided(Failure.KILLED, *history).action is Action.RETRY
     assert decided(Failure.KILLED, *history, attempt(6)).action is Action.FAIL
 
 
 def test_an_attempt_that_a_user_interrupted_does_not_count() -> None:
     """Ctrl-C is not a failure of the unit."""
-    history = [attempt(1), attempt(2, outcome="interrupted", failure=None), attempt(3)]
+    history = [attempt(1), attempt(2, outcome=Outcome.INTERRUPTED, failure=None), attempt(3)]
     assert count_attempts_without_progress(history) == 2
 
 
@@ -104,10 +107,10 @@ def test_out_of_memory_takes_all_steps_and_then_fails() -> None:
         step = next_oom_step(history)
         settings.append((OOM_STEPS[step].batch_size(8), OOM_STEPS[step].host_memory_factor))
         number = len(history) + 1
-        ended = [*history, attempt(number, oom_step=step, committed=1, failure="out of memory")]
+        ended = [*history, attempt(number, oom_step=step, committed=1, failure=Failure.OUT_OF_MEMORY)]
         decision = decided(Failure.OUT_OF_MEMORY, *ended)
         history.append(
-            attempt(number, oom_step=step, committed=1, failure="out of memory", decision=str(decision.action))
+            attempt(number, oom_step=step, committed=1, failure=Failure.OUT_OF_MEMORY, decision=decision.action)
         )
     assert settings == [(8, 1.0), (2, 1.0), (1, 1.0), (1, 2.0)]
     assert next_oom_step(history) == 0
@@ -116,7 +119,7 @@ def test_out_of_memory_takes_all_steps_and_then_fails() -> None:
 
 def test_other_failures_keep_the_step() -> None:
     """The attempt after a preempted one has the same reduced settings."""
-    history = [attempt(1, oom_step=0, decision="retry smaller"), attempt(2, oom_step=1, decision="retry")]
+    history = [attempt(1, oom_step=0, decision=Action.RETRY_SMALLER), attempt(2, oom_step=1, decision=Action.RETRY)]
     assert next_oom_step(history) == 1
 
 
@@ -138,11 +141,11 @@ def test_gpu_hours_count_every_gpu_of_every_attempt_until_now() -> None:
 def test_nodes_with_recent_faults_are_excluded_up_to_the_maximum() -> None:
     """The most recent faults count. A killed job is not a fault of its node."""
     faults = [
-        attempt(1, node="old", failure="node fault", end=(NOON - timedelta(hours=25)).isoformat()),
-        attempt(2, node="first", failure="node fault", end=(NOON - timedelta(hours=3)).isoformat()),
-        attempt(3, node="second", failure="node fault", end=(NOON - timedelta(hours=2)).isoformat()),
-        attempt(4, node="third", failure="node fault", end=(NOON - timedelta(hours=1)).isoformat()),
-        attempt(5, node="killed", failure="killed"),
+        attempt(1, node="old", failure=Failure.NODE_FAULT, end=(NOON - timedelta(hours=25)).isoformat()),
+        attempt(2, node="first", failure=Failure.NODE_FAULT, end=(NOON - timedelta(hours=3)).isoformat()),
+        attempt(3, node="second", failure=Failure.NODE_FAULT, end=(NOON - timedelta(hours=2)).isoformat()),
+        attempt(4, node="third", failure=Failure.NODE_FAULT, end=(NOON - timedelta(hours=1)).isoformat()),
+        attempt(5, node="killed", failure=Failure.KILLED),
     ]
     assert excluded_nodes(faults, RetryPolicy(), NOON) == ("first", "second", "third")
     assert excluded_nodes(faults, RetryPolicy(max_excluded_nodes=2), NOON) == ("second", "third")
@@ -153,4 +156,13 @@ def test_nodes_with_recent_faults_are_excluded_up_to_the_maximum() -> None:
 def test_a_policy_is_restored_from_json() -> None:
     """Unknown fields (of a later version) are ignored."""
     policy = RetryPolicy(gpu_hours=2.5, max_memory_gib=64)
-    assert RetryPolicy.from_json({**policy.as_json(), "later": 1}) == policy
+    assert RetryPolicy.from_json({**asdict(policy), "later": 1}) == policy
+
+
+def test_only_a_reached_limit_is_added_to_the_reason() -> None:
+    """A permanent failure has the worker's own reason, with any punctuation."""
+    limit = decided(Failure.OUT_OF_MEMORY, attempt(oom_step=len(OOM_STEPS) - 1, committed=1))
+    assert combined_reason("killed", limit) == "killed. Not retried: out of memory, also with the smallest settings"
+    assert combined_reason("no room, no luck", decided(Failure.BUG)) == "no room, no luck"
+    assert combined_reason(None, Decision(action=Action.FAIL, reason="one, two")) == "one, two"
+    assert combined_reason("x", Decision(action=Action.FAIL, reason="one, two")) == "x"

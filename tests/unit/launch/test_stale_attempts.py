@@ -11,14 +11,17 @@ import pytest
 
 from hpcq.core.attempts import Attempt, AttemptRecord, new_attempt, utc_now
 from hpcq.core.errors import SetupError
+from hpcq.core.failures import Failure
+from hpcq.core.outcomes import Launcher, Outcome
 from hpcq.core.paths import RunLayout
 from hpcq.core.processes import identity
 from hpcq.launch.recovery.retry_policy import RetryPolicy
 from hpcq.launch.recovery.stale_attempts import close_stale_attempts
-from hpcq.slurm.scontrol import JobDetails, SlurmJob, parse_job
+from hpcq.slurm.jobs import SlurmJob, SlurmState
+from hpcq.slurm.scontrol import parse_job
 from tests.slurm.synthetic_units import layout_at
 
-OWN = SlurmJob(job_id="9", restart=1)
+OWN = SlurmJob(job_id="9", state=SlurmState.RUNNING, restarts=1)
 FAILED = "JobId=8 JobState=FAILED Reason=None Restarts=0 ExitCode=71:0 EndTime=Unknown\n"
 
 
@@ -37,15 +40,15 @@ def record_attempt(layout: RunLayout, **changes: object) -> None:
         "node": "n1",
         "pid": 1,
         "start": utc_now(),
-        "launcher": "slurm",
+        "launcher": Launcher.SLURM,
     }
     new_attempt(layout.attempts, AttemptRecord(**{**known, **changes}))  # type: ignore[arg-type]
 
 
-def closed(layout: RunLayout, details: JobDetails | SetupError | None) -> AttemptRecord:
+def closed(layout: RunLayout, details: SlurmJob | SetupError | None) -> AttemptRecord:
     """Return the record after the next attempt has started, if Slurm reports `details` for all other jobs."""
 
-    def query_job(_job_id: str) -> JobDetails | None:
+    def query_job(_job_id: str) -> SlurmJob | None:
         if isinstance(details, SetupError):
             raise details
         return details
@@ -86,15 +89,15 @@ def test_the_exit_code_of_another_job_gives_the_failure(layout: RunLayout) -> No
         ({}, parse_job(FAILED.replace("FAILED", "CANCELLED"))),
         ({}, SetupError("scontrol is missing")),
         ({"job_id": "9", "restart": 1}, None),
-        ({"outcome": "interrupted"}, None),
-        ({"outcome": "done"}, None),
-        ({"outcome": "interrupted", "launcher": "local"}, None),
-        ({"launcher": "local", "process": identity(os.getpid())}, None),
-        ({"launcher": "local", "process": "another-host boot 1 1"}, None),
+        ({"outcome": Outcome.INTERRUPTED}, None),
+        ({"outcome": Outcome.DONE}, None),
+        ({"outcome": Outcome.INTERRUPTED, "launcher": Launcher.LOCAL}, None),
+        ({"launcher": Launcher.LOCAL, "process": identity(os.getpid())}, None),
+        ({"launcher": Launcher.LOCAL, "process": "another-host boot 1 1"}, None),
     ],
 )
 def test_attempts_that_may_be_alive_or_that_the_user_ended_are_not_changed(
-    layout: RunLayout, changes: dict[str, object], details: JobDetails | SetupError | None
+    layout: RunLayout, changes: dict[str, object], details: SlurmJob | SetupError | None
 ) -> None:
     """A record is closed only if its process is proven dead."""
     record_attempt(layout, **changes)
@@ -104,13 +107,13 @@ def test_attempts_that_may_be_alive_or_that_the_user_ended_are_not_changed(
 
 def test_a_local_process_that_no_longer_exists_was_killed(layout: RunLayout) -> None:
     """Another process may have its pid, but not its identity."""
-    record_attempt(layout, launcher="local", process=dead_process())
+    record_attempt(layout, launcher=Launcher.LOCAL, process=dead_process())
     assert closed(layout, None).failure == "killed"
 
 
 def test_a_recorded_failure_is_kept(layout: RunLayout) -> None:
     """Only the decision is added."""
-    record_attempt(layout, outcome="failed", failure="invalid input", reason="no such scheme")
+    record_attempt(layout, outcome=Outcome.FAILED, failure=Failure.INVALID_INPUT, reason="no such scheme")
     record = closed(layout, None)
     assert (record.failure, record.reason, record.decision) == ("invalid input", "no such scheme", "failed permanently")
 
@@ -119,16 +122,16 @@ def test_a_late_attempt_changes_only_its_own_record(layout: RunLayout) -> None:
     """A live attempt that was considered dead rewrites its own record and no other."""
     late = new_attempt(
         layout.attempts,
-        AttemptRecord(unit="one", attempt=0, job_id="9", node="n1", pid=1, start=utc_now(), launcher="slurm"),
+        AttemptRecord(unit="one", attempt=0, job_id="9", node="n1", pid=1, start=utc_now(), launcher=Launcher.SLURM),
     )
     closed(layout, None)
     newer = new_attempt(
         layout.attempts,
         AttemptRecord(
-            unit="one", attempt=0, job_id="9", node="n2", pid=2, start=utc_now(), launcher="slurm", restart=1
+            unit="one", attempt=0, job_id="9", node="n2", pid=2, start=utc_now(), launcher=Launcher.SLURM, restart=1
         ),
     )
-    late.update(outcome="done")
+    late.update(outcome=Outcome.DONE)
     newer.update(phase="answering")
     history = close_stale_attempts(layout, "one", RetryPolicy(), own=OWN)
     assert [(one.attempt, one.outcome) for one in history] == [(1, "done"), (2, "running")]

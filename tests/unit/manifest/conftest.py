@@ -7,7 +7,7 @@ from pathlib import Path
 
 import pytest
 
-from hpcq.manifest import Manifest, load
+from hpcq.manifest import Context, load
 
 SMALLEST = """\
 [run]
@@ -23,7 +23,7 @@ use = ["bf16"]
 use = ["arc_challenge"]
 """
 
-LoadText = Callable[..., Manifest]
+LoadText = Callable[..., Context]
 
 
 @pytest.fixture(autouse=True)
@@ -43,7 +43,7 @@ def smallest() -> str:
 def load_text() -> LoadText:
     """A function that writes a text to mine.toml and loads it with overrides."""
 
-    def load_it(text: str, *overrides: str) -> Manifest:
+    def load_it(text: str, *overrides: str) -> Context:
         Path("mine.toml").write_text(text, encoding="utf-8")
         return load(Path("mine.toml"), overrides)
 

@@ -55,5 +55,5 @@ def test_the_documented_overrides_and_definitions_work() -> None:
         '[[schemes.define]]\nname = "careful"\nbase = "gptq-w4a16"\ndamping = 0.05\n'
     )
     options = ["tasks.limit=10", "models.0.id=HuggingFaceTB/SmolLM2-360M-Instruct", "tasks.data=hub"]
-    assert load(Path("m.toml"), [*options, 'schemes.use=["bf16"]']).tasks.limit == 10
+    assert load(Path("m.toml"), [*options, 'schemes.use=["bf16"]']).manifest.tasks.limit == 10
     assert [scheme.damping for _, scheme in resolve(load(Path("m.toml"))).pairs] == [None, 0.05, 0.05]

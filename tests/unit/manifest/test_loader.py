@@ -12,9 +12,9 @@ from pathlib import Path
 import pytest
 
 from hpcq.core.errors import ManifestError
-from hpcq.manifest import Manifest, load, resolve
+from hpcq.manifest import Context, load, resolve
 
-LoadText = Callable[..., Manifest]
+LoadText = Callable[..., Context]
 CHECKOUT = Path(__file__).resolve().parents[3]
 
 
@@ -60,12 +60,12 @@ compare = ["arxiv-2409.11055v6"]
 def test_every_shipped_manifest_resolves(name: str) -> None:
     """The manifests in the checkout are valid, even if nothing is staged."""
     path = CHECKOUT / "manifests" / name
-    assert resolve(load(path)).name == load(path).run.name
+    assert resolve(load(path)).name == load(path).manifest.run.name
 
 
 def test_overrides_replace_values_and_are_named_in_errors(smallest: str, load_text: LoadText) -> None:
     """An override changes a value; an error in that value names the override as its location."""
-    assert load_text(smallest, "evaluate.batch_size=3", "models.0.id=google/gemma-2b").evaluate.batch_size == 3
+    assert load_text(smallest, "evaluate.batch_size=3", "models.0.id=google/gemma-2b").manifest.evaluate.batch_size == 3
     with pytest.raises(ManifestError) as raised:
         load_text(smallest, "evaluate.batch_size=0", "tasks.use.0=arc_chalenge", "schemes.use=['bf16', 'bf16']")
     assert raised.value.problems[0] == "-O schemes.use=['bf16', 'bf16']: schemes.use: 'bf16' is listed twice."

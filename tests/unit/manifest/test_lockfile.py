@@ -16,9 +16,9 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 from hpcq.catalog.schemes import scheme_names
-from hpcq.manifest import Manifest, load, lock_text, resolve
+from hpcq.manifest import Context, load, lock_text, resolve
 
-LoadText = Callable[..., Manifest]
+LoadText = Callable[..., Context]
 
 QUANTIZED = [name for name in scheme_names() if name != "synthetic-w4a16"]
 RUN_NAMES = r"[A-Za-z0-9][A-Za-z0-9._-]{0,9}"
@@ -90,7 +90,7 @@ def test_a_lock_resolves_to_what_it_was_written_for(
         os.chdir("/")
     assert again.locked_versions == versions
     assert tomllib.loads(lock_text(again)) == tomllib.loads(text)
-    different = ("manifest", "missing", "locked_versions")  # they depend on the file itself
+    different = ("context", "missing", "locked_versions")  # they depend on the file itself
     for field in dataclasses.fields(resolved):
         assert field.name in different or getattr(again, field.name) == getattr(resolved, field.name)
 

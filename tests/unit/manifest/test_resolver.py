@@ -11,9 +11,9 @@ import pytest
 from hpcq.catalog import packages
 from hpcq.core.digests import digest_of_items, digest_of_model, digest_of_text
 from hpcq.core.errors import ManifestError
-from hpcq.manifest import Manifest, resolve
+from hpcq.manifest import Context, resolve
 
-LoadText = Callable[..., Manifest]
+LoadText = Callable[..., Context]
 
 PACKAGED = """\
 [run]
@@ -122,7 +122,7 @@ def test_a_model_by_path_is_read_from_its_own_configuration(load_text: LoadText,
             '[run]\nname = "x"\n[[models]]\npath = "models/own"\n[schemes]\nuse = ["bf16"]\n[tasks]\nuse = ["gsm8k"]\n'
         )
     )
-    model, shape = resolved.pairs[0][0], resolved.shapes["models/own"]
+    [(model, shape)] = resolved.shapes.items()
     assert (model.id, model.slug, model.path) == ("models/own", "own", str(folder))
     assert model.digest == digest_of_model(folder)
     assert shape
@@ -138,7 +138,7 @@ def test_a_checkpoint_that_does_not_exist_yet_is_missing(load_text: LoadText, tm
         )
     )
     assert resolved.missing == (f"Model google/gemma-2b is missing: its folder {tmp_path}/there does not exist.",)
-    assert resolved.shapes["google/gemma-2b"]
+    assert [shape is not None for shape in resolved.shapes.values()] == [True]
 
 
 def test_task_options_override_the_shots_of_suites(load_text: LoadText, smallest: str) -> None:
@@ -213,7 +213,7 @@ def test_a_rehearsal_needs_no_known_model(load_text: LoadText, smallest: str) ->
             "schemes.use=['bf16', 'synthetic-w4a16']",
         )
     )
-    assert resolved.shapes == {"unknown/model": None}
+    assert {model.id: shape for model, shape in resolved.shapes.items()} == {"unknown/model": None}
     assert (resolved.missing, resolved.quantize.environment) == ((), "core")
 
 
@@ -266,4 +266,4 @@ def test_max_length_is_accepted_if_a_context_length_is_unknown(load_text: LoadTe
     ):
         load_text(short + "[evaluate]\nmax_length = 8192\n")
     both = short.replace("[schemes]", '[[models]]\npath = "elsewhere/Mixtral-8x7B"\n[schemes]')
-    assert load_text(both + "[evaluate]\nmax_length = 8192\n").evaluate.max_length == 8192
+    assert load_text(both + "[evaluate]\nmax_length = 8192\n").manifest.evaluate.max_length == 8192

@@ -4,21 +4,25 @@ from __future__ import annotations
 
 import os
 from pathlib import Path
-from typing import Any
 
 import pytest
 
 from hpcq.core.completion import read_completion_marker, write_completion_marker
 from hpcq.core.errors import StorageError
 from hpcq.core.paths import COMPLETION_FILE, RunLayout
+from hpcq.core.work import UnitKind
 from hpcq.monitor.completed import completed_units
+from hpcq.monitor.units import UnitRecord
 from hpcq.store import RequestKey, VariantResults, load_index, merge_report, write_results
 
-UNITS: list[dict[str, Any]] = [
-    {"id": f"evaluate.v.{index}of2", "kind": "evaluate", "variant": "v", "address": "a", "shard": {"count": 2}}
-    for index in range(2)
-] + [{"id": "merge", "kind": "merge", "variant": None}]
-FIRST, SECOND, MERGE = (unit["id"] for unit in UNITS)
+UNITS = [
+    *(
+        UnitRecord(id=f"evaluate.v.{index}of2", kind=UnitKind.EVALUATE, variant_id="v", address="a")
+        for index in range(2)
+    ),
+    UnitRecord(id="merge", kind=UnitKind.MERGE),
+]
+FIRST, SECOND, MERGE = (unit.id for unit in UNITS)
 
 
 @pytest.fixture

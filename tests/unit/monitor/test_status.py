@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import os
 import socket
+from dataclasses import replace
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
 from typing import Any
@@ -12,12 +13,17 @@ from typing import Any
 import pytest
 
 from hpcq.core.attempts import Attempt, AttemptRecord
+from hpcq.core.failures import Failure
+from hpcq.core.outcomes import Action, Outcome
 from hpcq.core.paths import RunLayout
 from hpcq.core.processes import identity
 from hpcq.core.run_lock import run_lock
 from hpcq.core.work import UnitState
 from hpcq.monitor.eta import run_progress
-from hpcq.monitor.status import JobStatus, RunStatus, UnitStatus, run_status
+from hpcq.monitor.status import RunStatus, UnitStatus, run_status
+from hpcq.monitor.unit_job import UnitJobStatus
+from hpcq.monitor.units import UnitRecord, read_unit
+from hpcq.slurm.jobs import SlurmJob, SlurmState
 
 
 @pytest.fixture
@@ -26,9 +32,9 @@ def layout(tmp_path: Path) -> RunLayout:
     return RunLayout(name="r", runs=tmp_path / "runs", checkpoints=tmp_path / "checkpoints", logs=tmp_path / "logs")
 
 
-def unit(kind: str = "evaluate", checkpoint: str | None = None) -> dict[str, Any]:
+def unit(kind: str = "evaluate", checkpoint: str | None = None) -> UnitRecord:
     """Return a unit of a plan document."""
-    return {
+    row = {
         "id": f"{kind}.v",
         "kind": kind,
         "variant": "v",
@@ -36,6 +42,7 @@ def unit(kind: str = "evaluate", checkpoint: str | None = None) -> dict[str, Any
         "address": "a",
         "depends_on": ["quantize.v"] if kind == "evaluate" else [],
     }
+    return read_unit(row)
 
 
 def record(layout: RunLayout, **changes: Any) -> None:
@@ -53,7 +60,12 @@ def record(layout: RunLayout, **changes: Any) -> None:
     Attempt(layout.attempts, AttemptRecord(**{**fields, **changes}))
 
 
-def state_of(layout: RunLayout, job: JobStatus | None = None) -> tuple[UnitState, str | None]:
+def job_status(job_id: str, state: SlurmState, reason: str | None = None) -> UnitJobStatus:
+    """Return the state of a job that Slurm knows."""
+    return UnitJobStatus(job_id=job_id, array="a", job=SlurmJob(job_id=job_id, state=state, reason=reason))
+
+
+def state_of(layout: RunLayout, job: UnitJobStatus | None = None) -> tuple[UnitState, str | None]:
     """Return state and reason of the evaluation."""
     (status,) = run_status(layout, [unit()], {"evaluate.v": job} if job else {}).units
     return status.state, status.reason
@@ -73,8 +85,8 @@ def test_a_unit_that_was_never_submitted_is_waiting(layout: RunLayout) -> None:
 def test_a_committed_unit_is_done_in_any_state_of_its_job(layout: RunLayout) -> None:
     """Slurm may run a finished unit again after a requeue; it is still done."""
     complete(layout)
-    record(layout, outcome="failed", reason="a later error")
-    assert state_of(layout, JobStatus(job_id="7_0", state=UnitState.RUNNING)) == (UnitState.DONE, None)
+    record(layout, outcome=Outcome.FAILED, reason="a later error")
+    assert state_of(layout, job_status("7_0", SlurmState.RUNNING)) == (UnitState.DONE, None)
 
 
 def test_a_quantization_with_a_checkpoint_is_done(layout: RunLayout, tmp_path: Path) -> None:
@@ -88,8 +100,8 @@ def test_a_quantization_with_a_checkpoint_is_done(layout: RunLayout, tmp_path: P
 
 def test_a_pending_job_takes_precedence_over_an_earlier_failure(layout: RunLayout) -> None:
     """A unit that failed and was submitted again is pending, with Slurm's reason."""
-    record(layout, outcome="failed", reason="out of memory")
-    job = JobStatus(job_id="9_0", state=UnitState.PENDING, reason="PENDING, Priority")
+    record(layout, outcome=Outcome.FAILED, reason="out of memory")
+    job = job_status("9_0", SlurmState.PENDING, "Priority")
     assert state_of(layout, job) == (UnitState.PENDING, "PENDING, Priority")
 
 
@@ -97,10 +109,10 @@ def test_a_permanent_failure_has_its_reason(layout: RunLayout) -> None:
     """The worker's message is shown, and the unit is not run again automatically."""
     record(
         layout,
-        outcome="failed",
+        outcome=Outcome.FAILED,
         reason="576 is not a multiple of 128",
-        failure="invalid input",
-        decision="failed permanently",
+        failure=Failure.INVALID_INPUT,
+        decision=Action.FAIL,
     )
     (status,) = run_status(layout, [unit()], {}).units
     assert (status.state, status.reason, status.failure) == (
@@ -151,14 +163,14 @@ def test_responses_of_another_evaluation_do_not_count(layout: RunLayout) -> None
 
 def test_a_full_disk_is_no_permanent_failure(layout: RunLayout) -> None:
     """The unit is on hold and not permanently failed, because space can be freed."""
-    record(layout, outcome="failed", reason="the disk is full", failure="full disk", decision="hold")
+    record(layout, outcome=Outcome.FAILED, reason="the disk is full", failure=Failure.FULL_DISK, decision=Action.HOLD)
     (status,) = run_status(layout, [unit()], {}).units
     assert (status.state, status.has_failed_permanently, status.is_on_hold) == (UnitState.FAILED, False, True)
 
 
 def test_a_unit_whose_result_was_removed_is_waiting(layout: RunLayout) -> None:
     """A successful attempt without its result is not a failure."""
-    record(layout, outcome="done")
+    record(layout, outcome=Outcome.DONE)
     state, reason = state_of(layout)
     assert state is UnitState.WAITING
     assert "create it again" in str(reason)
@@ -168,16 +180,16 @@ def test_an_evaluation_whose_quantization_failed_is_cancelled_with_the_reason(
     layout: RunLayout, tmp_path: Path
 ) -> None:
     """With either launcher, and also if Slurm no longer knows the job."""
-    record(layout, unit="quantize.v", outcome="failed", reason="no room")
+    record(layout, unit="quantize.v", outcome=Outcome.FAILED, reason="no room")
     units = [unit("quantize", str(tmp_path / "none")), unit()]
-    for job in (None, JobStatus(job_id="3", state=None)):
+    for job in (None, UnitJobStatus(job_id="3", array="a")):
         _, evaluation = run_status(layout, units, {"evaluate.v": job} if job else {}).units
         assert (evaluation.state, evaluation.reason) == (UnitState.CANCELLED, "quantize.v failed: no room")
 
 
 def test_a_unit_that_was_interrupted_is_cancelled(layout: RunLayout) -> None:
     """Ctrl-C and `cancel` are not failures."""
-    record(layout, outcome="interrupted", reason="interrupted from the keyboard")
+    record(layout, outcome=Outcome.INTERRUPTED, reason="interrupted from the keyboard")
     assert state_of(layout) == (UnitState.CANCELLED, "interrupted from the keyboard")
 
 
@@ -185,12 +197,11 @@ def test_a_job_that_exited_before_its_unit_started_has_its_last_log_line(layout:
     """The last line of the log is the reason."""
     log = tmp_path / "log"
     log.write_text("hpcq: 'module load nope/1' failed on node a.\n\n")
-    state, reason = state_of(
-        layout, JobStatus(job_id="7", state=UnitState.FAILED, reason="NonZeroExitCode", log=str(log))
-    )
+    state, reason = state_of(layout, replace(job_status("7", SlurmState.FAILED, "NonZeroExitCode"), log=str(log)))
     assert state is UnitState.FAILED
     assert reason == (
-        f"job 7 exited before the unit started (NonZeroExitCode): hpcq: 'module load nope/1' failed on node a. ({log})"
+        "job 7 exited before the unit started (FAILED, NonZeroExitCode): "
+        f"hpcq: 'module load nope/1' failed on node a. ({log})"
     )
 
 
@@ -203,14 +214,14 @@ def test_a_locked_run_is_running_between_two_units(layout: RunLayout) -> None:
 
 def test_a_job_that_slurm_no_longer_knows_has_failed_without_a_result(layout: RunLayout) -> None:
     """The submission is recorded, Slurm no longer knows the job, and nothing was committed."""
-    state, reason = state_of(layout, JobStatus(job_id="7_3", state=None))
+    state, reason = state_of(layout, UnitJobStatus(job_id="7_3", array="a"))
     assert state is UnitState.FAILED
     assert str(reason).startswith("job 7_3 exited")
 
 
 def test_a_cancelled_job_is_cancelled(layout: RunLayout) -> None:
     """The reason is Slurm's, such as a dependency that can never be satisfied."""
-    job = JobStatus(job_id="7_0", state=UnitState.CANCELLED, reason="CANCELLED, DependencyNeverSatisfied")
+    job = job_status("7_0", SlurmState.CANCELLED, "DependencyNeverSatisfied")
     assert state_of(layout, job) == (UnitState.CANCELLED, "CANCELLED, DependencyNeverSatisfied")
 
 
@@ -218,7 +229,7 @@ def test_committed_requests_are_counted_from_segment_names(layout: RunLayout) ->
     """The count is that at the start of the attempt plus the requests in the names of its segments."""
     from hpcq.store import RequestKey, Response, SegmentWriter
 
-    record(layout, attempt=1, total=30, outcome="interrupted")
+    record(layout, attempt=1, total=30, outcome=Outcome.INTERRUPTED)
     record(layout, attempt=2, total=30, restored=20)
     with SegmentWriter(
         layout.unit_segments("evaluate.v"), attempt=2, addresses={"t": "a"}, provenance={}, flush_interval_s=60

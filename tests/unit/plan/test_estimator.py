@@ -11,6 +11,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from hpcq.core.attempts import AttemptRecord
+from hpcq.core.failures import Failure
 from hpcq.manifest import load, resolve
 from hpcq.plan.arrays import make_arrays
 from hpcq.plan.cost.calibration import EMPTY_HISTORY, RunHistory, read_history
@@ -226,7 +227,7 @@ def test_a_unit_that_exceeded_its_limit_gets_the_longest_limit(document_of: Docu
     """Its estimate no longer counts."""
     first = document_of(limit=600)
     [unit] = evaluations(first)
-    attempts = {unit["id"]: [record(unit, failure="timeout")]}
+    attempts = {unit["id"]: [record(unit, failure=Failure.TIMEOUT)]}
     again = document_of(limit=600, earlier=read_history(first, attempts))
     limits = [
         [array["time_limit_minutes"] for array in document["arrays"] if unit["id"] in array["units"]]

@@ -6,7 +6,7 @@ from pathlib import Path
 
 import pytest
 
-from hpcq.plan.fit_table import cell, fit_table
+from hpcq.plan.placement.fit_table import cell, fit_table
 
 DOCUMENT = Path(__file__).resolve().parents[3] / "docs" / "fit.md"
 

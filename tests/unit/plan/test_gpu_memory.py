@@ -19,7 +19,6 @@ from hpcq.plan.memory.gpu_memory import (
     gpu_memory,
     has_large_batch,
     indivisible_reason,
-    stage_layers,
 )
 from hpcq.plan.memory.quantization import quantization_memory
 from hpcq.plan.memory.weights import GIB, weight_bytes
@@ -88,22 +87,6 @@ def test_weights_equal_those_that_vllm_reports(gpus: int, weights: float) -> Non
     assert need.weights / GIB == pytest.approx(weights, abs=0.01)
     assert need.activations >= 1.26 * GIB
     assert need.engine >= {1: 1.79, 2: 3.58}[gpus] * GIB
-
-
-@pytest.mark.parametrize(
-    ("layers", "stages", "expected"),
-    [
-        (126, 2, [63, 63]),
-        (126, 4, [31, 32, 32, 31]),
-        (30, 4, [7, 8, 8, 7]),
-        (30, 2, [15, 15]),
-        (31, 2, [16, 15]),
-        (5, 3, [2, 2, 1]),
-    ],
-)
-def test_layers_are_distributed_as_in_vllm(layers: int, stages: int, expected: list[int]) -> None:
-    """Remaining layers go to the middle stages: the first and the last also have the embeddings and the head."""
-    assert stage_layers(layers, stages) == expected
 
 
 @pytest.mark.parametrize(

@@ -13,7 +13,7 @@ from hpcq.catalog.models import model_ids
 from hpcq.core.errors import ManifestError
 from hpcq.core.work import Model, UnitKind
 from hpcq.launch.build_array_spec import build_array_spec
-from hpcq.manifest import Manifest, resolve
+from hpcq.manifest import Manifest, check_manifest, resolve
 from hpcq.manifest.resolved import ResolvedManifest
 from hpcq.plan.arrays import make_arrays
 from hpcq.plan.plan import make_plan
@@ -82,9 +82,10 @@ def runs(draw: st.DrawFn, *, has_time: bool = False) -> ResolvedManifest:
         }
     )
     try:
-        return resolve(manifest)
+        return resolve(check_manifest(manifest))
     except ManifestError:  # groups that do not divide, and the like
-        return resolve(manifest.model_copy(update={"schemes": manifest.schemes.model_copy(update={"use": ("bf16",)})}))
+        schemes = manifest.schemes.model_copy(update={"use": ("bf16",)})
+        return resolve(check_manifest(manifest.model_copy(update={"schemes": schemes})))
 
 
 MANY = settings(max_examples=150, suppress_health_check=[HealthCheck.too_slow])
@@ -166,4 +167,4 @@ def _apply_first(resolved: ResolvedManifest, model: Model, suggestion: str) -> R
     elif re.fullmatch(r"[a-z0-9-]+", first):
         models = tuple(entry for entry in manifest.models if entry.id == model.id)
         change = {"models": models, "schemes": manifest.schemes.model_copy(update={"use": (first,)})}
-    return resolve(manifest.model_copy(update=change)) if change else None
+    return resolve(check_manifest(manifest.model_copy(update=change))) if change else None

@@ -15,15 +15,17 @@ from pathlib import Path
 import pytest
 
 from hpcq.core.attempts import Attempt, AttemptRecord, read_attempts, utc_now
+from hpcq.core.outcomes import Launcher
 from hpcq.core.processes import identity
 from hpcq.core.work import Model, QuantizeWork, Scheme, Variant
+from hpcq.quantize import checkpoint_lock
 from hpcq.quantize.checkpoint_lock import LockOwner, lock_checkpoint
 from hpcq.quantize.synthetic import SECONDS_VARIABLE
 from hpcq.quantize.worker import quantize
 from tests.forkserver import start_process
 
 SYNTHETIC = Scheme(name="synthetic-w4a16", tool="synthetic", method="synthetic", weights="int4", activations="bf16")
-TIMEOUT_S = 60.0
+TIMEOUT_S = 280.0
 CONTENDERS, TURNS = 20, 10
 
 
@@ -123,7 +125,7 @@ def test_a_killed_worker_s_blocks_are_used(tmp_path: Path) -> None:
 
 def contend(checkpoint: Path, seed: int) -> None:
     """Take the lock, mark it while holding it, and die or return; the tenth owner creates the checkpoint."""
-    lock_checkpoint.POLL_INTERVAL_S = 0.02
+    checkpoint_lock.POLL_INTERVAL_S = 0.02
     chance = random.Random(seed)  # noqa: S311  reproducible, not secret
     with lock_checkpoint(checkpoint, LockOwner.from_attempt(record_of()), lambda _: None) as has_lock:
         if not has_lock:
@@ -200,7 +202,7 @@ def test_a_local_owner_on_another_host_is_assumed_alive(tmp_path: Path) -> None:
         ({"process": "HOST BOOT PID 1"}, "the process with that id started at another time"),
         ({"process": "HOST other-boot PID 1"}, "the host was rebooted"),
         ({"process": "SAME"}, "it is this process"),
-        ({"process": "other b 1 1", "launcher": "slurm", "restart": 1}, "it is this job before it was requeued"),
+        ({"process": "other b 1 1", "launcher": Launcher.SLURM, "restart": 1}, "it is this job before it was requeued"),
     ],
 )
 def test_a_dead_owner_s_claim_is_superseded_at_once(changes: dict[str, object], reason: str, tmp_path: Path) -> None:
@@ -211,7 +213,7 @@ def test_a_dead_owner_s_claim_is_superseded_at_once(changes: dict[str, object], 
     for placeholder, value in (("SAME", mine), ("HOST", host), ("BOOT", boot), ("PID", pid)):
         text = text.replace(placeholder, value)
     claim_of(tmp_path / "x", dataclasses.replace(LockOwner.from_attempt(record_of()), **{**changes, "process": text}))
-    me = LockOwner.from_attempt(record_of(launcher="slurm", restart=2))
+    me = LockOwner.from_attempt(record_of(launcher=Launcher.SLURM, restart=2))
     with lock_checkpoint(tmp_path / "x", me, lambda message: pytest.fail(f"{reason}, but: {message}")) as has_lock:
         assert has_lock
 

@@ -10,7 +10,7 @@ from typing import Any
 
 import pytest
 
-from hpcq.catalog.hf_config import find_checkpoint_shape
+from hpcq.catalog.hf_config import read_checkpoint_shape
 from hpcq.core.attempts import Attempt
 from hpcq.core.errors import UserInputError
 from hpcq.core.files import digest_of_file
@@ -74,7 +74,7 @@ def test_each_scheme_gives_a_complete_checkpoint(name: str, checkpoint_of: Check
 @pytest.mark.parametrize("name", FORMATS)
 def test_a_checkpoint_has_the_planned_size(name: str, checkpoint_of: CheckpointOf, base_checkpoint: Path) -> None:
     """The planner predicts the size of all tensors (weights, scales, zero points and others) to the byte."""
-    shape = find_checkpoint_shape(base_checkpoint)
+    shape = read_checkpoint_shape(base_checkpoint)
     assert shape
     stored = sum(tensor.nbytes for tensor in tensors(checkpoint_of(name)).values())
     assert weight_bytes(shape, SCHEMES[name]) == stored

@@ -114,16 +114,15 @@ def test_a_killed_worker_leaves_no_checkpoint(tmp_path: Path) -> None:
         f"record = AttemptRecord(unit='quantize.y', attempt=1, job_id='1', node='n', pid=1, start='')\n"
         f"quantize({work!r}, Attempt(Path({str(tmp_path / 'attempts')!r}), record))\n"
     ).replace("<UnitKind.QUANTIZE: 'quantize'>", "UnitKind.QUANTIZE")
-    slow = subprocess.Popen([sys.executable, "-c", code], env={**os.environ, SECONDS_VARIABLE: "60"})
+    slow = subprocess.Popen([sys.executable, "-c", code], env={**os.environ, SECONDS_VARIABLE: "3600"})
     parent = Path(work.checkpoint_path).parent
-    deadline_s = time.monotonic() + 20
-    while not (parent.is_dir() and any(parent.iterdir())) and time.monotonic() < deadline_s:
+    while not (parent.is_dir() and any(parent.iterdir())) and slow.poll() is None:
         time.sleep(0.02)
     slow.kill()
     slow.wait()
     assert any(parent.iterdir())
     assert not Path(work.checkpoint_path).exists()
-    subprocess.run([sys.executable, "-c", code], check=True, timeout=20)
+    subprocess.run([sys.executable, "-c", code], check=True)
     assert (Path(work.checkpoint_path) / "hpcq.json").is_file()
 
 
@@ -224,7 +223,9 @@ def test_a_base_without_tokenizer_is_refused(tmp_path: Path, attempt: Attempt) -
 @pytest.mark.parametrize("planned", [("pytest", "0.0.1"), ("no-such-distribution", "1.0")])
 def test_other_versions_than_planned_are_refused(tmp_path: Path, attempt: Attempt, planned: tuple[str, str]) -> None:
     """The address includes the versions of tools: an environment with others does not create the checkpoint."""
-    with pytest.raises(SetupError, match=f"planned with {planned[0]} {planned[1]}: recreate the environment"):
+    with pytest.raises(
+        SetupError, match=f"{planned[0]} is .*, but the plan requires {planned[1]}. Rebuild the environment"
+    ):
         worker.quantize(work_in(tmp_path, versions=(planned,)), attempt)
 
 

@@ -21,8 +21,15 @@ ENDED = "JobId=18 JobState={state} Reason=X Restarts=0 ExitCode={code} EndTime=U
 def test_a_job_in_the_grace_time_of_a_preemption_is_detected() -> None:
     """Its end time is the end of the grace time, in local time."""
     job = parse_job(RUNNING)
-    assert (job.state, job.restarts, job.is_preempted, job.partition) == ("RUNNING", 2, True, "a100")
+    assert (job.job_id, job.state, job.restarts, job.is_preempted, job.partition) == ("13", "RUNNING", 2, True, "a100")
     assert job.end_time == datetime(2026, 11, 23, 4, 25, 4)  # noqa: DTZ001 (scontrol tells local time)
+
+
+def test_an_element_of_an_array_has_its_arrays_id() -> None:
+    """Slurm also gives each element a job id of its own, which no other command prints."""
+    line = "JobId=19 ArrayJobId=17 ArrayTaskId=2 JobState=RUNNING Reason=None NodeList=h100-1 ExitCode=0:0\n"
+    job = parse_job(line)
+    assert (job.job_id, job.reason, job.node) == ("17_2", None, "h100-1")
 
 
 @pytest.mark.parametrize(
@@ -39,6 +46,9 @@ def test_a_job_in_the_grace_time_of_a_preemption_is_detected() -> None:
         ("FAILED", "1:0", Failure.KILLED),
         ("COMPLETED", "0:0", Failure.KILLED),
         ("CANCELLED", "0:15", None),
+        ("REVOKED", "0:0", None),
+        ("PENDING", "0:0", None),
+        ("NEW_WORD", "0:0", None),
         ("RUNNING", "0:0", None),
         ("COMPLETING", "0:9", None),
     ],

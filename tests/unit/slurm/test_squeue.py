@@ -6,7 +6,8 @@ import pytest
 
 from hpcq.core.errors import SetupError
 from hpcq.core.work import UnitState
-from hpcq.slurm import squeue
+from hpcq.slurm import client, squeue
+from hpcq.slurm.jobs import SlurmState
 
 LISTING = """\
 12|3|PENDING|0||JobArrayTaskLimit|hpcq:mine:evaluate-h100-abc:0|/runs/mine|
@@ -19,26 +20,27 @@ LISTING = """\
 
 
 def test_a_listing_has_one_entry_per_element() -> None:
-    """Keys are job id and index; jobs of other runs and other users are skipped."""
-    states = squeue.parse_queue(LISTING, "mine")
-    assert {element: job.state for element, job in states.items()} == {
-        ("12", 3): UnitState.PENDING,
-        ("12", 0): UnitState.RUNNING,
-        ("13", 0): UnitState.FAILED,
-        ("16", 1): UnitState.RUNNING,
+    """Keys are job ids in Slurm's notation; jobs of other runs and other users are skipped."""
+    jobs = squeue.parse_queue(LISTING, "mine")
+    assert {job_id: job.state.unit_state for job_id, job in jobs.items()} == {
+        "12_3": UnitState.PENDING,
+        "12_0": UnitState.RUNNING,
+        "13": UnitState.FAILED,
+        "16_1": UnitState.RUNNING,
     }
+    assert list(jobs) == [job.job_id for job in jobs.values()]
 
 
 def test_an_entry_has_slurms_fields() -> None:
     """State, reason, node, restarts and submission; fields without a value are None."""
-    states = squeue.parse_queue(LISTING, "mine")
-    running = states["12", 0]
+    jobs = squeue.parse_queue(LISTING, "mine")
+    running = jobs["12_0"]
     assert (running.reason, running.node, running.restarts) == (None, "h100-1", 2)
-    assert (running.array, running.part, running.folder) == ("evaluate-h100-abc", 0, "/runs/mine")
-    broken = states["13", 0]
-    assert (broken.slurm_state, broken.reason, broken.part) == ("OUT_OF_MEMORY", "OutOfMemory", 1)
-    assert broken.folder == "/runs/a|b"
-    assert (states["12", 3].reason, states["12", 3].node) == ("JobArrayTaskLimit", None)
+    assert (running.name, running.comment) == (squeue.job_name("mine", "evaluate-h100-abc", 0), "/runs/mine")
+    broken = jobs["13"]
+    assert (broken.state, broken.reason) == (SlurmState.OUT_OF_MEMORY, "OutOfMemory")
+    assert (broken.name, broken.comment) == (squeue.job_name("mine", "merge-cpu-def", 1), "/runs/a|b")
+    assert (jobs["12_3"].reason, jobs["12_3"].node) == ("JobArrayTaskLimit", None)
 
 
 @pytest.mark.parametrize(
@@ -47,7 +49,14 @@ def test_an_entry_has_slurms_fields() -> None:
 def test_all_other_states_are_failures(slurm_state: str) -> None:
     """States of ended jobs other than COMPLETED and CANCELLED are failures; so are unknown states."""
     (job,) = squeue.parse_queue(f"1|0|{slurm_state}|0||None|hpcq:mine:a:0||\n", "mine").values()
-    assert job.state is UnitState.FAILED
+    assert job.state.unit_state is UnitState.FAILED
+
+
+def test_a_state_of_another_version_is_unknown_and_named_in_the_reason() -> None:
+    """Nobody knows whether such a job has a process, so it neither has ended nor is proven to be without one."""
+    (job,) = squeue.parse_queue("1|0|NEW_WORD|0||Why|hpcq:mine:a:0||\n", "mine").values()
+    assert (job.state, job.reason) == (SlurmState.UNKNOWN, "NEW_WORD, Why")
+    assert (job.state.has_ended, job.state.may_have_process) == (False, True)
 
 
 @pytest.mark.parametrize(
@@ -67,9 +76,9 @@ def test_a_missing_client_is_reported_with_the_fix(monkeypatch: pytest.MonkeyPat
 
 def test_a_client_that_hangs_times_out(monkeypatch: pytest.MonkeyPatch) -> None:
     """Each call of a client ends within the timeout."""
-    monkeypatch.setattr(squeue, "CLIENT_TIMEOUT_S", 0.2)
+    monkeypatch.setattr(client, "CLIENT_TIMEOUT_S", 0.2)
     with pytest.raises(SetupError, match=r"`sleep` got no response from Slurm within 0\.2 s"):
-        squeue.run_client("sleep", "60")
+        client.run_client("sleep", "60")
 
 
 def test_cancelling_nothing_does_not_call_slurm(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -13,6 +13,7 @@ from hpcq.catalog.packages import find_packaged_dataset, packaged_calibrations, 
 from hpcq.core.errors import SetupError
 from hpcq.core.paths import cache_folder
 from hpcq.stage import stage_calibration, stage_dataset, stage_model
+from tests.staged import staged_calibration, staged_dataset
 
 
 def no_progress(line: str) -> None:
@@ -21,11 +22,11 @@ def no_progress(line: str) -> None:
 
 @pytest.fixture(scope="module")
 def packages() -> Path:
-    """The folder of fetched files in the user's cache, complete."""
+    """The folder of fetched files, complete."""
     for task in packaged_tasks():
-        stage_dataset(task, progress=no_progress)
+        staged_dataset(task)
     for name in packaged_calibrations():
-        stage_calibration(name, progress=no_progress)
+        staged_calibration(name)
     return cache_folder() / "packages"
 
 

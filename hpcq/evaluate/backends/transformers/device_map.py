@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import contextlib
-import os
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
@@ -11,6 +10,8 @@ from typing import Any
 import torch
 
 from hpcq.core.errors import WorkerError
+from hpcq.core.host_memory import host_memory_bytes
+from hpcq.core.layer_split import balance, bytes_per_place, fill
 from hpcq.core.work import Offload
 
 CPU, DISK = "cpu", "disk"
@@ -77,14 +78,10 @@ class DeviceMap:
 
 
 def node_memory(*, on_gpu: bool) -> NodeMemory:
-    """Return the memory of this node's GPUs, and the host memory of the Slurm job (or of the node, without a limit)."""
+    """Return the memory of this node's GPUs, and the host memory that this process may use."""
     devices = range(torch.cuda.device_count() if on_gpu else 0)
-    host = os.sysconf("SC_PHYS_PAGES") * os.sysconf("SC_PAGE_SIZE")
-    job_mib = os.environ.get("SLURM_MEM_PER_NODE", "")
-    if job_mib.isdecimal() and int(job_mib):
-        host = min(host, int(job_mib) * 2**20)
     gpu_bytes = tuple(torch.cuda.get_device_properties(device).total_memory for device in devices)
-    return NodeMemory(gpu_bytes=gpu_bytes, host_bytes=host)
+    return NodeMemory(gpu_bytes=gpu_bytes, host_bytes=host_memory_bytes())
 
 
 def make_device_map(
@@ -106,22 +103,28 @@ def make_device_map(
         WorkerError: the weights do not fit. Its cause is a MemoryError, which classifies the attempt as out of memory.
     """
     groups = module_groups(model)
-    total = sum(group.bytes for group in groups)
-    devices = None
+    sizes = [group.bytes for group in groups]
+    total = sum(sizes)
+    places, used = None, list[Device](range(len(memory.gpu_bytes)))
     if memory.gpu_bytes and (offload.to == "none" or not offload.gpu_gib):
         fraction = _GPU_FRACTION_WITHOUT_OFFLOAD if offload.to == "none" else _GPU_FRACTION
-        devices = _balance(groups, [int(size * fraction) for size in memory.gpu_bytes])
-    if devices is None and (offload.to != "none" or not memory.gpu_bytes):
+        places = balance(sizes, [int(size * fraction) for size in memory.gpu_bytes])
+    if places is None and (offload.to != "none" or not memory.gpu_bytes):
         largest = max(parameter.nbytes for parameter in model.parameters())
         capacities = _capacities(memory, offload, largest, can_use_disk=can_use_disk)
-        devices = _fill(groups, capacities)
-        if devices is not None and devices[groups[0].names[0]] != capacities[0][0]:
-            devices = None  # embeddings must be on the first device, where the input is
-    if devices is None:
+        used = [device for device, _ in capacities]
+        places = fill(sizes, [capacity for _, capacity in capacities])
+        if places is not None and places[0] != 0:
+            places = None  # embeddings must be on the first device, where the input is
+    if places is None:
         message = _out_of_memory_message(model_name, total, memory, offload, can_use_disk=can_use_disk)
         raise WorkerError(message) from MemoryError(f"{total} bytes of weights")
-    held = {device: sum(group.bytes for group in groups if devices[group.names[0]] == device) for device in (CPU, DISK)}
-    return DeviceMap(devices=devices, host_bytes=held[CPU] if memory.gpu_bytes else 0, disk_bytes=held[DISK])
+    held = dict(zip(used, bytes_per_place(sizes, places, len(used)), strict=True))
+    return DeviceMap(
+        devices=_by_name(groups, used, places),
+        host_bytes=held.get(CPU, 0) if memory.gpu_bytes else 0,
+        disk_bytes=held.get(DISK, 0),
+    )
 
 
 def module_groups(model: Any) -> list[ModuleGroup]:
@@ -188,31 +191,12 @@ def _capacities(
     return [*capacities, (DISK, float("inf"))] if uses_disk else capacities
 
 
-def _fill(groups: Sequence[ModuleGroup], capacities: Sequence[tuple[Device, float]]) -> dict[str, Device] | None:
-    """Fill device after device, in order; None if the groups do not fit."""
+def _by_name(groups: Sequence[ModuleGroup], devices: Sequence[Device], places: Sequence[int]) -> dict[str, Device]:
+    """Return the device of each module, from the place of each group."""
     found: dict[str, Device] = {}
-    index, left = 0, capacities[0][1]
-    for group in groups:
-        while group.bytes > left:
-            index += 1
-            if index == len(capacities):
-                return None
-            left = capacities[index][1]
-        left -= group.bytes
-        found |= dict.fromkeys(group.names, capacities[index][0])
+    for group, place in zip(groups, places, strict=True):
+        found |= dict.fromkeys(group.names, devices[place])
     return found
-
-
-def _balance(groups: Sequence[ModuleGroup], capacities: Sequence[int]) -> dict[str, Device] | None:
-    """Balance the groups over GPUs, so that the fullest holds as little as possible; None if they do not fit."""
-    low, high = 0, sum(group.bytes for group in groups)
-    while low < high:
-        middle = (low + high) // 2
-        if _fill(groups, [(number, min(size, middle)) for number, size in enumerate(capacities)]) is None:
-            low = middle + 1
-        else:
-            high = middle
-    return _fill(groups, [(number, min(size, low)) for number, size in enumerate(capacities)])
 
 
 def _out_of_memory_message(

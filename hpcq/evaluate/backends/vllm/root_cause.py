@@ -12,20 +12,20 @@ import signal
 import stat
 from pathlib import Path
 
+from hpcq.core.error_classification import ErrorFacts
 from hpcq.core.errors import ProcessDiedError
-from hpcq.core.failures import Failure, is_secondary
+from hpcq.core.failures import Failure
 
 _STANDARD_ERROR = 2
 _TAIL_BYTES = 2**18
 # An exception as vLLM logs it, and as Python prints it when a process exits.
 _RAISED = re.compile(
-    r"^(?:\((?:EngineCore|Worker)[^)]*\) (?:ERROR [^\]]*\] )?)?([A-Za-z_][\w.]*(?:Error|Exception): .+)$", re.MULTILINE
+    r"^(?:\((?:EngineCore|Worker)[^)]*\) (?:ERROR [^\]]*\] )?)?([A-Za-z_][\w.]*(?:Error|Exception)): (.+)$",
+    re.MULTILINE,
 )
 _WORKER_DIED = re.compile(r"Worker proc (\S+) died unexpectedly \(exit code: (-?\d+)\)")
-_CONSEQUENCE = re.compile(
-    r"EngineDeadError|initialization failed|Executor failed|Worker failed with error|\bcancelled$"
-)
-"""Errors that follow from the death of another process."""
+_RELAYED = "Worker failed with error '"
+"""Beginning of the message of a RuntimeError that repeats a worker's error (v1/executor/multiproc_executor.py)."""
 
 
 class RootCause:
@@ -40,17 +40,28 @@ class RootCause:
     def __exit__(self, _kind: object, error: BaseException | None, _trace: object) -> None:
         if not isinstance(error, Exception) or not _is_engine_death(error):
             return
-        log = _log_tail()
-        raised = [line for line in _RAISED.findall(log) if not _CONSEQUENCE.search(line)]
-        # Prefer a primary error to one that reports a lost peer.
-        raised = [line for line in raised if not is_secondary(RuntimeError(line))] or raised
-        if raised:
-            kind, _, text = raised[-1].partition(": ")
-            if kind == "ValueError":
-                raise ValueError(text) from error
-            raise RuntimeError(f"vLLM's engine failed with {raised[-1]}") from error
-        for name, code in _WORKER_DIED.findall(log)[-1:]:
-            raise process_died(name, int(code)) from error
+        cause = _root_cause(_log_tail())
+        if cause is not None:
+            raise cause from error
+
+
+def _root_cause(log: str) -> Exception | None:
+    """Return the last error that the engine's processes printed, if possible not one that reports a lost peer."""
+    printed = [(ErrorFacts.from_printed(*one), ": ".join(one)) for one in _RAISED.findall(log)]
+    printed = [(facts, line) for facts, line in printed if not _is_consequence(facts)]
+    primary = [(facts, line) for facts, line in printed if not facts.is_secondary]
+    died = [process_died(name, int(code)) for name, code in _WORKER_DIED.findall(log)][-1:]
+    if primary:
+        return _printed_error(*primary[-1])
+    if died and died[0].failure == Failure.KILLED:
+        return died[0]
+    return _printed_error(*printed[-1]) if printed else next(iter(died), None)
+
+
+def _printed_error(facts: ErrorFacts, line: str) -> Exception:
+    if facts.types[0] == "builtins.ValueError":
+        return ValueError(facts.message)
+    return ProcessDiedError(f"vLLM's engine failed with {line}", failure=facts.failure, is_secondary=facts.is_secondary)
 
 
 def process_died(name: str, code: int | None) -> ProcessDiedError:
@@ -62,7 +73,12 @@ def process_died(name: str, code: int | None) -> ProcessDiedError:
 
 
 def _is_engine_death(error: Exception) -> bool:
-    return isinstance(error, ProcessDiedError) or _CONSEQUENCE.search(f"{type(error).__name__}: {error}") is not None
+    return isinstance(error, ProcessDiedError) or _is_consequence(ErrorFacts.from_exception(error))
+
+
+def _is_consequence(facts: ErrorFacts) -> bool:
+    """Whether an error follows from the death of another process of the engine, or repeats its error."""
+    return facts.is_engine_death or facts.message.startswith(_RELAYED)
 
 
 def _log_tail() -> str:

@@ -1,8 +1,7 @@
 """Watchdog in each vLLM worker process (0.32): exit if the engine's root process or the worker failed.
 
-vLLM imports this module in each worker before process group initialization (`worker_extension_cls`). It is needed
-because vLLM's workers detect the death of their parent only after their set-up, and because an error on a rank that
-returns no output leaves the other ranks waiting.
+It is needed because vLLM's workers detect the death of their parent only after their set-up, and because an error on a
+rank that returns no output leaves the other ranks waiting.
 """
 
 from __future__ import annotations
@@ -10,7 +9,7 @@ from __future__ import annotations
 import logging
 import os
 import threading
-import time
+from typing import Any, Self
 
 from hpcq.core.processes import is_alive
 
@@ -24,7 +23,51 @@ _FAILURE_MESSAGE = "WorkerProc hit an exception"
 
 
 class WorkerExtension:
-    """Mixin that vLLM adds to its worker class. Empty: importing this module starts the watchdog."""
+    """Mixin that vLLM adds to its worker class (`worker_extension_cls`): each worker owns a watchdog.
+
+    `__new__` starts it, because `WorkerBase.__init__` of vLLM does not call the `__init__` of its other base classes.
+    vLLM creates the worker before it initializes the device, joins the process groups and loads the model.
+    """
+
+    hpcq_watchdog: Watchdog
+
+    def __new__(cls, *_arguments: Any, **_settings: Any) -> Self:
+        """Create the worker and start its watchdog."""
+        worker = super().__new__(cls)
+        worker.hpcq_watchdog = Watchdog(os.environ[ROOT_VARIABLE])
+        worker.hpcq_watchdog.start()
+        return worker
+
+
+class Watchdog:
+    """Thread and log handler that exit this process.
+
+    Args:
+        root: Identity of the process that this one must not outlive.
+    """
+
+    def __init__(self, root: str) -> None:
+        self._root = root
+        self._stopped = threading.Event()
+        self._thread = threading.Thread(target=self._exit_with_root, name="hpcq-watchdog", daemon=True)
+        self._handler = _ExitOnFailure()
+
+    def start(self) -> None:
+        """Start to watch."""
+        logging.getLogger("vllm").addHandler(self._handler)
+        self._thread.start()
+
+    def stop(self) -> None:
+        """Stop to watch, and wait until the thread has ended."""
+        logging.getLogger("vllm").removeHandler(self._handler)
+        self._stopped.set()
+        self._thread.join()
+
+    def _exit_with_root(self) -> None:
+        while is_alive(self._root):
+            if self._stopped.wait(_INTERVAL_S):
+                return
+        os._exit(1)
 
 
 class _ExitOnFailure(logging.Handler):
@@ -33,14 +76,3 @@ class _ExitOnFailure(logging.Handler):
     def emit(self, record: logging.LogRecord) -> None:
         if str(record.msg).startswith(_FAILURE_MESSAGE):
             threading.Timer(_REPLY_GRACE_S, os._exit, (1,)).start()
-
-
-def _exit_with_root(root: str) -> None:
-    while is_alive(root):
-        time.sleep(_INTERVAL_S)
-    os._exit(1)
-
-
-if root := os.environ.get(ROOT_VARIABLE):
-    threading.Thread(target=_exit_with_root, args=(root,), name="watchdog", daemon=True).start()
-    logging.getLogger("vllm").addHandler(_ExitOnFailure())

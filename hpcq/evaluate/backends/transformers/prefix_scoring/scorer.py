@@ -19,7 +19,7 @@ from hpcq.evaluate.backends.transformers.prefix_scoring.self_check import (
     unquantized_activations,
     unsupported_reason,
 )
-from hpcq.evaluate.prefix.batching import Budget
+from hpcq.evaluate.prefix.batching import PREFIX_CACHE_SHARE, Budget
 from hpcq.evaluate.prefix.planner import plan_passes, restrict
 from hpcq.evaluate.prefix.radix_tree import TokenRequest
 from hpcq.evaluate.prefix.token_counts import TokenCounts, count_tokens
@@ -27,7 +27,6 @@ from hpcq.evaluate.prefix.tokenization import encode_pairs, token_requests
 
 # KV that exists at one time. It depends on the kind of machine, not on its free memory, so that all shards are equal.
 _KV_BYTES_ON_CPU = 2**31
-_KV_FRACTION_OF_GPUS = 1 / 16
 _MAX_KV_TOKENS = 65_536
 
 # Raised by models that do not support a call with a cache, positions and a mask.
@@ -139,7 +138,7 @@ def _make_budget(kv_bytes_per_token: int, *, on_gpu: bool, share: float, is_offl
         )
     devices = range(1 if is_offloaded else torch.cuda.device_count())
     total = sum(torch.cuda.get_device_properties(device).total_memory for device in devices)
-    kv_tokens = min(_MAX_KV_TOKENS, int(total * _KV_FRACTION_OF_GPUS) // kv_bytes_per_token)
+    kv_tokens = min(_MAX_KV_TOKENS, int(total * PREFIX_CACHE_SHARE) // kv_bytes_per_token)
     return Budget(
         max_kv_tokens=int(kv_tokens * share),
         max_batch_tokens=int(8_192 * share),

@@ -9,7 +9,7 @@ from functools import cache
 
 from hpcq.catalog.gpus import gpu_names
 from hpcq.catalog.models import find_model_shape, model_ids
-from hpcq.catalog.schemes import find_scheme, fitting_group_size
+from hpcq.catalog.schemes import find_scheme, with_fitting_group_size
 from hpcq.manifest.profiles import GpuClass, Profile
 from hpcq.plan.memory.gpu_memory import TYPICAL_LENGTH, MemoryDemand
 from hpcq.plan.placement.place import PlacementError, place_evaluation
@@ -45,9 +45,7 @@ def cell(model: str, scheme_name: str, gpu: str) -> str:
     shape, scheme = find_model_shape(model), find_scheme(scheme_name)
     if shape is None or scheme is None:
         return DOES_NOT_FIT
-    if scheme.granularity == "group":
-        size = fitting_group_size(scheme, shape)
-        scheme = find_scheme(f"{scheme_name}-g{size}") or scheme
+    scheme = with_fitting_group_size(scheme, shape)
     demand = _DEMAND if shape.context_length >= TYPICAL_LENGTH else MemoryDemand(length=shape.context_length)
     try:
         requirements = EvaluationRequirements(model=shape, scheme=scheme, backend="vllm", demand=demand)

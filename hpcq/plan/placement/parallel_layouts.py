@@ -34,7 +34,7 @@ def parallel_layouts(
         return
     most = 1 if splitting is Splitting.NONE else gpu_class.gpus_per_node
     for gpus in range(1, most + 1):
-        parallelism = Parallelism(tensor=gpus) if is_tensor else Parallelism(pipeline=gpus)
+        parallelism = Parallelism(tensor=gpus) if is_tensor else Parallelism(pipeline=gpus, is_by_bytes=True)
         yield Shape(gpu_class=name, gpus_per_node=gpus, tensor_parallel=parallelism.tensor), parallelism
     if not is_tensor:
         return

@@ -130,7 +130,7 @@ class Estimator:
         Raises:
             PlacementError: There is none.
         """
-        model, scheme, calibration = self.resolved.shapes.get(variant.model.id), variant.scheme, variant.calibration
+        model, scheme, calibration = self.resolved.shapes.get(variant.model), variant.scheme, variant.calibration
         candidates = []
         for placement in quantization_placements(self.resolved.profile, model, scheme, calibration):
             cost = None

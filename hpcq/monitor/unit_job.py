@@ -1,0 +1,54 @@
+"""Last job of a unit: its submission joined with what Slurm reports of the job."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+from hpcq.core.work import UnitState
+from hpcq.slurm.jobs import SlurmJob
+
+_LAUNCH_FAILED = "launch failed requeued held"
+
+
+@dataclass(frozen=True, kw_only=True)
+class UnitJobStatus:
+    """State of a unit's last job.
+
+    Attributes:
+        job_id: Id in Slurm's notation: '100', or '100_7' for an element of an array.
+        array: Name of its array in the plan.
+        log: Path of the job's output from before the unit started.
+        job: What Slurm reports. None: Slurm no longer knows the job.
+    """
+
+    job_id: str
+    array: str
+    log: str = ""
+    job: SlurmJob | None = None
+
+    @property
+    def state(self) -> UnitState | None:
+        """State of the job; None if Slurm no longer knows it."""
+        return self.job.state.unit_state if self.job else None
+
+    @property
+    def reason(self) -> str | None:
+        """State and reason in Slurm's words."""
+        if self.job is None:
+            return None
+        return f"{self.job.state}, {self.job.reason}" if self.job.reason else str(self.job.state)
+
+    @property
+    def array_job_id(self) -> str:
+        """Job id of the whole array."""
+        return self.job_id.partition("_")[0]
+
+    @property
+    def is_live(self) -> bool:
+        """Whether the job is pending or running."""
+        return self.state in (UnitState.PENDING, UnitState.RUNNING)
+
+    @property
+    def is_held(self) -> bool:
+        """Whether Slurm failed to start the job (failed prolog, faulty node) and holds it until it is released."""
+        return self.job is not None and self.state is UnitState.PENDING and self.job.reason == _LAUNCH_FAILED

@@ -1,0 +1,88 @@
+"""Next submission of a run: the arrays that `submit` would create now, from the plan, the store and the queue."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+
+from hpcq.core.work import UnitKind, UnitState
+from hpcq.monitor.status import ACTIVE_STATES, RunStatus, run_status
+from hpcq.monitor.unit_job import UnitJobStatus
+from hpcq.plan.arrays import make_arrays
+from hpcq.plan.units import PlannedArray, PlannedUnit
+from hpcq.run.run import LoadedRun
+
+
+@dataclass(frozen=True, kw_only=True)
+class NextSubmission:
+    """What `submit` would submit now.
+
+    Attributes:
+        status: State of each unit of the run.
+        arrays: The arrays, in the order of their submission.
+    """
+
+    status: RunStatus
+    arrays: tuple[PlannedArray, ...]
+
+
+def next_submission(
+    loaded: LoadedRun, jobs: Mapping[str, UnitJobStatus], *, retry_failed: bool = False, unattended: bool = False
+) -> NextSubmission:
+    """Return what `submit` would submit now. `plan`, `submit --dry-run` and `submit` all call this.
+
+    Args:
+        loaded: The run.
+        jobs: The units' jobs in Slurm; empty if the run was not submitted to Slurm.
+        retry_failed: Include units that have failed permanently.
+        unattended: Exclude units that are on hold until the user fixes their cause.
+    """
+    current = run_status(loaded.layout, loaded.plan.units, jobs)
+    units = _units_to_submit(loaded, current, jobs, retry_failed=retry_failed, unattended=unattended)
+    # Nothing may depend on a job whose result is on disk: Slurm may have requeued it, or even hold it.
+    done = {unit.id for unit in current.units if unit.state is UnitState.DONE}
+    active_arrays = {unit_id: job.array for unit_id, job in jobs.items() if job.is_live and unit_id not in done}
+    return NextSubmission(status=current, arrays=make_arrays(units, loaded.profile, active_arrays=active_arrays))
+
+
+def _units_to_submit(
+    loaded: LoadedRun,
+    current: RunStatus,
+    jobs: Mapping[str, UnitJobStatus],
+    *,
+    retry_failed: bool,
+    unattended: bool,
+) -> list[PlannedUnit]:
+    """Return the units to submit: neither done nor active, and neither they nor their dependencies are excluded.
+
+    Units that have failed permanently are excluded unless `retry_failed` is set. Units on hold are excluded if
+    `unattended` is set. The merge is submitted with every evaluation.
+    """
+    states = {unit.id: unit.state for unit in current.units}
+    finished_or_active = {unit_id for unit_id, state in states.items() if state in (UnitState.DONE, *ACTIVE_STATES)}
+    finished_or_active -= _orphans(current, jobs)
+    excluded = {
+        unit.id
+        for unit in current.units
+        if (unit.has_failed_permanently and not retry_failed) or (unit.is_on_hold and unattended)
+    }
+    chosen: list[PlannedUnit] = []
+    has_evaluation = False
+    for unit in loaded.plan.units:
+        wanted = unit.id not in finished_or_active
+        if unit.kind is UnitKind.MERGE:
+            wanted |= has_evaluation
+        else:
+            wanted &= excluded.isdisjoint((unit.id, *unit.depends_on))
+            has_evaluation |= wanted and unit.kind is UnitKind.EVALUATE
+        if wanted:
+            chosen.append(unit)
+    return chosen
+
+
+def _orphans(current: RunStatus, jobs: Mapping[str, UnitJobStatus]) -> set[str]:
+    """Return the local units that still run although the command that started them was killed: `submit` stops them."""
+    if current.is_locked:
+        return set()
+    live_jobs = {unit_id for unit_id, job in jobs.items() if job.is_live}
+    return {unit.id for unit in current.units if unit.state is UnitState.RUNNING and unit.id not in live_jobs}
