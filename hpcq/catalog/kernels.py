@@ -85,6 +85,12 @@ def has_kernels(backend: str) -> bool:
     return any(kernel.backend == backend for kernel in _all_kernels())
 
 
+def is_cpu_only(backend: str) -> bool:
+    """Return whether all kernels of the back end are for CPUs, so that it needs no GPU where a node has some."""
+    own = [kernel for kernel in _all_kernels() if kernel.backend == backend]
+    return bool(own) and all(kernel.min_capability is None for kernel in own)
+
+
 def backend_title(backend: str) -> str:
     """Return the back end's name with the version from which its rows were read."""
     return backends()[backend].title

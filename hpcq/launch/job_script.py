@@ -108,7 +108,7 @@ def _write_metadata(folder: Path, plugin: Plugin) -> None:
     info = folder / f"{name}-{plugin.version}.dist-info"
     points = [f"[{group}]\n{point} = {value}\n" for group, point, value in plugin.entry_points]
     metadata = f"Metadata-Version: 2.1\nName: {plugin.distribution}\nVersion: {plugin.version}\n"
-    info.mkdir(exist_ok=True)
+    info.mkdir(mode=0o700, exist_ok=True)
     for file_name, text in (("entry_points.txt", "".join(points)), ("METADATA", metadata)):
         write_text(info / file_name, text)
     for other in folder.glob(f"{name}-*.dist-info"):

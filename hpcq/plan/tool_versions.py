@@ -37,7 +37,9 @@ def versions_of(tool: ToolInfo, environment: str, resolved: ResolvedManifest) ->
         relevant = (*tool.distributions, *tool.alternative_builds)
         found = {name: version for name, version in recorded.items() if name in relevant}
     elif environment == environments.CORE_ENVIRONMENT and not environments.IS_CHECKOUT:
-        found = _installed(tool, environment, str(environments.interpreter(environment)))
+        settings = resolved.profile.environments.get(environment)
+        python = (settings and settings.python) or str(environments.interpreter(environment))
+        found = _installed(tool, environment, python)
     elif environment in environment_names():
         found = _locked(tool, environment)
     else:

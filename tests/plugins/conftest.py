@@ -1,8 +1,9 @@
-"""Fixture: installs a small plug-in, so that a test can change its declaration."""
+"""Fixtures: a small plug-in, whose declaration a test can change, and the process's umask."""
 
 from __future__ import annotations
 
-from collections.abc import Callable
+import os
+from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import pytest
@@ -42,6 +43,14 @@ scorer = their_package.tool:Scorer
 """
 
 Install = Callable[..., Path]
+
+
+@pytest.fixture(autouse=True)
+def _umask() -> Iterator[None]:
+    """Restore the umask, which the command line sets for the whole process."""
+    before = os.umask(0o022)
+    yield
+    os.umask(before)
 
 
 @pytest.fixture

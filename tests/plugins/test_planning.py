@@ -237,6 +237,14 @@ def test_gpus_are_planned_as_the_back_end_splits_a_model(
     assert {(one.shape.nodes, one.shape.gpus_per_node) for one in found} == shapes
 
 
+def test_a_back_end_with_kernels_for_cpus_takes_no_gpu(install: Install) -> None:
+    """A back end without kernels for GPUs runs on the cores of nodes that have some."""
+    install()
+    Path("here.toml").write_text(PROFILE + 'gpu = "A100-80"\ngpus_per_node = 4\n')
+    unit, _ = evaluation(plan())
+    assert (unit.shape.gpu_class, unit.shape.gpus, unit.kernel) == ("cpu", 0, "scoring")
+
+
 def test_a_job_finds_the_plug_in_by_its_entry_points(install: Install, tmp_path: Path) -> None:
     """A run's package folder has hpcq and the plug-in, with the version that is installed now; no other remains."""
     for version in ("1.5", "1.6"):

@@ -19,6 +19,7 @@ from hpcq.catalog.kernels import (
     find_kernels,
     format_capability,
     has_kernels,
+    is_cpu_only,
     supports_architecture,
 )
 from hpcq.catalog.models import ModelShape
@@ -203,7 +204,7 @@ def _all_placements(
 
 def _evaluation_on(name: str, offer: GpuClass, requirements: EvaluationRequirements) -> list[Placement] | Rejection:
     gpu = offer.gpu_spec
-    if gpu is None:
+    if gpu is None or is_cpu_only(requirements.backend):
         return _evaluation_on_cpus(name, offer, requirements)
     kernel = find_kernel(requirements.backend, requirements.scheme, gpu.compute_capability)
     if kernel is None and has_kernels(requirements.backend):
