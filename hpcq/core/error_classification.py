@@ -2,8 +2,8 @@
 
 Libraries are not imported: their exceptions are recognized by the qualified names of their classes. A message is read
 only where a library raises one type for many causes; then it must begin with a marker that the library writes, and the
-table has the marker's source. An error that may have several causes is a BUG. A lost connection is CONNECTION_LOST, which
-is retried, and never a NODE_FAULT, which would exclude a node for hours.
+table has the marker's source. An error that may have several causes is a BUG. A lost connection is CONNECTION_LOST,
+which is retried, and never a NODE_FAULT, which would exclude a node for hours.
 """
 
 from __future__ import annotations
