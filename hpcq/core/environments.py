@@ -1,4 +1,4 @@
-"""Python environments built from the lock files in `modules/`: location, contents, creation with uv.
+"""Python environments of the lock files in `modules/`: location, pinned versions, whether they exist.
 
 Runs before anything is installed and therefore needs only the standard library. `python -m hpcq.core.environments NAME`
 creates an environment if it does not exist and prints the path of its interpreter.

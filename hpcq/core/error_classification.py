@@ -1,4 +1,4 @@
-"""Failure classes of exceptions, from their types, error codes and errno.
+"""Classification of exceptions: the failure class that follows from type, error code and errno.
 
 Libraries are not imported: their exceptions are recognized by the qualified names of their classes. A message is read
 only where a library raises one type for many causes; then it must begin with a marker that the library writes, and the

@@ -1,4 +1,4 @@
-"""Failure classes of attempts, and the exit code of each class.
+"""Enum of the failure classes of attempts, and the exit code of each class.
 
 `hpcq.core.error_classification` classifies exceptions. What happens after a failure is decided in
 `hpcq.launch.recovery.retry_policy`.

@@ -1,4 +1,4 @@
-"""Installer of Python environments: uv, exact versions with hashes, from the package indexes that pip uses.
+"""Creation of a Python environment with uv: exact versions with hashes, from the package indexes that pip uses.
 
 Runs before anything is installed, so it needs the standard library alone. uv (0.13) reads no configuration of pip, but
 pip's is the one that sites maintain, so index, find-links, certificate and proxy are passed on from it.

@@ -1,4 +1,4 @@
-"""Values of an attempt record: its launcher, its outcome, and the retry action that follows from a failure."""
+"""Enums of the attempt record: launcher, outcome, and the action that the retry policy chose."""
 
 from __future__ import annotations
 

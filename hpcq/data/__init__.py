@@ -1,4 +1,4 @@
-"""Files at the top of the repository that the program reads at run time: batch shell, lock files, manifests.
+"""Files that the program reads at run time: `sbatch/` (shell of a job), `modules/` (lock files), `manifests/`.
 
 Each is a link to its folder, which a wheel replaces with a copy, so that one path is right in a checkout and where hpcq
 is installed.

@@ -1,4 +1,4 @@
-"""State in Slurm of each submitted unit: joins the queue (one squeue call) with the records of submissions."""
+"""Query of the last jobs of all units: one squeue call, joined with the records of submissions."""
 
 from __future__ import annotations
 

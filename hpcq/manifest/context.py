@@ -1,4 +1,4 @@
-"""Context of a manifest: everything that its names refer to, looked up once for checks, resolver and lock file."""
+"""Context of a manifest: the results of all look-ups, made once and shared by checks, resolver and lock file."""
 
 from __future__ import annotations
 

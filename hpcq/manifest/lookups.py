@@ -1,4 +1,4 @@
-"""Look up the names in a manifest (folders, model shapes, schemes, tasks) in the catalog and the file system.
+"""Functions that look up one name of a manifest (folder, model shape, scheme, task) in catalog and file system.
 
 None means that a name is unknown: checks.py reports it before resolver.py runs. context.py looks up every name once.
 """

@@ -1,4 +1,4 @@
-"""Last job of a unit: its submission joined with what Slurm reports of the job."""
+"""Record of the last job of a unit, as `hpcq status` shows it."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Store of finished blocks of an unfinished checkpoint: committed one by one, restored after a kill.
+"""Files of the finished blocks of an unfinished checkpoint: written one by one, read again after a kill.
 
 The metadata of a block's file has a digest of the file and the digest of the preceding block. So the blocks form a
 chain that begins with their origin. A block is not used if it is truncated or modified, if it belongs to another

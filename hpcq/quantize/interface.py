@@ -1,4 +1,4 @@
-"""Interface of the quantizers.
+"""Interface of the quantizers: what a tool receives and must do, for built-in tools and plug-ins.
 
 A third party registers one as an entry point in the group `hpcq.quantizers`: `my-tool = my_package.module:MyQuantizer`,
 called without arguments. Its declaration is described in hpcq/catalog/plugins.py.

@@ -1,4 +1,4 @@
-"""Resumable calibration for llmcompressor 0.14: blocks are committed when done and restored after a kill.
+"""Calibration pipeline for llmcompressor 0.14 that skips the blocks in the block store.
 
 llmcompressor cannot resume a calibration (requested in 2025, issue 1410). But it has a registry of calibration
 pipelines, from which `oneshot(pipeline=…)` selects one by name. This pipeline calls the same public functions in the

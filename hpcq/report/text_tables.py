@@ -1,4 +1,4 @@
-"""Plain-text tables, laid out by rich without colours: the same on a terminal, in a pipe and in a file."""
+"""Layout of plain-text tables by rich, without colours: the same on a terminal, in a pipe and in a file."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Plan and submit a run: which units are missing, the arrays for them, and the launcher that runs them."""
+"""Submission of a run: take its lock, run the checks, write its folder, call the launcher."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Calls of Slurm's commands, and what they report about the cluster as a whole.
+"""Run a Slurm command with a timeout and clear errors; facts about the whole cluster (name, MaxArraySize).
 
 All clients are called with a timeout, because they block forever if the controller is down.
 """

@@ -1,4 +1,4 @@
-"""A job as Slurm reports it, and the states of jobs."""
+"""One job as Slurm reports it, and the table of Slurm's job states."""
 
 from __future__ import annotations
 

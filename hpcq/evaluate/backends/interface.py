@@ -1,4 +1,4 @@
-"""Interface of the back ends that answer requests.
+"""Interface of the back ends: how requests are answered, for built-in engines and plug-ins.
 
 A third party registers one as an entry point in the group `hpcq.backends`: `my-engine = my_package.module:MyBackend`,
 called with an `EvaluateWork`. Its declaration is described in hpcq/catalog/plugins.py.

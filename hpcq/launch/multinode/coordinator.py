@@ -1,4 +1,4 @@
-"""Rank-0 coordinator of a multi-node unit: start the other nodes, collect errors, shut down.
+"""Rank-0 coordinator of a multi-node unit: wait for the other nodes, start them, collect their errors, shut down.
 
 What the nodes compute together is the back end's business.
 """

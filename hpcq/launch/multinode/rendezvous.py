@@ -1,4 +1,4 @@
-"""Rendezvous of the nodes of a unit: files in a shared folder, node addresses from Slurm, free ports."""
+"""Rendezvous of the nodes of a unit, with its timeout: files in a shared folder, addresses from Slurm, free ports."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Requirements of an evaluation on its placement: back end, parallelism, and the memory needed to start."""
+"""Requirements of an evaluation on its placement: back end, fixed parallel sizes, and the memory needed to start."""
 
 from __future__ import annotations
 
