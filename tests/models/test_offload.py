@@ -16,8 +16,8 @@ from hpcq.catalog.gpus import find_gpu
 from hpcq.catalog.models import find_model_shape
 from hpcq.catalog.packages import staged_dataset_path, staged_model_path
 from hpcq.core.attempts import Attempt, AttemptRecord, utc_now
-from hpcq.core.errors import StorageError, WorkerError
 from hpcq.core.error_classification import classify_error
+from hpcq.core.errors import StorageError, WorkerError
 from hpcq.core.failures import Failure
 from hpcq.core.work import EvaluateWork, Model, Offload, QuantizeWork, Scheme, Task, Variant
 from hpcq.evaluate.backends.transformers.backend import AccelerateBackend
