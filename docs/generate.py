@@ -21,10 +21,9 @@ _END_OF_SENTENCE = re.compile(r"(?<=[.!?])\s+(?=[A-Z`])")
 
 def generated_parts() -> Mapping[Path, str]:
     """Return the generated part of each document."""
-    from hpcq.plan.placement.fit_table import fit_table
-
     from hpcq.manifest import Manifest, Profile
     from hpcq.manifest.schema_docs import reference
+    from hpcq.plan.placement.fit_table import fit_table
 
     return {
         ROOT / "CONTRIBUTING.md": module_list(ROOT / "hpcq"),
