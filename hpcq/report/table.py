@@ -1,4 +1,4 @@
-"""Pivoted table of a report: one line per variant, one column per task; digits and signs of numbers. All cells are text."""
+"""Pivoted table of a report: one line per variant, one column per task; digits and signs of numbers."""
 
 from __future__ import annotations
 
