@@ -6,7 +6,7 @@ ARGS ?=
 
 # These tests need torch and lm-eval, and run in the environment 'transformers'; most others run in 'core'.
 WORKER_TESTS = tests/models tests/unit/evaluate tests/unit/quantize tests/unit/stage tests/faults/test_quantize_kills.py
-# Tests of the vLLM back end run in the environment 'vllm-cpu'.
+# Tests of the vLLM backend run in the environment 'vllm-cpu'.
 VLLM_TESTS = tests/vllm
 
 ENVIRONMENT = $(PYTHON) -m hpcq.core.environments
@@ -40,7 +40,7 @@ test: environments environments-vllm
 	{ "$$core" -m pytest tests $(addprefix --ignore=,$(WORKERS) $(VLLM_TESTS)) $(ARGS); check $$?; } && \
 	echo 'Testing the workers: $(WORKERS)' && \
 	{ "$$transformers" -m pytest $(WORKERS) $(ARGS); check $$?; } && \
-	echo 'Testing the vLLM back end: $(VLLM_TESTS)' && \
+	echo 'Testing the vLLM backend: $(VLLM_TESTS)' && \
 	{ "$$vllm" -m pytest $(VLLM_TESTS) $(ARGS); check $$?; } && \
 	exit $$failed
 

@@ -1,6 +1,6 @@
 """Cost of continuous checkpoints in an evaluation: commits every 30 s and every second, compared with rows in memory.
 
-Two back ends: the synthetic one, which sleeps as a GPU would compute (50 requests/s), and a loop of numpy and Python
+Two backends: the synthetic one, which sleeps as a GPU would compute (50 requests/s), and a loop of numpy and Python
 that is never idle, so that checkpoints take time from it. The first is measured in wall-clock time, the second in
 processor time. On a shared machine both ratios vary by more than checkpoints cost, so the share of seconds inside
 commits is printed as well. In wall-clock time this share is an upper bound of the cost, because commits run in parallel
@@ -36,7 +36,7 @@ Add = Callable[[RequestKey, Response], object]
 
 
 def synthetic() -> Answer:
-    """Return the synthetic back end with 20 ms per request."""
+    """Return the synthetic backend with 20 ms per request."""
     scheme = Scheme(name="bf16", tool="none", method="none", weights="bf16", activations="bf16")
     work = EvaluateWork(
         variant=Variant(model=Model(id="org/model"), scheme=scheme),
@@ -160,7 +160,7 @@ def compare(name: str, make: Callable[[], Answer], clock: Callable[[], float]) -
 
 
 def main() -> None:
-    """Measure both back ends at the same time: one of them sleeps."""
+    """Measure both backends at the same time: one of them sleeps."""
     sleeping = multiprocessing.Process(target=compare, args=("synthetic, wall clock", synthetic, time.perf_counter))
     sleeping.start()
     compare("computed, processor time", computed, time.process_time)

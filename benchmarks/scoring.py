@@ -1,6 +1,6 @@
-"""Cost of scoring with the transformers back end, compared with lm-eval's own back end on the same documents.
+"""Cost of scoring with the transformers backend, compared with lm-eval's own backend on the same documents.
 
-SmolLM2-135M in float32 on one thread. Both back ends use the same loaded model and take turns, one group of documents
+SmolLM2-135M in float32 on one thread. Both backends use the same loaded model and take turns, one group of documents
 after the other; the ratio of a task is the median of its groups. Times are processor seconds, which other work on the
 machine affects least. lm-eval gets its best batch size here: 4 for short prompts, 1 for long ones and for generation.
 
@@ -51,9 +51,9 @@ class Case:
         groups: Groups of requests; each is answered in one call.
         every: lm-eval answers every n-th document of a group.
         batch_size: lm-eval's best batch size.
-        seconds: Seconds per group, by back end.
+        seconds: Seconds per group, by backend.
         difference: Largest difference of log-likelihoods.
-        is_equal: Both back ends give the same answers (texts, greedy flags).
+        is_equal: Both backends give the same answers (texts, greedy flags).
         counts: Token counts of hpcq.
     """
 
@@ -110,7 +110,7 @@ def cases() -> list[Case]:
 
 
 def backend() -> Any:
-    """Return the loaded back end."""
+    """Return the loaded backend."""
     from hpcq.evaluate.backends.transformers.backend import AccelerateBackend
 
     model = str(staged_model_path(MODEL_ID))
@@ -132,7 +132,7 @@ def backend() -> Any:
 
 
 def theirs(made: Any, group: RequestGroup, batch_size: int) -> list[Any]:
-    """Return the answers of lm-eval's own back end, with the same loaded model."""
+    """Return the answers of lm-eval's own backend, with the same loaded model."""
     lm = made._lm  # noqa: SLF001
     lm.batch_size_per_gpu = batch_size
     return getattr(lm, group[0].kind)([request.instance for request in group], disable_tqdm=True)
@@ -147,7 +147,7 @@ def ours(made: Any, group: RequestGroup) -> list[Any]:
 
 
 def measure(made: Any, case: Case) -> None:
-    """Measure both back ends in turns."""
+    """Measure both backends in turns."""
     scorer = made._scorer  # noqa: SLF001
     scorer.counts = TokenCounts()
     for group in case.groups:
@@ -172,7 +172,7 @@ def peak_memory_bytes(name: str, kv_tokens: int = 0) -> int:
     """Return the peak memory of a new process that answers with `name`.
 
     Args:
-        name: The back end.
+        name: The backend.
         kv_tokens: KV cache budget of hpcq; 0: the default.
     """
     command = [sys.executable, __file__, MEASURE_MEMORY, name, str(kv_tokens)]

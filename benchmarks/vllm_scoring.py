@@ -1,6 +1,6 @@
-"""Cost of scoring with the vLLM back end, compared with lm-eval's own vLLM back end on the same documents.
+"""Cost of scoring with the vLLM backend, compared with lm-eval's own vLLM backend on the same documents.
 
-SmolLM2-135M in float32 on one thread. A process can have one engine, so each back end has its own process. They take
+SmolLM2-135M in float32 on one thread. A process can have one engine, so each backend has its own process. They take
 turns, one group of documents after the other; the ratio of a task is the median of its groups. Times are processor
 seconds, which other work on the machine affects least. lm-eval submits all requests of a group together (batch size
 "auto"), which is its fastest setting. In tasks with one block of examples before all questions it answers some of them,
@@ -65,7 +65,7 @@ class Case:
         ours_s: Seconds of hpcq per group.
         theirs_s: Seconds of lm-eval per group.
         difference: Largest difference of log-likelihoods.
-        is_equal: Both back ends give the same answers (texts, greedy flags).
+        is_equal: Both backends give the same answers (texts, greedy flags).
         prompt_tokens: Tokens of hpcq's prompts.
         cached_tokens: How many of these were read from vLLM's prefix cache.
     """
@@ -132,7 +132,7 @@ def cases() -> list[Case]:
 
 
 def our_backend(kv_cache_gib: float) -> tuple[Answer, Callable[[], tuple[int, int]]]:
-    """Return two functions of the loaded back end: one answers a group, one returns its prompt and cached tokens."""
+    """Return two functions of the loaded backend: one answers a group, one returns its prompt and cached tokens."""
     from hpcq.evaluate.backends.vllm.backend import VllmBackend
 
     model = str(staged_model_path(MODEL_ID))
@@ -160,7 +160,7 @@ def our_backend(kv_cache_gib: float) -> tuple[Answer, Callable[[], tuple[int, in
 
 
 def their_backend(kv_cache_gib: float) -> tuple[Answer, Callable[[], tuple[int, int]]]:
-    """Return the same for lm-eval's own back end, without token counts.
+    """Return the same for lm-eval's own backend, without token counts.
 
     lm-eval looks for a distribution named vllm, and vLLM identifies its CPU build by the suffix of the version.
     """
@@ -204,7 +204,7 @@ def serve(name: str) -> None:
 
 
 def start_process(name: str) -> subprocess.Popen[str]:
-    """Start the process of one back end, and wait until it is ready."""
+    """Start the process of one backend, and wait until it is ready."""
     quiet = subprocess.DEVNULL if not os.environ.get("HPCQ_BENCHMARK_DEBUG") else None
     process = subprocess.Popen(
         [sys.executable, __file__, name], stdin=subprocess.PIPE, stdout=subprocess.PIPE, stderr=quiet, text=True
@@ -224,7 +224,7 @@ def run_group(process: subprocess.Popen[str], number: int) -> dict[str, Any]:
 
 
 def measure(case: Case, first: int, ours: subprocess.Popen[str], theirs: subprocess.Popen[str]) -> dict[str, int]:
-    """Measure both back ends in turns, and return their peak memory in bytes."""
+    """Measure both backends in turns, and return their peak memory in bytes."""
     peaks = {OURS: 0, THEIRS: 0}
     for number, (group, sample) in enumerate(zip(case.groups, case.sample, strict=True), start=first):
         mine, other = run_group(ours, number), run_group(theirs, number)

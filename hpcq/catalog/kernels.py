@@ -1,4 +1,4 @@
-"""Kernels of each back end (kernels.toml, plug-ins): the schemes that they compute, the GPUs that they run on."""
+"""Kernels of each backend (kernels.toml, plugins): the schemes that they compute, the GPUs that they run on."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ class Kernel:
     """A kernel that multiplies quantized or unquantized weights.
 
     Attributes:
-        backend: The back end that has it.
+        backend: The backend that has it.
         name: Its name in plans.
         weights: Number formats of weights.
         activations: Number formats of activations.
@@ -81,23 +81,23 @@ def _supporting(backend: str, scheme: Scheme) -> Iterator[Kernel]:
 
 
 def has_kernels(backend: str) -> bool:
-    """Return whether the back end's kernels are known. The synthetic back end has none."""
+    """Return whether the backend's kernels are known. The synthetic backend has none."""
     return any(kernel.backend == backend for kernel in _all_kernels())
 
 
 def is_cpu_only(backend: str) -> bool:
-    """Return whether all kernels of the back end are for CPUs, so that it needs no GPU where a node has some."""
+    """Return whether all kernels of the backend are for CPUs, so that it needs no GPU where a node has some."""
     own = [kernel for kernel in _all_kernels() if kernel.backend == backend]
     return bool(own) and all(kernel.min_capability is None for kernel in own)
 
 
 def backend_title(backend: str) -> str:
-    """Return the back end's name with the version from which its rows were read."""
+    """Return the backend's name with the version from which its rows were read."""
     return backends()[backend].title
 
 
 def supports_architecture(backend: str, architecture: str | None) -> bool:
-    """Return False if the back end is known to have no code for the model architecture."""
+    """Return False if the backend is known to have no code for the model architecture."""
     return architecture not in backends()[backend].unsupported_architectures
 
 
@@ -112,7 +112,7 @@ def _all_kernels() -> tuple[Kernel, ...]:
 
 @lru_cache(maxsize=8)
 def _kernels(plugins: tuple[Plugin, ...]) -> tuple[Kernel, ...]:
-    """Return the kernels of the catalog, then those that each plug-in declares for its own back ends."""
+    """Return the kernels of the catalog, then those that each plugin declares for its own backends."""
     found = [make_record(Kernel, row) for row in catalog_rows("kernels.toml")["kernels"]]
     for plugin in plugins:
         own = tuple(name for name, info in backends().items() if info.plugin == plugin)
@@ -122,6 +122,6 @@ def _kernels(plugins: tuple[Plugin, ...]) -> tuple[Kernel, ...]:
             except RowError as error:
                 raise plugin.error(f"[[kernels]] number {number}: {error}") from error
             if kernel.backend not in own:
-                raise plugin.error(f"[[kernels]] number {number}: it has no back end '{kernel.backend}'")
+                raise plugin.error(f"[[kernels]] number {number}: it has no backend '{kernel.backend}'")
             found.append(kernel)
     return tuple(found)

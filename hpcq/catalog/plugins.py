@@ -1,7 +1,7 @@
-"""Installed plug-ins: distributions with entry points of hpcq, and the declaration of what they add.
+"""Installed plugins: distributions with entry points of hpcq, and the declaration of what they add.
 
 A declaration is the file hpcq-plugin.toml beside the module that an entry point names. It is data: the planner knows
-all about a plug-in, and imports none of its code.
+all about a plugin, and imports none of its code.
 """
 
 from __future__ import annotations
@@ -48,7 +48,7 @@ _TABLES = (*(group.table for group in Group), "kernels")
 
 @dataclass(frozen=True, kw_only=True)
 class Plugin:
-    """A distribution that adds quantizers, back ends or schemes.
+    """A distribution that adds quantizers, backends or schemes.
 
     Attributes:
         distribution: Its normalized name.
@@ -82,21 +82,21 @@ class Plugin:
 
     def error(self, problem: str) -> SetupError:
         """Return the error about a declaration that cannot be used."""
-        return SetupError(f"Plug-in {self.title}: {self.folder / DECLARATION}: {problem}. Correct or uninstall it.")
+        return SetupError(f"Plugin {self.title}: {self.folder / DECLARATION}: {problem}. Correct or uninstall it.")
 
 
 def installed_plugins() -> tuple[Plugin, ...]:
-    """Return the plug-ins of this interpreter, sorted by name.
+    """Return the plugins of this interpreter, sorted by name.
 
     Raises:
-        SetupError: A plug-in has no valid declaration.
+        SetupError: A plugin has no valid declaration.
     """
     return _installed(tuple(sys.path))
 
 
 @lru_cache(maxsize=8)
 def _installed(_path: tuple[str, ...]) -> tuple[Plugin, ...]:
-    """Find the plug-ins on the path, which is the key of the cache."""
+    """Find the plugins on the path, which is the key of the cache."""
     from importlib.metadata import entry_points
 
     found: dict[tuple[str, str, Path, Path], list[tuple[str, str, str]]] = defaultdict(list)
@@ -124,8 +124,8 @@ def _folders(point: EntryPoint, title: str) -> tuple[Path, Path]:
             return package, folder
     reason = f"the package '{top}' has no {DECLARATION}" if spec else f"the package '{top}' is not installed"
     raise SetupError(
-        f"Plug-in {title}: {reason}, which must be beside the module '{point.module}' of its entry point"
-        f" '{point.name}'. Correct or uninstall the plug-in."
+        f"Plugin {title}: {reason}, which must be beside the module '{point.module}' of its entry point"
+        f" '{point.name}'. Correct or uninstall the plugin."
     )
 
 
@@ -162,17 +162,17 @@ def _problems(plugin: Plugin, tables: Mapping[str, Any]) -> Iterator[str]:
 
 
 def lock_folder(environment: str) -> Path:
-    """Return the folder that contains the environment's lock file: a plug-in's, or else that of hpcq.
+    """Return the folder that contains the environment's lock file: a plugin's, or else that of hpcq.
 
     Raises:
-        SetupError: Two plug-ins have a lock file of that name, or hpcq and a plug-in have one.
+        SetupError: Two plugins have a lock file of that name, or hpcq and a plugin have one.
     """
     owners = [plugin for plugin in installed_plugins() if environment in environments.names(plugin.folder)]
     if owners and environment in environments.names():
         raise owners[0].error(f"its lock file has the name of hpcq's environment '{environment}': rename it")
     if len(owners) > 1:
         raise SetupError(
-            f"Plug-ins {owners[0].title} and {owners[1].title} both have a lock file of the environment"
+            f"Plugins {owners[0].title} and {owners[1].title} both have a lock file of the environment"
             f" '{environment}'. Uninstall one of them."
         )
     return owners[0].folder if owners else MODULES
@@ -186,6 +186,6 @@ def pinned_version(distribution: str, environment: str) -> str | None:
 
 
 def environment_names() -> tuple[str, ...]:
-    """Return the names of all environments with a lock file: those of hpcq, then those of plug-ins."""
+    """Return the names of all environments with a lock file: those of hpcq, then those of plugins."""
     of_plugins = (name for plugin in installed_plugins() for name in environments.names(plugin.folder))
     return tuple(dict.fromkeys((*environments.names(), *of_plugins)))

@@ -1,4 +1,4 @@
-"""Quantization schemes by name (schemes.toml, plug-ins), and whether a scheme fits a model's shape."""
+"""Quantization schemes by name (schemes.toml, plugins), and whether a scheme fits a model's shape."""
 
 from __future__ import annotations
 
@@ -36,7 +36,7 @@ def make_scheme(**fields: Any) -> Scheme:
 
 
 def scheme_names() -> tuple[str, ...]:
-    """Return the names of all schemes in the catalog and of plug-ins, without group sizes."""
+    """Return the names of all schemes in the catalog and of plugins, without group sizes."""
     return tuple(_schemes(installed_plugins()))
 
 
@@ -60,7 +60,7 @@ def find_scheme(name: str, custom: Mapping[str, Scheme] | None = None) -> Scheme
 
 
 def synthetic_scheme(scheme: Scheme, *, keep_method: bool = False) -> Scheme:
-    """Return the replacement of `scheme` with the synthetic back end: nothing is quantized.
+    """Return the replacement of `scheme` with the synthetic backend: nothing is quantized.
 
     Args:
         scheme: The scheme.
@@ -164,7 +164,7 @@ def _schemes(plugins: tuple[Plugin, ...]) -> dict[str, Scheme]:
 
 
 def _declared(name: str, row: dict[str, Any]) -> Scheme:
-    """Return a plug-in's scheme.
+    """Return a plugin's scheme.
 
     Raises:
         RowError: A field is invalid.

@@ -113,7 +113,7 @@ def find_task(name: str) -> TaskInfo | None:
 
 
 def synthetic_size(name: str, limit: int | None) -> tuple[int, int]:
-    """Return the number of documents of a task with the synthetic back end, and of requests per document."""
+    """Return the number of documents of a task with the synthetic backend, and of requests per document."""
     info = find_task(name)
     if info is None:
         return limit or _SYNTHETIC_DOCUMENTS, _SYNTHETIC_REQUESTS

@@ -1,4 +1,4 @@
-"""Registry of quantizers and back ends: hpcq's own (tools.toml) and those of installed plug-ins."""
+"""Registry of quantizers and backends: hpcq's own (tools.toml) and those of installed plugins."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ _FILE = "tools.toml"
 
 
 class Splitting(StrEnum):
-    """How a back end distributes a model over several GPUs.
+    """How a backend distributes a model over several GPUs.
 
     Attributes:
         NONE: It does not.
@@ -41,13 +41,13 @@ class ToolInfo:
 
     Attributes:
         name: Its name in a manifest.
-        environment: Python environment in which it runs: one of hpcq, one with a lock file beside the plug-in's
+        environment: Python environment in which it runs: one of hpcq, one with a lock file beside the plugin's
             declaration (`<environment>.lock.txt`), or one whose interpreter the cluster profile gives.
         distributions: Distributions of that environment whose version can change a result: they enter content
-            addresses, as does the plug-in's own.
+            addresses, as does the plugin's own.
         alternative_builds: Builds of the tool for different hardware; an environment contains one of them.
         startup_s: Seconds from the start of the process until weights are read.
-        plugin: The plug-in that declares it; None: hpcq.
+        plugin: The plugin that declares it; None: hpcq.
     """
 
     name: str
@@ -84,10 +84,10 @@ class QuantizerInfo(ToolInfo):
 
 @dataclass(frozen=True, kw_only=True)
 class BackendInfo(ToolInfo):
-    """A back end.
+    """A backend.
 
     Attributes:
-        title: Its name with the version to which the declaration applies; empty: the name and the plug-in's version.
+        title: Its name with the version to which the declaration applies; empty: the name and the plugin's version.
         cpu_environment: Environment of its CPU build, used if no node class with the role evaluate has GPUs.
         splitting: How it distributes a model over GPUs.
         spans_nodes: It runs on several nodes.
@@ -96,7 +96,7 @@ class BackendInfo(ToolInfo):
         decompresses: It converts quantized weights to 16 bits when it loads them.
         offloads: It can keep weights in host memory or on disk (`evaluate.offload`).
         has_engine_options: It takes `[evaluate.engine]`, with the sizes of the parallel layout.
-        fallback: Back end for models and schemes that this one does not support.
+        fallback: Backend for models and schemes that this one does not support.
         unsupported_architectures: Model architectures for which it has no code.
         prefill_efficiency: Share of a GPU's dense FLOP/s that prompts reach.
         layer_overhead_s: Python overhead per layer and generation step.
@@ -123,27 +123,27 @@ def quantizers() -> dict[str, QuantizerInfo]:
     """Return all quantizers by name, hpcq's own first. Do not modify it.
 
     Raises:
-        SetupError: The declaration of an installed plug-in is invalid.
+        SetupError: The declaration of an installed plugin is invalid.
     """
     return _quantizers(installed_plugins())
 
 
 def backends() -> dict[str, BackendInfo]:
-    """Return all back ends by name, hpcq's own first. Do not modify it.
+    """Return all backends by name, hpcq's own first. Do not modify it.
 
     Raises:
-        SetupError: The declaration of an installed plug-in is invalid.
+        SetupError: The declaration of an installed plugin is invalid.
     """
     return _backends(installed_plugins())
 
 
 def load_tool(group: Group, name: str) -> Any:
-    """Return the class of a quantizer or back end; None: there is none of that name.
+    """Return the class of a quantizer or backend; None: there is none of that name.
 
-    Workers call it; there a plug-in's entry point is enough, without its declaration. No plug-in replaces a built-in.
+    Workers call it; there a plugin's entry point is enough, without its declaration. No plugin replaces a built-in.
 
     Raises:
-        SetupError: The plug-in's module cannot be imported, or has no such class.
+        SetupError: The plugin's module cannot be imported, or has no such class.
     """
     built_in, points = _implementations(group), _entry_points(group)
     if name in built_in:
@@ -156,8 +156,8 @@ def load_tool(group: Group, name: str) -> Any:
     except (ImportError, AttributeError) as error:
         owner = points[name].dist
         raise SetupError(
-            f"Plug-in {owner.name if owner else name}: '{points[name].value}' cannot be imported here ({error})."
-            " Correct the plug-in, or add what it imports to the lock file of its environment."
+            f"Plugin {owner.name if owner else name}: '{points[name].value}' cannot be imported here ({error})."
+            " Correct the plugin, or add what it imports to the lock file of its environment."
         ) from error
 
 

@@ -55,7 +55,7 @@ class AttemptRecord:
         decision: What happens to the unit next.
         committed: Responses, or blocks of a checkpoint, that this attempt committed.
         facts: Measurements of the worker (seconds by phase, peak memory in bytes, versions, device) for the merge and
-            the planner. `planned` holds the GPU class, the back end and the estimated seconds at submission.
+            the planner. `planned` holds the GPU class, the backend and the estimated seconds at submission.
     """
 
     unit: str

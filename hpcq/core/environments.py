@@ -249,7 +249,7 @@ def main(arguments: list[str] | None = None) -> int:
     """Create one environment if it does not exist, and print only the path of its interpreter to stdout."""
     parser = argparse.ArgumentParser(prog="python -m hpcq.core.environments", description=main.__doc__)
     parser.add_argument("name", help=f"one of: {', '.join(names())}; with --locks, of that folder")
-    parser.add_argument("--locks", type=Path, default=MODULES, help="folder of the lock file, such as a plug-in's")
+    parser.add_argument("--locks", type=Path, default=MODULES, help="folder of the lock file, such as a plugin's")
     try:
         options = parser.parse_args(arguments)
         python = create(options.name, options.locks)

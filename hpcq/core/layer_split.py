@@ -1,7 +1,7 @@
 """Assignment of a model's layers to GPUs: the rules that the planner assumes and the workers follow.
 
 Parts of a model (embeddings, blocks, norm, head) stay whole and keep their order. vLLM splits by number of layers,
-hpcq's transformers back end by bytes.
+hpcq's transformers backend by bytes.
 """
 
 from __future__ import annotations

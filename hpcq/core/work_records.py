@@ -16,7 +16,7 @@ from hpcq.core.addressing import DIGEST_CHARACTERS, VARIANT_SEPARATOR, address_o
 from hpcq.core.node_context import NodeContext
 
 SYNTHETIC = "synthetic"
-"""Name of the back end, the tool and the method of a rehearsal."""
+"""Name of the backend, the tool and the method of a rehearsal."""
 
 UNQUANTIZED = "none"
 """Name of the tool and the method of an unmodified base checkpoint."""
@@ -81,7 +81,7 @@ class Scheme:
     Attributes:
         name: Name in the manifest.
         tool: Quantization tool; 'none' for an unmodified base checkpoint.
-        method: none, rtn (round to nearest), gptq, awq, smoothquant (smoothing, then gptq), synthetic, or a plug-in's.
+        method: none, rtn (round to nearest), gptq, awq, smoothquant (smoothing, then gptq), synthetic, or a plugin's.
         weights: Data type of the weights: fp32, bf16, fp16, fp8_e4m3, int8 or int4.
         activations: Data type of the activations, as for `weights`.
         granularity: Granularity of the weights' scales: tensor, channel or group (of `group_size` inputs).
@@ -226,19 +226,19 @@ class EvaluateWork:
     Attributes:
         variant: Model and scheme.
         tasks: Benchmarks.
-        backend: Name of the back end.
-        dtype: Data type in which the back end computes.
+        backend: Name of the backend.
+        dtype: Data type in which the backend computes.
         versions: Versions of the evaluation tools.
-        seed: Seed of the back end.
-        options: Settings of the back end that can change a result.
+        seed: Seed of the backend.
+        options: Settings of the backend that can change a result.
         checkpoint_path: Folder of the checkpoint.
         segments_path: Folder to which the unit commits its segments.
         shard: Part of the requests that this unit answers.
         batch_size: Requests per batch, for requests that share no prefix.
         flush_interval_s: Seconds between segments.
         device: auto, cpu or cuda.
-        synthetic_options: Settings of the synthetic back end.
-        engine_options: Settings of the back end that change at most the last bits of a result.
+        synthetic_options: Settings of the synthetic backend.
+        engine_options: Settings of the backend that change at most the last bits of a result.
         batch_share: Fraction of the usual batch; less than 1 after an attempt that ran out of memory.
         node_context: Context of this node, if the unit spans several.
         offload: Placement of weights, for accelerate.
@@ -276,7 +276,7 @@ class EvaluateWork:
 
     @property
     def is_synthetic(self) -> bool:
-        """Whether the responses come from the synthetic back end; such responses are never reported as scores."""
+        """Whether the responses come from the synthetic backend; such responses are never reported as scores."""
         return self.backend == SYNTHETIC
 
     @property

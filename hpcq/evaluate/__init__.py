@@ -1,1 +1,1 @@
-"""Evaluation: requests from lm-eval's own tasks, answered by a back end, scored centrally from stored responses."""
+"""Evaluation: requests from lm-eval's own tasks, answered by a backend, scored centrally from stored responses."""

@@ -1,4 +1,4 @@
-"""Requests to a back end, made from the documents of an lm-eval task.
+"""Requests to a backend, made from the documents of an lm-eval task.
 
 lm-eval's Instances are used through their fields; lm-eval is not imported.
 
@@ -21,7 +21,7 @@ GENERATE = "generate_until"
 LOGLIKELIHOOD = "loglikelihood"
 LOGLIKELIHOOD_ROLLING = "loglikelihood_rolling"
 
-# Stored in the keys of responses, so it keeps the name that the synthetic back end had at first.
+# Stored in the keys of responses, so it keeps the name that the synthetic backend had at first.
 SYNTHETIC_VERSION = "rehearsal"
 
 

@@ -55,7 +55,7 @@ def evaluate(work: EvaluateWork, attempt: Attempt) -> None:
 
 
 def join(work: EvaluateWork, node_context: NodeContext, batch_share: float) -> None:
-    """Serve the rank-0 back end from this node until the process is terminated. Does not access the store.
+    """Serve the rank-0 backend from this node until the process is terminated. Does not access the store.
 
     Args:
         work: The evaluation.
@@ -63,7 +63,7 @@ def join(work: EvaluateWork, node_context: NodeContext, batch_share: float) -> N
         batch_share: Fraction of the usual batch, the same as on rank 0.
 
     Raises:
-        HpcqError: the tools do not permit it, or a process of the back end on this node exited.
+        HpcqError: the tools do not permit it, or a process of the backend on this node exited.
     """
     if not work.is_synthetic:
         check_versions(work.versions)

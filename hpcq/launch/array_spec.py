@@ -73,7 +73,7 @@ class ArraySpec:
         element: Index of the only element of these arrays to depend on. They must be submitted in the same call. None:
             depend on all elements.
         retries: Policy for units whose attempt fails.
-        plugins: Plug-ins that the units use and that their environment does not contain.
+        plugins: Plugins that the units use and that their environment does not contain.
     """
 
     name: str

@@ -51,7 +51,7 @@ def build_array_spec(
 
 
 def _plugins(array: PlannedArray) -> tuple[Plugin, ...]:
-    """Return the plug-ins of the array's tools that the lock file of its environment does not list."""
+    """Return the plugins of the array's tools that the lock file of its environment does not list."""
     tools: dict[str, ToolInfo] = {}
     for unit in array.units:
         if isinstance(unit.work, EvaluateWork):

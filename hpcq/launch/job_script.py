@@ -103,7 +103,7 @@ def _link(link: Path, target: Path) -> None:
 
 
 def _write_metadata(folder: Path, plugin: Plugin) -> None:
-    """Write name, version and entry points of a plug-in, by which a job finds and checks it; remove other versions."""
+    """Write name, version and entry points of a plugin, by which a job finds and checks it; remove other versions."""
     name = plugin.distribution.replace("-", "_")
     info = folder / f"{name}-{plugin.version}.dist-info"
     points = [f"[{group}]\n{point} = {value}\n" for group, point, value in plugin.entry_points]

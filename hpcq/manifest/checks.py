@@ -174,7 +174,7 @@ def _group_sizes(context: Context) -> Iterator[Problem]:
 
 
 def _rehearsals(context: Context) -> Iterator[Problem]:
-    """Reject synthetic schemes with a real back end."""
+    """Reject synthetic schemes with a real backend."""
     backend = context.manifest.evaluate.backend
     for model in context.models:
         for use in model.schemes:

@@ -25,10 +25,10 @@ class EvaluateSettings:
         environment: name of the Python environment.
         dtype: auto, float32, bfloat16 or float16.
         max_length: maximum tokens of prompt and answer; None is the model's context length.
-        engine: engine arguments; empty for back ends without them.
-        synthetic_options: request_seconds, load_seconds and memory_gib of a rehearsal; empty for real back ends.
-        emulate: the back end whose placement a rehearsal uses; None if none is emulated.
-        offload: where a back end that can offload may put weights that do not fit on the GPUs.
+        engine: engine arguments; empty for backends without them.
+        synthetic_options: request_seconds, load_seconds and memory_gib of a rehearsal; empty for real backends.
+        emulate: the backend whose placement a rehearsal uses; None if none is emulated.
+        offload: where a backend that can offload may put weights that do not fit on the GPUs.
     """
 
     backend: str
@@ -48,7 +48,7 @@ class EvaluateSettings:
 
     @property
     def placement_backend(self) -> str:
-        """The back end whose requirements decide the placement: in a rehearsal, the emulated one."""
+        """The backend whose requirements decide the placement: in a rehearsal, the emulated one."""
         return self.emulate or self.backend
 
     def dtype_for(self, scheme: Scheme) -> str:

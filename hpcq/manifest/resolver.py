@@ -165,7 +165,7 @@ def run_layout(manifest: Manifest) -> RunLayout:
 
 
 def _fallback(context: Context) -> EvaluateSettings | None:
-    """Return the settings of the back end's fallback, which supports more models and schemes, but is slower."""
+    """Return the settings of the backend's fallback, which supports more models and schemes, but is slower."""
     section = context.manifest.evaluate
     settings = _evaluate_settings(context, section.backend)
     fallback = backends()[settings.placement_backend].fallback
@@ -177,7 +177,7 @@ def _fallback(context: Context) -> EvaluateSettings | None:
 
 
 def _evaluate_settings(context: Context, backend: str) -> EvaluateSettings:
-    """Return the settings for `backend`. `evaluate.environment` applies only to the manifest's own back end."""
+    """Return the settings for `backend`. `evaluate.environment` applies only to the manifest's own backend."""
     section = context.manifest.evaluate
     synthetic = section.synthetic or SyntheticSection()
     named = section.environment if backend == section.backend else None

@@ -93,7 +93,7 @@ def _quoted(names: Iterable[str]) -> str:
 
 
 def _one_of(names: Callable[[], tuple[str, ...]]) -> PlainValidator:
-    """Return a validator of names in the registry, which installed plug-ins extend: `names` is called each time."""
+    """Return a validator of names in the registry, which installed plugins extend: `names` is called each time."""
 
     def check(value: object) -> object:
         known = names()
@@ -179,11 +179,11 @@ class SchemeDefinition(Section):
     name: NonBlankStr = Field(description="Name of the scheme; overrides a scheme of that name in the catalog.")
     base: SchemeName | None = Field(None, description="Scheme to start from.")
     tool: ToolName | None = Field(
-        None, description="Quantization tool: none, llmcompressor, synthetic (a rehearsal), or that of a plug-in."
+        None, description="Quantization tool: none, llmcompressor, synthetic (a rehearsal), or that of a plugin."
     )
     method: MethodName | None = Field(
         None,
-        description="Quantization method: none, rtn, gptq, awq, smoothquant, synthetic, or that of a plug-in's tool.",
+        description="Quantization method: none, rtn, gptq, awq, smoothquant, synthetic, or that of a plugin's tool.",
     )
     weights: NumberFormat | None = Field(None, description="Number format of the weights.")
     activations: NumberFormat | None = Field(None, description="Number format of the activations.")
@@ -253,14 +253,14 @@ class TasksSection(Section):
 
 
 class SyntheticSection(Section):
-    """Settings of the synthetic back end, which rehearses a run without a model."""
+    """Settings of the synthetic backend, which rehearses a run without a model."""
 
     request_seconds: NonNegativeFloat = Field(0.0, description="Seconds per request.")
     load_seconds: NonNegativeFloat = Field(0.0, description="Seconds to load the model.")
     memory_gib: NonNegativeFloat = Field(0.0, description="Host memory that a unit allocates, GiB.")
     emulate: EmulatedName | None = Field(
         None,
-        description="Back end to emulate, such as vllm: units get the GPUs and nodes that it needs, and are refused "
+        description="Backend to emulate, such as vllm: units get the GPUs and nodes that it needs, and are refused "
         "if it cannot run them. By default kernels are not checked, and a unit takes one node.",
     )
 
@@ -269,7 +269,7 @@ class EvaluateSection(Section):
     """Settings of the evaluation."""
 
     backend: BackendName = Field(
-        "accelerate", description="Back end: accelerate, vllm, synthetic (a rehearsal), or that of a plug-in."
+        "accelerate", description="Backend: accelerate, vllm, synthetic (a rehearsal), or that of a plugin."
     )
     dtype: Literal["auto", "float32", "bfloat16", "float16"] = Field(
         "auto",
@@ -282,7 +282,7 @@ class EvaluateSection(Section):
     )
     fallback: bool = Field(
         True,
-        description="Use accelerate if vllm (or a plug-in that names it as its fallback) does not support the "
+        description="Use accelerate if vllm (or a plugin that names it as its fallback) does not support the "
         "architecture, number format or GPU.",
     )
     offload: Literal["none", "cpu", "disk"] = Field(
@@ -308,12 +308,12 @@ class EvaluateSection(Section):
     device: Literal["auto", "cpu", "cuda"] = Field("auto", description="Device of the computation.")
     environment: NonBlankStr | None = Field(
         None,
-        description="Python environment; by default the back end's: transformers, vllm (vllm-cpu if no class with the "
-        "role evaluate has GPUs), core, or a plug-in's.",
+        description="Python environment; by default the backend's: transformers, vllm (vllm-cpu if no class with the "
+        "role evaluate has GPUs), core, or a plugin's.",
     )
     seed: Seed = Field(1234, description="Seed of all random choices, including few-shot examples.")
     engine: EngineSection | None = Field(None, description="vLLM engine arguments.")
-    synthetic: SyntheticSection | None = Field(None, description="Settings of the synthetic back end.")
+    synthetic: SyntheticSection | None = Field(None, description="Settings of the synthetic backend.")
 
     @model_validator(mode="after")
     def _check_synthetic(self) -> Self:
@@ -323,7 +323,7 @@ class EvaluateSection(Section):
 
     @model_validator(mode="after")
     def _check_engine(self) -> Self:
-        # Ignored by the synthetic back end, so that every manifest can be rehearsed.
+        # Ignored by the synthetic backend, so that every manifest can be rehearsed.
         if self.engine is None or self.backend == SYNTHETIC:
             return self
         if not backends()[self.backend].has_engine_options:
@@ -356,7 +356,7 @@ class QuantizeSection(Section):
     environment: NonBlankStr | None = Field(
         None,
         description="Python environment of all tools; by default each has its own: transformers, core for rehearsals, "
-        "or a plug-in's.",
+        "or a plugin's.",
     )
     device: Literal["auto", "cpu", "cuda"] = Field("auto", description="Device of the computation.")
 
@@ -426,7 +426,7 @@ class Manifest(Section):
 
     @property
     def is_synthetic(self) -> bool:
-        """Whether the back end is synthetic: models, items and calibration text are not read."""
+        """Whether the backend is synthetic: models, items and calibration text are not read."""
         return self.evaluate.backend == SYNTHETIC
 
     @property

@@ -1,4 +1,4 @@
-"""Interface of the quantizers: what a tool receives and must do, for built-in tools and plug-ins.
+"""Interface of the quantizers: what a tool receives and must do, for built-in tools and plugins.
 
 A third party registers one as an entry point in the group `hpcq.quantizers`: `my-tool = my_package.module:MyQuantizer`,
 called without arguments. Its declaration is described in hpcq/catalog/plugins.py.
@@ -68,7 +68,7 @@ def make_quantizer(tool: str) -> Quantizer:
 
     Raises:
         UserInputError: There is no quantizer of that name.
-        SetupError: The plug-in's module cannot be imported.
+        SetupError: The plugin's module cannot be imported.
     """
     made = load_tool(Group.QUANTIZERS, tool)
     if made is None:

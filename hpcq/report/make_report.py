@@ -95,7 +95,7 @@ def report_rows(runs: Sequence[MergedRun], *, compare: str | None = None) -> Com
     cross_backend = sorted({f"{row.scheme} by {row.backend}" for row in rows if row.is_cross_backend})
     if cross_backend:
         notes.append(
-            f"{CROSS_BACKEND_MARK} {', '.join(cross_backend)}: evaluated with another back end than the baseline."
+            f"{CROSS_BACKEND_MARK} {', '.join(cross_backend)}: evaluated with another backend than the baseline."
             " Kernels and rounding differ, too."
         )
     if studies:

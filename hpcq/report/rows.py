@@ -24,7 +24,7 @@ class Row:
         model: Id of the model.
         scheme: Name of the quantization scheme.
         tool: Quantization tool; 'none' for the unquantized baseline.
-        backend: Back end that answered the requests.
+        backend: Backend that answered the requests.
         task: Name of the task.
         metric: Name of the metric.
         filter: lm-eval's filter of the responses.
@@ -33,7 +33,7 @@ class Row:
         n: Number of items.
         is_main: Whether tables show this metric for the task.
         baseline_value: Score of the unquantized variant of the same model.
-        baseline_backend: Back end of the baseline.
+        baseline_backend: Backend of the baseline.
         delta: `value - baseline_value`.
         checkpoint_bytes: Size of the weights on disk.
         quantize_seconds: Time to quantize the checkpoint.
@@ -83,7 +83,7 @@ class Row:
 
     @property
     def is_cross_backend(self) -> bool:
-        """Whether another back end evaluated the baseline."""
+        """Whether another backend evaluated the baseline."""
         return self.baseline_backend not in (None, self.backend)
 
     def as_json(self) -> dict[str, Any]:

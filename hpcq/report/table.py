@@ -12,7 +12,7 @@ MINUS = "\N{MINUS SIGN}"
 PLUS_MINUS = "\N{PLUS-MINUS SIGN}"
 MISSING = "\N{EN DASH}"
 CROSS_BACKEND_MARK = "\N{DAGGER}"
-"""Marks a difference between scores from different back ends."""
+"""Marks a difference between scores from different backends."""
 COST_COLUMNS = ("GB on disk", "quantize", "evaluate", "tokens computed")
 
 

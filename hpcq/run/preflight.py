@@ -80,7 +80,7 @@ def _visible_gpu_problem(loaded: LoadedRun, visible: VisibleGpus) -> str | None:
 
 
 def _layout_problem(unit: PlannedUnit, *, on_slurm: bool) -> str | None:
-    """Return why a back end cannot run the unit with its planned shape; None if it can."""
+    """Return why a backend cannot run the unit with its planned shape; None if it can."""
     work, shape = unit.work, unit.shape
     if not isinstance(work, EvaluateWork) or not backends()[work.backend].has_engine_options:
         return None

@@ -1,8 +1,8 @@
 """Index of an evaluation's segments: each response once, with conflicts, duplicates and damaged files.
 
 The index never chooses between different responses to a request: a conflict is reported, and the request has no
-response in the index. There is one exception. If a back end's results depend on which requests it computes together, it
-states a tolerance in the provenance of its segments ("varies"). Among responses of such a back end that differ by no
+response in the index. There is one exception. If a backend's results depend on which requests it computes together, it
+states a tolerance in the provenance of its segments ("varies"). Among responses of such a backend that differ by no
 more than the tolerance, the one in the first file (by name) is used.
 """
 
@@ -75,7 +75,7 @@ class Index:
         duplicates: Number of rows that repeat another bit by bit.
         ignored: Number of rows of other evaluations.
         inputs: Digest over everything from which the index was made; equal for equal files.
-        varied: Number of rows that differ from the response in use within the tolerance of their back end.
+        varied: Number of rows that differ from the response in use within the tolerance of their backend.
     """
 
     tables: tuple[Table, ...]
@@ -190,7 +190,7 @@ def _merge_parts(parts: list[_Part]) -> _MergedTask:
 
 
 def _is_within_tolerance(columns: Columns, rows: Iterable[int], tolerance: float) -> bool:
-    """Return whether these responses to one request differ by no more than the tolerance of their back end."""
+    """Return whether these responses to one request differ by no more than the tolerance of their backend."""
     chosen = columns.take(np.array([*rows]))
     if tolerance <= 0 or len(np.unique(chosen.kind)) > 1:
         return False

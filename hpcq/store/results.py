@@ -69,7 +69,7 @@ class MergeReport:
         set_aside: Files that cannot be trusted.
         unexpected: Responses in the results to requests that are not expected.
         ignored: Rows of other evaluations.
-        varied: Rows that differ from the response in use within the tolerance of their back end.
+        varied: Rows that differ from the response in use within the tolerance of their backend.
         missing_from: Missing requests by variant and task.
     """
 

@@ -1,6 +1,6 @@
 """Writer of segments: buffers the responses of a worker and commits them at regular intervals.
 
-A separate thread commits them, because a back end may spend minutes inside one call.
+A separate thread commits them, because a backend may spend minutes inside one call.
 """
 
 from __future__ import annotations

@@ -1,6 +1,6 @@
 """Invariants of a run that has ended, under all faults; and how many of its requests were answered repeatedly, and why.
 
-Reads results files, attempt records and the journals of the synthetic back end.
+Reads results files, attempt records and the journals of the synthetic backend.
 """
 
 from __future__ import annotations

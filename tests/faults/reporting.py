@@ -39,7 +39,7 @@ class CampaignSummary:
         faults: Number of faults by kind.
         resumes: How often the user had to resume a run.
         violations: Violated invariants.
-        answered: Answers of the synthetic back end.
+        answered: Answers of the synthetic backend.
         distinct: Distinct requests among them.
         concurrent: Answers repeated because two processes worked concurrently.
         after_damage: Answers repeated because a segment was damaged.

@@ -87,7 +87,7 @@ class Trial:
         system: The system that faults are injected into.
         plan: Parameters of the trial.
         manifest: Manifest of the run.
-        journal: Folder of the synthetic back end's journals.
+        journal: Folder of the synthetic backend's journals.
         reference: Results without faults.
         draw: Returns the next fault kind.
         put_back: Takes a fault kind that had no target.

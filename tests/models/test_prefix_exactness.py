@@ -1,4 +1,4 @@
-"""Responses of the real model from shared prefixes, compared with lm-eval's own back end request by request."""
+"""Responses of the real model from shared prefixes, compared with lm-eval's own backend request by request."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ MODEL_ID = "HuggingFaceTB/SmolLM2-135M-Instruct"
 BASE = Scheme(name="bf16", tool="none", method="none", weights="bf16", activations="bf16")
 EXAMPLES = "Question: What falls from clouds?\nAnswer: rain\n\nQuestion: What do cows drink?\nAnswer: water\n\n"
 QUESTION = f"{EXAMPLES}Question: What is the capital of France?\nAnswer:"
-# lm-eval's own back end computes one request at a time, so that there is no padding.
+# lm-eval's own backend computes one request at a time, so that there is no padding.
 TOLERANCE = 1e-4
 
 PARIS = " Paris, of course"
@@ -57,7 +57,7 @@ def work_of(**options: float) -> EvaluateWork:
 
 
 def loaded(**options: float) -> AccelerateBackend:
-    """Return a loaded back end."""
+    """Return a loaded backend."""
     backend = AccelerateBackend(work_of(**options))
     backend.load()
     return backend
@@ -65,7 +65,7 @@ def loaded(**options: float) -> AccelerateBackend:
 
 @pytest.fixture(scope="module")
 def backend() -> AccelerateBackend:
-    """Return a loaded back end for all tests."""
+    """Return a loaded backend for all tests."""
     backend = loaded()
     assert backend.describe()["prefix_sharing"] == "exact"
     return backend
@@ -81,14 +81,14 @@ def requests(kind: str, arguments: Sequence[tuple[Any, ...]]) -> list[Request]:
 
 
 def lm_eval_answers(backend: AccelerateBackend, chunk: Sequence[Request]) -> list[Any]:
-    """Return the answers of lm-eval's own back end with the same loaded model, one request at a time."""
+    """Return the answers of lm-eval's own backend with the same loaded model, one request at a time."""
     lm = backend._lm
     lm.batch_size_per_gpu = 1
     return getattr(lm, chunk[0].kind)([request.instance for request in chunk], disable_tqdm=True)
 
 
 def responses_to(backend: AccelerateBackend, chunk: Sequence[Request]) -> list[Response]:
-    """Return the responses of the back end to one chunk, in the order of its requests."""
+    """Return the responses of the backend to one chunk, in the order of its requests."""
     found = dict(backend.stream([chunk], answered=()))
     return [found[request] for request in chunk]
 
@@ -102,7 +102,7 @@ def assert_equal(responses: Sequence[Response], expected: Sequence[tuple[float, 
 
 @pytest.fixture(scope="module")
 def expected(backend: AccelerateBackend) -> dict[tuple[str, str], tuple[float, bool]]:
-    """Return the answer of lm-eval's own back end to each pair."""
+    """Return the answer of lm-eval's own backend to each pair."""
     pairs = list(dict.fromkeys(pair for pairs in PAIRS.values() for pair in pairs))
     return dict(zip(pairs, lm_eval_answers(backend, requests(LOGLIKELIHOOD, pairs)), strict=True))
 
@@ -150,7 +150,7 @@ def test_windows_of_a_long_text_are_lm_evals() -> None:
 
 
 def test_generated_text_is_lm_evals(backend: AccelerateBackend) -> None:
-    """Texts stop at the same stop strings and lengths as with lm-eval's own back end."""
+    """Texts stop at the same stop strings and lengths as with lm-eval's own backend."""
     arguments = {"until": ["\n\n"], "max_gen_toks": 12, "do_sample": False}
     chunk = requests(GENERATE, [(QUESTION, arguments), (f"{EXAMPLES}Question:", arguments)])
 
@@ -210,7 +210,7 @@ def test_responses_are_yielded_early(backend: AccelerateBackend, hellaswag: list
 
 
 def test_without_sharing_answers_are_lm_evals(hellaswag: list[Request]) -> None:
-    """Without prefix sharing, answers have exactly lm-eval's bits, and the back end reports that it is switched off."""
+    """Without prefix sharing, answers have exactly lm-eval's bits, and the backend reports that it is switched off."""
     backend = loaded(prefix_sharing=False)
     answers = [(response.loglikelihood, response.is_greedy) for response in responses_to(backend, hellaswag[:2])]
 

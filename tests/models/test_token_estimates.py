@@ -1,4 +1,4 @@
-"""The plan's estimate of tokens, compared with the back end's own plan on real items."""
+"""The plan's estimate of tokens, compared with the backend's own plan on real items."""
 
 from __future__ import annotations
 

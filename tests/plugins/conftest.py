@@ -1,4 +1,4 @@
-"""Fixtures: a small plug-in, whose declaration a test can change, and the process's umask."""
+"""Fixtures: a small plugin, whose declaration a test can change, and the process's umask."""
 
 from __future__ import annotations
 
@@ -55,7 +55,7 @@ def _umask() -> Iterator[None]:
 
 @pytest.fixture
 def install(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Install:
-    """Install a plug-in, and return the folder of its package. Its code raises an exception if it is imported."""
+    """Install a plugin, and return the folder of its package. Its code raises an exception if it is imported."""
 
     def install_it(
         declaration: str | None = DECLARATION,
@@ -67,7 +67,7 @@ def install(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Install:
     ) -> Path:
         site = tmp_path / f"site-{name}-{version}"
         (site / package).mkdir(parents=True)
-        (site / package / "__init__.py").write_text("raise AssertionError('the planner has imported a plug-in')\n")
+        (site / package / "__init__.py").write_text("raise AssertionError('the planner has imported a plugin')\n")
         if declaration is not None:
             (site / package / "hpcq-plugin.toml").write_text(declaration)
         info = site / f"{name}-{version}.dist-info"

@@ -1,4 +1,4 @@
-"""Declarations of plug-ins: what a manifest can name, and one sentence about each declaration that cannot be used."""
+"""Declarations of plugins: what a manifest can name, and one sentence about each declaration that cannot be used."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ ONLY_BACKEND = "[hpcq.backends]\nscorer = their_package.tool:Scorer\n"
 
 
 def test_a_declaration_extends_every_registry(install: Install) -> None:
-    """Quantizer, back end, scheme and kernel of a plug-in are found by name, after those of hpcq."""
+    """Quantizer, backend, scheme and kernel of a plugin are found by name, after those of hpcq."""
     install()
     assert (list(quantizers())[-1], list(backends())[-1], scheme_names()[-1]) == ("theirs", "scorer", "theirs-w8a16")
     quantizer, scheme = quantizers()["theirs"], find_scheme("theirs-w8a16")
@@ -52,11 +52,11 @@ def test_hpcqs_own_tools_are_complete() -> None:
 INVALID = {
     "no declaration": (
         {"declaration": None},
-        "Plug-in their-plugin 1.5: the package 'their_package' has no hpcq-plugin.toml, which must be beside",
+        "Plugin their-plugin 1.5: the package 'their_package' has no hpcq-plugin.toml, which must be beside",
     ),
     "not installed": (
         {"entry_points": "[hpcq.backends]\nscorer = absent_package.tool:Scorer\n"},
-        "Plug-in their-plugin 1.5: the package 'absent_package' is not installed",
+        "Plugin their-plugin 1.5: the package 'absent_package' is not installed",
     ),
     "not TOML": ({"declaration": "schema = \n"}, "FILE: it cannot be read (Invalid value"),
     "later format": (
@@ -110,7 +110,7 @@ INVALID = {
     ),
     "kernel": (
         {"declaration": DECLARATION.replace('backend = "scorer"', 'backend = "vllm"')},
-        "FILE: [[kernels]] number 1: it has no back end 'vllm'",
+        "FILE: [[kernels]] number 1: it has no backend 'vllm'",
     ),
     "name of hpcq's quantizer": (
         {
@@ -138,15 +138,15 @@ def test_an_invalid_declaration_is_reported_in_one_sentence(
     )
     assert main(["plan", str(tmp_path / "m.toml")]) == 3
     message = capsys.readouterr().err
-    file = f"Plug-in their-plugin 1.5: {package / 'hpcq-plugin.toml'}"
+    file = f"Plugin their-plugin 1.5: {package / 'hpcq-plugin.toml'}"
     assert expected.replace("FILE", file) in message
     assert re.search(r"(Correct or uninstall|Correct it)", message)
     assert "Traceback" not in message
 
 
 def test_two_plug_ins_with_one_name_are_refused(install: Install) -> None:
-    """Of two distributions that declare the same back end, the message names both."""
+    """Of two distributions that declare the same backend, the message names both."""
     install("schema = 1\n" + BACKEND, entry_points=ONLY_BACKEND)
     install("schema = 1\n" + BACKEND, entry_points=ONLY_BACKEND, name="another", version="2.0", package="other_package")
-    with pytest.raises(SetupError, match=r"Plug-in their-plugin 1\.5: .*scorer\]: another 2\.0 has one of that name"):
+    with pytest.raises(SetupError, match=r"Plugin their-plugin 1\.5: .*scorer\]: another 2\.0 has one of that name"):
         backends()

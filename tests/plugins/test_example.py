@@ -1,4 +1,4 @@
-"""The example of a plug-in, installed with hpcq into a new environment without a network, from manifest to scores."""
+"""The example of a plugin, installed with hpcq into a new environment without a network, from manifest to scores."""
 
 from __future__ import annotations
 
@@ -82,7 +82,7 @@ def _clean_environment() -> dict[str, str]:
 
 
 def test_a_plan_has_the_plug_ins_units(hpcq: Path, run_folder: Path) -> None:
-    """The planner places the plug-in's tools in the environments that it declares, without importing them."""
+    """The planner places the plugin's tools in the environments that it declares, without importing them."""
     units = json.loads(command(hpcq, run_folder, "plan"))["units"]
 
     assert {(unit["kind"], unit["scheme"], unit["backend"], unit["environment"]) for unit in units} == {
@@ -112,7 +112,7 @@ def test_scores_name_the_plug_in_its_version_and_its_environment(hpcq: Path, run
 
 
 def test_other_back_ends_load_the_plug_ins_checkpoints(hpcq: Path, run_folder: Path) -> None:
-    """The transformers back end evaluates a checkpoint with each weight of a linear layer rounded to 8 bits."""
+    """The transformers backend evaluates a checkpoint with each weight of a linear layer rounded to 8 bits."""
     options = ("evaluate.backend=accelerate", "run.name=scores", "schemes.use=['bf16', 'nearest-w8a16']")
     command(hpcq, run_folder, "submit", *options)
 

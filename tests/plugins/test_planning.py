@@ -1,4 +1,4 @@
-"""Plans of manifests that name the tools of plug-ins: environments, versions, memory, and the package of a job."""
+"""Plans of manifests that name the tools of plugins: environments, versions, memory, and the package of a job."""
 
 from __future__ import annotations
 
@@ -90,7 +90,7 @@ def evaluation(found: Plan) -> tuple[PlannedUnit, EvaluateWork]:
 
 
 def test_a_plan_uses_what_the_plug_in_declares(install: Install) -> None:
-    """Units run in the declared environments, with versions of the declared distributions and of the plug-in."""
+    """Units run in the declared environments, with versions of the declared distributions and of the plugin."""
     install()
     found = plan()
     (quantize, variant), (evaluate, work) = quantization(found), evaluation(found)
@@ -103,7 +103,7 @@ def test_a_plan_uses_what_the_plug_in_declares(install: Install) -> None:
 
 
 def test_unknown_names_list_those_of_plug_ins(install: Install) -> None:
-    """A message about an unknown back end, tool, method or scheme lists the installed ones, with a suggestion."""
+    """A message about an unknown backend, tool, method or scheme lists the installed ones, with a suggestion."""
     install()
     overrides = ("evaluate.backend=scorr", "schemes.define.0.tool=their", "schemes.define.0.method=cleve")
     with pytest.raises(ManifestError) as raised:
@@ -126,13 +126,13 @@ def test_a_method_of_another_tool_is_refused(install: Install) -> None:
 
 
 def test_without_the_plug_in_its_names_are_unknown() -> None:
-    """The same manifest is refused where the plug-in is not installed."""
+    """The same manifest is refused where the plugin is not installed."""
     with pytest.raises(ManifestError, match="must be one of accelerate, vllm, synthetic, not 'scorer'"):
         load(Path("m.toml"))
 
 
 def test_another_version_of_the_plug_in_gives_other_addresses(install: Install) -> None:
-    """The plug-in's version is part of the addresses of its checkpoints and responses."""
+    """The plugin's version is part of the addresses of its checkpoints and responses."""
     install()
     first = plan()
     install(version="1.6")
@@ -174,7 +174,7 @@ def test_an_environment_of_the_plug_in_has_its_lock_file(
 
 
 def test_an_environments_lock_file_may_list_the_plug_in(install: Install) -> None:
-    """If the environment contains the plug-in, that version is planned, and jobs do not get it on their path."""
+    """If the environment contains the plugin, that version is planned, and jobs do not get it on their path."""
     package = install(DECLARATION.replace('environment = "core"', 'environment = "their-env"'))
     (package / "their-env.lock.txt").write_text(LOCK + "their_plugin==1.4\n")
     found, profile = plan(), resolve(load(Path("m.toml"))).profile
@@ -184,7 +184,7 @@ def test_an_environments_lock_file_may_list_the_plug_in(install: Install) -> Non
 
 
 def test_a_lock_file_with_the_name_of_hpcqs_environment_is_refused(install: Install) -> None:
-    """A plug-in cannot replace an environment of hpcq."""
+    """A plugin cannot replace an environment of hpcq."""
     (install() / "transformers.lock.txt").write_text(LOCK)
     with pytest.raises(SetupError, match=r"their-plugin 1\.5: .* its lock file has the name of hpcq's environment"):
         plan()
@@ -225,7 +225,7 @@ def test_memory_is_what_the_quantizer_declares(install: Install) -> None:
 def test_gpus_are_planned_as_the_back_end_splits_a_model(
     splitting: str, shapes: set[tuple[int, int]], install: Install
 ) -> None:
-    """Only a back end with tensor parallelism may get more GPUs than memory requires; 2 do not divide 9 heads."""
+    """Only a backend with tensor parallelism may get more GPUs than memory requires; 2 do not divide 9 heads."""
     gpu = 'min_capability = [8, 0]\nsource = "theirs"'
     declared = DECLARATION.replace('source = "theirs"', gpu).replace('["lm-eval"]', f'["lm-eval"]\n{splitting}')
     install(declared)
@@ -238,7 +238,7 @@ def test_gpus_are_planned_as_the_back_end_splits_a_model(
 
 
 def test_a_back_end_with_kernels_for_cpus_takes_no_gpu(install: Install) -> None:
-    """A back end without kernels for GPUs runs on the cores of nodes that have some."""
+    """A backend without kernels for GPUs runs on the cores of nodes that have some."""
     install()
     Path("here.toml").write_text(PROFILE + 'gpu = "A100-80"\ngpus_per_node = 4\n')
     unit, _ = evaluation(plan())
@@ -246,7 +246,7 @@ def test_a_back_end_with_kernels_for_cpus_takes_no_gpu(install: Install) -> None
 
 
 def test_a_job_finds_the_plug_in_by_its_entry_points(install: Install, tmp_path: Path) -> None:
-    """A run's package folder has hpcq and the plug-in, with the version that is installed now; no other remains."""
+    """A run's package folder has hpcq and the plugin, with the version that is installed now; no other remains."""
     for version in ("1.5", "1.6"):
         package = install(version=version)
         (package / "__init__.py").write_text("")
@@ -265,15 +265,15 @@ def test_a_job_finds_the_plug_in_by_its_entry_points(install: Install, tmp_path:
 
 
 def test_a_back_end_that_cannot_be_imported_is_named(install: Install) -> None:
-    """In a job, a missing library of a plug-in is reported with the distribution and the fix."""
+    """In a job, a missing library of a plugin is reported with the distribution and the fix."""
     package = install()
     (package / "__init__.py").write_text("import a_missing_library\n")
-    with pytest.raises(SetupError, match=r"Plug-in Their_Plugin: 'their_package\.tool:Scorer' cannot be imported here"):
+    with pytest.raises(SetupError, match=r"Plugin Their_Plugin: 'their_package\.tool:Scorer' cannot be imported here"):
         load_tool(Group.BACKENDS, "scorer")
 
 
 def test_hpcqs_own_back_ends_are_unchanged_by_a_plug_in(install: Install) -> None:
-    """Installing a plug-in does not change the plan of a manifest without it."""
+    """Installing a plugin does not change the plan of a manifest without it."""
     Path("m.toml").write_text(
         MANIFEST.replace('"theirs-w8a16", "own"', '"fp8-dynamic"').partition("[[schemes")[0]
         + '[tasks]\nuse = ["arc_challenge"]\n'

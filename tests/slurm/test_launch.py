@@ -79,7 +79,7 @@ def test_a_failure_cancels_only_its_dependents_and_the_last_unit_still_runs(layo
     attempts = read_attempts(layout.attempts)
     assert attempts["first-2"][0].outcome == "failed"
     assert [record.decision for record in attempts["first-2"]] == ["failed permanently"]
-    assert attempts["first-2"][0].reason == "The synthetic back end rejects its input (reject_input)."
+    assert attempts["first-2"][0].reason == "The synthetic backend rejects its input (reject_input)."
     assert "second-2" not in attempts
     assert all(str(attempts["last"][0].start) >= str(attempts[f"second-{i}"][0].end) for i in (0, 1, 3))
     assert attempts["first-0"][0].node == states[first.element(0)].node

@@ -61,7 +61,7 @@ def wide_array(layout: RunLayout, *, seconds: float, python: Path | None = None,
 
 
 def journal(layout: RunLayout) -> Path:
-    """Return the folder in which the synthetic back end logs every request that it answers."""
+    """Return the folder in which the synthetic backend logs every request that it answers."""
     return layout.runs.parent / "journal"
 
 

@@ -100,7 +100,7 @@ def evaluate_work(one: UnitSpec) -> EvaluateWork:
 
 
 def journal_folder(layout: RunLayout) -> Path:
-    """Return the folder in which the synthetic back end logs every request that it computes."""
+    """Return the folder in which the synthetic backend logs every request that it computes."""
     return layout.runs.parent / "journal"
 
 

@@ -83,7 +83,7 @@ def test_the_study_is_submitted_as_it_is_planned(hpcq: Hpcq, cluster: VirtualClu
 
 
 def test_405b_runs_synthetically_on_two_nodes(hpcq: Hpcq, cluster: VirtualCluster) -> None:
-    """The unquantized 405B with the synthetic back end takes both H100 nodes, and is done after one attempt."""
+    """The unquantized 405B with the synthetic backend takes both H100 nodes, and is done after one attempt."""
     cluster.resume_nodes("drain")
     cluster.wait_until_idle()
     arguments = (MANIFESTS / "405b.toml", "-O", "cluster.profile=clusters/virtual.toml", "-O", 'schemes.use=["bf16"]')

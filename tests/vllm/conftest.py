@@ -1,6 +1,6 @@
-"""Fixtures: one engine for all tests here, with the quickstart's real model, and the responses of lm-eval's back end.
+"""Fixtures: one engine for all tests here, with the quickstart's real model, and the responses of lm-eval's backend.
 
-vLLM allows one engine per process, so lm-eval's back end runs in another process.
+vLLM allows one engine per process, so lm-eval's backend runs in another process.
 """
 
 from __future__ import annotations
@@ -108,7 +108,7 @@ def staged() -> None:
 
 @pytest.fixture(scope="session")
 def backend(tmp_path_factory: pytest.TempPathFactory) -> VllmBackend:
-    """The back end under test, loaded."""
+    """The backend under test, loaded."""
     backend = VllmBackend(make_work(tmp_path_factory.mktemp("run")))
     backend.load()
     return backend
@@ -116,7 +116,7 @@ def backend(tmp_path_factory: pytest.TempPathFactory) -> VllmBackend:
 
 @pytest.fixture(scope="session")
 def lm_eval_output(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Any]:
-    """Responses to the corner cases and scores of the tasks by lm-eval's own vLLM back end."""
+    """Responses to the corner cases and scores of the tasks by lm-eval's own vLLM backend."""
     program_input = {
         "model": str(staged_model_path(MODEL_ID)),
         "settings": {

@@ -1,4 +1,4 @@
-"""Program for the vLLM environment: responses and scores of lm-eval's own vLLM back end.
+"""Program for the vLLM environment: responses and scores of lm-eval's own vLLM backend.
 
 Reads {model, settings, requests: [[kind, arguments]], tasks: {name: [definition, folder]}, limit, shots, new_tokens}
 from standard input, and writes {answers, results} to the file in its argument. Imports nothing of hpcq.

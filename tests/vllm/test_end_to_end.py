@@ -1,4 +1,4 @@
-"""A manifest with back end vllm from `submit` to its scores, with a SIGKILL in between."""
+"""A manifest with backend vllm from `submit` to its scores, with a SIGKILL in between."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""The vLLM back end's responses equal those of lm-eval's own, with a real model in float32, in all corner cases."""
+"""The vLLM backend's responses equal those of lm-eval's own, with a real model in float32, in all corner cases."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""A run with two back ends: vLLM's CPU build has no kernel for static FP8, so accelerate evaluates that variant."""
+"""A run with two backends: vLLM's CPU build has no kernel for static FP8, so accelerate evaluates that variant."""
 
 from __future__ import annotations
 
@@ -34,7 +34,7 @@ max_num_seqs = 4
 
 
 def test_accelerate_evaluates_variants_without_a_vllm_kernel(core_python: Path, tmp_path: Path) -> None:
-    """The plan has the reason, each variant's results have their back end, and the report marks the difference."""
+    """The plan has the reason, each variant's results have their backend, and the report marks the difference."""
     staged_dataset("truthfulqa_mc1")
     write_base(tmp_path / "base")
     write_calibration(tmp_path / "text.jsonl")

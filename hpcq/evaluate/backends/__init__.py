@@ -1,1 +1,1 @@
-"""Back ends: one interface, and one package or file per engine."""
+"""Backends: one interface, and one package or file per engine."""

@@ -1,9 +1,9 @@
-"""Interface of the back ends: how requests are answered, for built-in engines and plug-ins.
+"""Interface of the backends: how requests are answered, for built-in engines and plugins.
 
 A third party registers one as an entry point in the group `hpcq.backends`: `my-engine = my_package.module:MyBackend`,
 called with an `EvaluateWork`. Its declaration is described in hpcq/catalog/plugins.py.
 
-Imports no model library: a back end imports its own when it loads.
+Imports no model library: a backend imports its own when it loads.
 """
 
 from __future__ import annotations
@@ -30,7 +30,7 @@ class Backend(Protocol):
     ) -> Iterator[tuple[Request, Response]]:
         """Yield every request whose key is not in `answered` with its response, as it completes; may yield others too.
 
-        A response depends on its chunk alone, bit for bit, not on `answered` or on other chunks. A back end that cannot
+        A response depends on its chunk alone, bit for bit, not on `answered` or on other chunks. A backend that cannot
         guarantee this reports in `describe`, as "varies", by how much a log-likelihood may differ.
 
         Args:
@@ -51,22 +51,22 @@ class Backend(Protocol):
 
 @runtime_checkable
 class MultiNodeBackend(Protocol):
-    """A back end that can run on several nodes; `EvaluateWork.node_context` identifies the node."""
+    """A backend that can run on several nodes; `EvaluateWork.node_context` identifies the node."""
 
     def run_follower(self) -> None:
-        """On a node of rank > 0: serve the back end that is loaded on rank 0. Never returns; raises what stops it."""
+        """On a node of rank > 0: serve the backend that is loaded on rank 0. Never returns; raises what stops it."""
 
 
 def make_backend(work: EvaluateWork) -> Backend:
-    """Return the back end that `work` names, not loaded yet. A third party cannot replace a built-in one.
+    """Return the backend that `work` names, not loaded yet. A third party cannot replace a built-in one.
 
     Raises:
-        UserInputError: There is no back end of that name.
-        SetupError: The plug-in's module cannot be imported.
+        UserInputError: There is no backend of that name.
+        SetupError: The plugin's module cannot be imported.
     """
     made = load_tool(Group.BACKENDS, work.backend)
     if made is None:
         known = ", ".join(loadable_names(Group.BACKENDS))
-        raise UserInputError(f"evaluate.backend: {work.backend!r} is not an installed back end: choose {known}.")
+        raise UserInputError(f"evaluate.backend: {work.backend!r} is not an installed backend: choose {known}.")
     backend: Backend = made(work)
     return backend

@@ -1,4 +1,4 @@
-"""Synthetic back end: responses derived from a request's digest, at a configurable speed, without a model.
+"""Synthetic backend: responses derived from a request's digest, at a configurable speed, without a model.
 
 Its responses are never scores. Keys of `EvaluateWork.synthetic_options`:
 
@@ -48,7 +48,7 @@ class SyntheticBackend:
         """Take the configured time and memory. Every page is written, so that the memory is resident."""
         time.sleep(self._options.get("load_seconds", 0.0))
         if self._options.get("reject_input"):
-            raise UserInputError("The synthetic back end rejects its input (reject_input).")
+            raise UserInputError("The synthetic backend rejects its input (reject_input).")
         self._memory = b"\x01" * int(self._options.get("memory_gib", 0.0) * _GIB)
 
     def run_follower(self) -> None:

@@ -1,4 +1,4 @@
-"""Token counts of a plan, compared with lm-eval's transformers back end and with no sharing at all."""
+"""Token counts of a plan, compared with lm-eval's transformers backend and with no sharing at all."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ class TokenCounts:
         requests: Number of requests.
         passes: Number of forward passes.
         requested: Tokens of all requests, each in full.
-        lm_eval: Tokens that lm-eval's transformers back end computes (0.4.13). It computes requests that differ only in
+        lm_eval: Tokens that lm-eval's transformers backend computes (0.4.13). It computes requests that differ only in
             their last token once.
         computed: Tokens of the plan, without padding.
         padded: Tokens of the plan, with padding.

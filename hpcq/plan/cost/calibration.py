@@ -24,7 +24,7 @@ class Measurement:
 
     Attributes:
         gpu_class: Class of nodes on which the attempt ran.
-        backend: Back end that it used.
+        backend: Backend that it used.
         model: Id of the model.
         scheme: Name of the scheme.
         start: Ratio of starting.
@@ -78,7 +78,7 @@ class RunHistory:
     timed_out: frozenset[str] = frozenset()
 
     def correction(self, gpu_class: str, backend: str, model: str, scheme: str) -> Correction:
-        """Return the median ratios of attempts with these properties, else of attempts with this class and back end.
+        """Return the median ratios of attempts with these properties, else of attempts with this class and backend.
 
         A measurement of another model counts for starting or for loading, whichever dominated it: the slow start of a
         small model must not make a large model's loading seem slow, nor the reverse.

@@ -1,6 +1,6 @@
 """Performance constants of the cost model, each with its source or marked as an assumption.
 
-Attempts of a run correct the assumptions (hpcq/plan/cost/calibration.py). Constants of back ends and quantizers are in
+Attempts of a run correct the assumptions (hpcq/plan/cost/calibration.py). Constants of backends and quantizers are in
 hpcq/catalog/tools.toml, those of GPUs in hpcq/catalog/gpus.toml.
 """
 

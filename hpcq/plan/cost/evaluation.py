@@ -73,9 +73,9 @@ class EvaluationSpec:
     Attributes:
         model: Sizes of the model.
         scheme: Quantization scheme of the checkpoint.
-        backend: Name of the back end.
+        backend: Name of the backend.
         dtype: Type of activations and unquantized weights.
-        batch: Maximum number of sequences that are generated together, by back ends that do not reserve a KV cache.
+        batch: Maximum number of sequences that are generated together, by backends that do not reserve a KV cache.
         demand: Settings of the engine that determine its memory.
         kernel: Kernel that multiplies the weights, if known.
         gpu_memory: Memory of the fullest GPU; None on CPUs.
@@ -94,7 +94,7 @@ class EvaluationSpec:
 
     @property
     def info(self) -> BackendInfo:
-        """What the registry has about the back end."""
+        """What the registry has about the backend."""
         return backends()[self.backend]
 
 
@@ -224,7 +224,7 @@ def _generation_s(spec: EvaluationSpec, workload: Workload, hardware: Hardware) 
 
 
 def _read_weights(spec: EvaluationSpec) -> float:
-    """Return the bytes of weights as they are multiplied: some back ends decompress a quantized checkpoint."""
+    """Return the bytes of weights as they are multiplied: some backends decompress a quantized checkpoint."""
     if spec.scheme.is_quantized and not spec.info.decompresses:
         return weight_bytes(spec.model, spec.scheme)
     return spec.model.parameters * (_FLOAT32_BYTES if spec.dtype == "float32" else BITS["bf16"] // 8)

@@ -78,7 +78,7 @@ def plan_offload(
     Args:
         model: Sizes of the model.
         scheme: Scheme of the weights in memory, after decompression.
-        demand: Settings of the back end.
+        demand: Settings of the backend.
         target: Where weights may be offloaded to.
         gpu: Type of the GPUs; None: the node computes on its cores.
         gpus: Number of GPUs; 0 without GPUs.

@@ -26,7 +26,7 @@ class Assignment:
         evaluation: Where the variant is evaluated.
         shards: Number of shards of the evaluation.
         is_shard_count_auto: The planner may change the number of shards.
-        fallback_reason: Why the manifest's own back end does not evaluate it; None: it does.
+        fallback_reason: Why the manifest's own backend does not evaluate it; None: it does.
         quantization: Where the variant is quantized; None for a base checkpoint.
     """
 

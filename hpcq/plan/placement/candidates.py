@@ -1,7 +1,7 @@
 """Possible placements of a unit: the GPU classes that have its role, its kernels and enough memory.
 
 vLLM runs tensor parallel inside a node and pipeline parallel across nodes; accelerate distributes layers over the GPUs
-of one node; a plug-in declares what it does. A class whose kernels deviate from the scheme ranks after all classes that
+of one node; a plugin declares what it does. A class whose kernels deviate from the scheme ranks after all classes that
 compute exactly the scheme.
 """
 
@@ -47,7 +47,7 @@ class PlacementError(Exception):
 
     Attributes:
         suggestion: The nearest alternative that fits; may be empty.
-        is_unsupported: The back end has no code for the unit on any class; more memory does not help.
+        is_unsupported: The backend has no code for the unit on any class; more memory does not help.
     """
 
     def __init__(self, reason: str, suggestion: str, *, is_unsupported: bool = False) -> None:
@@ -83,7 +83,7 @@ class Rejection:
     Attributes:
         reason: Phrase for the message, with numbers.
         memory_ratio: Usable divided by required memory of the fullest GPU or of the node; 0: memory does not help.
-        is_unsupported: The back end has no kernel for the unit on this class.
+        is_unsupported: The backend has no kernel for the unit on this class.
     """
 
     reason: str

@@ -71,9 +71,9 @@ class EvaluationCandidates:
     """Possible placements of a variant's evaluation.
 
     Attributes:
-        settings: Settings of the back end that evaluates.
-        candidates: All placements with that back end.
-        fallback_reason: Why the manifest's own back end cannot evaluate the variant; None: it can.
+        settings: Settings of the backend that evaluates.
+        candidates: All placements with that backend.
+        fallback_reason: Why the manifest's own backend cannot evaluate the variant; None: it can.
     """
 
     settings: EvaluateSettings
@@ -105,12 +105,12 @@ class Estimator:
         return estimate_workload(self.tasks, shares_prefixes=settings.prefix_sharing)
 
     def evaluation_candidates(self, variant: Variant) -> EvaluationCandidates:
-        """Return placements with the manifest's back end, or with the fallback if no class has code for the variant.
+        """Return placements with the manifest's backend, or with the fallback if no class has code for the variant.
 
         The fallback is not used because of insufficient memory: a much slower evaluation would be a surprise.
 
         Raises:
-            PlacementError: Neither back end can evaluate the variant.
+            PlacementError: Neither backend can evaluate the variant.
         """
         settings, fallback = self.resolved.evaluate, self.resolved.fallback
         try:
@@ -190,7 +190,7 @@ class Estimator:
 
 
 def _synthetic_cost(options: Mapping[str, float], workload: Workload) -> Cost:
-    """Return exactly the seconds that the synthetic back end sleeps."""
+    """Return exactly the seconds that the synthetic backend sleeps."""
     return Cost(load_s=options.get("load_seconds", 0.0), work_s=workload.requests * options.get("request_seconds", 0.0))
 
 

@@ -21,8 +21,8 @@ def parallel_layouts(
 
     Args:
         name: Name of the class.
-        gpu_class: The class. A back end that does not span nodes gets one with one node.
-        splitting: How the back end distributes a model. TENSOR: tensor parallelism inside a node, pipeline parallelism
+        gpu_class: The class. A backend that does not span nodes gets one with one node.
+        splitting: How the backend distributes a model. TENSOR: tensor parallelism inside a node, pipeline parallelism
             across nodes. LAYERS: layers over the GPUs of one node.
         tensor_parallel: Size that the manifest requests, for TENSOR; None: any.
         pipeline_parallel: Size that the manifest requests, for TENSOR; None: the number of nodes.

@@ -1,4 +1,4 @@
-"""Requirements of an evaluation on its placement: back end, fixed parallel sizes, and the memory needed to start."""
+"""Requirements of an evaluation on its placement: backend, fixed parallel sizes, and the memory needed to start."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ class EvaluationRequirements:
     Attributes:
         model: Sizes of the model; None: unknown, so one GPU is used and nothing is checked.
         scheme: The quantization scheme.
-        backend: The back end to place for.
+        backend: The backend to place for.
         demand: Memory demand in addition to the weights.
         tensor_parallel: GPUs that share each weight matrix; None: as many as needed.
         pipeline_parallel: Groups of GPUs that share the layers; None: as many as needed.
@@ -55,7 +55,7 @@ def evaluation_requirements(
 
 
 def fallback_requirements(resolved: ResolvedManifest, variant: Variant) -> EvaluationRequirements:
-    """Return the requirements of the variant's evaluation with the fallback of the back end, if it has one."""
+    """Return the requirements of the variant's evaluation with the fallback of the backend, if it has one."""
     settings = resolved.evaluate
     fallback = backends()[settings.placement_backend].fallback
     if fallback:
@@ -66,7 +66,7 @@ def fallback_requirements(resolved: ResolvedManifest, variant: Variant) -> Evalu
 def _demand(settings: EvaluateSettings, model: ModelShape | None, *, is_float32: bool) -> MemoryDemand:
     """Return the memory demand at start.
 
-    vLLM (0.32) refuses to start unless the KV cache of one prompt of the maximum length fits. Other back ends reduce
+    vLLM (0.32) refuses to start unless the KV cache of one prompt of the maximum length fits. Other backends reduce
     the batch if memory is short, so a small batch of prompts of typical length is assumed.
     """
     engine = dict(settings.engine)

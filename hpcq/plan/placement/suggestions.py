@@ -38,7 +38,7 @@ def suggest(
         profile: The cluster.
         requirements: The evaluation that cannot be placed.
         calibration: The variant's calibration, if it has one.
-        on_fallback: The same evaluation with the back end's fallback, or else with the back end itself.
+        on_fallback: The same evaluation with the backend's fallback, or else with the backend itself.
     """
     calibration = calibration or _CALIBRATION
     found = [
@@ -154,7 +154,7 @@ def _backends(profile: Profile, requirements: EvaluationRequirements, calibratio
 def _offloads(
     profile: Profile, requirements: EvaluationRequirements, calibration: Calibration, *, is_named: bool
 ) -> Iterator[str]:
-    """Offload to one level further than allowed (cpu, then disk). Also name the back end unless the manifest does."""
+    """Offload to one level further than allowed (cpu, then disk). Also name the backend unless the manifest does."""
     offload = {"none": "cpu", "cpu": "disk"}.get(requirements.offload)
     if offload and _fits(profile, replace(requirements, offload=offload), calibration):
         backend = "" if is_named else f"evaluate.backend = '{requirements.backend}' with "

@@ -1,4 +1,4 @@
-"""Schemes that each back end computes, and the compute capability that they require."""
+"""Schemes that each backend computes, and the compute capability that they require."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ from hpcq.catalog.schemes import find_scheme, scheme_names
 
 
 def kernel(backend: str, scheme: str, capability: tuple[int, int]) -> Kernel | None:
-    """Return the back end's kernel for a scheme of the catalog."""
+    """Return the backend's kernel for a scheme of the catalog."""
     found = find_scheme(scheme)
     assert found
     return find_kernel(backend, found, capability)
@@ -20,7 +20,7 @@ def kernel(backend: str, scheme: str, capability: tuple[int, int]) -> Kernel | N
 @pytest.mark.parametrize("name", [name for name in scheme_names() if not name.startswith("synthetic")])
 @pytest.mark.parametrize("backend", ["vllm", "accelerate"])
 def test_every_scheme_has_a_kernel_that_matches_it(name: str, backend: str) -> None:
-    """Each back end computes each scheme of the catalog exactly on some GPU of the catalog."""
+    """Each backend computes each scheme of the catalog exactly on some GPU of the catalog."""
     found = find_scheme(name)
     assert found
     capabilities = [gpu.compute_capability for gpu_name in gpu_names() if (gpu := find_gpu(gpu_name))]

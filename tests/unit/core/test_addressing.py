@@ -126,7 +126,7 @@ def _addressed(record: Any) -> list[str]:
 
 @given(WORKS, st.data())
 def test_every_addressed_field_of_an_evaluation_changes_its_address(work: EvaluateWork, data: st.DataObject) -> None:
-    """Back end, dtype, tool versions, seed and options each change the address of every response."""
+    """Backend, dtype, tool versions, seed and options each change the address of every response."""
     field = data.draw(st.sampled_from(_addressed(work)))
     other = dataclasses.replace(work, **{field: _changed(getattr(work, field))})
     assert other.address != work.address

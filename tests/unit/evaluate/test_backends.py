@@ -1,4 +1,4 @@
-"""Selection of back ends, and the synthetic back end."""
+"""Selection of backends, and the synthetic backend."""
 
 from __future__ import annotations
 
@@ -25,16 +25,16 @@ class Foreign(SyntheticBackend):
 
 
 def test_an_unknown_backend_is_refused(make_work: Callable[..., EvaluateWork]) -> None:
-    """An unknown back end is refused with its name and the installed ones."""
+    """An unknown backend is refused with its name and the installed ones."""
     known = "accelerate, synthetic, vllm"
-    with pytest.raises(UserInputError, match=rf"'nope' is not an installed back end: choose {known}\."):
+    with pytest.raises(UserInputError, match=rf"'nope' is not an installed backend: choose {known}\."):
         make_backend(make_work(backend="nope"))
 
 
 def test_third_parties_add_backends(
     make_work: Callable[..., EvaluateWork], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """A distribution that declares an entry point provides a back end under that name."""
+    """A distribution that declares an entry point provides a backend under that name."""
     (tmp_path / "foreign_backend.py").write_text(FOREIGN_BACKEND)
     metadata = tmp_path / "foreign_backend-1.0.dist-info"
     metadata.mkdir()
@@ -46,7 +46,7 @@ def test_third_parties_add_backends(
 
 
 def test_synthetic_responses_depend_only_on_the_request(make_work: Callable[..., EvaluateWork]) -> None:
-    """Two synthetic back ends give the same responses, of the requested kind."""
+    """Two synthetic backends give the same responses, of the requested kind."""
     requests = synthetic_requests([Task(name="arc_challenge", limit=2), Task(name="gsm8k", limit=2)])
 
     first, second = (
@@ -60,7 +60,7 @@ def test_synthetic_responses_depend_only_on_the_request(make_work: Callable[...,
 
 
 def test_the_synthetic_backend_takes_the_configured_time(make_work: Callable[..., EvaluateWork]) -> None:
-    """The synthetic back end takes the configured seconds for loading and for each request."""
+    """The synthetic backend takes the configured seconds for loading and for each request."""
     backend = make_backend(
         make_work(synthetic_options=(("request_seconds", 0.01), ("load_seconds", 0.05), ("memory_gib", 0.01)))
     )

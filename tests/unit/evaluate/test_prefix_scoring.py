@@ -243,7 +243,7 @@ def test_low_precision_sums_as_lm_eval_does(tmp_path: Path) -> None:
 
 
 class _Instance:
-    """The part of an Instance that lm-eval's back ends use."""
+    """The part of an Instance that lm-eval's backends use."""
 
     def __init__(self, args: tuple[str, str]) -> None:
         self.args = args

@@ -1,4 +1,4 @@
-"""Evaluation worker, with the synthetic back end: commits, restarts, shards."""
+"""Evaluation worker, with the synthetic backend: commits, restarts, shards."""
 
 from __future__ import annotations
 

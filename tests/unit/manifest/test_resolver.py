@@ -181,7 +181,7 @@ def test_a_definition_changes_its_base(load_text: LoadText, smallest: str) -> No
 def test_each_back_end_has_its_environment(
     load_text: LoadText, smallest: str, backend: str, environment: str, synthetic_options: tuple[tuple[str, float], ...]
 ) -> None:
-    """Each back end has a default environment; on nodes without GPUs, as here, vLLM's is its CPU build."""
+    """Each backend has a default environment; on nodes without GPUs, as here, vLLM's is its CPU build."""
     settings = resolve(load_text(smallest, f"evaluate.backend={backend}")).evaluate
     assert (settings.environment, settings.synthetic_options) == (environment, synthetic_options)
 
@@ -194,7 +194,7 @@ def test_engine_arguments_are_for_vllm_and_ignored_in_a_rehearsal(load_text: Loa
 
 
 def test_a_rehearsal_replaces_every_quantization_tool(load_text: LoadText) -> None:
-    """With the synthetic back end nothing is missing, nothing is calibrated, and no real tool is used."""
+    """With the synthetic backend nothing is missing, nothing is calibrated, and no real tool is used."""
     resolved = resolve(load_text(PACKAGED, "evaluate.backend=synthetic"))
     assert (resolved.missing, resolved.calibration, resolved.quantize.environment) == ((), None, "core")
     assert [(scheme.name, scheme.tool) for _, scheme in resolved.pairs] == [
@@ -204,7 +204,7 @@ def test_a_rehearsal_replaces_every_quantization_tool(load_text: LoadText) -> No
 
 
 def test_a_rehearsal_needs_no_known_model(load_text: LoadText, smallest: str) -> None:
-    """With the synthetic back end an unknown model is rehearsed like any other."""
+    """With the synthetic backend an unknown model is rehearsed like any other."""
     resolved = resolve(
         load_text(
             smallest,

@@ -1,4 +1,4 @@
-"""Back end of a variant: the manifest's own, or accelerate if that one has no code for the variant."""
+"""Backend of a variant: the manifest's own, or accelerate if that one has no code for the variant."""
 
 from __future__ import annotations
 
@@ -54,7 +54,7 @@ def _folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
 
 
 def plan_on(gpu: str, model: str, *schemes: str, fallback: bool = True, gpus: int = 8) -> Plan:
-    """Return the plan of a manifest with back end vLLM, on a cluster with `gpus` such GPUs."""
+    """Return the plan of a manifest with backend vLLM, on a cluster with `gpus` such GPUs."""
     profile = PROFILE.format(gpu=gpu, gpus=gpus)
     if gpu == "none":
         profile = profile.replace('gpu = "none"\n', "").replace(f"gpus_per_node = {gpus}\n", "", 1)
@@ -65,7 +65,7 @@ def plan_on(gpu: str, model: str, *schemes: str, fallback: bool = True, gpus: in
 
 
 def evaluators(plan: Plan) -> dict[str, tuple[str, str]]:
-    """Return the back end and the environment by scheme."""
+    """Return the backend and the environment by scheme."""
     return {
         unit.work.variant.scheme.name: (unit.work.backend, unit.environment)
         for unit in plan.units
@@ -115,7 +115,7 @@ def test_too_little_memory_does_not_change_the_back_end() -> None:
 
 
 def test_without_fallback_it_is_refused_and_accelerate_suggested() -> None:
-    """`fallback = false` keeps all variants on one back end."""
+    """`fallback = false` keeps all variants on one backend."""
     [refusal] = plan_on("H100-80", "Qwen/Qwen-7B-Chat", "bf16", fallback=False).refused
     assert "has no QWenLMHeadModel" in refusal.reason
     assert "evaluate.backend = 'accelerate'" in refusal.suggestion

@@ -121,7 +121,7 @@ def test_no_plan_exceeds_what_a_cluster_has(resolved: ResolvedManifest) -> None:
 @given(resolved=runs(has_time=True))  # a time limit would be a second reason with a second suggestion
 @MANY
 def test_a_refusal_has_a_reason_and_a_suggestion_that_works(resolved: ResolvedManifest) -> None:
-    """The reason has numbers. A plan with the suggested scheme, nodes, length, back end or offload has the variant."""
+    """The reason has numbers. A plan with the suggested scheme, nodes, length, backend or offload has the variant."""
     plan = make_plan(resolved)
     planned = {unit.variant.id for unit in plan.units if unit.variant and unit.kind is UnitKind.EVALUATE}
     for refusal in plan.refused:

@@ -307,7 +307,7 @@ INVALID = {
     "only benchmarks that cannot run yet": Invalid(
         tasks='suites = ["mt-bench"]', messages=("mt-bench: hpcq", "cannot run it yet. Try this: other tasks")
     ),
-    "an unknown back end": Invalid(
+    "an unknown backend": Invalid(
         backend="sglang", messages=("must be one of accelerate, vllm, synthetic, not 'sglang'",)
     ),
     # Contradictions
@@ -316,7 +316,7 @@ INVALID = {
         evaluate=TP.format(2),
         messages=("evaluate.engine: is not allowed with backend 'accelerate'",),
     ),
-    "synthetic options for a real back end": Invalid(
+    "synthetic options for a real backend": Invalid(
         evaluate="synthetic = { request_seconds = 1.0 }",
         messages=("evaluate.synthetic: is not allowed with backend 'vllm'",),
     ),

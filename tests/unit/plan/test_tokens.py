@@ -85,7 +85,7 @@ def test_unknown_tasks_are_named_and_generation_counts_nothing() -> None:
 
 
 def test_the_document_has_tokens_of_evaluations_and_their_sum() -> None:
-    """Each shard has an estimate, and the totals their sum; the synthetic back end has none."""
+    """Each shard has an estimate, and the totals their sum; the synthetic backend has none."""
 
     def document(backend: str) -> dict[str, object]:
         units = [

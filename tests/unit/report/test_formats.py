@@ -366,7 +366,7 @@ def test_an_unknown_study_is_refused_with_the_known_ones() -> None:
 
 
 def test_a_difference_across_back_ends_is_marked() -> None:
-    """A difference has a dagger if, and only if, another back end evaluated the baseline."""
+    """A difference has a dagger if, and only if, another backend evaluated the baseline."""
     variants = (
         variant("bf16", "none", 0.3, backend="vllm"),
         variant("fp8", "llmcompressor", 0.25),

@@ -118,7 +118,7 @@ def test_no_empty_segment_is_written(tmp_path: Path, addresses: dict[str, str]) 
 
 
 def test_rows_added_before_an_exception_are_committed(tmp_path: Path, key: Any, addresses: dict[str, str]) -> None:
-    """The end of the block commits, also if a back end fails or the job is terminated."""
+    """The end of the block commits, also if a backend fails or the job is terminated."""
 
     def fail() -> None:
         with SegmentWriter(tmp_path, attempt=1, addresses=addresses, provenance={}) as writer:

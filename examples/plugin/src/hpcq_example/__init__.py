@@ -1,1 +1,1 @@
-"""Example of a plug-in of hpcq: a quantizer and a back end."""
+"""Example of a plugin of hpcq: a quantizer and a backend."""

@@ -1,4 +1,4 @@
-"""Back end that gives every byte the same probability: a baseline that knows only the length of a text."""
+"""Backend that gives every byte the same probability: a baseline that knows only the length of a text."""
 
 from __future__ import annotations
 

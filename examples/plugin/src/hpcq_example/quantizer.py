@@ -1,6 +1,6 @@
 """Quantizer that rounds each weight of the linear layers to the nearest of 255 values per output channel.
 
-The checkpoint holds the rounded values in the base's own 16-bit type, so every back end loads it as an unquantized one.
+The checkpoint holds the rounded values in the base's own 16-bit type, so every backend loads it as an unquantized one.
 It shows what the rounding costs in quality, and does not save memory.
 """
 

@@ -1,1 +1,1 @@
-"""Back end for transformers and accelerate, through lm-eval's HFLM."""
+"""Backend for transformers and accelerate, through lm-eval's HFLM."""

@@ -1,4 +1,4 @@
-"""Accelerate back end: lm-eval's HFLM (0.4.13), which tokenizes, truncates and generates.
+"""Accelerate backend: lm-eval's HFLM (0.4.13), which tokenizes, truncates and generates.
 
 Log-likelihoods are computed from shared prefixes if the model supports that, otherwise by HFLM.
 """
@@ -40,7 +40,7 @@ class AccelerateBackend:
         unknown = [name for name, _ in work.options if name not in OPTION_NAMES]
         if unknown:
             raise UserInputError(
-                f"evaluate.options: the accelerate back end has no option {unknown[0]!r}; valid options are"
+                f"evaluate.options: the accelerate backend has no option {unknown[0]!r}; valid options are"
                 f" {', '.join(OPTION_NAMES)}."
             )
         self._work = work

@@ -1,1 +1,1 @@
-"""Back end for vLLM."""
+"""Backend for vLLM."""

