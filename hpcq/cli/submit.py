@@ -16,8 +16,8 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     add_manifest(parser)
     add_json(parser)
     add_yes(parser)
-    parser.add_argument("--dry-run", action="store_true", help="check everything, print the plan, submit nothing")
-    parser.add_argument("--wait", action="store_true", help="with Slurm: return when the run has ended")
+    parser.add_argument("--dry-run", action="store_true", help="run all checks and print the plan, but submit nothing")
+    parser.add_argument("--wait", action="store_true", help="with Slurm: do not return until the run has ended")
 
 
 def run(arguments: argparse.Namespace) -> int:

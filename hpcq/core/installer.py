@@ -1,13 +1,14 @@
 """Creation of a Python environment with uv: exact versions with hashes, from the package indexes that pip uses.
 
-Runs before anything is installed, so it needs the standard library alone. uv (0.13) reads no configuration of pip, but
-pip's is the one that sites maintain, so index, find-links, certificate and proxy are passed on from it.
+Uses only the standard library, because it runs before any package is installed. uv (0.13) ignores pip's configuration,
+but sites configure pip. So pip's index, find-links, certificate and proxy settings are passed to uv.
 """
 
 from __future__ import annotations
 
 import ast
 import contextlib
+import itertools
 import os
 import re
 import shutil
@@ -23,7 +24,7 @@ Report = Callable[[str], None]
 
 _SETTING = re.compile(r"(?P<section>[^.=]+|:env:)\.(?P<key>[\w-]+)=(?P<value>.*)")
 _SECTIONS = ("global", "install", ":env:")
-"""Sections of `pip config list`, the strongest last."""
+"""Sections of `pip config list`, in order of increasing precedence."""
 _UV_INDEX_VARIABLES = (
     "UV_DEFAULT_INDEX",
     "UV_INDEX",
@@ -39,12 +40,12 @@ _MIN_FREE_BYTES = 64 * 2**20
 
 
 class Installer:
-    """uv, installing into one environment.
+    """Creates virtual environments and installs locked packages into them, with uv.
 
     Args:
-        python: interpreter that the environment is made with.
+        python: base interpreter of the environments.
         cache: folder for downloads (`uv/`) and for uv itself (`tools/`).
-        uv_lock: pins of uv with hashes, used where uv is not on the PATH.
+        uv_lock: lock file with uv's version and hashes, used if uv is not on the PATH.
         report: receives lines of progress.
     """
 
@@ -66,17 +67,17 @@ class Installer:
         self._run([self._uv, "venv", "--python", self._python, str(target)])
 
     def install(self, target: Path, locks: Sequence[Path]) -> None:
-        """Install exactly what `locks` pin, each file checked against its hash, and byte-compile it.
+        """Install the pinned packages of `locks`, verify their hashes, and compile bytecode.
 
         Raises:
-            SetupError: uv failed: network, disk, a version that the index does not have, or another hash.
+            SetupError: uv failed: network, full disk, missing version or wrong hash.
         """
         files = [word for lock in locks for word in ("--requirements", str(lock))]
         verified = ["--no-deps", "--require-hashes", "--compile-bytecode"]
         self._run([*self._pip_install(target), *verified, *self._index_options(), *files])
 
     def install_editable(self, target: Path, project: Path) -> None:
-        """Install the checkout `project` without what it requires, built with what the environment holds.
+        """Install `project` in editable mode, without its requirements and without build isolation.
 
         Raises:
             SetupError: uv failed.
@@ -85,7 +86,7 @@ class Installer:
         self._run([*self._pip_install(target), *built_here, "--editable", str(project)])
 
     def preferred_version(self, requirement: str) -> str | None:
-        """Return the version that the site's indexes prefer, local part included; None if they have none."""
+        """Return the version that the site's indexes prefer, local part included; None if there is none or uv fails."""
         command = [self._uv, "pip", "compile", "--quiet", "--no-deps", "--no-header", "--no-annotate"]
         command += ["--python", self._python, *self._index_options(), "-"]
         done = subprocess.run(
@@ -103,7 +104,7 @@ class Installer:
         return [self._uv, "pip", "install", "--python", str(target / "bin" / "python")]
 
     def _find_uv(self) -> str:
-        """uv on the PATH, else the locked one, fetched once into the cache with pip."""
+        """Return the path of uv: on the PATH, or else the locked version, which pip installs once into the cache."""
         found = shutil.which("uv")
         if found:
             return found
@@ -119,7 +120,7 @@ class Installer:
             self._run([self._python, "-m", "venv", str(partial)])
             pip = [str(partial / "bin" / "python"), "-m", "pip", "install"]
             self._run([*pip, "--no-deps", "--require-hashes", "--requirement", str(self._uv_lock)])
-            with contextlib.suppress(OSError):  # another process was faster
+            with contextlib.suppress(OSError):  # another process has already created it
                 partial.rename(folder)
         return str(uv)
 
@@ -133,12 +134,12 @@ class Installer:
             value = self._settings.get(key) or (self._settings.get("timeout") if key == "default-timeout" else None)
             if value:
                 variables.setdefault(variable, value)
-        # On the file system of the environments, so that files are linked and not copied; no downloads of Python.
+        # On the file system of the environments, so that uv links files instead of copying them.
         variables.setdefault("UV_CACHE_DIR", str(self._cache / "uv"))
         return {**variables, "UV_PYTHON_DOWNLOADS": "never", "UV_NO_PROGRESS": "1"}
 
     def _index_options(self) -> list[str]:
-        """pip's indexes as options of uv, unless uv has settings of its own."""
+        """Return pip's indexes as options of uv; no options if uv is configured by its own variables."""
         if any(os.environ.get(name) for name in _UV_INDEX_VARIABLES):
             return []
         options = ["--index-strategy", "unsafe-best-match"]  # as pip does; every file is checked against its hash
@@ -169,34 +170,39 @@ class Installer:
                     self._report(f"  {line.strip()[:100]}")
         if process.returncode:
             output = "\n".join(f"  {line}" for line in tail)
-            step = " ".join(word for word in command[1:4] if not word.startswith("--"))
+            step = " ".join([Path(command[0]).name, *itertools.takewhile(lambda word: word[:2] != "--", command[1:4])])
             raise SetupError(f"'{step}' failed with exit code {process.returncode}. {self._hint(output)}\n{output}")
 
     def _hint(self, output: str) -> str:
-        """How to fix a failed step, from what it printed."""
+        """Return how to fix a failed step, from its output."""
         if "ensurepip is not" in output:
-            return "This Python has no ensurepip: run 'apt install python3-venv' and repeat the command."
+            return (
+                f"{self._python} has no ensurepip: on Debian install python3-venv, on a cluster load another Python."
+                " Then run the hpcq command again."
+            )
         # ensurepip does not report why it failed, so the free space is checked too.
         if "No space left on device" in output or shutil.disk_usage(self._cache).free < _MIN_FREE_BYTES:
             return "The disk is full: free some space, or set HPCQ_CACHE to a folder on another disk."
-        return "Fix what its last lines report (network, package index, versions) and repeat the command."
+        return (
+            "The cause is in the output below (network, package index, version). Fix it and run the hpcq command again."
+        )
 
 
 def _clean_environment(variables: Mapping[str, str]) -> dict[str, str]:
-    """The user's environment, pip's settings included, without what leads to the packages of another Python."""
+    """Return `variables`, pip's settings included, without those that refer to another Python's packages."""
     kept = {key: value for key, value in variables.items() if key not in _FOREIGN_VARIABLES}
     return {**kept, "PIP_DISABLE_PIP_VERSION_CHECK": "1", "PIP_NO_INPUT": "1", "PYTHONUNBUFFERED": "1"}
 
 
 def _pip_settings(python: str) -> dict[str, str]:
-    """pip's settings by key, from its files and its variables; empty where this Python has no pip."""
+    """Return pip's settings by key, from its files and its variables; empty if this Python has no pip."""
     command = [python, "-m", "pip", "config", "list"]
     done = subprocess.run(command, capture_output=True, text=True, check=False, env=_clean_environment(os.environ))
     return dict(_parse_settings(done.stdout)) if done.returncode == 0 else {}
 
 
 def _parse_settings(listing: str) -> Iterator[tuple[str, str]]:
-    """Keys and values of `pip config list`; where a key is in several sections, the strongest comes last."""
+    """Yield keys and values of `pip config list`, by section in order of increasing precedence."""
     found = [match for line in listing.splitlines() if (match := _SETTING.fullmatch(line.strip()))]
     for section in _SECTIONS:
         for match in found:

@@ -239,8 +239,8 @@ def check_same_plan(loaded: LoadedRun) -> None:
         if before.get(key) != after.get(key) and not key.startswith(("cluster.", "paths."))
     ]
     raise UserInputError(
-        f"{layout.folder}: this run was created from another manifest ({'; '.join(changes[:3]) or 'other versions'}). "
-        f"Give this one its own name (-O run.name={layout.name}-2), or remove the folder."
+        f"{layout.folder}: this run has other settings ({'; '.join(changes[:3]) or 'other versions'}). "
+        f"Submit another run with these options: `hpcq submit MANIFEST -O run.name={layout.name}-2`."
     )
 
 

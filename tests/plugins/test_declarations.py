@@ -52,7 +52,7 @@ def test_hpcqs_own_tools_are_complete() -> None:
 INVALID = {
     "no declaration": (
         {"declaration": None},
-        "Plugin their-plugin 1.5: the package 'their_package' has no hpcq-plugin.toml, which must be beside",
+        "Plugin their-plugin 1.5: the package 'their_package' has no hpcq-plugin.toml, which must be in the folder",
     ),
     "not installed": (
         {"entry_points": "[hpcq.backends]\nscorer = absent_package.tool:Scorer\n"},
@@ -61,7 +61,7 @@ INVALID = {
     "not TOML": ({"declaration": "schema = \n"}, "FILE: it cannot be read (Invalid value"),
     "later format": (
         {"declaration": "schema = 2\n"},
-        "FILE: this hpcq reads declarations with schema = 1, not 2. Correct or uninstall it.",
+        "FILE: schema = 2 is not supported; this version of hpcq reads schema = 1. Correct the file",
     ),
     "unknown table": ({"declaration": DECLARATION + "[gpus]\n"}, "FILE: unknown table 'gpus'; allowed are"),
     "no table": (
@@ -140,7 +140,7 @@ def test_an_invalid_declaration_is_reported_in_one_sentence(
     message = capsys.readouterr().err
     file = f"Plugin their-plugin 1.5: {package / 'hpcq-plugin.toml'}"
     assert expected.replace("FILE", file) in message
-    assert re.search(r"(Correct or uninstall|Correct it)", message)
+    assert re.search(r"(Correct the file|Correct or uninstall|Correct it)", message)
     assert "Traceback" not in message
 
 

@@ -56,8 +56,8 @@ def test_a_model_is_found_as_on_the_hub() -> None:
 
 
 def test_the_model_notes_its_earlier_quantization() -> None:
-    """The packaged model's notes mention that its weights were 4-bit once."""
-    assert any("4-bit once" in note for note in model_notes("HuggingFaceTB/SmolLM2-135M-Instruct"))
+    """The packaged model's notes mention that its weights were dequantized from 4-bit."""
+    assert any("dequantized from 4-bit" in note for note in model_notes("HuggingFaceTB/SmolLM2-135M-Instruct"))
 
 
 @pytest.mark.parametrize("package", PACKAGES)

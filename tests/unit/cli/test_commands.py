@@ -129,8 +129,8 @@ def test_a_folder_of_another_run_is_refused_with_what_differs(finished: Hpcq) ->
     done = finished("submit", "manifest.toml", "-O", "tasks.limit=6")
     assert (done.code, done.out) == (2, "")
     assert done.err.strip() == (
-        f"{finished.folder}/runs/rehearsal: this run was created from another manifest (tasks.limit was 5 and is 6). "
-        "Give this one its own name (-O run.name=rehearsal-2), or remove the folder."
+        f"{finished.folder}/runs/rehearsal: this run has other settings (tasks.limit was 5 and is 6). "
+        "Submit another run with these options: `hpcq submit MANIFEST -O run.name=rehearsal-2`."
     )
 
 

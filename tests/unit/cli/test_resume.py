@@ -154,8 +154,8 @@ def test_lost_responses_are_answered_with_other_shards(finished: Hpcq) -> None:
         (
             "tasks.limit=6",
             (
-                "{run}: this run was created from another manifest (tasks.limit was 5 and is 6). "
-                "Give this one its own name (-O run.name=rehearsal-2), or remove the folder."
+                "{run}: this run has other settings (tasks.limit was 5 and is 6). "
+                "Submit another run with these options: `hpcq submit MANIFEST -O run.name=rehearsal-2`."
             ),
         ),
         (

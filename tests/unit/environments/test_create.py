@@ -62,7 +62,7 @@ def test_a_failed_installation_is_reported_and_has_no_marker(
     """A version that no index has, another hash and a pin without hash are reported with uv's last lines."""
     (modules / "making.lock.txt").write_text(lock)
     with pytest.raises(
-        SetupError, match="'making' could not be created: 'pip install' failed with exit code"
+        SetupError, match="'making' could not be created: 'uv pip install' failed with exit code"
     ) as failure:
         environments.create("making", modules)
     assert reason in str(failure.value)

@@ -98,9 +98,9 @@ def test_unquantized_schemes_come_first(load_text: LoadText) -> None:
 
 
 def test_caveats_of_models_items_and_their_number_are_gathered(load_text: LoadText) -> None:
-    """Notes mention weights that were 4-bit before, items that differ from the original, and the number of items."""
+    """Notes mention dequantized weights, items that differ from the original, and the number of items."""
     notes = resolve(load_text(PACKAGED)).notes
-    assert notes[0].startswith("HuggingFaceTB/SmolLM2-135M-Instruct: Its weights were 4-bit once")
+    assert notes[0].startswith("HuggingFaceTB/SmolLM2-135M-Instruct: The weights were dequantized from 4-bit GGUF")
     assert any(note.startswith("arc_challenge: 1044 of the 1172 test items") for note in notes)
     assert notes[-1] == (
         "Only some of the items were used (arc_challenge 40 of 1172, gsm8k 40 of 1319): see the standard errors."
