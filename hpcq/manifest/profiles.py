@@ -258,7 +258,10 @@ def _find_profile(name: str, relative_to: Path) -> Path:
         if is_file(folder / path):
             return folder / path
     shipped = [str(other.relative_to(MANIFESTS)) for other in sorted(MANIFESTS.glob("clusters/*.toml"))]
-    raise ManifestError([unknown_name("profile", name, ("local", "auto", *shipped))])
+    message = unknown_name("profile", name, ("local", "auto", *shipped))
+    if path.suffix == ".toml":
+        message += f" To write a profile of this cluster, run `hpcq init --from-sinfo {name}`."
+    raise ManifestError([message])
 
 
 def _core_count() -> int:

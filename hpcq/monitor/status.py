@@ -7,7 +7,7 @@ from __future__ import annotations
 
 from collections import Counter
 from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import asdict, dataclass, replace
+from dataclasses import asdict, dataclass, field, replace
 from datetime import datetime
 from typing import Any
 
@@ -92,7 +92,7 @@ class RunStatus:
     """
 
     run: str
-    units: tuple[UnitStatus, ...]
+    units: tuple[UnitStatus, ...] = field(repr=False)
     is_locked: bool = False
 
     @property

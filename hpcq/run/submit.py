@@ -5,7 +5,7 @@ from __future__ import annotations
 import os
 import time
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any
 
 from hpcq.core.errors import SetupError, UserInputError
@@ -46,10 +46,10 @@ class PlanResult:
         document: The document of `plan --json`.
     """
 
-    loaded: LoadedRun
+    loaded: LoadedRun = field(repr=False)
     status: RunStatus
-    arrays: tuple[PlannedArray, ...]
-    document: dict[str, Any]
+    arrays: tuple[PlannedArray, ...] = field(repr=False)
+    document: dict[str, Any] = field(repr=False)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -63,8 +63,8 @@ class SubmitResult:
         status: State of the run after the submission.
     """
 
-    loaded: LoadedRun
-    arrays: tuple[PlannedArray, ...]
+    loaded: LoadedRun = field(repr=False)
+    arrays: tuple[PlannedArray, ...] = field(repr=False)
     submissions: tuple[Submission, ...]
     status: RunStatus
 
@@ -72,14 +72,22 @@ class SubmitResult:
 def plan_run(loaded: LoadedRun) -> PlanResult:
     """Plan without writing or submitting anything: the arrays are those that `submit` would submit now.
 
+    If the run's folder belongs to a run with other settings, which `submit` refuses, a note says so.
+
     Slurm is asked for the run's jobs if there are any. If it does not answer, the field `slurm_error` of the document
     has the reason, and units whose jobs are pending or running count as missing.
     """
     try:
         jobs = unit_jobs_if_any(loaded.layout, may_write=False)
     except SetupError as error:
-        return _plan_result(loaded, {}, slurm_error=str(error))
-    return _plan_result(loaded, jobs)
+        planned = _plan_result(loaded, {}, slurm_error=str(error))
+    else:
+        planned = _plan_result(loaded, jobs)
+    try:
+        check_same_plan(loaded)
+    except UserInputError as error:
+        planned.document["notes"] = [*planned.document["notes"], str(error)]
+    return planned
 
 
 def check_run(loaded: LoadedRun) -> PlanResult:

@@ -368,7 +368,7 @@ CASES: dict[str, tuple[str, list[str]]] = {
     "profile unknown": (
         full(more='[cluster]\nprofile = "clusters/papers.toml"\n'),
         [
-            ":10: cluster.profile: unknown profile 'clusters/papers.toml'; known are local, auto, clusters/h100.toml, clusters/paper.toml, clusters/template.toml, clusters/virtual.toml. Did you mean 'clusters/paper.toml'?"
+            ":10: cluster.profile: unknown profile 'clusters/papers.toml'; known are local, auto, clusters/h100.toml, clusters/paper.toml, clusters/template.toml, clusters/virtual.toml. Did you mean 'clusters/paper.toml'? To write a profile of this cluster, run `hpcq init --from-sinfo clusters/papers.toml`."
         ],
     ),
     "profile wrong": (
