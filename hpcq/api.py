@@ -24,11 +24,13 @@ from typing import TYPE_CHECKING, Any, TypeVar
 from hpcq.core.addressing import slug
 from hpcq.core.errors import SetupError, UserInputError
 from hpcq.core.files import make_folder, write_text
+from hpcq.data import find_manifest
 from hpcq.monitor.status import ACTIVE_STATES, RunStatus
 from hpcq.run import operations
 from hpcq.run.load import (
     LoadedRun,
     RunRecord,
+    check_same_plan,
     find_lock_file,
     find_runs,
     load_manifest,
@@ -127,7 +129,8 @@ class ResponseRecord:
 class Run:
     """A run: the manifest that defines it and the folder with what it has computed. Made by `load` and `runs`.
 
-    Every method reads the current state from disk (and from Slurm where it must), so a `Run` never becomes stale.
+    Every method reads the current state from disk (and from Slurm where it must). A method that reads results raises a
+    UserInputError if the run was submitted with other settings than this manifest's.
 
     Args:
         source: A manifest, or the name or folder of an existing run.
@@ -143,7 +146,9 @@ class Run:
     def __init__(self, source: str | Path, overrides: Iterable[str] = ()) -> None:
         self._source = Path(source)
         self._overrides = tuple(overrides)
-        self._is_manifest = self._source.suffix == ".toml" and not self._source.is_dir()
+        self._working_directory = Path.cwd()
+        self._is_manifest = find_manifest(self._source).suffix == ".toml" and not self._source.is_dir()
+        self._found = None if self._is_manifest else find_lock_file(str(source)).parent.absolute()
 
     def __repr__(self) -> str:
         return f"hpcq.load({str(self._source)!r})"
@@ -156,9 +161,23 @@ class Run:
     @property
     def folder(self) -> Path:
         """Folder of the run, absolute. It exists once the run has been submitted."""
-        if self._is_manifest:
-            return manifest_layout(self._source, self._overrides).folder
-        return find_lock_file(str(self._source)).parent.absolute()
+        return self._found or manifest_layout(self._manifest, self._overrides).folder
+
+    @property
+    def _manifest(self) -> Path:
+        """Path of the manifest.
+
+        Raises:
+            UserInputError: The working directory has changed: relative paths in the manifest would mean other folders.
+        """
+        if Path.cwd() != self._working_directory:
+            raise UserInputError(f"{self!r}: the working directory has changed; load the run again.")
+        return self._source
+
+    @property
+    def _name(self) -> str:
+        """Name of an existing run for messages and look-ups: as given, or its folder from another working directory."""
+        return str(self._source if Path.cwd() == self._working_directory else self._found)
 
     def load(self) -> LoadedRun:
         """Resolve and plan the manifest: all models, schemes, tasks and units.
@@ -174,8 +193,8 @@ class Run:
             ['evaluate', 'merge']
         """
         if self._is_manifest:
-            return load_manifest(self._source, self._overrides)
-        return load_run(str(self._source), self._overrides)
+            return load_manifest(self._manifest, self._overrides)
+        return load_run(self._name, self._overrides)
 
     def plan(self) -> PlanResult:
         """Plan without submitting anything: the arrays are exactly those that `submit` would submit now.
@@ -273,7 +292,7 @@ class Run:
             >>> hpcq.load("m.toml").status().state.value
             'done'
         """
-        if self._is_manifest and not manifest_layout(self._source, self._overrides).manifest_lock.is_file():
+        if self._is_manifest and not manifest_layout(self._manifest, self._overrides).manifest_lock.is_file():
             return self.plan().status
         return operations.query_status(self._record())
 
@@ -412,9 +431,13 @@ class Run:
         """Read the run's folder.
 
         Raises:
-            UserInputError: The run was not submitted yet.
+            UserInputError: The run was not submitted yet, or with other settings: its results would be those of another
+                run.
         """
-        return read_run(str(self.folder) if self._is_manifest else str(self._source))
+        record = read_run(str(self.folder) if self._is_manifest else self._name)
+        if self._is_manifest or self._overrides:
+            check_same_plan(self.load())
+        return record
 
 
 def load(source: str | Path, /, **overrides: Any) -> Run:
@@ -491,7 +514,8 @@ def make_report(
     """
     from hpcq.report import make_report
 
-    records = [(run if isinstance(run, Run) else find(run))._record() for run in runs]  # noqa: SLF001 (same module)
+    given = [runs] if isinstance(runs, str | Path) else runs
+    records = [(run if isinstance(run, Run) else find(run))._record() for run in given]  # noqa: SLF001 (same module)
     merged = [_merged_run(record) for record in records]
     return make_report.make_report(merged, output_format=output_format, compare=compare, width=width)
 

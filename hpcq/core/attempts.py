@@ -205,9 +205,34 @@ def _read(path: Path) -> AttemptRecord | None:
     known = AttemptRecord.__dataclass_fields__
     try:
         content = json.loads(path.read_text(encoding="utf-8"))
-        return _parse({key: value for key, value in content.items() if key in known})
-    except (FileNotFoundError, ValueError, TypeError, AttributeError):
+        record = _parse({key: value for key, value in content.items() if key in known})
+    except (FileNotFoundError, IsADirectoryError, ValueError, TypeError, AttributeError, RecursionError):
         return None
+    return record if _is_valid(record) else None
+
+
+def _is_valid(record: AttemptRecord) -> bool:
+    """Return whether the fields that other code computes with have their types."""
+    facts = record.facts
+    if not isinstance(facts, dict) or not isinstance(facts.get("planned", {}), dict):
+        return False
+    texts = (record.unit, record.job_id, record.node, record.process, record.faulty_node)
+    counts = (record.attempt, record.pid, record.restart, record.gpus, record.oom_step, record.committed)
+    optional = (record.total, record.restored, facts.get("asked_tokens"), facts.get("computed_tokens"))
+    return (
+        all(isinstance(text, str) for text in texts)
+        and all(isinstance(count, int) for count in counts)
+        and all(isinstance(count, int | None) for count in optional)
+        and all(map(_is_time, filter(None, (record.start, record.end))))
+        and bool(record.start)
+    )
+
+
+def _is_time(value: object) -> bool:
+    try:
+        return datetime.datetime.fromisoformat(str(value)).tzinfo is not None
+    except ValueError:
+        return False
 
 
 def _parse(content: dict[str, Any]) -> AttemptRecord:

@@ -77,7 +77,11 @@ def pins(name: str, modules: Path = MODULES) -> dict[str, str]:
         SetupError: There is no such environment, or a line of its lock file is not an exact pin.
     """
     lock = lock_file(name, modules)
-    return dict(_parse_pins(lock.read_text(encoding="utf-8"), lock))
+    try:
+        text = lock.read_text(encoding="utf-8")
+    except (OSError, UnicodeDecodeError) as error:
+        raise SetupError(f"{lock}: the lock file cannot be read ({error}).") from error
+    return dict(_parse_pins(text, lock))
 
 
 @lru_cache(maxsize=16)
@@ -183,6 +187,8 @@ def _build(name: str, target: Path, modules: Path) -> None:
         installer.install(target, locks_to_install(name, target, modules, installer))
         if name == CORE_ENVIRONMENT:
             installer.install_editable(target, CHECKOUT)
+        if not (target / "bin" / "python").is_file():
+            raise SetupError("uv reported success, but there is no interpreter.")  # noqa: TRY301 (same report as uv's)
     except SetupError as error:
         raise SetupError(f"The environment {name!r} could not be created: {error}") from error
     seconds = round(time.monotonic() - start)
@@ -252,7 +258,7 @@ def main(arguments: list[str] | None = None) -> int:
     parser.add_argument("--locks", type=Path, default=MODULES, help="folder of the lock file, such as a plugin's")
     try:
         options = parser.parse_args(arguments)
-        python = create(options.name, options.locks)
+        python = create(options.name, options.locks.resolve())
     except SetupError as error:
         _print_progress(str(error))
         return error.exit_code

@@ -9,6 +9,7 @@ from __future__ import annotations
 import ast
 import contextlib
 import itertools
+import math
 import os
 import re
 import shutil
@@ -89,15 +90,16 @@ class Installer:
         """Return the version that the site's indexes prefer, local part included; None if there is none or uv fails."""
         command = [self._uv, "pip", "compile", "--quiet", "--no-deps", "--no-header", "--no-annotate"]
         command += ["--python", self._python, *self._index_options(), "-"]
-        done = subprocess.run(
-            command,
-            input=requirement,
-            capture_output=True,
-            text=True,
-            check=False,
-            env=self._variables,
-            cwd=self._cache,
-        )
+        with _execution_errors(self._uv):
+            done = subprocess.run(
+                command,
+                input=requirement,
+                capture_output=True,
+                text=True,
+                check=False,
+                env=self._variables,
+                cwd=self._cache,
+            )
         return done.stdout.strip().rpartition("==")[2] or None
 
     def _pip_install(self, target: Path) -> list[str]:
@@ -133,7 +135,8 @@ class Installer:
         ):
             value = self._settings.get(key) or (self._settings.get("timeout") if key == "default-timeout" else None)
             if value:
-                variables.setdefault(variable, value)
+                is_timeout = variable == "UV_HTTP_TIMEOUT"  # pip accepts fractions of a second, uv does not
+                variables.setdefault(variable, str(math.ceil(float(value))) if is_timeout else value)
         # On the file system of the environments, so that uv links files instead of copying them.
         variables.setdefault("UV_CACHE_DIR", str(self._cache / "uv"))
         return {**variables, "UV_PYTHON_DOWNLOADS": "never", "UV_NO_PROGRESS": "1"}
@@ -145,7 +148,8 @@ class Installer:
         options = ["--index-strategy", "unsafe-best-match"]  # as pip does; every file is checked against its hash
         named = (("index-url", "--default-index"), ("extra-index-url", "--index"), ("find-links", "--find-links"))
         for key, option in (*named, ("trusted-host", "--allow-insecure-host")):
-            options += [word for value in self._settings.get(key, "").split() for word in (option, value)]
+            values = map(_absolute, self._settings.get(key, "").split())
+            options += [word for value in values if value for word in (option, value)]
         if self._settings.get("no-index", "").lower() in ("1", "true", "yes", "on"):
             options.append("--no-index")
         return options
@@ -153,17 +157,20 @@ class Installer:
     def _run(self, command: list[str]) -> None:
         """Run one step, report the lines that show progress, and keep the last ones for the error message."""
         tail: deque[str] = deque(maxlen=_TAIL_LINES)
-        with subprocess.Popen(
-            command,
-            stdin=subprocess.DEVNULL,
-            stdout=subprocess.PIPE,
-            stderr=subprocess.STDOUT,
-            text=True,
-            errors="replace",
-            env=self._variables,
-            # Outside the checkout: a folder of the working directory must not be taken for a package.
-            cwd=self._cache,
-        ) as process:
+        with (
+            _execution_errors(command[0]),
+            subprocess.Popen(
+                command,
+                stdin=subprocess.DEVNULL,
+                stdout=subprocess.PIPE,
+                stderr=subprocess.STDOUT,
+                text=True,
+                errors="replace",
+                env=self._variables,
+                # Outside the checkout: a folder of the working directory must not be taken for a package.
+                cwd=self._cache,
+            ) as process,
+        ):
             for line in process.stdout or ():
                 tail.append(line.rstrip())
                 if line.strip().startswith(_PROGRESS):
@@ -188,6 +195,14 @@ class Installer:
         )
 
 
+def _absolute(value: str) -> str | None:
+    """Return an index, host or folder for uv, which runs in another folder; None for a folder that does not exist."""
+    path = Path(value).expanduser()
+    if "://" in value or not (value.startswith("~") or path.is_absolute() or path.exists()):
+        return value
+    return str(path.absolute()) if path.exists() else None  # pip, too, ignores a missing folder
+
+
 def _clean_environment(variables: Mapping[str, str]) -> dict[str, str]:
     """Return `variables`, pip's settings included, without those that refer to another Python's packages."""
     kept = {key: value for key, value in variables.items() if key not in _FOREIGN_VARIABLES}
@@ -198,7 +213,19 @@ def _pip_settings(python: str) -> dict[str, str]:
     """Return pip's settings by key, from its files and its variables; empty if this Python has no pip."""
     command = [python, "-m", "pip", "config", "list"]
     done = subprocess.run(command, capture_output=True, text=True, check=False, env=_clean_environment(os.environ))
-    return dict(_parse_settings(done.stdout)) if done.returncode == 0 else {}
+    if done.returncode and "No module named pip" not in done.stderr:  # of `python -m`
+        reason = (done.stderr.strip() or "no output").splitlines()[-1]
+        raise SetupError(f"pip's configuration cannot be read: {reason}. Correct it, or unset PIP_CONFIG_FILE.")
+    return {} if done.returncode else dict(_parse_settings(done.stdout))
+
+
+@contextlib.contextmanager
+def _execution_errors(program: str) -> Iterator[None]:
+    """Turn the failure to start a program into a SetupError."""
+    try:
+        yield
+    except OSError as error:
+        raise SetupError(f"{program} cannot be executed ({error.strerror}). Remove it, or replace it.") from error
 
 
 def _parse_settings(listing: str) -> Iterator[tuple[str, str]]:

@@ -17,6 +17,7 @@ from hpcq.core.files import storage_errors
 from hpcq.core.paths import RunLayout
 
 _FOLDER_MODE = 0o700
+_PARENT_MODE = 0o755
 _OTHERS_WRITE = stat.S_IWGRP | stat.S_IWOTH
 
 
@@ -34,8 +35,12 @@ def make_private_folders(layout: RunLayout) -> None:
         _check(folder)
     for folder in folders:
         with storage_errors(folder):
+            for parent in reversed(folder.parents):
+                # With any umask, others may not write to a new parent folder: they could replace what is in it.
+                if not parent.exists():
+                    parent.mkdir(mode=_PARENT_MODE, exist_ok=True)
             # The mode also limits what a default ACL of the parent folder grants (acl(5)).
-            folder.mkdir(mode=_FOLDER_MODE, parents=True, exist_ok=True)
+            folder.mkdir(mode=_FOLDER_MODE, exist_ok=True)
 
 
 def _check(folder: Path) -> None:

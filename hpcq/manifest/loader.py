@@ -105,12 +105,23 @@ class OverrideError(ValueError):
     """An override cannot be applied; the message is a full sentence."""
 
 
+def _is_unicode(text: str) -> bool:
+    """Return whether `text` can be written as UTF-8. Python decodes other bytes of a command line to surrogates."""
+    try:
+        text.encode()
+    except UnicodeEncodeError:
+        return False
+    return True
+
+
 def apply_override(document: dict[str, Any], text: str) -> Override:
     """Apply the override `text` ('key=value') to `document`. Missing tables are created, missing list elements are not.
 
     Raises:
         OverrideError: the key or '=' is missing, the value is not valid TOML, or the key path does not exist.
     """
+    if not text.isascii() and not _is_unicode(text):
+        raise OverrideError("the value is not valid UTF-8.")
     key, equals, raw = text.partition("=")
     parts = [part.strip() for part in key.split(".")]
     if not equals or not all(parts):

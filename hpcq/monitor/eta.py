@@ -37,12 +37,12 @@ def unit_seconds_left(unit: UnitStatus, now: datetime | None = None) -> float | 
 def run_progress(status: RunStatus, now: datetime | None = None) -> Progress:
     """Estimate the progress of the run, assuming that waiting units run at the total rate of the running ones."""
     units = [unit for unit in status.units if unit.kind == UnitKind.EVALUATE]
-    totals = [unit.total for unit in units if unit.total]
+    totals = [unit.total for unit in units if unit.total is not None]
     done = sum(unit.done or 0 for unit in units)
     if not totals:
         return Progress(done=done, total=None, seconds_left=None)
     mean = sum(totals) / len(totals)
-    total = round(sum(unit.total or mean for unit in units))
+    total = round(sum(mean if unit.total is None else unit.total for unit in units))
     return Progress(done=done, total=total, seconds_left=_seconds_left(units, mean, now))
 
 
@@ -59,5 +59,6 @@ def _seconds_left(units: Sequence[UnitStatus], mean: float, now: datetime | None
     )
     if not rate:
         return max(lefts)
-    missing = sum((unit.total or mean) - (unit.done or 0) for unit in units if unit.state is not UnitState.DONE)
+    unfinished = [unit for unit in units if unit.state is not UnitState.DONE]
+    missing = sum((mean if unit.total is None else unit.total) - (unit.done or 0) for unit in unfinished)
     return max(*lefts, missing / rate)

@@ -200,9 +200,10 @@ def _read_plan(layout: RunLayout) -> dict[str, Any] | None:
     """Return the content of `plan.json`; None if it is missing or damaged."""
     try:
         document = json.loads(layout.plan.read_text(encoding="utf-8"))
-    except (FileNotFoundError, ValueError):
+    except (FileNotFoundError, IsADirectoryError, ValueError, RecursionError):
         return None
-    return document if isinstance(document, dict) and "units" in document else None
+    is_plan = isinstance(document, dict) and isinstance(document.get("units"), list)
+    return document if is_plan and _read_units(document) is not None else None
 
 
 def write_run(loaded: LoadedRun) -> None:

@@ -43,7 +43,7 @@ def log_files(record: RunRecord, unit: str | None = None) -> list[Path]:
     Raises:
         UserInputError: The name selects no unit.
     """
-    wanted = _selected(record, [unit] if unit else [])
+    wanted = _selected(record, [] if unit is None else [unit])
     found = {path: name for path, name in record.layout.unit_logs().items() if name in wanted}
     started = set(found.values())
     for submission in read_submissions(record.layout):

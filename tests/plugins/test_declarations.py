@@ -66,7 +66,7 @@ INVALID = {
     "unknown table": ({"declaration": DECLARATION + "[gpus]\n"}, "FILE: unknown table 'gpus'; allowed are"),
     "no table": (
         {"declaration": "schema = 1\n" + BACKEND},
-        "FILE: [quantizers.theirs] is missing, which the entry points in 'hpcq.quantizers' name",
+        "FILE: [quantizers.theirs] is missing, but the distribution has an entry point 'theirs'",
     ),
     "no entry point": (
         {"entry_points": ONLY_BACKEND},

@@ -186,7 +186,7 @@ def test_an_environments_lock_file_may_list_the_plug_in(install: Install) -> Non
 def test_a_lock_file_with_the_name_of_hpcqs_environment_is_refused(install: Install) -> None:
     """A plugin cannot replace an environment of hpcq."""
     (install() / "transformers.lock.txt").write_text(LOCK)
-    with pytest.raises(SetupError, match=r"their-plugin 1\.5: .* its lock file has the name of hpcq's environment"):
+    with pytest.raises(SetupError, match=r"their-plugin 1\.5: .*/transformers\.lock\.txt: hpcq itself has"):
         plan()
 
 

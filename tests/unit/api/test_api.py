@@ -11,7 +11,7 @@ from pathlib import Path
 import pytest
 
 import hpcq
-from hpcq.core.errors import RunIncompleteError, UserInputError
+from hpcq.core.errors import ManifestError, RunIncompleteError, UserInputError
 from tests.command_line import REHEARSAL
 
 PROFILE = """
@@ -110,6 +110,44 @@ def test_an_expensive_run_needs_confirmation() -> None:
         run.submit(confirm=refuse)
     assert asked == [(["small"], 1e-6)]
     assert not Path("runs").exists()
+
+
+def test_results_of_other_settings_are_refused(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A manifest that was changed after the submission does not return the results of the old one."""
+    hpcq.load("m.toml", **{"tasks.limit": 1}).submit()
+    changed = hpcq.load("m.toml", **{"tasks.limit": 2})
+    for read in (changed.status, changed.responses, changed.scores, changed.report, changed.merge, changed.logs):
+        with pytest.raises(UserInputError, match=r"other settings \(tasks\.limit was 1 and is 2\)"):
+            read()
+    assert any("other settings" in note for note in changed.plan().document["notes"])
+    with pytest.raises(ManifestError, match="unknown key"):
+        hpcq.load("rehearsal", **{"nonsense.key": "x"}).status()
+    run, found = hpcq.load("m.toml", **{"tasks.limit": 1}), hpcq.find("rehearsal")
+    monkeypatch.chdir(folder.parent)
+    assert found.status().state == "done"
+    with pytest.raises(UserInputError, match="working directory has changed"):
+        run.cancel()
+
+
+def test_the_command_of_a_user_names_units(folder: Path) -> None:
+    """An empty name selects no unit, in `logs` as in `cancel`."""
+    run = hpcq.load(folder / "m.toml", **{"tasks.limit": 1})
+    run.submit()
+    for select in (run.logs, run.cancel):
+        with pytest.raises(UserInputError):
+            select("")
+
+
+def test_new_parent_folders_are_not_writable_for_others(folder: Path) -> None:
+    """With umask 000, another user could otherwise replace the run's folder."""
+    before = os.umask(0)
+    try:
+        run = hpcq.load("m.toml", **{"tasks.limit": 1, "paths.runs": "a/b", "paths.logs": "c/d"})
+        run.submit()
+    finally:
+        os.umask(before)
+    for parent in ("a", "a/b", "c", "c/d"):
+        assert (folder / parent).stat().st_mode & 0o022 == 0, parent
 
 
 def test_an_unknown_run_is_refused() -> None:

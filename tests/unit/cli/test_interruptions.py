@@ -164,7 +164,7 @@ def test_responses_of_another_manifest_are_not_used(finished: Hpcq) -> None:
     assert finished("merge", "rehearsal", "--json").document["missing"] == 0
 
 
-@pytest.mark.parametrize("text", ["{", "[]", '{"schema": 1}'])
+@pytest.mark.parametrize("text", ["{", "[]", '{"schema": 1}', '{"units": null}', '{"units": [1]}', '{"units": "abc"}'])
 def test_a_damaged_plan_is_written_again_by_resume(finished: Hpcq, text: str) -> None:
     """`status` reports the command that writes it again; afterwards `status` succeeds."""
     plan = finished.folder / "runs" / "rehearsal" / "plan.json"

@@ -84,11 +84,34 @@ def test_fields_of_a_later_version_are_ignored(attempts: Path) -> None:
     assert numbers(attempts) == [1, 2]
 
 
+@pytest.mark.parametrize(
+    "changes",
+    [
+        {"start": None},
+        {"start": "yesterday"},
+        {"end": "2026-01-01T00:00:00"},
+        {"process": None},
+        {"gpus": "8"},
+        {"total": [1]},
+        {"facts": None},
+        {"facts": {"planned": "x"}},
+        {"facts": {"asked_tokens": "many"}},
+    ],
+)
+def test_a_record_with_a_field_of_another_type_is_unreadable(attempts: Path, changes: dict[str, object]) -> None:
+    """It is skipped like a truncated one, so that no command fails on it; its number stays in use."""
+    path = attempts / "merge.rehearsal.2.json"
+    path.write_text(json.dumps({**json.loads(path.read_text()), **changes}))
+    (attempts / "merge.rehearsal.7.json").mkdir()
+    assert numbers(attempts) == [1]
+    assert next_attempt_number(attempts, "merge.rehearsal") == 8
+
+
 NEW_ATTEMPTS = """
 import sys
 from pathlib import Path
-from hpcq.core.attempts import AttemptRecord, new_attempt
-record = AttemptRecord(unit="one", attempt=0, job_id=sys.argv[2], node="n", pid=1, start="s")
+from hpcq.core.attempts import AttemptRecord, new_attempt, utc_now
+record = AttemptRecord(unit="one", attempt=0, job_id=sys.argv[2], node="n", pid=1, start=utc_now())
 for _ in range(20):
     new_attempt(Path(sys.argv[1]), record)
 """

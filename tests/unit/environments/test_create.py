@@ -93,6 +93,48 @@ def test_the_build_of_torch_is_the_one_that_the_site_prefers(
     assert "tiny_package==1.2.3" in found[0].read_text()
 
 
+@pytest.mark.usefixtures("cache")
+def test_settings_of_pip_reach_uv_in_its_form(
+    modules: Path, wheels: Path, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    """Relative and missing folders of packages and a fraction as timeout work as in pip, with relative `--locks`."""
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setenv("PIP_FIND_LINKS", f"{wheels.relative_to(tmp_path)} {tmp_path / 'missing'}")
+    monkeypatch.setenv("PIP_DEFAULT_TIMEOUT", "15.5")
+    arguments = ["making", "--locks", str(modules.relative_to(tmp_path))]
+    assert environments.main(arguments) == 0
+    assert environments.exists("making", modules)
+
+
+@pytest.mark.usefixtures("cache")
+def test_a_configuration_that_pip_cannot_read_is_reported(
+    modules: Path, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    """It would otherwise be ignored, and packages would come from another index."""
+    (tmp_path / "pip.conf").write_text("[global\nindex-url\n")
+    monkeypatch.setenv("PIP_CONFIG_FILE", str(tmp_path / "pip.conf"))
+    with pytest.raises(SetupError, match="pip's configuration cannot be read"):
+        environments.create("making", modules)
+
+
+@pytest.mark.usefixtures("cache")
+@pytest.mark.parametrize(
+    ("script", "reason"),
+    [("", "cannot be executed"), ("#!/bin/sh\nexit 0\n", "there is no interpreter")],
+)
+def test_a_uv_that_does_not_work_is_reported(
+    modules: Path, monkeypatch: pytest.MonkeyPatch, tmp_path: Path, script: str, reason: str
+) -> None:
+    """A file on the PATH that is not a program, and one that does nothing, make no environment."""
+    (tmp_path / "bin").mkdir()
+    (tmp_path / "bin" / "uv").write_text(script)
+    (tmp_path / "bin" / "uv").chmod(0o755)
+    monkeypatch.setenv("PATH", f"{tmp_path / 'bin'}:{os.environ['PATH']}")
+    with pytest.raises(SetupError, match=reason):
+        environments.create("making", modules)
+    assert not environments.exists("making", modules)
+
+
 def test_a_cache_that_is_a_file_is_rejected(modules: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """A file in place of the cache folder is reported as an error of the file system."""
     (tmp_path / "file").write_text("in the way")

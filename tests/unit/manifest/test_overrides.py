@@ -32,6 +32,7 @@ def test_an_override_sets_a_toml_value_or_a_bare_word(option: str, expected: dic
     ("option", "sentence"),
     [
         ("name", "use key=value, with a dotted key such as evaluate.batch_size."),
+        ("run.description=\udc80", "the value is not valid UTF-8."),
         ("run..name=x", "use key=value, with a dotted key such as evaluate.batch_size."),
         ("models.1.id=x", "'1' is not an element of the list models; valid indices are 0 to 0."),
         ("models.id=x", "'id' is not an element of the list models; valid indices are 0 to 0."),

@@ -266,6 +266,12 @@ def test_time_left_includes_units_that_have_not_started() -> None:
     assert progress.seconds_left == pytest.approx(150)
 
 
+def test_a_shard_without_requests_counts_as_none() -> None:
+    """A task with fewer chunks than shards leaves shards without requests: their total is 0, not unknown."""
+    progress = run_progress(status(evaluation("a", UnitState.DONE, 8, 8), evaluation("b", UnitState.DONE, 0, 0)))
+    assert (progress.done, progress.total) == (8, 8)
+
+
 def test_no_time_left_is_estimated_before_the_first_response() -> None:
     """Without a rate there is no estimate."""
     since = datetime.now(UTC).isoformat()
