@@ -1,7 +1,7 @@
 """Installed plugins: distributions with entry points of hpcq, and the declaration of what they add.
 
-A declaration is the file hpcq-plugin.toml beside the module that an entry point names. It is data: the planner knows
-all about a plugin, and imports none of its code.
+A declaration is the file hpcq-plugin.toml in the folder of the module that an entry point names. The planner reads this
+file and imports no code of the plugin.
 """
 
 from __future__ import annotations

@@ -41,7 +41,7 @@ class ToolInfo:
 
     Attributes:
         name: Its name in a manifest.
-        environment: Python environment in which it runs: one of hpcq, one with a lock file beside the plugin's
+        environment: Python environment in which it runs: one of hpcq, one with a lock file next to the plugin's
             declaration (`<environment>.lock.txt`), or one whose interpreter the cluster profile gives.
         distributions: Distributions of that environment whose version can change a result: they enter content
             addresses, as does the plugin's own.

@@ -64,7 +64,7 @@ def natural_widths(lines: Sequence[Sequence[str]]) -> list[int]:
 
 
 def _folded(natural: int, others: Sequence[int], width: int | None) -> int:
-    """Return the width of a column that is folded so that it fits beside `others`."""
+    """Return the width of a column that is folded so that it fits next to `others`."""
     if width is None:
         return natural
     return min(natural, max(MIN_FOLDED_WIDTH, width - sum(others) - GAP * len(others)))

@@ -144,7 +144,7 @@ def test_another_version_of_the_plug_in_gives_other_addresses(install: Install) 
 
 
 def test_a_lock_file_keeps_the_plug_ins_version(install: Install) -> None:
-    """A lock file of a run plans the versions that it recorded, whatever is installed later."""
+    """A lock file of a run plans the versions that it recorded, even if others are installed later."""
     install()
     resolved = resolve(load(Path("m.toml")))
     found = make_plan(resolved)

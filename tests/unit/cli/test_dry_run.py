@@ -1,4 +1,4 @@
-"""`plan` and `submit --dry-run` show what `submit` does next, whatever the state of the run."""
+"""`plan` and `submit --dry-run` show what `submit` does next, in every state of the run."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""The names in a manifest are looked up once, whatever needs them afterwards."""
+"""The names in a manifest are looked up once for all of their users."""
 
 from __future__ import annotations
 

@@ -92,7 +92,7 @@ def plan(gpu: str, *overrides: str) -> Plan:
 @pytest.mark.parametrize("backend", ["vllm", "accelerate"])
 @pytest.mark.parametrize("objective", ["gpu-hours", "makespan"])
 def test_a_new_row_can_be_planned(gpu: str, backend: str, objective: str) -> None:
-    """Every variant is placed or refused, and every evaluation has an estimate, whatever the link and the formats."""
+    """Every variant is placed or refused, and every evaluation has an estimate, for any link and any formats."""
     found = plan(gpu, f"evaluate.backend={backend}", f"plan.objective={objective}")
     seconds = [unit.seconds for unit in found.units if unit.shape.gpus]
     assert seconds

@@ -171,7 +171,7 @@ def text_of(token: Token) -> str:
 
 
 def test_a_markdown_parser_reads_the_same_cells() -> None:
-    """A parser of GitHub-flavoured Markdown finds one table with these cells, whatever characters names have."""
+    """A parser of GitHub-flavoured Markdown finds one table with these cells, for any characters in names."""
     tokens = MarkdownIt("gfm-like", {"linkify": False, "html": True}).parse(FORMATTERS["md"](nasty_report()))
     assert [token.type for token in tokens].count("table_open") == 1
     rows: list[list[str]] = []
