@@ -259,7 +259,7 @@ def test_every_cell_is_in_the_text_at_any_width(width: int | None) -> None:
 
 
 def test_text_does_not_depend_on_the_environment(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Variables with which rich is told to use colours or another width have no effect, nor does a notebook."""
+    """Variables that set the colours or the width of rich have no effect, nor does a notebook."""
     plain = FORMATTERS["text"](nasty_report())
     variables = {
         "FORCE_COLOR": "1",
