@@ -131,14 +131,14 @@ def quantized_weights(folder: Path) -> bytes:
 
 def test_cancelled_units_can_be_resumed(hpcq: Hpcq, cluster: VirtualCluster) -> None:
     """After `cancel`, no unit of the run is in the queue. After `resume --wait`, nothing is missing."""
-    manifest = hpcq.write(REHEARSAL + "synthetic = { load_seconds = 600.0 }\n")
+    manifest = hpcq.write(REHEARSAL + "synthetic = { load_seconds = 60.0 }\n")
     assert hpcq("submit", manifest, "-O", f"cluster.profile={cluster.profile}").code == 0
     cancelled = hpcq("cancel", "rehearsal")
     assert cancelled.code == 0, cancelled.err
     assert hpcq("status", "rehearsal", "--json").document["state"] == "cancelled"
     assert hpcq("status", "rehearsal").code == 1
     lock = hpcq.folder / "runs" / "rehearsal" / "manifest.lock.toml"
-    lock.write_text(lock.read_text().replace("load_seconds = 600.0", "load_seconds = 0.0"))
+    lock.write_text(lock.read_text().replace("load_seconds = 60.0", "load_seconds = 0.0"))
     resumed = hpcq("resume", "rehearsal", "--failed", "--wait")
     assert resumed.code == 0, resumed.err + resumed.out
     assert hpcq("merge", "rehearsal", "--json").document["missing"] == 0
@@ -175,7 +175,7 @@ def set_partitions(cluster: VirtualCluster, names: list[str], state: str) -> Non
 
 def test_a_second_submit_submits_no_pending_unit_again(hpcq: Hpcq, cluster: VirtualCluster) -> None:
     """The second `submit` finds all units in the queue."""
-    manifest = hpcq.write(REHEARSAL + "synthetic = { load_seconds = 600.0 }\n")
+    manifest = hpcq.write(REHEARSAL + "synthetic = { load_seconds = 60.0 }\n")
     profile = f"cluster.profile={cluster.profile}"
     assert len(hpcq("submit", manifest, "-O", profile, "--json").document["submitted"]) == 4
     again = hpcq("submit", manifest, "-O", profile, "--json")
