@@ -24,6 +24,9 @@ RUN_FOLDERS = tuple(str(CHECKOUT / name) for name in ("runs", "logs", "checkpoin
 UNLINKED = "uv"
 """The download cache of uv, which changes it in place."""
 
+COPIED = "nltk_data"
+"""Models of nltk, which refuses to follow links out of its folder."""
+
 _PATH_EVENTS = {
     "open", "os.listdir", "os.scandir", "os.mkdir", "os.remove", "os.rmdir", "os.rename", "os.link", "os.symlink",
     "os.truncate", "os.chmod", "os.utime",
@@ -106,6 +109,8 @@ def link_cache(folder: Path, user_cache: Path) -> None:
     for entry in user_cache.iterdir() if user_cache.is_dir() else ():
         if entry.is_file():
             shutil.copy(entry, folder)
+        elif entry.name == COPIED:
+            shutil.copytree(entry, folder / entry.name)
         elif entry.name != UNLINKED:
             (folder / entry.name).mkdir()
             for child in entry.iterdir():
