@@ -73,7 +73,7 @@ def test_an_error_without_a_root_cause_is_unchanged(tmp_path: Path, text: str, e
 
 @pytest.mark.parametrize(
     ("log", "failure", "is_secondary"),
-    [(PEER_LOST + WORKER_KILLED, Failure.KILLED, False), (PEER_LOST, Failure.BUG, True)],
+    [(PEER_LOST + WORKER_KILLED, Failure.KILLED, False), (PEER_LOST, Failure.CONNECTION_LOST, True)],
 )
 def test_a_killed_worker_is_the_reason_and_not_the_peer_that_lost_it(
     tmp_path: Path, log: str, failure: Failure, *, is_secondary: bool
