@@ -1,4 +1,4 @@
-"""Labels of the models in a report: the last part of the id, with what tells apart models that would look alike."""
+"""Labels of the models in a report: the last part of the id, with what distinguishes models that would look alike."""
 
 from __future__ import annotations
 

@@ -147,6 +147,6 @@ def test_another_organizations_model_has_no_published_score() -> None:
         backend="vllm", task="arc_challenge", metric="acc_norm", filter="none", value=0.5, stderr=None, n=1172,
         is_main=True,
     )  # fmt: skip
-    foreign = dataclasses.replace(row, model="somebody/Llama-3.1-8B-Instruct")
+    foreign = dataclasses.replace(row, model="another-org/Llama-3.1-8B-Instruct")
     rows, _ = add_published_scores([row, foreign], find_studies("published", place="--compare"))
     assert [one.published_value for one in rows] == [61.52, None]
