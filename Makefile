@@ -8,11 +8,14 @@ ARGS ?=
 WORKER_TESTS = tests/models tests/unit/evaluate tests/unit/quantize tests/unit/stage tests/faults/test_quantize_kills.py
 # Tests of the vLLM backend run in the environment 'vllm-cpu'.
 VLLM_TESTS = tests/vllm
+# These tests start jobs and servers, and wait for them most of the time.
+JOB_TESTS = tests/faults tests/hub tests/slurm
 
 ENVIRONMENT = $(PYTHON) -m hpcq.core.environments
 WORKERS = $(wildcard $(WORKER_TESTS))
 
-.PHONY: help quickstart test lint bench docs environments environments-vllm python python-is-new-enough
+.PHONY: help quickstart test test-jobs test-core test-workers test-vllm lint bench docs \
+	environments environments-vllm python python-is-new-enough
 
 help:
 	@echo 'make quickstart    set up everything and run manifests/quickstart.toml'
@@ -28,21 +31,36 @@ quickstart: environments
 	"$$core" -m hpcq stage manifests/quickstart.toml && \
 	"$$core" -m hpcq submit manifests/quickstart.toml
 
-# All three suites run even if one fails. Exit code 5 of pytest (no tests collected) is a failure unless ARGS is set.
+# All suites run at the same time, because many tests wait for Slurm or for processes that start. All run even if one fails.
+# The output of all but the longest is printed at the end.
 test: environments environments-vllm
 	@bash tests/install-slurm
-	@core=$$($(ENVIRONMENT) core) && transformers=$$($(ENVIRONMENT) transformers) && vllm=$$($(ENVIRONMENT) vllm-cpu) && \
-	failed=0 && \
-	check() { [ "$$1" -eq 0 ] || { [ "$$1" -eq 5 ] && [ -n '$(subst ','\'',$(ARGS))' ]; } || failed=1; } && \
-	echo 'Staging the model and the benchmark items that the tests read' && \
-	"$$core" -m hpcq stage tests/staged.toml && \
-	echo 'Testing the core: tests without $(WORKERS) $(VLLM_TESTS)' && \
-	{ "$$core" -m pytest tests $(addprefix --ignore=,$(WORKERS) $(VLLM_TESTS)) $(ARGS); check $$?; } && \
-	echo 'Testing the workers: $(WORKERS)' && \
-	{ "$$transformers" -m pytest $(WORKERS) $(ARGS); check $$?; } && \
-	echo 'Testing the vLLM backend: $(VLLM_TESTS)' && \
-	{ "$$vllm" -m pytest $(VLLM_TESTS) $(ARGS); check $$?; } && \
-	exit $$failed
+	@echo 'Staging the model and the benchmark items that the tests read'
+	@"$$($(ENVIRONMENT) core)" -m hpcq stage tests/staged.toml
+	@output=$$(mktemp) && failed=0 && \
+	{ $(MAKE) --no-print-directory --keep-going --jobs=3 --output-sync=target test-core test-workers test-vllm >"$$output" 2>&1 & } && others=$$! && trap 'kill $$others' INT TERM && \
+	{ $(MAKE) --no-print-directory test-jobs || failed=1; } && \
+	echo 'Waiting for the other tests' && \
+	{ wait $$others || failed=1; } && cat "$$output" && rm "$$output" && exit $$failed
+
+test-jobs:
+	$(call run_pytest,core,$(JOB_TESTS) $(addprefix --ignore=,$(WORKERS)))
+
+test-core:
+	$(call run_pytest,core,tests $(addprefix --ignore=,$(JOB_TESTS) $(WORKERS) $(VLLM_TESTS)))
+
+test-workers:
+	$(call run_pytest,transformers,$(WORKERS))
+
+test-vllm:
+	$(call run_pytest,vllm-cpu,$(VLLM_TESTS))
+
+# Exit code 5 of pytest (no tests collected) is a failure unless ARGS is set.
+define run_pytest
+@echo "Testing in the environment '$(1)': $(2)"
+@python=$$($(ENVIRONMENT) $(1)) && "$$python" -m pytest $(2) $(ARGS) || { \
+	code=$$?; [ $$code -eq 5 ] && [ -n '$(subst ','\'',$(ARGS))' ]; }
+endef
 
 lint: python-is-new-enough
 	@command -v shellcheck >/dev/null || bash modules/install-packages shellcheck

@@ -1,7 +1,7 @@
 """Simulated makespan of the planner's arrays, compared with a lower bound and with one job per model and task.
 
-Random clusters and manifests go through the real planner; units take the seconds that it estimates. No cluster is
-needed. `python benchmarks/makespan.py SEED …` prints single cases.
+The real planner plans random manifests for random clusters. In the simulation, each unit takes the time that the
+planner estimates. No cluster is needed. `python benchmarks/makespan.py SEED …` prints single cases.
 """
 
 from __future__ import annotations

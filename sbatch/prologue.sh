@@ -39,6 +39,8 @@ _hpcq_load_modules() {
     done
 }
 
+# A job that stages creates the files of the cache, which others may read, with the user's umask.
+export HPCQ_USER_UMASK=${HPCQ_USER_UMASK:-$(umask)}
 umask 077
 
 # Python settings of the submitting shell do not apply to the node. Modules loaded below may extend the path.

@@ -19,11 +19,12 @@ from tests import isolation
 TESTS = Path(__file__).resolve().parent
 SLURM_COMMANDS = ("slurmctld", "slurmd", "sbatch", "squeue", "srun", "scontrol", "sinfo", "scancel")
 NEEDS_SLURM = "needs Slurm"
+NEEDING_SLURM = ("slurm", "hub")
 NOT_INSTALLED = ("is not on this machine", "is not made yet", "could not import")
 IN_CI = os.environ.get("CI", "").lower() == "true"
 
 # Folder and marker of tests, with their default time limit in seconds. A limit only ends a test that hangs.
-FOLDERS = {"slurm": 1800, "models": 1800, "vllm": 1800, "faults": 1800}
+FOLDERS = {"slurm": 1800, "hub": 1800, "models": 1800, "vllm": 1800, "faults": 1800}
 
 OFFLINE = {
     "HF_HUB_OFFLINE": "1",
@@ -68,7 +69,7 @@ def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
 def pytest_runtest_setup(item: pytest.Item) -> None:
     """Skip tests that need Slurm if it is not installed; in continuous integration, fail them."""
     missing = [command for command in SLURM_COMMANDS if shutil.which(command) is None]
-    if missing and item.get_closest_marker("slurm"):
+    if missing and any(map(item.get_closest_marker, NEEDING_SLURM)):
         reason = f"{NEEDS_SLURM}: missing commands: {', '.join(missing)}"
         if IN_CI:
             pytest.fail(f"{reason}; tests must not be skipped with CI=true", pytrace=False)

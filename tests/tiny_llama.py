@@ -9,13 +9,15 @@ from hpcq.core.files import digest_of_file
 from hpcq.core.work_records import Calibration
 
 
-def write_base(folder: Path, *, layers: int = 2, hidden_size: int = 128) -> Path:
+def write_base(
+    folder: Path, *, layers: int = 2, hidden_size: int = 128, seed: int = 0, max_shard_size: str = "5GB"
+) -> Path:
     """Write a Llama with `layers` layers in bfloat16 and reproducible random weights."""
     import torch
     from tokenizers import Tokenizer, decoders, models, pre_tokenizers
     from transformers import LlamaConfig, LlamaForCausalLM, PreTrainedTokenizerFast
 
-    torch.manual_seed(0)
+    torch.manual_seed(seed)
     config = LlamaConfig(
         vocab_size=260,
         hidden_size=hidden_size,
@@ -28,7 +30,7 @@ def write_base(folder: Path, *, layers: int = 2, hidden_size: int = 128) -> Path
         bos_token_id=0,
         eos_token_id=1,
     )
-    LlamaForCausalLM(config).to(torch.bfloat16).save_pretrained(folder)
+    LlamaForCausalLM(config).to(torch.bfloat16).save_pretrained(folder, max_shard_size=max_shard_size)
     alphabet = sorted(pre_tokenizers.ByteLevel.alphabet())
     vocabulary = {token: number for number, token in enumerate(["<start>", "<end>", *alphabet])}
     tokenizer = Tokenizer(models.BPE(vocab=vocabulary, merges=[]))

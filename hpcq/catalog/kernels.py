@@ -6,6 +6,7 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 from functools import lru_cache
 
+from hpcq.catalog.checkpoint_formats import CheckpointFormat
 from hpcq.catalog.plugins import Plugin, installed_plugins
 from hpcq.catalog.toml_rows import RowError, catalog_rows, make_record
 from hpcq.catalog.tools import backends
@@ -26,6 +27,12 @@ class Kernel:
         min_capability: Lowest compute capability; None: it runs on CPUs.
         below_capability: Compute capabilities are below this one; None: no upper bound.
         dynamic: Required `dynamic` of the scheme (activation scales computed at run time); None: any.
+        symmetric: Required `symmetric` of the scheme; None: any.
+        activation_order: Required `activation_order` of the scheme; None: any.
+        checkpoint_formats: Formats of the files that it loads; checkpoints that hpcq creates count as
+            compressed-tensors, and unquantized ones as any.
+        distributions: Distributions that it needs besides the backend's own; their versions can change a result.
+        computes_experts: It multiplies the quantized weights of experts, too.
         matmul_dtype: Number format of the multiplications; None: the type of the computation.
         matches_scheme: False if the kernel computes something else than the scheme defines, as `note` explains.
         note: Explanation for readers of plans and reports.
@@ -39,6 +46,11 @@ class Kernel:
     min_capability: Capability | None = None
     below_capability: Capability | None = None
     dynamic: bool | None = None
+    symmetric: bool | None = None
+    activation_order: bool | None = None
+    checkpoint_formats: tuple[str, ...] = (CheckpointFormat.COMPRESSED_TENSORS.value,)
+    distributions: tuple[str, ...] = ()
+    computes_experts: bool = True
     matmul_dtype: str | None = None
     matches_scheme: bool = True
     note: str | None = None
@@ -53,9 +65,15 @@ class Kernel:
         )
 
     def supports(self, scheme: Scheme) -> bool:
-        """Return whether it computes the scheme's number formats."""
+        """Return whether it loads the checkpoint and computes the scheme's number formats."""
         formats = scheme.weights in self.weights and scheme.activations in self.activations
-        return formats and self.dynamic in (None, scheme.dynamic)
+        is_loaded = scheme.checkpoint_format in (None, *self.checkpoint_formats)
+        required = (
+            (self.dynamic, scheme.dynamic),
+            (self.symmetric, scheme.symmetric),
+            (self.activation_order, bool(scheme.activation_order)),
+        )
+        return formats and is_loaded and all(wanted in (None, found) for wanted, found in required)
 
     @property
     def capability_range(self) -> str:
@@ -71,9 +89,26 @@ def find_kernels(backend: str, scheme: Scheme) -> tuple[Kernel, ...]:
     return tuple(kernel for kernel in _supporting(backend, scheme) if kernel.min_capability is not None)
 
 
-def find_kernel(backend: str, scheme: Scheme, capability: Capability | None) -> Kernel | None:
-    """Return the first kernel of `backend` for `scheme` on GPUs of this compute capability, or on CPUs (None)."""
-    return next((kernel for kernel in _supporting(backend, scheme) if kernel.runs_on(capability)), None)
+def find_kernel(
+    backend: str, scheme: Scheme, capability: Capability | None, *, has_experts: bool = False
+) -> Kernel | None:
+    """Return the first kernel of `backend` for `scheme` on GPUs of this compute capability, or on CPUs (None).
+
+    Args:
+        backend: Name of the backend.
+        scheme: The scheme.
+        capability: Compute capability; None: CPUs.
+        has_experts: The model has experts, which a quantized scheme quantizes.
+    """
+    needs_experts = has_experts and scheme.is_quantized
+    return next(
+        (
+            kernel
+            for kernel in _supporting(backend, scheme)
+            if kernel.runs_on(capability) and (kernel.computes_experts or not needs_experts)
+        ),
+        None,
+    )
 
 
 def _supporting(backend: str, scheme: Scheme) -> Iterator[Kernel]:
@@ -94,11 +129,6 @@ def is_cpu_only(backend: str) -> bool:
 def backend_title(backend: str) -> str:
     """Return the backend's name with the version from which its rows were read."""
     return backends()[backend].title
-
-
-def supports_architecture(backend: str, architecture: str | None) -> bool:
-    """Return False if the backend is known to have no code for the model architecture."""
-    return architecture not in backends()[backend].unsupported_architectures
 
 
 def format_capability(capability: Capability) -> str:

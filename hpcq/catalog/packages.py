@@ -57,13 +57,22 @@ class SupportFiles:
 
 @dataclass(frozen=True, kw_only=True)
 class PackagedModel:
-    """A model that a package contains as one GGUF file."""
+    """A model that packages contain as one GGUF file.
+
+    Attributes:
+        id: Id on the hub.
+        folder: Folder in the cache.
+        sources: The file, or its parts in order.
+        licence: Licence of the weights.
+        notes: Notes for readers of its scores.
+    """
 
     id: str
     folder: str
-    source: PackageFile
+    sources: tuple[PackageFile, ...]
     licence: str
     notes: tuple[str, ...]
+    digest: str = ""
 
     @property
     def staged_path(self) -> Path:
@@ -150,10 +159,19 @@ def staged_calibration_path(name: str) -> Path | None:
     return calibration.staged_path if calibration else None
 
 
-def model_notes(model_id: str) -> tuple[str, ...]:
-    """Return notes for readers of the model's scores; empty if it is not packaged."""
-    model = find_packaged_model(model_id)
-    return model.notes if model else ()
+def model_notes(model_id: str | None, digest: str | None) -> tuple[str, ...]:
+    """Return notes for readers of a model's scores; empty if it is not from a package.
+
+    A checkpoint from another source has the same id, so that one is known by its content.
+
+    Args:
+        model_id: Its id, if it is staged from a package; None: it has another source.
+        digest: Digest of its checkpoint; None: unknown.
+    """
+    named = find_packaged_model(model_id) if model_id else None
+    same = (one for one in _models().values() if digest and one.digest == digest)
+    found = named or next(same, None)
+    return found.notes if found else ()
 
 
 def dataset_notes(task_name: str) -> tuple[str, ...]:
@@ -203,7 +221,7 @@ def _files(sources: Iterable[list[str]]) -> tuple[PackageFile, ...]:
 @lru_cache
 def _models() -> dict[str, PackagedModel]:
     return {
-        name: PackagedModel(id=name, **{**row, "source": _file(row["source"]), "notes": tuple(row["notes"])})
+        name: PackagedModel(id=name, **{**row, "sources": _files(row["sources"]), "notes": tuple(row["notes"])})
         for name, row in catalog_rows("packages.toml")["models"].items()
     }
 

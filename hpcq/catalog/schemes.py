@@ -8,7 +8,8 @@ from dataclasses import dataclass, replace
 from functools import lru_cache
 from typing import Any, Literal, get_args
 
-from hpcq.catalog.models import Linear, ModelShape
+from hpcq.catalog.ignored_layers import entry_problem, matches
+from hpcq.catalog.model_shape import HEAD, Linear, ModelShape
 from hpcq.catalog.plugins import Group, Plugin, installed_plugins
 from hpcq.catalog.toml_rows import RowError, catalog_rows, make_record
 from hpcq.catalog.tools import quantizers
@@ -30,9 +31,7 @@ def make_scheme(**fields: Any) -> Scheme:
     tool = quantizers().get(fields["tool"])
     is_calibrated = tool is not None and fields["method"] in tool.calibrated_methods
     needs_calibration = is_calibrated or (fields["method"] == "rtn" and is_static)
-    return Scheme(
-        **{**fields, "ignore": tuple(fields.get("ignore", ("lm_head",)))}, needs_calibration=needs_calibration
-    )
+    return Scheme(**{**fields, "ignore": tuple(fields.get("ignore", (HEAD,)))}, needs_calibration=needs_calibration)
 
 
 def scheme_names() -> tuple[str, ...]:
@@ -86,12 +85,14 @@ class GroupSizeProblem:
     Attributes:
         scheme: The scheme.
         linear: The first layer whose inputs it does not divide.
+        prefix: Name of the list of blocks.
         fitting: The same scheme with the largest usual group size that fits; None: none fits.
     """
 
     scheme: Scheme
     linear: Linear
     fitting: Scheme | None
+    prefix: str = "model.layers"
 
     def sentence(self, model_id: str, *, names_layer: bool = False) -> str:
         """Return the message for a user, with a scheme that fits.
@@ -100,7 +101,7 @@ class GroupSizeProblem:
             model_id: Id or path of the model.
             names_layer: Name the layer, for readers of a log.
         """
-        model, layer = model_id.rstrip("/").rsplit("/", 1)[-1], f" (model.layers.*.{self.linear.name})"
+        model, layer = model_id.rstrip("/").rsplit("/", 1)[-1], f" ({self.prefix}.*.{self.linear.name})"
         hint = (
             f"Try '{self.fitting.name}'."
             if self.fitting
@@ -114,10 +115,10 @@ class GroupSizeProblem:
 
 def group_size_problem(scheme: Scheme, shape: ModelShape) -> GroupSizeProblem | None:
     """Return the problem of the scheme's group size with this model; None: it fits, or nothing is quantized."""
-    linear = None if scheme.tool == SYNTHETIC else indivisible_linear(scheme, shape.linears)
+    linear = None if scheme.tool == SYNTHETIC else indivisible_linear(scheme, quantized_linears(scheme, shape))
     if linear is None:
         return None
-    return GroupSizeProblem(scheme=scheme, linear=linear, fitting=_fitting_scheme(scheme, shape))
+    return GroupSizeProblem(scheme=scheme, linear=linear, fitting=_fitting_scheme(scheme, shape), prefix=shape.prefix)
 
 
 def with_fitting_group_size(scheme: Scheme, shape: ModelShape) -> Scheme:
@@ -126,9 +127,32 @@ def with_fitting_group_size(scheme: Scheme, shape: ModelShape) -> Scheme:
     return problem.fitting or scheme if problem else scheme
 
 
+def is_ignored(name: str, scheme: Scheme) -> bool:
+    """Return whether the scheme does not quantize the named layer. It lists names, and patterns after "re:"."""
+    return matches(name, scheme.ignore)
+
+
+def has_uniform_blocks(scheme: Scheme) -> bool:
+    """Return whether the scheme treats equal blocks alike: it ignores at most the head."""
+    return not scheme.is_quantized or set(scheme.ignore) <= {HEAD}
+
+
+def quantized_linears(scheme: Scheme, shape: ModelShape) -> tuple[Linear, ...]:
+    """Return the different linear layers of the blocks that the scheme quantizes in at least one block."""
+    if has_uniform_blocks(scheme):
+        return shape.quantizable
+    found = {
+        linear: None
+        for index, block in enumerate(shape.blocks)
+        for linear in block.quantizable
+        if not is_ignored(shape.linear_name(index, linear), scheme)
+    }
+    return tuple(found)
+
+
 def indivisible_linear(scheme: Scheme, linears: Iterable[Linear]) -> Linear | None:
     """Return the first of `linears` whose inputs the group size does not divide; None: it divides all of them."""
-    if not scheme.is_quantized or scheme.granularity != "group" or scheme.group_size is None:
+    if not scheme.is_quantized or scheme.granularity not in ("group", "block") or scheme.group_size is None:
         return None
     return next((linear for linear in linears if linear.in_features % scheme.group_size), None)
 
@@ -136,7 +160,7 @@ def indivisible_linear(scheme: Scheme, linears: Iterable[Linear]) -> Linear | No
 def _fitting_scheme(scheme: Scheme, shape: ModelShape) -> Scheme | None:
     base = split_group_size(scheme.name)[0]
     sized = (replace(scheme, name=f"{base}-g{size}", group_size=size) for size in _USUAL_GROUP_SIZES)
-    return next((one for one in sized if indivisible_linear(one, shape.linears) is None), None)
+    return next((one for one in sized if indivisible_linear(one, quantized_linears(one, shape)) is None), None)
 
 
 def method_names(tool: str | None = None) -> tuple[str, ...]:
@@ -169,7 +193,7 @@ def _declared(name: str, row: dict[str, Any]) -> Scheme:
     Raises:
         RowError: A field is invalid.
     """
-    scheme = make_record(Scheme, row, name=name, needs_calibration=False)
+    scheme = make_record(Scheme, row, name=name, needs_calibration=False, checkpoint_format=None)
     for field, value, allowed in (
         ("tool", scheme.tool, tuple(quantizers())),
         ("method", scheme.method, method_names(scheme.tool)),
@@ -179,6 +203,8 @@ def _declared(name: str, row: dict[str, Any]) -> Scheme:
     ):
         if value not in allowed:
             raise RowError(f"'{field}' must be one of {', '.join(allowed)}, not '{value}'")
+    for problem in filter(None, map(entry_problem, scheme.ignore)):
+        raise RowError(f"'ignore': {problem.removesuffix('.')}")
     if (scheme.granularity == "group") != (scheme.group_size is not None):
         raise RowError("'group_size' belongs to granularity 'group'")
     return make_scheme(**{key: value for key, value in vars(scheme).items() if key != "needs_calibration"})

@@ -6,7 +6,7 @@ from dataclasses import dataclass
 from functools import lru_cache
 from typing import Any
 
-from hpcq.catalog.toml_rows import catalog_rows
+from hpcq.catalog.toml_rows import catalog_rows, with_tuples
 
 _SYNTHETIC_DOCUMENTS = 100
 _SYNTHETIC_REQUESTS = 4
@@ -59,6 +59,7 @@ class TaskInfo:
     Attributes:
         name: Name of the task in lm-eval.
         folder: Folder of its YAML files below lm_eval/tasks.
+        datasets: Data sets on the hub that its definition reads.
         metric: Metric that tables show.
         filter: Filter of that metric.
         documents: Number of documents of the full evaluated split.
@@ -75,6 +76,7 @@ class TaskInfo:
 
     name: str
     folder: str
+    datasets: tuple[str, ...] = ()
     metric: str
     filter: str = "none"
     documents: int
@@ -138,7 +140,7 @@ def _tasks() -> dict[str, TaskInfo]:
 def _task(name: str, row: dict[str, Any]) -> TaskInfo:
     tokens = PromptTokens(**row["tokens"]) if "tokens" in row else None
     generation = GenerationTokens(**row["generation"]) if "generation" in row else None
-    return TaskInfo(name=name, **{**row, "tokens": tokens, "generation": generation})
+    return TaskInfo(name=name, **{**with_tuples(row), "tokens": tokens, "generation": generation})
 
 
 @lru_cache

@@ -47,6 +47,7 @@ class ToolInfo:
             addresses, as does the plugin's own.
         alternative_builds: Builds of the tool for different hardware; an environment contains one of them.
         startup_s: Seconds from the start of the process until weights are read.
+        softcap_attention: Attention implementation for models that cap attention logits; None: it needs no other.
         plugin: The plugin that declares it; None: hpcq.
     """
 
@@ -55,6 +56,7 @@ class ToolInfo:
     distributions: tuple[str, ...]
     alternative_builds: tuple[str, ...] = ()
     startup_s: float = 30.0
+    softcap_attention: str | None = None
     plugin: Plugin | None = None
 
     @property
@@ -97,7 +99,8 @@ class BackendInfo(ToolInfo):
         offloads: It can keep weights in host memory or on disk (`evaluate.offload`).
         has_engine_options: It takes `[evaluate.engine]`, with the sizes of the parallel layout.
         fallback: Backend for models and schemes that this one does not support.
-        unsupported_architectures: Model architectures for which it has no code.
+        applied_generation_config: Earlier versions of hpcq applied the settings in generation_config.json with it.
+        unsupported_architectures: Model architectures for which it has no code (vLLM's are in architectures.toml).
         prefill_efficiency: Share of a GPU's dense FLOP/s that prompts reach.
         layer_overhead_s: Python overhead per layer and generation step.
     """
@@ -111,6 +114,7 @@ class BackendInfo(ToolInfo):
     offloads: bool = False
     has_engine_options: bool = False
     fallback: str | None = None
+    applied_generation_config: bool = False
     unsupported_architectures: tuple[str, ...] = ()
     prefill_efficiency: float = 0.2
     layer_overhead_s: float = 0.0005

@@ -9,13 +9,13 @@ from __future__ import annotations
 import argparse
 import contextlib
 import importlib
-import os
 import sys
 from collections.abc import Sequence
 
 from hpcq import __version__
 from hpcq.cli import process_setup
 from hpcq.cli.steady_output import steady_output
+from hpcq.core import umask
 from hpcq.core.errors import HpcqError, StorageError
 from hpcq.core.files import describe_os_error
 
@@ -26,7 +26,6 @@ VERBS_WITH_USER_UMASK = ("stage", "report", "init")
 """Verbs that keep the user's umask, because others may read what they write: staged data, reports, profiles."""
 
 INTERRUPTED = 130
-PRIVATE_UMASK = 0o077
 
 
 def build_parser() -> argparse.ArgumentParser:
@@ -59,9 +58,12 @@ def main(argv: Sequence[str] | None = None) -> int:
     if argv is None:
         process_setup.set_up()
     try:
-        return _run(argv)
+        code = _run(argv)
     finally:
         process_setup.flush_stdout()
+    if code == INTERRUPTED and argv is None:
+        process_setup.exit_at_once(code)
+    return code
 
 
 def _run(argv: Sequence[str] | None) -> int:
@@ -69,7 +71,7 @@ def _run(argv: Sequence[str] | None) -> int:
     try:
         arguments = build_parser().parse_args(argv)
         if arguments.verb not in VERBS_WITH_USER_UMASK:
-            os.umask(PRIVATE_UMASK)
+            umask.make_private()
         with steady_output() if arguments.verb in STEADY_VERBS else contextlib.nullcontext():
             code = arguments.run(arguments)
         sys.stdout.flush()
@@ -83,6 +85,6 @@ def _run(argv: Sequence[str] | None) -> int:
         print(describe_os_error(error), file=sys.stderr)
         return StorageError.exit_code
     except KeyboardInterrupt:
-        print("Interrupted. Committed results are kept; run the command again to continue.", file=sys.stderr)
+        print("Interrupted. Complete results and files are kept; run the command again to continue.", file=sys.stderr)
         return INTERRUPTED
     return code

@@ -8,7 +8,8 @@ from typing import Any
 
 UNIT_HELP = (
     "a unit's id, or a whole component of ids: a kind (evaluate), a model, a scheme, a variant, a shard (0of2), or at"
-    " least 6 digits of the digest; or a quoted shell pattern for whole ids ('*w4a16*')"
+    " least 6 digits of the digest; or the name of a line in the report ('Model scheme'); or a quoted shell pattern for"
+    " whole ids ('*w4a16*')"
 )
 
 

@@ -16,7 +16,7 @@ if TYPE_CHECKING:
     from hpcq.api import PlanResult
     from hpcq.monitor.status import RunStatus, UnitStatus
 
-MAX_LISTED_UNITS = 40
+MAX_LISTED_UNITS = MAX_LISTED_MARKS = 40
 GIB = 2**30
 
 
@@ -55,6 +55,8 @@ def plan_lines(planned: PlanResult, *, with_units: bool = False) -> list[str]:
     for refusal in document["refused"]:
         lines.append(f"refused: {refusal['reason']} Try this: {refusal['suggestion']}.")
     lines += [f"note: {note}" for note in document["notes"]]
+    if missing := document["not_staged"]:
+        lines.append(f"not staged yet: {', '.join(missing)}")
     lines += [f"missing: {problem}" for problem in planned.loaded.resolved.missing]
     return lines
 
@@ -115,6 +117,7 @@ def _shape(row: Mapping[str, Any]) -> str:
 
 def _unit_cells(unit: Mapping[str, Any]) -> tuple[str, ...]:
     parallel = f" TP{unit['tensor_parallel']} PP{unit['pipeline_parallel']}" if unit["tensor_parallel"] > 1 else ""
+    parallel += f" EP{unit['tensor_parallel']}" if unit["expert_parallel"] else ""
     memory = f" {unit['memory_gib_per_gpu']:.1f} GiB each" if unit["memory_gib_per_gpu"] else ""
     estimate = "" if unit["seconds"] is None else format_duration(unit["seconds"])
     return (unit["id"], unit["state"], unit["gpu_class"], _shape(unit) + parallel + memory, estimate)
@@ -174,8 +177,8 @@ def request_progress(unit: UnitStatus) -> str:
 
 
 def merge_lines(document: Mapping[str, Any]) -> list[str]:
-    """Return the counts of a merge as text, with each missing task, rejected file and conflict."""
-    counted = ("missing", "duplicates", "conflicts", "set_aside")
+    """Return the counts of a merge as text, with each missing task, rejected file, conflict and mark."""
+    counted = ("missing", "duplicates", "conflicts", "set_aside", "withheld")
     lines = [
         f"run {document['run']}: {document['found']} of {document['expected']} responses",
         ", ".join(f"{document[name]} {name.replace('_', ' ')}" for name in counted),
@@ -186,4 +189,9 @@ def merge_lines(document: Mapping[str, Any]) -> list[str]:
         key = item["key"]
         files = ", ".join(claim["file"] for claim in item["claims"])
         lines.append(f"  conflict: {key['task']} document {key['doc_id']} request {key['request_index']}: {files}")
+    marks = document["marks"]
+    for mark in marks[:MAX_LISTED_MARKS]:
+        lines.append(f"  mark: {mark['variant']} {mark['task'] or 'all tasks'}: {mark['sentence']}")
+    if len(marks) > MAX_LISTED_MARKS:
+        lines.append(f"  ({len(marks) - MAX_LISTED_MARKS} more marks: see --json)")
     return lines

@@ -23,8 +23,8 @@ def run(arguments: argparse.Namespace) -> int:
 
     if not arguments.from_sinfo:
         written = hpcq.init_manifest(arguments.path or "manifest.toml", overwrite=arguments.overwrite)
-        print(f"Wrote {written}: one small model in two number formats, on this machine. Edit it, then run:")
-        print(f"  hpcq stage {written} && hpcq plan {written} && hpcq submit {written}")
+        print(f"Wrote {written}: one small model with two schemes, on this machine. Edit it, then run:")
+        print(f"  hpcq stage {written} && hpcq submit {written}")
         print("On a cluster, `hpcq init --from-sinfo` writes a profile for cluster.profile.")
         return 0
     written = hpcq.init_profile(arguments.path, overwrite=arguments.overwrite)

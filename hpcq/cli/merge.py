@@ -14,7 +14,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 
 def run(arguments: argparse.Namespace) -> int:
-    """Merge and print the counts; exit code 1 if responses are missing or in conflict."""
+    """Merge and print the counts; exit code 1 if responses are missing, in conflict or invalid."""
     import hpcq
     from hpcq.cli.formatting import merge_lines
 
@@ -23,4 +23,4 @@ def run(arguments: argparse.Namespace) -> int:
         print_json(document)
     else:
         print("\n".join(merge_lines(document)))
-    return 1 if document["missing"] or document["conflicts"] else 0
+    return 1 if document["missing"] or document["conflicts"] or document["withheld"] else 0

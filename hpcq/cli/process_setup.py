@@ -8,7 +8,7 @@ import os
 import signal
 import sys
 import threading
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, NoReturn
 
 if TYPE_CHECKING:
     from _typeshed import ReadableBuffer
@@ -37,6 +37,14 @@ def flush_stdout() -> None:
         sys.stdout.flush()
     except OSError:
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+
+
+def exit_at_once(code: int) -> NoReturn:
+    """Exit without waiting for other threads: a download may wait for the hub until the client's read timeout.
+
+    Flush the standard streams first.
+    """
+    os._exit(code)
 
 
 def _repair_streams() -> None:

@@ -1,9 +1,11 @@
-"""Fetch the models, benchmark items and calibration text of a manifest that public packages contain."""
+"""Bring everything that a manifest reads to the shared file system: models, data, texts, Python environments.
+
+Run it on a host with a network, such as a login node. It can be interrupted and repeated.
+"""
 
 from __future__ import annotations
 
 import argparse
-import sys
 
 from hpcq.cli.arguments import add_manifest
 
@@ -14,12 +16,12 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 
 def run(arguments: argparse.Namespace) -> int:
-    """Stage, with progress on standard error, and print the staged paths."""
+    """Stage, with progress and one line per item on standard error."""
     from hpcq.api import Run
+    from hpcq.cli.stage_display import format_bytes, stage_display
 
-    staged = Run(arguments.manifest, arguments.overrides).stage(
-        progress=lambda line: print(line, file=sys.stderr, flush=True)
-    )
-    for path in staged:
-        print(path)
+    with stage_display() as reporter:
+        staged = Run(arguments.manifest, arguments.overrides).stage(reporter=reporter)
+    downloaded = sum(item.downloaded for item in staged)
+    print(f"All {len(staged)} inputs of {arguments.manifest} are staged ({format_bytes(downloaded)} downloaded now).")
     return 0

@@ -11,6 +11,7 @@ from hpcq.api import Run, SubmitResult
 from hpcq.cli.arguments import print_json
 from hpcq.cli.formatting import status_lines, terminal_width
 from hpcq.cli.progress import progress_display
+from hpcq.cli.stage_display import stage_display
 from hpcq.core.errors import RunIncompleteError, UserInputError
 from hpcq.core.work_records import UnitKind, UnitState
 from hpcq.monitor.status import ACTIVE_STATES, RunStatus
@@ -52,9 +53,9 @@ def submit_and_wait(run: Run, *, wait: bool, as_json: bool, yes: bool, retry_fai
     Returns:
         The exit code: 1 if the run has ended with failed or missing units, else 0.
     """
-    with progress_display() as on_status:
-        ask = (lambda _hours, _limit: True) if yes else confirm
-        result = run.submit(confirm=ask, retry_failed=retry_failed, on_status=on_status)
+    ask = (lambda _hours, _limit: True) if yes else confirm
+    with progress_display() as on_status, stage_display() as reporter:
+        result = run.submit(confirm=ask, retry_failed=retry_failed, on_status=on_status, reporter=reporter)
     # Outside of the display: on a terminal, rich sends what is printed meanwhile to standard error.
     if result.status.state in ACTIVE_STATES and not as_json:
         _print_queued(result)
@@ -71,7 +72,7 @@ def submit_and_wait(run: Run, *, wait: bool, as_json: bool, yes: bool, retry_fai
 
 
 def _wait_until_ended(result: SubmitResult) -> RunStatus:
-    run, status = hpcq.find(result.loaded.layout.folder), result.status
+    run, status = hpcq.find(result.layout.folder), result.status
     with progress_display() as on_status:
         while status.state in ACTIVE_STATES:
             time.sleep(WAIT_INTERVAL_S)
@@ -85,7 +86,7 @@ def _print_queued(result: SubmitResult) -> None:
         print(f"job {item.job_id}: {item.array}, {len(item.units)} {'unit' if len(item.units) == 1 else 'units'}")
     if not result.submissions:
         print("Nothing to submit: all missing units are pending or running.")
-    name = result.loaded.layout.name
+    name = result.layout.name
     print(f"\nWatch:   hpcq status {name} --watch")
     print(f"Logs:    hpcq logs {name} --follow")
     print(f"Report:  hpcq report {name}")
@@ -93,17 +94,17 @@ def _print_queued(result: SubmitResult) -> None:
 
 def _print_result(status: RunStatus, result: SubmitResult) -> None:
     """Print the report, or the state of an incomplete run and the next command."""
-    if status.state is not UnitState.DONE or result.loaded.is_synthetic:
+    if status.state is not UnitState.DONE or result.is_synthetic:
         print("\n".join(status_lines(status)))
-    if result.loaded.is_synthetic:
+    if result.is_synthetic:
         print("\nThe responses of this run are synthetic: it has no scores.")
     elif any(unit.kind == UnitKind.MERGE and unit.state is UnitState.DONE for unit in status.units):
         try:
-            sys.stdout.write(hpcq.make_report([result.loaded.layout.folder], width=terminal_width()))
+            sys.stdout.write(hpcq.make_report([result.layout.folder], width=terminal_width()))
         except RunIncompleteError as error:
             print(f"\n{error}")
     if status.state is not UnitState.DONE:
-        print(f"\nRun the missing units again: hpcq resume {result.loaded.layout.name} --failed")
+        print(f"\nRun the missing units again: hpcq resume {result.layout.name} --failed")
 
 
 def _format_gpu_hours(hours: Mapping[str, float]) -> str:

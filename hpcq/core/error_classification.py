@@ -14,8 +14,9 @@ import re
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from enum import IntEnum
+from http import HTTPStatus
 
-from hpcq.core.errors import HpcqError, ProcessDiedError, SetupError, StorageError, UserInputError
+from hpcq.core.errors import ConnectionLostError, HpcqError, ProcessDiedError, SetupError, StorageError, UserInputError
 from hpcq.core.failures import Failure
 
 
@@ -70,6 +71,28 @@ _FAILURE_BY_TYPE: Mapping[str, Failure] = {
             "ResetRequired",
         )
     },
+    # huggingface_hub: errors.py. A gated repository needs a user who asks for access.
+    "huggingface_hub.errors.OfflineModeIsEnabled": Failure.MISSING_RESOURCE,
+    "huggingface_hub.errors.GatedRepoError": Failure.MISSING_RESOURCE,
+    "huggingface_hub.errors.DisabledRepoError": Failure.INVALID_INPUT,
+    "huggingface_hub.errors.RepositoryNotFoundError": Failure.INVALID_INPUT,
+    "huggingface_hub.errors.RevisionNotFoundError": Failure.INVALID_INPUT,
+    "huggingface_hub.errors.RemoteEntryNotFoundError": Failure.INVALID_INPUT,
+    "huggingface_hub.errors.HFValidationError": Failure.INVALID_INPUT,
+}
+
+_ABSENT_TYPES = ("huggingface_hub.errors.LocalEntryNotFoundError",)
+"""A file is not in the cache. The cause, if there is one, is the reason why it could not be downloaded."""
+
+_HTTP_ERROR_TYPES = ("huggingface_hub.errors.HfHubHTTPError", "httpx.HTTPStatusError", "httpx2.HTTPStatusError")
+"""Exceptions with the attribute `response`. huggingface_hub uses httpx2 from version 2 on."""
+
+_FAILURE_BY_HTTP_STATUS: Mapping[int, Failure] = {
+    HTTPStatus.UNAUTHORIZED: Failure.MISSING_RESOURCE,
+    HTTPStatus.FORBIDDEN: Failure.MISSING_RESOURCE,
+    HTTPStatus.NOT_FOUND: Failure.INVALID_INPUT,
+    HTTPStatus.REQUEST_TIMEOUT: Failure.CONNECTION_LOST,
+    HTTPStatus.TOO_MANY_REQUESTS: Failure.CONNECTION_LOST,
 }
 
 
@@ -157,6 +180,7 @@ _CONNECTION_TYPES = (
     *_PEER_LOST_TYPES,
     "builtins.ConnectionError",
     "httpx.TransportError",
+    "httpx2.TransportError",
     "requests.exceptions.ConnectionError",
     "requests.exceptions.Timeout",
 )
@@ -201,6 +225,7 @@ class ErrorFacts:
         errno: Error number of an OSError.
         names_file: Whether an OSError names a file.
         cuda_error: Error code of a torch.AcceleratorError.
+        http_status: Status of the answer of an HTTP server.
     """
 
     types: tuple[str, ...]
@@ -208,6 +233,7 @@ class ErrorFacts:
     errno: int | None = None
     names_file: bool = False
     cuda_error: int | None = None
+    http_status: int | None = None
 
     @classmethod
     def from_exception(cls, error: BaseException) -> ErrorFacts:
@@ -219,6 +245,7 @@ class ErrorFacts:
             errno=error.errno if isinstance(error, OSError) else None,
             names_file=isinstance(error, OSError) and error.filename is not None,
             cuda_error=getattr(error, "error_code", None) if _ACCELERATOR_ERROR in types else None,
+            http_status=_http_status(error) if any(name in types for name in _HTTP_ERROR_TYPES) else None,
         )
 
     @classmethod
@@ -240,7 +267,7 @@ class ErrorFacts:
         if self.cuda_error in list(CudaError):
             return CudaError(self.cuda_error).failure
         by_type = next((_FAILURE_BY_TYPE[name] for name in self.types if name in _FAILURE_BY_TYPE), None)
-        return by_type or self._failure_by_errno() or self._failure_by_marker()
+        return by_type or self._failure_by_errno() or self._failure_by_status() or self._failure_by_marker()
 
     @property
     def _is_lost_connection(self) -> bool:
@@ -251,6 +278,12 @@ class ErrorFacts:
         if self.names_file and self.errno in _UNAVAILABLE_MOUNT:
             return Failure.NODE_FAULT
         return _FILE_SYSTEM_ERRORS.get(self.errno) if self.errno is not None else None
+
+    def _failure_by_status(self) -> Failure | None:
+        if self.http_status is None:
+            return None
+        is_server_error = self.http_status >= HTTPStatus.INTERNAL_SERVER_ERROR
+        return Failure.CONNECTION_LOST if is_server_error else _FAILURE_BY_HTTP_STATUS.get(self.http_status)
 
     def _failure_by_marker(self) -> Failure | None:
         for type_name, pattern in _CUDA_MARKERS:
@@ -276,7 +309,9 @@ class ErrorFacts:
 
 def classify_error(error: BaseException) -> Failure:
     """Return the failure class of `error`: the first among it and its causes that is more specific than BUG."""
-    return next((found for cause in _causes(error) if (found := _classify(cause)) is not Failure.BUG), Failure.BUG)
+    found = next((one for cause in causes(error) if (one := _classify(cause)) is not Failure.BUG), Failure.BUG)
+    is_absent = any(name in _ABSENT_TYPES for cause in causes(error) for name in _qualified_names(type(cause)))
+    return Failure.MISSING_RESOURCE if found is Failure.BUG and is_absent else found
 
 
 def is_secondary(error: BaseException) -> bool:
@@ -288,8 +323,10 @@ def _classify(error: BaseException) -> Failure:
     if isinstance(error, ProcessDiedError):
         return Failure(error.failure)
     if isinstance(error, StorageError):
-        number = next((cause.errno for cause in _causes(error) if isinstance(cause, OSError)), None)
+        number = next((cause.errno for cause in causes(error) if isinstance(cause, OSError)), None)
         return Failure.NODE_FAULT if number in _UNAVAILABLE_MOUNT else Failure.FULL_DISK
+    if isinstance(error, ConnectionLostError):
+        return Failure.CONNECTION_LOST
     if isinstance(error, SetupError):
         return Failure.MISSING_RESOURCE
     if isinstance(error, HpcqError):
@@ -301,7 +338,11 @@ def _qualified_names(error_type: type) -> tuple[str, ...]:
     return tuple(f"{one.__module__}.{one.__qualname__}" for one in error_type.__mro__)
 
 
-def _causes(error: BaseException) -> Iterator[BaseException]:
+def _http_status(error: BaseException) -> int | None:
+    return getattr(getattr(error, "response", None), "status_code", None)
+
+
+def causes(error: BaseException) -> Iterator[BaseException]:
     """Yield `error` and the exceptions that it was raised from or while handling."""
     seen: list[BaseException] = []
     found: BaseException | None = error

@@ -28,6 +28,20 @@ class ManifestError(UserInputError):
         super().__init__("\n".join(self.problems))
 
 
+class KeyedInputError(UserInputError):
+    """Invalid value of one key of the manifest, raised by code that does not have the manifest.
+
+    Attributes:
+        key: The key, such as 'calibration.split'.
+        sentence: What is wrong with its value.
+    """
+
+    def __init__(self, key: str, sentence: str) -> None:
+        self.key = key
+        self.sentence = sentence
+        super().__init__(f"{key}: {sentence}")
+
+
 class SetupError(HpcqError):
     """Something is missing on the machine or the cluster: Slurm, an interpreter, disk space, a model."""
 
@@ -36,6 +50,10 @@ class SetupError(HpcqError):
 
 class StorageError(SetupError):
     """The file system refused an operation: no space, no permission, read-only, stale file handle."""
+
+
+class ConnectionLostError(SetupError):
+    """A server does not answer, or not without errors, after all retries."""
 
 
 class RunIncompleteError(HpcqError):

@@ -71,7 +71,7 @@ def is_transient(error: StorageError) -> bool:
     return isinstance(error.__cause__, OSError) and error.__cause__.errno in _TRANSIENT
 
 
-def _fsync(path: Path) -> None:
+def fsync(path: Path) -> None:
     """Make the content of a file, or the names in a folder, durable."""
     descriptor = os.open(path, os.O_RDONLY)
     try:
@@ -101,7 +101,7 @@ def make_folder(folder: Path) -> None:
         folder = folder.parent
     for new in reversed(missing):
         new.mkdir(exist_ok=True)
-        _fsync(new.parent)
+        fsync(new.parent)
 
 
 def temporary_path(path: Path) -> Path:
@@ -183,9 +183,9 @@ def committed_file(path: Path) -> Iterator[Path]:
         yield temporary
         # With any umask, a file is never more accessible than its folder: a run's folders are private.
         temporary.chmod(stat.S_IMODE(temporary.stat().st_mode) & (path.parent.stat().st_mode | stat.S_IRWXU))
-        _fsync(temporary)
+        fsync(temporary)
         temporary.replace(path)
-        _fsync(path.parent)
+        fsync(path.parent)
 
 
 @contextlib.contextmanager
@@ -203,14 +203,14 @@ def committed_folder(path: Path) -> Iterator[Path]:
         temporary.mkdir()
         yield temporary
         for item in (*temporary.rglob("*"), temporary):
-            _fsync(item)
+            fsync(item)
         try:
             temporary.rename(path)
         except OSError as error:
             if error.errno not in (errno.EEXIST, errno.ENOTEMPTY):
                 raise
             _remove_temporary(temporary)
-        _fsync(path.parent)
+        fsync(path.parent)
 
 
 def write_text(path: Path, text: str) -> None:

@@ -171,10 +171,14 @@ class Installer:
                 cwd=self._cache,
             ) as process,
         ):
-            for line in process.stdout or ():
-                tail.append(line.rstrip())
-                if line.strip().startswith(_PROGRESS):
-                    self._report(f"  {line.strip()[:100]}")
+            try:
+                for line in process.stdout or ():
+                    tail.append(line.rstrip())
+                    if line.strip().startswith(_PROGRESS):
+                        self._report(f"  {line.strip()[:100]}")
+            except BaseException:
+                process.kill()
+                raise
         if process.returncode:
             output = "\n".join(f"  {line}" for line in tail)
             step = " ".join([Path(command[0]).name, *itertools.takewhile(lambda word: word[:2] != "--", command[1:4])])

@@ -6,7 +6,7 @@ import os
 from dataclasses import dataclass
 from pathlib import Path
 
-from hpcq.core.addressing import DIGEST_CHARACTERS, slug
+from hpcq.core.addressing import DIGEST_CHARACTERS
 from hpcq.core.files import list_folder
 from hpcq.core.unit_ids import UnitId
 from hpcq.core.work_records import UnitKind, Variant
@@ -38,6 +38,11 @@ class RunLayout:
     def plan(self) -> Path:
         """Units and arrays: the document of `plan --json`."""
         return self.folder / "plan.json"
+
+    @property
+    def merge_record(self) -> Path:
+        """The unit that merges the run's responses, with everything that it needs."""
+        return self.folder / "merge.json"
 
     @property
     def run_lock(self) -> Path:
@@ -98,7 +103,7 @@ class RunLayout:
 
 def checkpoint_path(checkpoints: Path, variant: Variant) -> Path:
     """Return `<checkpoints>/<model>/<scheme>-<digest>`."""
-    return checkpoints / variant.model.slug / f"{slug(variant.scheme.name)}-{variant.address[:DIGEST_CHARACTERS]}"
+    return checkpoints / variant.model.slug / f"{variant.scheme.slug}-{variant.address[:DIGEST_CHARACTERS]}"
 
 
 def segment_folders(segments: Path, variant: Variant) -> list[Path]:

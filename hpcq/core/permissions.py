@@ -50,17 +50,18 @@ def _check(folder: Path) -> None:
         found = folder.stat()
     if found.st_uid not in (os.geteuid(), 0):
         raise UserInputError(
-            f"{folder}: belongs to {_user_name(found.st_uid)}, who could make the jobs run anything as you; "
+            f"{folder}: belongs to {user_name(found.st_uid)}, who could make the jobs run commands as you; "
             "choose other folders for the run (-O paths.runs=…, -O paths.logs=…)."
         )
     if found.st_mode & _OTHERS_WRITE:
         raise UserInputError(
             f"{folder}: can be written by other users (mode {stat.S_IMODE(found.st_mode):o}), who could make the jobs "
-            f"run anything as you; type `chmod go-w {folder}`."
+            f"run commands as you; type `chmod go-w {folder}`."
         )
 
 
-def _user_name(uid: int) -> str:
+def user_name(uid: int) -> str:
+    """Return the name of a user for a message."""
     try:
         return f"the user {pwd.getpwuid(uid).pw_name}"
     except KeyError:

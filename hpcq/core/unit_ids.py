@@ -2,6 +2,7 @@
 
     <kind>.<variant>[.<index>of<count>]    quantize.llama-2-7b--gptq-w4a16-g64--0a1b2c3d4e5f
                                            evaluate.llama-2-7b--gptq-w4a16-g64--0a1b2c3d4e5f.0of2
+    stage.<run>                            stage.rehearsal
     merge.<run>                            merge.rehearsal
 
 A variant's id is `<model>--<scheme>--<digest>` (`hpcq.core.work_records.Variant.id`).
@@ -11,10 +12,11 @@ from __future__ import annotations
 
 import difflib
 import re
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from fnmatch import fnmatchcase
 from functools import cached_property
+from types import MappingProxyType
 
 from hpcq.core.addressing import VARIANT_SEPARATOR
 from hpcq.core.errors import UserInputError
@@ -34,7 +36,7 @@ class UnitId:
 
     Attributes:
         kind: Kind of the unit.
-        subject: Id of its variant; of a merge, the name of the run.
+        subject: Id of its variant; of a staging or a merge, the name of the run.
         shard: Part of the requests; only evaluations have more than one.
     """
 
@@ -61,7 +63,7 @@ class UnitId:
     @cached_property
     def components(self) -> frozenset[str]:
         """Names of the unit that are not unique to it, in lower case, without the digest."""
-        model, scheme, _ = self._variant_parts
+        model, scheme, _ = self.variant_parts
         shard = str(self.shard) if self.shard.count > 1 else ""
         names = (self.kind, self.subject, f"{self.kind}.{self.subject}", model, scheme, shard)
         return frozenset(name.lower() for name in names if name)
@@ -69,26 +71,44 @@ class UnitId:
     def has_component(self, name: str) -> bool:
         """Whether `name` is a whole component of the id, or begins its digest, in any case."""
         lower = name.lower()
-        digest = self._variant_parts[2]
+        digest = self.variant_parts[2]
         return lower in self.components or (_DIGEST.fullmatch(lower) is not None and digest.startswith(lower))
 
     @property
-    def _variant_parts(self) -> tuple[str, str, str]:
-        """Model, scheme and digest; empty for a merge."""
+    def variant_parts(self) -> tuple[str, str, str]:
+        """Model, scheme and digest; empty for a unit of the whole run."""
         parts = self.subject.rsplit(VARIANT_SEPARATOR, 2)
-        return (parts[0], parts[1], parts[2]) if len(parts) == 3 and self.kind is not UnitKind.MERGE else ("", "", "")  # noqa: PLR2004
+        if len(parts) != 3 or self.kind in (UnitKind.STAGE, UnitKind.MERGE):  # noqa: PLR2004
+            return ("", "", "")
+        return (parts[0], parts[1], parts[2])
 
 
-def select_units(known: Sequence[str], names: Sequence[str]) -> dict[str, tuple[str, ...]]:
+def is_kind(unit_id: str, kind: UnitKind) -> bool:
+    """Return whether `unit_id` is the id of a unit of this kind."""
+    parsed = UnitId.parse(unit_id)
+    return parsed is not None and parsed.kind is kind
+
+
+def select_units(
+    known: Sequence[str], names: Sequence[str], aliases: Mapping[str, Sequence[str]] = MappingProxyType({})
+) -> dict[str, tuple[str, ...]]:
     """Return the ids that each name selects, in the order of `known`.
 
     A name is an id, or a whole component of ids (kind, model, scheme, variant, shard, at least 6 digits of the digest),
-    or a shell pattern for whole ids, in this order of precedence.
+    or one of `aliases`, or a shell pattern for whole ids, in this order of precedence.
+
+    Args:
+        known: Ids of all units.
+        names: The names.
+        aliases: Other names, in lower case, and the ids that each selects.
 
     Raises:
-        UserInputError: A name selects nothing; the message has the nearest ids.
+        UserInputError: A name selects nothing (the message has the nearest ids), or is a kind of unit and also the
+            name of a model or scheme.
     """
-    selected = {name: tuple(_matches(known, name)) for name in names}
+    for name in names:
+        _refuse_ambiguous(known, name)
+    selected = {name: tuple(_matches(known, name, aliases)) for name in names}
     for name, found in selected.items():
         if not found:
             raise UserInputError(
@@ -99,11 +119,22 @@ def select_units(known: Sequence[str], names: Sequence[str]) -> dict[str, tuple[
     return selected
 
 
-def _matches(known: Sequence[str], name: str) -> list[str]:
+def _refuse_ambiguous(known: Sequence[str], name: str) -> None:
+    """Refuse a kind of unit that is also the name of a model: all units of the kind would be selected."""
+    lower = name.lower()
+    if lower in list(UnitKind) and any(lower in parts.variant_parts for one in known if (parts := UnitId.parse(one))):
+        raise UserInputError(
+            f"{name}: this is a kind of unit, and a model or a scheme of this run has the same name. Use a pattern:"
+            f" '{lower}.*' for the kind, '*.{lower}--*' for the model, '*--{lower}--*' for the scheme."
+        )
+
+
+def _matches(known: Sequence[str], name: str, aliases: Mapping[str, Sequence[str]]) -> Sequence[str]:
     if name in known:
         return [name]
     parsed = {unit_id: UnitId.parse(unit_id) for unit_id in known}
     found = [unit_id for unit_id, parts in parsed.items() if parts and parts.has_component(name)]
+    found = found or [*aliases.get(name.lower(), ())]
     return found or [unit_id for unit_id in known if fnmatchcase(unit_id.lower(), name.lower())]
 
 

@@ -7,12 +7,14 @@ values of these records (`hpcq.core.addressing`): renaming an addressed field ch
 from __future__ import annotations
 
 import dataclasses
+import re
 from dataclasses import dataclass
 from enum import StrEnum
 from functools import cached_property
 from typing import Literal
 
 from hpcq.core.addressing import DIGEST_CHARACTERS, VARIANT_SEPARATOR, address_of, slug, unaddressed
+from hpcq.core.hub_cache import HubCache, RepoKind
 from hpcq.core.node_context import NodeContext
 
 SYNTHETIC = "synthetic"
@@ -82,9 +84,11 @@ class Scheme:
         name: Name in the manifest.
         tool: Quantization tool; 'none' for an unmodified base checkpoint.
         method: none, rtn (round to nearest), gptq, awq, smoothquant (smoothing, then gptq), synthetic, or a plugin's.
-        weights: Data type of the weights: fp32, bf16, fp16, fp8_e4m3, int8 or int4.
+        weights: Data type of the weights: fp32, bf16, fp16, fp8_e4m3, int8, int4, or one that only checkpoints of
+            others have (`hpcq.catalog.checkpoint_formats`).
         activations: Data type of the activations, as for `weights`.
-        granularity: Granularity of the weights' scales: tensor, channel or group (of `group_size` inputs).
+        granularity: Granularity of the weights' scales: tensor, channel, group (of `group_size` inputs) or block (of
+            `group_size` inputs and as many outputs).
         group_size: Inputs per group.
         symmetric: Quantize the weights symmetrically.
         dynamic: Compute activation scales at run time, per token; False: once, from the calibration set.
@@ -92,6 +96,8 @@ class Scheme:
         activation_order: GPTQ: quantize columns in the order of decreasing activation.
         smoothing_strength: SmoothQuant's migration strength (alpha).
         ignore: Modules that stay unquantized.
+        checkpoint_format: Format of the files of a checkpoint that others quantized, such as gptq or awq; None: hpcq
+            writes the checkpoint.
         needs_calibration: The method uses a calibration set.
     """
 
@@ -108,12 +114,28 @@ class Scheme:
     activation_order: bool | None = None
     smoothing_strength: float | None = None
     ignore: tuple[str, ...] = ("lm_head",)
+    checkpoint_format: str | None = None
     needs_calibration: bool = unaddressed(False)
+
+    @property
+    def slug(self) -> str:
+        """The name as a slug, without the separator of ids, which the name of a checkpoint's folder may contain."""
+        return re.sub("-{2,}", "-", slug(self.name))
 
     @property
     def is_quantized(self) -> bool:
         """False for an unmodified base checkpoint."""
         return self.tool != UNQUANTIZED
+
+    @property
+    def quantizes_activations(self) -> bool:
+        """Whether the inputs of layers are rounded to fewer bits."""
+        return self.activations not in ("fp32", "bf16", "fp16")
+
+    @property
+    def is_quantized_here(self) -> bool:
+        """Whether hpcq creates the checkpoint, from the base checkpoint."""
+        return self.is_quantized and self.checkpoint_format is None
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -125,6 +147,9 @@ class Calibration:
         samples: Number of sequences.
         sequence_length: Tokens per sequence.
         seed: Seed of the sampling.
+        source: A text from a data set on the hub: "<repository>@<commit>/<config>/<split>/<column>". It identifies the
+            text before it is staged, and `digest` is None.
+        column: Key of the passages in a file of the user.
         dataset: Name of the text in the manifest.
         path: File of the text.
     """
@@ -133,29 +158,73 @@ class Calibration:
     samples: int
     sequence_length: int
     seed: int = 1234
+    source: str | None = None
+    column: str = "text"
     dataset: str = unaddressed("")
     path: str | None = unaddressed(None)
 
 
 @dataclass(frozen=True, kw_only=True)
+class Checkpoint:
+    """A checkpoint that others quantized.
+
+    A known `digest` identifies it alone; otherwise `id` and `revision` do.
+
+    Attributes:
+        id: Name on the hub, or a path.
+        revision: Commit on the hub.
+        digest: SHA-256 over weight, configuration and tokenizer files of a local checkpoint.
+        path: Folder of the checkpoint.
+    """
+
+    id: str
+    revision: str | None = None
+    digest: str | None = None
+    path: str | None = unaddressed(None)
+
+
+@dataclass(frozen=True, kw_only=True)
 class Variant:
-    """Model × scheme. `calibration` and `versions` (of the quantization tools) are empty if the scheme needs none."""
+    """Model × scheme, or a checkpoint that others quantized from the model.
+
+    Attributes:
+        model: The base checkpoint.
+        scheme: How it is quantized; for `checkpoint`, as its quantization_config declares.
+        calibration: Calibration set; None if the scheme needs none.
+        versions: Versions of the quantization tools; empty if the scheme needs none.
+        attention: Attention implementation of the calibration; None: the tool's default, or no calibration.
+        checkpoint: The checkpoint, if others quantized it; None: hpcq creates it.
+    """
 
     model: Model
     scheme: Scheme
     calibration: Calibration | None = None
     versions: Versions = ()
+    attention: str | None = None
+    checkpoint: Checkpoint | None = None
 
     @cached_property
     def address(self) -> str:
         """Content address of the variant's checkpoint."""
-        model = dataclasses.replace(self.model, id="", revision=None) if self.model.digest else self.model
-        return address_of("variant", dataclasses.replace(self, model=model))
+        return address_of("variant", self.identified())
+
+    def identified(self) -> Variant:
+        """Return the variant with only what identifies it.
+
+        A digest alone identifies a model or a checkpoint. A checkpoint that others quantized does not depend on the
+        base checkpoint, which may be missing.
+        """
+        model, checkpoint = self.model, self.checkpoint
+        if model.digest or checkpoint:
+            model = dataclasses.replace(model, id="", revision=None, digest=None if checkpoint else model.digest)
+        if checkpoint and checkpoint.digest:
+            checkpoint = dataclasses.replace(checkpoint, id="", revision=None)
+        return dataclasses.replace(self, model=model, checkpoint=checkpoint)
 
     @property
     def id(self) -> str:
         """Stable name: model, scheme, and the first digits of the address."""
-        return VARIANT_SEPARATOR.join((self.model.slug, slug(self.scheme.name), self.address[:DIGEST_CHARACTERS]))
+        return VARIANT_SEPARATOR.join((self.model.slug, self.scheme.slug, self.address[:DIGEST_CHARACTERS]))
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -169,8 +238,12 @@ class Task:
         max_gen_toks: Maximum number of generated tokens.
         fewshot_seed: Seed of the choice of examples.
         data_digest: SHA-256 over the files in `data_path`.
-        data_path: Folder with `<split>.jsonl` files in the schema of the definition (None: the definition's data set on
-            the hub).
+        data_revisions: Data sets on the hub that the definition reads, each with its commit; empty with `data_path`.
+        ignores_generation_config: The checkpoint's generation_config.json has settings that are not applied, although
+            earlier versions of hpcq applied them to the generated text of this task. False: it has none, or there is no
+            generated text.
+        data_path: Folder with `<split>.jsonl` files in the schema of the definition (None: the data sets on the hub).
+        cache: Folders of the hub's staged files (None: with `data_path`, or if nothing is staged).
     """
 
     name: str
@@ -179,7 +252,10 @@ class Task:
     max_gen_toks: int | None = None
     fewshot_seed: int = 1234
     data_digest: str | None = None
+    data_revisions: tuple[tuple[str, str], ...] = ()
+    ignores_generation_config: bool = False
     data_path: str | None = unaddressed(None)
+    cache: HubCache | None = unaddressed(None)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -194,12 +270,51 @@ class Shard:
 
 
 @dataclass(frozen=True, kw_only=True)
+class StageWork:
+    """Stage what a run reads from the hub.
+
+    Attributes:
+        models: Ids of model repositories, each with its commit.
+        tasks: Benchmarks whose data are on the hub.
+        calibration: Calibration text, if it is on the hub.
+        refs: Kind, id, commit and name of each branch or tag, which the cache remembers for use without the hub.
+        cache: Folders to stage to.
+        mirror: Folder that replaces the hub; None: there is none.
+        segments_path: Folder of the unit in the run's folder, for its completion marker.
+    """
+
+    models: tuple[tuple[str, str], ...] = ()
+    tasks: tuple[Task, ...] = ()
+    calibration: Calibration | None = None
+    refs: tuple[tuple[RepoKind, str, str, str], ...] = unaddressed(())
+    cache: HubCache = unaddressed()
+    mirror: str | None = unaddressed(None)
+    segments_path: str = unaddressed()
+
+    kind: Literal[UnitKind.STAGE] = UnitKind.STAGE
+
+    @property
+    def address(self) -> str:
+        """Content address of what is staged."""
+        return address_of("stage", self)
+
+
+@dataclass(frozen=True, kw_only=True)
 class QuantizeWork:
-    """Create the checkpoint of `variant` at `checkpoint_path`, a folder that exists only once it is complete."""
+    """Create the checkpoint of `variant` at `checkpoint_path`, a folder that exists only once it is complete.
+
+    Attributes:
+        variant: Model and scheme.
+        checkpoint_path: The folder.
+        device: auto, cpu or cuda.
+        max_fallback_share: Largest share of layers that may be quantized by a simpler method than the scheme's. It
+            decides whether there is a checkpoint, not what is in it.
+    """
 
     variant: Variant
     checkpoint_path: str
     device: str = unaddressed("auto")
+    max_fallback_share: float = unaddressed(0.01)
 
     kind: Literal[UnitKind.QUANTIZE] = UnitKind.QUANTIZE
 
@@ -234,7 +349,8 @@ class EvaluateWork:
         checkpoint_path: Folder of the checkpoint.
         segments_path: Folder to which the unit commits its segments.
         shard: Part of the requests that this unit answers.
-        batch_size: Requests per batch, for requests that share no prefix.
+        batch_size: Requests per batch, for requests that share no prefix. In 16 bits, generated texts depend on it, as
+            on everything that changes the shape of a computation (`VARIES`, docs/trust.md).
         flush_interval_s: Seconds between segments.
         device: auto, cpu or cuda.
         synthetic_options: Settings of the synthetic backend.
@@ -267,12 +383,17 @@ class EvaluateWork:
 
     def task_address(self, task: Task) -> str:
         """Return the content address of the responses to `task`, which is stored with its rows."""
-        return address_of("responses", dataclasses.replace(self, tasks=(task,), variant=self._identified()))
+        return address_of("responses", dataclasses.replace(self, tasks=(task,), variant=self.variant.identified()))
 
     @cached_property
     def address(self) -> str:
         """Content address of the responses of all shards of this work."""
-        return address_of("evaluate", dataclasses.replace(self, variant=self._identified()))
+        return address_of("evaluate", dataclasses.replace(self, variant=self.variant.identified()))
+
+    @property
+    def revision(self) -> str:
+        """Commit, branch or tag of the checkpoint, if `checkpoint_path` is an id on the hub."""
+        return (self.variant.checkpoint or self.variant.model).revision or "main"
 
     @property
     def is_synthetic(self) -> bool:
@@ -283,12 +404,6 @@ class EvaluateWork:
     def shares_prefixes(self) -> bool:
         """Whether a prefix that requests have in common is computed once."""
         return not self.is_synthetic and bool(dict(self.options).get("prefix_sharing", True))
-
-    def _identified(self) -> Variant:
-        model = self.variant.model
-        return dataclasses.replace(
-            self.variant, model=dataclasses.replace(model, id="", revision=None) if model.digest else model
-        )
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -303,4 +418,4 @@ class MergeWork:
     kind: Literal[UnitKind.MERGE] = UnitKind.MERGE
 
 
-Work = QuantizeWork | EvaluateWork | MergeWork
+Work = StageWork | QuantizeWork | EvaluateWork | MergeWork

@@ -2,9 +2,8 @@
 
 from __future__ import annotations
 
-import json
+import contextlib
 import logging
-import os
 import random
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
@@ -12,18 +11,24 @@ from pathlib import Path
 from typing import Any
 
 import datasets
+import jinja2
 import lm_eval.tasks
 from lm_eval.tasks._factory import TaskFactory
 from lm_eval.tasks._index import Kind
 
+from hpcq.catalog.packages import find_packaged_dataset, nltk_data_folder
 from hpcq.catalog.tasks import find_task
 from hpcq.core.digests import digest_of_items
 from hpcq.core.errors import SetupError, UserInputError, WorkerError
-from hpcq.core.paths import cache_folder
+from hpcq.core.mirror import is_mirror_revision
+from hpcq.core.sentences import first_line
 from hpcq.core.work_records import Task
+from hpcq.evaluate.hub_datasets import DatasetStager, prepared_datasets
+from hpcq.evaluate.json_documents import read_json_documents
 from hpcq.evaluate.requests import GENERATE, Request, requests_of
 
 _DEFINITIONS = Path(lm_eval.tasks.__file__).parent
+_NLTK_RESOURCE = "tokenizers/punkt_tab"
 
 # lm-eval warns about custom data sets, through which it gets local documents.
 logging.getLogger("lm_eval.api.task").setLevel(logging.ERROR)
@@ -48,6 +53,13 @@ class BuiltTask:
         """The version of each leaf's definition."""
         return {name: str(leaf.VERSION) for name, leaf in self.leaves.items()}
 
+    @property
+    def members(self) -> dict[str, frozenset[str]]:
+        """The names of the leaves of each group."""
+        return {
+            name: frozenset(leaf.task_name for leaf in group.get_all_tasks()) for name, group in self.groups.items()
+        }
+
     def requests(self) -> list[Request]:
         """Return all requests, leaf by leaf, in lm-eval's order."""
         versions = self.versions
@@ -63,10 +75,6 @@ def build_tasks(tasks: Sequence[Task]) -> list[BuiltTask]:
         SetupError: a task's data are not available.
         WorkerError: lm-eval cannot make a task's requests, or two tasks have a leaf in common.
     """
-    # IFEval's definition looks for NLTK's data when it is imported, and would download them.
-    os.environ.setdefault("NLTK_DATA", str(cache_folder() / "nltk_data"))
-    # datasets caches processed documents: the shuffle of one node would be used on some nodes and not on others.
-    datasets.disable_caching()
     built = [_build(task) for task in tasks]
     names = [name for one in built for name in one.leaves]
     if duplicates := sorted({name for name in names if names.count(name) > 1}):
@@ -75,11 +83,33 @@ def build_tasks(tasks: Sequence[Task]) -> list[BuiltTask]:
 
 
 def _build(task: Task) -> BuiltTask:
+    loaded = load_definition(task)
+    for name, leaf in loaded["tasks"].items():
+        _configure(name, leaf, task)
+        _build_requests(name, leaf, task)
+    return BuiltTask(task=task, leaves=loaded["tasks"], groups=loaded["groups"])
+
+
+def load_definition(task: Task, *, stager: DatasetStager | None = None) -> dict[str, Any]:
+    """Return lm-eval's objects for a task, without requests: its leaves (`tasks`) and `groups`, by name.
+
+    Args:
+        task: The task.
+        stager: Prepares data sets of the hub that are missing in `task.cache`; None on nodes.
+
+    Raises:
+        UserInputError: the task is unknown, or is a group with `data_path`.
+        SetupError: the task's data are not available.
+        WorkerError: the first document does not fit the task.
+    """
     facts = find_task(task.name)
     if facts is None:
         raise UserInputError(
             f"tasks: the catalog has no task {task.name!r}. Add a row that names the folder of its lm-eval definition."
         )
+    # datasets caches processed documents: the shuffle of one node would be used on some nodes and not on others.
+    datasets.disable_caching()
+    _check_nltk_data(task)
     # Some definitions (GPQA's) shuffle choices with Python's global generator: every worker must shuffle equally.
     random.seed(task.fewshot_seed)
     # To index all of lm-eval's definitions takes a minute, to index one folder takes a moment.
@@ -87,19 +117,44 @@ def _build(task: Task) -> BuiltTask:
     entry = manager.task_index[task.name]
     overrides = _local_data(task, is_leaf=entry.kind in (Kind.TASK, Kind.PY_TASK))
     try:
-        # TaskManager.load accepts overrides only for the user's own definitions; its factory accepts them for all.
-        built = TaskFactory().build(entry, overrides=overrides, registry=manager.task_index)
-    except (OSError, KeyError, datasets.exceptions.DatasetsError) as error:
-        source = task.data_path or "the source in lm-eval's definition"
+        with contextlib.nullcontext() if overrides else prepared_datasets(task, stager):
+            # TaskManager.load accepts overrides only for the user's own definitions; its factory accepts them for all.
+            built = TaskFactory().build(entry, overrides=overrides, registry=manager.task_index)
+    except (OSError, LookupError, ImportError, jinja2.UndefinedError, datasets.exceptions.DatasetsError) as error:
+        sentence = f"{task.name}: its documents cannot be loaded from {_source(task)}: {_reason(error)}."
+        if stager and any(is_mirror_revision(commit) for _, commit in task.data_revisions):
+            raise UserInputError(f"{sentence} Correct the files of this data set in data.mirror.") from error
         raise SetupError(
-            f"{task.name}: its documents cannot be loaded from {source}: {_first_line(error)}."
-            f" Stage them with `hpcq stage`, or set tasks.data to a folder of <split>.jsonl files."
+            f"{sentence} Stage them with `hpcq stage`, or set tasks.data to a folder of <split>.jsonl files."
         ) from error
-    loaded = manager.load(built if isinstance(built, list) else [built])
-    for name, leaf in loaded["tasks"].items():
-        _configure(name, leaf, task)
-        _build_requests(name, leaf, task)
-    return BuiltTask(task=task, leaves=loaded["tasks"], groups=loaded["groups"])
+    except (AssertionError, TypeError, ValueError) as error:  # lm-eval makes a prompt of the first document
+        raise WorkerError(
+            f"{task.name}: lm-eval cannot use the first document in {_source(task)}: {_reason(error)}. Check the items."
+        ) from error
+    return manager.load(built if isinstance(built, list) else [built])
+
+
+def _source(task: Task) -> str:
+    return task.data_path or ", ".join(f"{repo}@{commit[:12]}" for repo, commit in task.data_revisions)
+
+
+def _check_nltk_data(task: Task) -> None:
+    """Check that IFEval finds NLTK's data: its definition looks for them when it is imported, and downloads them."""
+    packaged = find_packaged_dataset(task.name)
+    if packaged is None or not packaged.support:
+        return
+    import nltk
+
+    folder = str(nltk_data_folder())
+    if folder not in nltk.data.path:
+        nltk.data.path.append(folder)
+    try:
+        nltk.data.find(_NLTK_RESOURCE)
+    except LookupError as error:
+        raise SetupError(
+            f"{task.name}: NLTK's sentence splitter ({_NLTK_RESOURCE}) is not in {folder}."
+            " Run `hpcq stage MANIFEST` on a machine with a network."
+        ) from error
 
 
 def _local_data(task: Task, *, is_leaf: bool) -> dict[str, Any]:
@@ -114,24 +169,17 @@ def _local_data(task: Task, *, is_leaf: bool) -> dict[str, Any]:
     if task.data_digest not in (None, digest_of_items(folder)):
         raise SetupError(
             f"{folder}: the documents of {task.name} have changed since the plan was made."
-            " Submit the manifest again to plan with the present ones."
+            " Submit the manifest again to plan with the current ones."
         )
-    # Not the JSON-lines loader of datasets: it uses a cache, under a lock, in the home folder that all jobs share, and
-    # it converts strings that look like dates to dates (datasets 5.2).
     return {"custom_dataset": lambda **_: _documents(folder), "dataset_name": None, "dataset_kwargs": None}
 
 
 def _documents(folder: Path) -> datasets.DatasetDict:
     """Load every `<split>.jsonl` of `folder` into memory."""
-    splits = {}
-    for path in sorted(folder.glob("*.jsonl")):
-        with path.open(encoding="utf-8") as lines:
-            rows = [json.loads(line) for line in lines if line.strip()]
-        columns = dict.fromkeys(name for row in rows for name in row)
-        splits[path.stem] = datasets.Dataset.from_dict({name: [row.get(name) for row in rows] for name in columns})
-    if not splits:
+    files = {path.stem: [path] for path in sorted(folder.glob("*.jsonl"))}
+    if not files:
         raise FileNotFoundError(f"{folder} has no .jsonl file")
-    return datasets.DatasetDict(splits)
+    return read_json_documents(files)
 
 
 def _configure(name: str, leaf: Any, task: Task) -> None:
@@ -163,10 +211,29 @@ def _build_requests(name: str, leaf: Any, task: Task) -> None:
     leaf.set_fewshot_seed(seed=task.fewshot_seed)
     try:
         leaf.build_all_requests(limit=task.limit)
-    except (ValueError, AssertionError) as error:
-        raise WorkerError(f"{name}: lm-eval cannot make its requests: {_first_line(error)}.") from error
+    except (ValueError, TypeError, LookupError, AssertionError, jinja2.UndefinedError) as error:
+        source = f" in {task.data_path}" if task.data_path else ""
+        raise WorkerError(
+            f"{name}: lm-eval cannot make its requests: {_reason(error)}{_first_invalid(leaf)}."
+            f" Check the items{source}."
+        ) from error
     leaf.build_all_requests = lambda **_: None
 
 
-def _first_line(error: Exception) -> str:
-    return (str(error).splitlines() or [type(error).__name__])[0].rstrip(".")
+def _first_invalid(leaf: Any) -> str:
+    """Return which document lm-eval cannot turn into a prompt with an answer, as the end of a sentence; '': none."""
+    for number, document in enumerate(leaf.eval_docs):
+        try:
+            leaf.doc_to_text(document)
+            leaf.doc_to_target(document)
+        except (ValueError, TypeError, LookupError, AssertionError, jinja2.UndefinedError):
+            return f", in document {number} (counted from 0)"
+    return ""
+
+
+def _reason(error: Exception) -> str:
+    if isinstance(error, KeyError):
+        return f"they have no split or column {error}"
+    if isinstance(error, IndexError):
+        return "a split is empty"
+    return first_line(error)

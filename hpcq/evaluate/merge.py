@@ -7,20 +7,24 @@ segments give the same bytes.
 from __future__ import annotations
 
 import json
+import logging
 import subprocess
-from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import replace
+from collections.abc import Collection, Iterator, Mapping, Sequence
+from dataclasses import asdict, replace
 from datetime import datetime
+from math import isfinite
 from pathlib import Path
 from typing import Any
 
 from hpcq import __version__
+from hpcq.catalog.weight_files import weight_files
 from hpcq.core.addressing import address_of, canonical
 from hpcq.core.attempts import Attempt
 from hpcq.core.completion_marker import read_completion_marker
 from hpcq.core.paths import segment_folders
 from hpcq.core.work_records import EvaluateWork, MergeWork, Task
 from hpcq.evaluate.request_set import RequestSet, build_request_set
+from hpcq.evaluate.variant_facts import variant_facts, with_undefined_scores
 from hpcq.store import (
     Index,
     MergeReport,
@@ -32,9 +36,11 @@ from hpcq.store import (
     results_are_current,
     write_results,
 )
+from hpcq.verify.marks import MarkKind, derive_marks
 
-_CHECKPOINT_METADATA = "hpcq.json"
-_WEIGHTS = ("*.safetensors", "*.bin")
+_LOG = logging.getLogger(__name__)
+
+_AGREEMENT = ("prefix_sharing_difference", "prefix_sharing_tolerance", "batch_difference")
 _TOKEN_COUNTS = ("asked_tokens", "computed_tokens")
 
 _AttemptId = tuple[str, str]
@@ -104,20 +110,28 @@ def _report(
 
 
 def _variant(evaluation: EvaluateWork, index: Index, request_set: RequestSet) -> VariantResults:
+    facts = variant_facts(index, request_set, Path(evaluation.checkpoint_path))
+    withheld = {mark.task for mark in derive_marks(facts) if mark.kind.withholds_score}
+    scores = _scores(index, request_set, withheld)
+    marks = derive_marks(with_undefined_scores(facts, scores))
+    for mark in marks:
+        _LOG.warning("%s %s: %s", evaluation.variant.id, mark.task or "all tasks", mark.sentence)
     return VariantResults(
         variant=evaluation.variant.id,
         index=index,
-        scores=_scores(index, request_set),
-        provenance=_variant_provenance(evaluation, index),
+        scores=[score for score in scores if isfinite(score.value)],
+        provenance=_variant_provenance(evaluation, index, facts.checkpoint),
+        counts={name: asdict(counts) for name, counts in facts.tasks.items()},
+        marks=[mark.as_json() for mark in marks],
     )
 
 
-def _scores(index: Index, request_set: RequestSet) -> list[Score]:
+def _scores(index: Index, request_set: RequestSet, withheld: Collection[str]) -> list[Score]:
     if not request_set.built_tasks:
         return []
     from hpcq.evaluate.scoring import score
 
-    return score(request_set.built_tasks, replace(index).responses)
+    return score(request_set.built_tasks, replace(index).responses, withheld=withheld)
 
 
 def _run_provenance(work: MergeWork) -> Provenance:
@@ -126,10 +140,12 @@ def _run_provenance(work: MergeWork) -> Provenance:
         "git_commit": _git_commit(),
         "evaluations": address_of("merge", [evaluation.address for evaluation in work.evaluations]),
         "rehearsal": any(evaluation.is_synthetic for evaluation in work.evaluations),
+        # Results of a version that knows other marks are merged again.
+        "marks": ", ".join(kind.name.lower() for kind in MarkKind),
     }
 
 
-def _variant_provenance(work: EvaluateWork, index: Index) -> Provenance:
+def _variant_provenance(work: EvaluateWork, index: Index, checkpoint: Mapping[str, Any]) -> Provenance:
     variant = work.variant
     provenances = [segment.provenance for segment in index.segments]
     calibration = variant.calibration
@@ -140,6 +156,8 @@ def _variant_provenance(work: EvaluateWork, index: Index) -> Provenance:
         "scheme": variant.scheme.name,
         "tool": variant.scheme.tool,
         "recipe": _json(canonical(variant.scheme)),
+        "checkpoint": variant.checkpoint.id if variant.checkpoint else "",
+        "checkpoint_revision": (variant.checkpoint.revision if variant.checkpoint else None) or "",
         "calibration": _json(canonical(calibration)) if calibration else "",
         "quantizer_versions": _json(dict(variant.versions)),
         "variant_address": variant.address,
@@ -155,9 +173,12 @@ def _variant_provenance(work: EvaluateWork, index: Index) -> Provenance:
         "device": _distinct(provenances, "device"),
         "batch_size": _distinct(provenances, "batch_size"),
         "prefix_sharing": _distinct(provenances, "prefix_sharing"),
+        **{name: max(found) for name in _AGREEMENT if (found := _numbers(provenances, name))},
+        "quantization": _distinct(provenances, "quantization"),
+        "quantization_kernels": _distinct(provenances, "quantization_kernels"),
         "evaluate_seconds": _evaluate_seconds(index),
         **_token_counts(index),
-        **_checkpoint_facts(Path(work.checkpoint_path)),
+        **_checkpoint_facts(Path(work.checkpoint_path), checkpoint),
     }
 
 
@@ -168,6 +189,11 @@ def _json(value: object) -> str:
 def _distinct(provenances: Sequence[Provenance], name: str) -> str:
     """Return the values of an attribute of the segments: usually one, several if shards ran on several nodes."""
     return ", ".join(sorted({str(provenance[name]) for provenance in provenances if name in provenance}))
+
+
+def _numbers(provenances: Sequence[Provenance], name: str) -> list[float]:
+    """Return the numbers of an attribute of the segments."""
+    return [float(provenance[name]) for provenance in provenances if name in provenance]
 
 
 def _evaluate_seconds(index: Index) -> float:
@@ -196,17 +222,15 @@ def _attempt_id(segment: SegmentInfo) -> _AttemptId:
     return str(segment.provenance["unit"]), str(segment.provenance["attempt_start"])
 
 
-def _checkpoint_facts(folder: Path) -> Provenance:
-    """Return what `folder` tells: the bytes of the stored weights, the quantizer's seconds and environment."""
-    weights = [path for pattern in _WEIGHTS for path in folder.glob(pattern)]
+def _checkpoint_facts(folder: Path, metadata: Mapping[str, Any]) -> Provenance:
+    """Return the bytes of the stored weights in `folder`, and the quantizer's seconds and environment."""
     facts: dict[str, str | int | float | bool] = {}
+    weights = weight_files(folder)
     if weights:
         facts["checkpoint_bytes"] = sum(path.stat().st_size for path in weights)
-    metadata = folder / _CHECKPOINT_METADATA
-    if metadata.is_file():
-        content = json.loads(metadata.read_text(encoding="utf-8"))
-        facts["quantize_seconds"] = _quantize_seconds(content)
-        facts["quantizer_environment"] = content.get("environment", "")
+    if metadata:
+        facts["quantize_seconds"] = _quantize_seconds(metadata)
+        facts["quantizer_environment"] = metadata.get("environment", "")
     return facts
 
 

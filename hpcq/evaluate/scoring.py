@@ -5,7 +5,7 @@ from __future__ import annotations
 import os
 import random
 import sys
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
 from typing import Any
 
 import lm_eval.evaluator
@@ -53,15 +53,25 @@ class StoreLM(LM):
             raise RunIncompleteError(f"There is no response to {key}. A task is scored only when complete.") from None
 
 
-def score(built: Sequence[BuiltTask], responses: Mapping[RequestKey, Response]) -> list[Score]:
-    """Return the scores of all tasks, and groups of tasks, whose requests are all answered."""
-    return [one for task in built for one in _task_scores(task, responses)]
+def score(
+    built: Sequence[BuiltTask], responses: Mapping[RequestKey, Response], *, withheld: Collection[str] = ()
+) -> list[Score]:
+    """Return the scores of all tasks, and groups of tasks, whose requests are all answered.
+
+    Args:
+        built: The tasks.
+        responses: Their responses.
+        withheld: Names of tasks with invalid responses: they, and the groups that contain them, have no score.
+    """
+    return [one for task in built for one in _task_scores(task, responses, withheld)]
 
 
-def _task_scores(task: BuiltTask, responses: Mapping[RequestKey, Response]) -> Iterator[Score]:
-    incomplete = {request.key.task for request in task.requests() if request.key not in responses}
+def _task_scores(
+    task: BuiltTask, responses: Mapping[RequestKey, Response], withheld: Collection[str]
+) -> Iterator[Score]:
+    incomplete = {request.key.task for request in task.requests() if request.key not in responses} | {*withheld}
     leaves = {name: leaf for name, leaf in task.leaves.items() if name not in incomplete}
-    groups = {name: group for name, group in task.groups.items() if not incomplete & _leaf_names(group)}
+    groups = {name: task.groups[name] for name, members in task.members.items() if not incomplete & members}
     if not leaves:
         return
     for leaf in leaves.values():
@@ -87,10 +97,6 @@ def _seed_metrics(seed: int) -> None:
     random.seed(seed)
     if "langdetect" in sys.modules:
         sys.modules["langdetect"].DetectorFactory.seed = seed
-
-
-def _leaf_names(group: Any) -> set[str]:
-    return {leaf.task_name for leaf in group.get_all_tasks()}
 
 
 def _row_scores(name: str, values: Mapping[str, Any]) -> Iterator[Score]:

@@ -5,6 +5,7 @@ It can be killed at any time and run again: responses in a committed segment are
 
 from __future__ import annotations
 
+import logging
 import resource
 import time
 from collections.abc import Sequence
@@ -18,13 +19,20 @@ from hpcq.core.node_context import NodeContext
 from hpcq.core.paths import segment_folders
 from hpcq.core.versions import check_versions
 from hpcq.core.work_records import EvaluateWork
-from hpcq.evaluate.backends.interface import MultiNodeBackend, make_backend
+from hpcq.evaluate.backends.interface import Backend, DiagnosingBackend, MultiNodeBackend, SharingBackend, make_backend
+from hpcq.evaluate.declared_quantization import check_declared_quantization
+from hpcq.evaluate.prefix.check_sample import check_sample
 from hpcq.evaluate.prefix.request_chunks import chunks_of_shard, partition
 from hpcq.evaluate.provenance import segment_provenance
 from hpcq.evaluate.request_set import build_request_set
 from hpcq.evaluate.requests import Request
 from hpcq.evaluate.resharding import answered_snapshot
-from hpcq.store import RequestKey, SegmentWriter, load_index
+from hpcq.evaluate.variant_facts import checkpoint_metadata
+from hpcq.store import RequestKey, Response, SegmentWriter, load_index
+from hpcq.verify.checkpoint_files import check_files, check_unchanged
+from hpcq.verify.responses import not_finite_error, response_problem
+
+_LOG = logging.getLogger(__name__)
 
 
 def evaluate(work: EvaluateWork, attempt: Attempt) -> None:
@@ -35,6 +43,10 @@ def evaluate(work: EvaluateWork, attempt: Attempt) -> None:
     """
     if not work.is_synthetic:
         check_versions(work.versions)
+        if Path(work.checkpoint_path).is_dir():
+            check_files(Path(work.checkpoint_path), trust_remote_code=work.variant.model.trust_remote_code)
+        _check_planned_files(work)
+    check_declared_quantization(work)
     attempt.update(phase="building requests")
     request_set = build_request_set(work.tasks, is_synthetic=work.is_synthetic)
     addresses = request_set.addresses(work)
@@ -47,7 +59,7 @@ def evaluate(work: EvaluateWork, attempt: Attempt) -> None:
     restored = sum(request.key in answered for chunk in mine for request in chunk)
     attempt.update(phase="loading", total=total, restored=restored)
     if missing:
-        _answer(work, attempt, missing, answered, addresses)
+        _answer(work, attempt, missing, answered, addresses, check_sample(request_set.requests))
     write_completion_marker(
         Path(work.segments_path), address=work.address, requests=total, attempt=attempt.record.attempt
     )
@@ -90,10 +102,14 @@ def _answer(
     chunks: Sequence[Sequence[Request]],
     answered: set[RequestKey],
     addresses: dict[str, str],
+    sample: Sequence[Request],
 ) -> None:
     backend = make_backend(replace(work, batch_share=attempt.batch_share, node_context=attempt.start_followers()))
     began_s = time.monotonic()
     backend.load()
+    _check_planned_files(work)  # they may have been replaced while they were read
+    if isinstance(backend, SharingBackend):
+        backend.check(sample)
     loaded_s = time.monotonic()
     description = backend.describe()
     attempt.update(phase="answering", facts={"load_seconds": round(loaded_s - began_s, 3), **description})
@@ -106,21 +122,56 @@ def _answer(
         flush_interval_s=work.flush_interval_s,
     )
     attempt.on_termination_notice(writer.flush)
-    written = 0
+    written = cut = 0
     with writer:
         for request, response in backend.stream(chunks, answered):
             if request.key not in answered:
+                _check_response(work, backend, request, response)
                 writer.add(request.key, response)
                 written += 1
+                cut += bool(response.cut_tokens)
+    if cut:
+        _LOG.warning("%d of %d prompts were cut from the left to fit the model's maximum length.", cut, written)
     seconds = time.monotonic() - loaded_s
     attempt.update(
         facts={
             "answered": written,
+            "cut_prompts": cut,
             "answer_seconds": round(seconds, 3),
             "requests_per_second": written / seconds,
             **backend.token_counts(),
         }
     )
+
+
+def _check_planned_files(work: EvaluateWork) -> None:
+    """Check that the model's files are those that the address of the responses stands for.
+
+    They are those of the plan, or those of the checkpoint that hpcq made.
+
+    Raises:
+        SetupError: They are not.
+    """
+    folder = Path(work.checkpoint_path)
+    if work.is_synthetic or not folder.is_dir():
+        return
+    source = work.variant.checkpoint or work.variant.model
+    if source.path == work.checkpoint_path:
+        check_unchanged(folder, name=source.id, digest=source.digest)
+    else:
+        check_unchanged(folder, name=work.variant.id, digest=checkpoint_metadata(folder).get("digest"), is_made=True)
+
+
+def _check_response(work: EvaluateWork, backend: Backend, request: Request, response: Response) -> None:
+    """Check that `response` can come from a working model. It is called for all responses of all backends.
+
+    Raises:
+        NotFiniteError: It cannot.
+    """
+    problem = response_problem(response)
+    if problem is not None:
+        origin = backend.not_finite_origin(request) if isinstance(backend, DiagnosingBackend) else None
+        raise not_finite_error(request.key, problem, model=work.checkpoint_path, dtype=work.dtype, origin=origin)
 
 
 def _peak_memory_bytes() -> int:

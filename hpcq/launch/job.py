@@ -39,10 +39,15 @@ from hpcq.slurm.jobs import SlurmJob
 from hpcq.slurm.scontrol import current_job
 
 _WORKERS = {
+    UnitKind.STAGE: ("hpcq.stage.worker", "stage"),
     UnitKind.QUANTIZE: ("hpcq.quantize.worker", "quantize"),
     UnitKind.EVALUATE: ("hpcq.evaluate.worker", "evaluate"),
     UnitKind.MERGE: ("hpcq.evaluate.merge", "merge"),
 }
+
+
+_OFFLINE = ("HF_HUB_OFFLINE", "HF_DATASETS_OFFLINE", "TRANSFORMERS_OFFLINE")
+"""Variables with which the hub's libraries make no request. Everything that a unit reads is staged."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -93,6 +98,7 @@ class UnitJob:
         """Run the unit. An error of the worker is recorded, and the process exits with its failure class's code."""
         if _is_slurm():
             ignore_termination_signals()
+        os.environ.update(dict.fromkeys(_OFFLINE, "0" if self.work.kind is UnitKind.STAGE else "1"))
         with _ExitWithFailureCode():
             rank_info = current_rank_info(self.layout, self.unit_id) if _spans_nodes() else None
             if rank_info is not None and rank_info.rank > 0:

@@ -23,7 +23,7 @@ from hpcq.core.work_records import UnitState
 from hpcq.launch import job_script
 from hpcq.launch.array_spec import ArraySpec, Dependency, UnitResult, UnitSpec
 from hpcq.launch.job import UnitJob
-from hpcq.launch.recovery.end_attempts import EndedJob, close_and_decide, record_failed_start
+from hpcq.launch.recovery.end_attempts import EndedJob, close_and_decide, record_failed_start, record_interrupted
 from hpcq.launch.visible_gpus import VisibleGpus
 
 POLL_INTERVAL_S = 0.2
@@ -212,6 +212,10 @@ class LocalLauncher:
             running = wait_for_exit(running, POLL_INTERVAL_S)
         for process in running:
             kill_tree(process)
+        for task in self._running:
+            record = self._record(task)
+            if record and record.outcome in (Outcome.RUNNING, Outcome.INTERRUPTED):
+                record_interrupted(self.layout, record)
         self._running = []
 
 

@@ -5,10 +5,14 @@ from __future__ import annotations
 import re
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from pathlib import Path
 
 _CUDA, _HIP, _ROCR = "CUDA_VISIBLE_DEVICES", "HIP_VISIBLE_DEVICES", "ROCR_VISIBLE_DEVICES"
 _PRECEDENCE = (_HIP, _CUDA, _ROCR)
 """HIP reads its own variable before CUDA's; both select from the devices that ROCR's leaves."""
+
+_NVIDIA_GPUS = Path("/proc/driver/nvidia/gpus")
+"""NVIDIA's driver has a folder here for each GPU."""
 
 _DEVICE = re.compile(r"\d+|(?:GPU|MIG)-\S+")
 
@@ -25,6 +29,16 @@ class VisibleGpus:
     names: tuple[str, ...] = ()
     variable: str = _CUDA
 
+    def absent(self, installed: int | None) -> list[str]:
+        """Return the indices of GPUs that this machine does not have. Only CUDA's variable counts its physical GPUs.
+
+        Args:
+            installed: Number of its GPUs; None: not known.
+        """
+        if installed is None or self.variable != _CUDA:
+            return []
+        return [name for name in self.names if name.isdecimal() and int(name) >= installed]
+
     def variables(self, names: Sequence[str]) -> tuple[tuple[str, str], ...]:
         """Return the environment variables of a unit that uses only the GPUs `names`; none if it is empty."""
         chosen = (self.variable, ",".join(names))
@@ -32,6 +46,14 @@ class VisibleGpus:
             return (chosen, (_CUDA, chosen[1]))
         # ROCR renumbers the devices that it leaves.
         return (chosen, (_CUDA, ",".join(map(str, range(len(names)))))) if self.variable == _ROCR else (chosen,)
+
+
+def installed_gpus(folder: Path = _NVIDIA_GPUS) -> int | None:
+    """Return the number of NVIDIA GPUs of this machine; None: there is no list of them."""
+    try:
+        return len(list(folder.iterdir()))
+    except OSError:
+        return None
 
 
 def visible_gpus(variables: Mapping[str, str], count: int) -> VisibleGpus:

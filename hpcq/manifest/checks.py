@@ -12,33 +12,40 @@ from dataclasses import replace
 from pathlib import Path
 
 from hpcq.catalog import packages
+from hpcq.catalog.architectures import text_problem
+from hpcq.catalog.checkpoint_formats import CONFIG_FILE, CheckpointFormatError, find_declaration
+from hpcq.catalog.checkpoint_problems import ADAPTER_FILE, IS_ADAPTER, is_adapter, missing_config
+from hpcq.catalog.ignored_layers import head_name, ignore_problem, linear_names
 from hpcq.catalog.models import model_ids
 from hpcq.catalog.plugins import environment_names
 from hpcq.catalog.schemes import find_scheme, group_size_problem, method_names, scheme_names, split_group_size
 from hpcq.catalog.tasks import find_task
 from hpcq.catalog.tools import backends, quantizers
+from hpcq.catalog.unquantized_modules import LLMCOMPRESSOR, quantization_problem
+from hpcq.catalog.weight_files import ambiguous_weights
 from hpcq.core.errors import ManifestError
 from hpcq.core.work_records import SYNTHETIC, Scheme
-from hpcq.manifest import contradictions
-from hpcq.manifest.context import Context, NamedTask, look_up
+from hpcq.manifest import calibration_checks, contradictions
+from hpcq.manifest.checkpoint_damage import check_files
+from hpcq.manifest.checkpoints import NamedCheckpoint, is_folder_text
+from hpcq.manifest.context import Context, NamedModel, NamedTask, look_up
 from hpcq.manifest.error_messages import Problem, did_you_mean, unknown_name
 from hpcq.manifest.fs_access import is_file, is_folder, path_exists, unreadable_part
-from hpcq.manifest.lookups import build_scheme, resolve_path
+from hpcq.manifest.lookups import build_scheme, model_config, resolve_path
+from hpcq.manifest.pins import Pin, Pins, model_repository
 from hpcq.manifest.schema import Manifest
 from hpcq.manifest.value_origin import KeyPath
 
 _Check = Callable[[Context], Iterator[Problem]]
 
-_TEXT_SUFFIXES = (".jsonl", ".txt")
 
-
-def check_manifest(manifest: Manifest) -> Context:
-    """Look up the names in `manifest`, and check it.
+def check_manifest(manifest: Manifest, pins: Pins | None = None) -> Context:
+    """Look up the names in `manifest`, and check it. `pins`: as for `look_up`.
 
     Raises:
         ManifestError: it has problems; one sentence per problem.
     """
-    context = look_up(manifest)
+    context = look_up(manifest, pins)
     problems = find_problems(context)
     if problems:
         raise ManifestError([manifest.source.message(*problem) for problem in problems])
@@ -52,11 +59,13 @@ def find_problems(context: Context, valid: Collection[str] = tuple(Manifest.mode
 
 
 def _paths(context: Context) -> Iterator[Problem]:
-    for key, text in context.manifest.paths.model_dump().items():
+    for key, text in context.manifest.paths.model_dump(exclude_none=True).items():
         path = Path(text).expanduser().absolute()
         existing = next(part for part in (path, *path.parents) if path_exists(part))
         if not is_folder(existing):
             yield ("paths", key), f"'{text}' cannot be a folder: {existing} is a file."
+        elif key == "cache" and existing == path and os.access(path, os.R_OK | os.X_OK):
+            continue  # another user may have staged everything there
         elif not os.access(existing, os.W_OK | os.X_OK):
             yield ("paths", key), f"'{text}' cannot be written: no permission for {existing}. Choose another folder."
 
@@ -72,7 +81,8 @@ def _models(context: Context) -> Iterator[Problem]:
     for index, model in enumerate(context.models):
         entry = model.entry
         key = "path" if entry.id is None else "id"
-        identity = (model.id.lower(), entry.revision)
+        # A branch and its commit are the same. The hub ignores case, file systems may not.
+        identity = (model.id.lower() if entry.is_on_hub else model.id, model.commit or entry.revision)
         if identity in seen:
             yield ("models", index, key), f"'{model.id}' is listed twice."
         seen.add(identity)
@@ -89,15 +99,97 @@ def _checkpoint(index: int, text: str, manifest: Manifest) -> Iterator[Problem]:
     elif unreadable:
         yield key_path, f"'{text}' cannot be read: no permission for {unreadable}."
     elif path_exists(folder) and not is_file(folder / "config.json"):
-        yield key_path, f"'{text}' is not a checkpoint: config.json is missing."
+        yield key_path, f"'{text}' {missing_config(folder)}"
+    elif is_adapter(folder):
+        yield key_path, f"'{text}' {IS_ADAPTER}"
+    elif problem := ambiguous_weights(folder):
+        yield key_path, f"'{text}' {problem}"
+
+
+def _quantized_bases(context: Context) -> Iterator[Problem]:
+    """Reject a quantized checkpoint as a base checkpoint: it would be evaluated as unquantized, or quantized again."""
+    for index, model in enumerate(context.models):
+        if not model.schemes or model.folder is None or not is_file(model.folder / CONFIG_FILE):
+            continue
+        try:
+            declaration = find_declaration(model.folder)
+        except CheckpointFormatError:
+            continue  # reported as an unknown shape, or by the worker
+        if declaration is not None:
+            text = model.entry.path or model.id
+            text = text if model.entry.path is None or is_folder_text(text) else f"./{text}"
+            sentence = (
+                f"'{model.id}' is a quantized checkpoint ({declaration.settings['quant_method']}): give its base model"
+                f" as id or path, with checkpoints = ['{text}'], and schemes = [] if the base is not evaluated."
+            )
+            yield ("models", index, "id" if model.entry.path is None else "path"), sentence
+
+
+def _causal_models(context: Context) -> Iterator[Problem]:
+    """Reject encoders, embedding models and classifiers: they would be loaded as causal language models."""
+    for index, model in enumerate(context.models):
+        problem = text_problem(model_config(model.folder) or {}) if model.schemes else None
+        if problem and not context.manifest.is_synthetic:
+            key = "path" if model.entry.id is None else "id"
+            yield ("models", index, key), f"'{model.id}' cannot be evaluated: {problem}."
+
+
+def _checkpoints(context: Context) -> Iterator[Problem]:
+    for index, model in enumerate(context.models):
+        seen: set[str] = set()
+        for requested, named in zip(model.entry.checkpoints, model.checkpoints, strict=True):
+            identity = str(named.folder) if named.folder else named.text
+            if identity in seen:
+                yield named.key_path, f"'{named.text}' is listed twice: another text names the same checkpoint."
+            seen.add(identity)
+            if named.problem:
+                yield named.key_path, f"'{named.text}': {named.problem}"
+            elif not named.is_on_hub and not is_folder(named.folder or Path()) and not context.manifest.is_synthetic:
+                yield named.key_path, _no_folder(requested, named)
+            elif named.is_on_hub and named.text.partition("@")[0].count("/") != 1:
+                hint = f"For a folder, write './{named.text}'."
+                yield named.key_path, f"'{named.text}' is not an id on the hub, such as 'org/name'. {hint}"
+        for text in model.entry.checkpoint_digests:
+            if text not in model.entry.checkpoints:
+                yield ("models", index, "checkpoint_digests", text), f"'{text}' is not one of checkpoints."
+
+
+def _no_folder(requested: str, named: NamedCheckpoint) -> str:
+    """Return the sentence about a checkpoint without a folder; in a mirror, its folder follows from the id."""
+    if requested == named.text:
+        return f"'{requested}' is not a folder."
+    return f"'{requested}' is not in data.mirror: there is no folder {named.folder}."
 
 
 def _model_shapes(context: Context) -> Iterator[Problem]:
     """Reject models of unknown shape, except in rehearsals."""
     for index, model in enumerate(context.models):
-        if model.entry.path is None and model.shape is None and not context.manifest.is_synthetic:
-            sentence = f"unknown model '{model.id}'; give the folder of its checkpoint as path."
-            yield ("models", index, "id"), sentence + did_you_mean(model.id, model_ids())
+        is_evaluated = bool(model.schemes) and not context.manifest.is_synthetic
+        if model.entry.path is None and model.shape is None and is_evaluated:
+            yield from ((("models", index, "id"), sentence) for sentence in _unknown_model(model, context))
+
+
+def _unknown_model(model: NamedModel, context: Context) -> Iterator[str]:
+    """Yield why the shape of a model that is named by id is unknown. It is known later if it comes from the hub."""
+    known = did_you_mean(model.id, model_ids())
+    if not model.entry.is_on_hub:
+        yield f"no package contains the model '{model.id}'; remove source, or give the folder of its checkpoint.{known}"
+    elif context.manifest.data.mirror and model.folder and (model.folder / ADAPTER_FILE).is_file():
+        yield f"the mirror's '{model.id}' {IS_ADAPTER}"
+    elif context.manifest.data.mirror:
+        yield f"the mirror has no '{model.id}': {model.folder} is not a checkpoint ({model.shape_error}).{known}"
+    elif (pin := _pin(model, context)) and not pin.is_setup_problem:
+        yield (pin.problem or f"'{model.id}' cannot be planned: {model.shape_error}.") + known
+
+
+def unavailable_models(context: Context) -> tuple[str, ...]:
+    """Return why models on the hub cannot be planned here, if the manifest is not the cause: no access, no network."""
+    pins = [_pin(model, context) for model in context.models if model.entry.is_on_hub and model.shape is None]
+    return tuple(pin.problem for pin in pins if pin and pin.problem and pin.is_setup_problem)
+
+
+def _pin(model: NamedModel, context: Context) -> Pin | None:
+    return context.pins.by_repository.get(model_repository(model.entry))
 
 
 def _definitions(context: Context) -> Iterator[Problem]:
@@ -141,7 +233,7 @@ def _scheme_names(context: Context) -> Iterator[Problem]:
     defined = context.defined_schemes
     invalid = {definition.name for definition in context.manifest.schemes.define} - set(defined)
     for index, model in enumerate(context.models):
-        if not model.schemes:
+        if not model.schemes and not model.checkpoints:
             own_key: KeyPath = ("models", index, "schemes")
             yield (
                 ("schemes", "use") if model.entry.schemes is None else own_key,
@@ -165,6 +257,33 @@ def _unknown_scheme(name: str, defined: Collection[str]) -> str:
     return unknown_name("scheme", name, known)
 
 
+def _quantizable(context: Context) -> Iterator[Problem]:
+    """Reject schemes that cannot quantize the family of a model."""
+    for model in context.models:
+        for use in model.schemes:
+            config = model.shape.config if model.shape else model_config(model.folder)
+            if not (config and use.scheme and use.scheme.is_quantized) or use.scheme.tool == SYNTHETIC:
+                continue
+            problem = quantization_problem(config, use.scheme)
+            if problem:
+                name = model.id.rstrip("/").rsplit("/", 1)[-1]
+                yield use.key_path, f"'{use.name}' cannot quantize {name}: {problem}."
+
+
+def _ignored_layers(context: Context) -> Iterator[Problem]:
+    """Reject lists of ignored layers that match nothing or everything in a model, or omit its head."""
+    definitions = {definition.name: index for index, definition in enumerate(context.manifest.schemes.define)}
+    for model in context.models:
+        for use in model.schemes:
+            if not (model.shape and use.scheme and use.scheme.tool == LLMCOMPRESSOR):  # a plugin's list is its own
+                continue
+            problem = ignore_problem(use.scheme, linear_names(model.shape), head=head_name(model.shape))
+            if problem:
+                index = definitions.get(use.name, definitions.get(split_group_size(use.name)[0]))
+                key_path = use.key_path if index is None else ("schemes", "define", index, "ignore")
+                yield key_path, f"for {model.id}, {problem}"
+
+
 def _group_sizes(context: Context) -> Iterator[Problem]:
     for model in context.models:
         for use in model.schemes:
@@ -181,20 +300,6 @@ def _rehearsals(context: Context) -> Iterator[Problem]:
             if use.scheme and use.scheme.tool == SYNTHETIC and not context.manifest.is_synthetic:
                 sentence = f"'{use.name}' is for rehearsals: '{backend}' cannot load it. Use backend 'synthetic'."
                 yield use.key_path, sentence
-
-
-def _calibration(context: Context) -> Iterator[Problem]:
-    key_path, dataset, path = ("calibration", "dataset"), context.manifest.calibration.dataset, context.calibration_path
-    unreadable = unreadable_part(path or resolve_path(dataset, context.manifest))
-    if unreadable:
-        yield key_path, f"'{dataset}' cannot be read: no permission for {unreadable}."
-    elif path is None and ("/" in dataset or dataset.endswith(_TEXT_SUFFIXES)):
-        yield key_path, f"'{dataset}' does not exist."
-    elif path is None:
-        sentence = unknown_name("calibration text", dataset, packages.packaged_calibrations())
-        yield key_path, f"{sentence} It may also be the path of a .jsonl or .txt file."
-    elif path.suffix not in _TEXT_SUFFIXES:
-        yield key_path, f"'{dataset}' is neither a .jsonl nor a .txt file."
 
 
 def _tasks(context: Context) -> Iterator[Problem]:
@@ -262,16 +367,26 @@ _CHECKS: tuple[tuple[tuple[str, ...], _Check], ...] = (
     (("paths",), _paths),
     (("cluster",), _profile),
     (("models",), _models),
+    (("models", "schemes"), _quantized_bases),
+    (("models", "evaluate"), _causal_models),
+    (("models", "evaluate"), _checkpoints),
+    (("models", "evaluate"), check_files),
     (("models", "evaluate"), _model_shapes),
     (("schemes",), _definitions),
     (("models", "schemes"), _scheme_names),
+    (("models", "schemes"), _quantizable),
+    (("models", "schemes"), _ignored_layers),
     (("models", "schemes"), _group_sizes),
     (("models", "schemes", "evaluate"), _rehearsals),
-    (("calibration",), _calibration),
+    (("calibration",), calibration_checks.check_location),
+    (("models", "schemes", "calibration", "evaluate"), calibration_checks.check_text),
     (("tasks",), _tasks),
     (("tasks",), _data),
     (("cluster", "evaluate", "quantize"), _environments),
     (("models", "tasks", "evaluate"), contradictions.check_lengths),
     (("models", "schemes", "calibration"), contradictions.check_calibration),
     (("cluster", "evaluate", "quantize"), contradictions.check_devices),
+    (("data", "models"), contradictions.check_model_origin),
+    (("data", "tasks"), contradictions.check_data_origin),
+    (("data", "calibration"), contradictions.check_calibration_origin),
 )

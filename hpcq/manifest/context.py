@@ -2,25 +2,33 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+import contextlib
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 
-from hpcq.catalog.models import ModelShape
+from hpcq.catalog.model_shape import ModelShape
 from hpcq.catalog.schemes import find_scheme
-from hpcq.core.errors import ManifestError
+from hpcq.core.errors import ManifestError, StorageError
+from hpcq.core.files import storage_errors
+from hpcq.core.hub_cache import HubCache, hub_cache
+from hpcq.core.mirror import mirror_revision, mirrored_repository
 from hpcq.core.work_records import Scheme
+from hpcq.manifest.checkpoints import NamedCheckpoint, PinnedFolder, named_checkpoint
 from hpcq.manifest.lookups import (
+    architectures,
     calibration_file,
     checkpoint_folder,
     cluster_profile,
     defined_schemes,
     items_folder,
-    model_id,
+    model_name,
     model_scheme_names,
     model_shape,
+    resolve_path,
     task_entries,
 )
+from hpcq.manifest.pins import Pins, Repository, checkpoint_repositories, model_repository
 from hpcq.manifest.profiles import Profile
 from hpcq.manifest.schema import Manifest, ModelEntry
 from hpcq.manifest.value_origin import KeyPath
@@ -48,18 +56,24 @@ class NamedModel:
     Attributes:
         entry: its table.
         id: its id; without one, its path.
-        folder: folder of its checkpoint, which may not exist yet; None if it comes from the hub.
+        folder: folder of its checkpoint, which may not exist yet; None if its commit on the hub is unknown.
+        commit: its commit on the hub; None if it does not come from there, or if the commit is unknown.
+        architectures: names of its classes in config.json; None if they are unknown.
         shape: its sizes; None if they are unknown.
         shape_error: why the sizes are unknown; None if they are known.
         schemes: its schemes, in the order of the manifest.
+        checkpoints: checkpoints of it that others quantized.
     """
 
     entry: ModelEntry
     id: str
     folder: Path | None
+    commit: str | None
+    architectures: tuple[str, ...] | None
     shape: ModelShape | None
     shape_error: str | None
     schemes: tuple[NamedScheme, ...]
+    checkpoints: tuple[NamedCheckpoint, ...] = ()
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -90,7 +104,9 @@ class Context:
         models: one per entry of `models`.
         defined_schemes: the valid schemes in `schemes.define`, by name.
         tasks: all tasks, those of suites first.
-        calibration_path: the calibration text, which may not be staged yet; None if the dataset is unknown.
+        calibration_path: the calibration text, which may not be staged yet; None if it is unknown or on the hub.
+        pins: commits of the hub repositories; empty if they were not looked up.
+        cache: folders of what is staged from the hub.
     """
 
     manifest: Manifest
@@ -100,6 +116,8 @@ class Context:
     defined_schemes: Mapping[str, Scheme]
     tasks: tuple[NamedTask, ...]
     calibration_path: Path | None
+    pins: Pins
+    cache: HubCache
 
     @property
     def cluster(self) -> Profile:
@@ -113,22 +131,64 @@ class Context:
         return self.profile
 
 
-def look_up(manifest: Manifest) -> Context:
-    """Look up the names in `manifest`. Names that are unknown have no record: checks.py reports them."""
+def look_up(manifest: Manifest, pins: Pins | None = None) -> Context:
+    """Look up the names in `manifest`. Names that are unknown have no record: checks.py reports them.
+
+    Args:
+        manifest: the manifest.
+        pins: commits of its hub repositories; None if they were not looked up.
+    """
+    pins, cache = pins or Pins(), manifest_cache(manifest)
     profile, problems = _profile(manifest)
     defined = defined_schemes(manifest)
     return Context(
         manifest=manifest,
         profile=profile,
         profile_problems=problems,
-        models=tuple(_model(index, manifest, defined) for index in range(len(manifest.models))),
+        models=tuple(_model(index, manifest, defined, pins, cache) for index in range(len(manifest.models))),
         defined_schemes=defined,
         tasks=tuple(
             NamedTask(key_path=key_path, name=name, num_fewshot=shots, folder=items_folder(name, manifest))
             for key_path, name, shots in task_entries(manifest)
         ),
         calibration_path=calibration_file(manifest),
+        pins=pins,
+        cache=cache,
     )
+
+
+def dataset_commit(repository: Repository, context: Context) -> str | None:
+    """Return the commit of a data set, or what identifies it in the mirror; None: unknown, or the mirror lacks it."""
+    mirror = context.manifest.data.mirror
+    if mirror is None or context.manifest.is_synthetic:
+        return context.pins.commit(repository)
+    folder = mirrored_repository(resolve_path(mirror, context.manifest), repository.kind, repository.id)
+    return mirror_revision(folder) if folder else None
+
+
+def manifest_cache(manifest: Manifest) -> HubCache:
+    """Return the folders of what is staged from the hub."""
+    root = manifest.paths.cache
+    return hub_cache(Path(root).expanduser().absolute() if root else None)
+
+
+@contextlib.contextmanager
+def cache_errors(manifest: Manifest) -> Iterator[None]:
+    """Name `paths.cache` in the file system's errors about files in it.
+
+    Raises:
+        StorageError: As raised in the block; the message begins with the key.
+    """
+    folder = manifest_cache(manifest).hub.parent
+    try:
+        with storage_errors(folder):
+            yield
+    except StorageError as error:
+        cause = error.__cause__
+        named = isinstance(cause, OSError) and cause.filename
+        if manifest.paths.cache is None or not named or not Path(named).is_relative_to(folder):
+            raise
+        raise StorageError(manifest.source.message(("paths", "cache"), str(error))) from cause
 
 
 def _profile(manifest: Manifest) -> tuple[Profile | None, tuple[str, ...]]:
@@ -138,18 +198,55 @@ def _profile(manifest: Manifest) -> tuple[Profile | None, tuple[str, ...]]:
         return None, error.problems
 
 
-def _model(index: int, manifest: Manifest, defined: Mapping[str, Scheme]) -> NamedModel:
+def _snapshots(entry: ModelEntry, pins: Pins, cache: HubCache) -> dict[str, PinnedFolder]:
+    """Return the checkpoints on the hub whose commit is known, by their text in the manifest."""
+    found = {}
+    for text, repository in checkpoint_repositories(entry).items():
+        commit = pins.commit(repository)
+        if commit is not None:
+            folder = cache.snapshot(repository.kind, repository.id, commit)
+            found[text] = PinnedFolder(revision=commit, folder=folder)
+    return found
+
+
+def _mirrored_checkpoints(entry: ModelEntry, manifest: Manifest) -> tuple[str, ...]:
+    """Return the texts in `checkpoints`, with the folder in the mirror instead of an id on the hub."""
+    mirror, on_hub = manifest.data.mirror, checkpoint_repositories(entry)
+    if mirror is None:
+        return entry.checkpoints
+    models = resolve_path(mirror, manifest) / "models"
+    return tuple(str(models / on_hub[text].id) if text in on_hub else text for text in entry.checkpoints)
+
+
+def _model(index: int, manifest: Manifest, defined: Mapping[str, Scheme], pins: Pins, cache: HubCache) -> NamedModel:
     entry = manifest.models[index]
-    folder = checkpoint_folder(entry, manifest)
+    folder, commit = checkpoint_folder(entry, manifest), None
+    if folder is None and entry.is_on_hub:
+        repository = model_repository(entry)
+        commit = pins.commit(repository)
+        folder = cache.snapshot(repository.kind, repository.id, commit) if commit else None
     shape, error = model_shape(entry, folder)
+    snapshots = _snapshots(entry, pins, cache)
+    checkpoints = tuple(
+        named_checkpoint(
+            ("models", index, "checkpoints", position), text, resolve_path(text, manifest), shape, folder, snapshots
+        )
+        for position, text in enumerate(_mirrored_checkpoints(entry, manifest))
+    )
+    if shape is None:
+        shape = next((one.shape for one in checkpoints if one.shape), None)
+        error = None if shape else error
     return NamedModel(
         entry=entry,
-        id=model_id(entry),
+        id=model_name(entry, folder),
         folder=folder,
+        commit=commit,
+        architectures=architectures(folder),
         shape=shape,
         shape_error=error,
         schemes=tuple(
             NamedScheme(key_path=key_path, name=name, scheme=find_scheme(name, defined))
             for key_path, name in model_scheme_names(index, manifest)
         ),
+        checkpoints=checkpoints,
     )

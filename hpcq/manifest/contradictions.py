@@ -1,4 +1,8 @@
-"""Checks for valid values that contradict each other: lengths that no model supports, devices that no node has."""
+"""Checks for valid values that contradict each other: lengths that no model supports, devices that no node has.
+
+Also keys that would have no effect on what is read from the hub, from a mirror or from a file, although a reader of the
+manifest would think that they select or verify it.
+"""
 
 from __future__ import annotations
 
@@ -8,7 +12,14 @@ from hpcq.catalog.tasks import find_task
 from hpcq.core.work_records import UnitKind
 from hpcq.manifest.context import Context
 from hpcq.manifest.error_messages import Problem
-from hpcq.manifest.schema import TaskOptions
+from hpcq.manifest.pins import calibration_repository, checkpoint_repositories, dataset_ids
+from hpcq.manifest.schema import CalibrationSection, TaskOptions
+
+_NO_REVISIONS = "is not allowed with data.mirror, whose folders have no revisions. Remove the revision, or the mirror."
+_COMMIT_INSTEAD = (
+    "is not read: what comes from the hub is identified by its commit, and what comes from a mirror by its files. Set "
+    "{key} to a commit, or remove this line."
+)
 
 
 def check_lengths(context: Context) -> Iterator[Problem]:
@@ -70,3 +81,52 @@ def _context_lengths(context: Context) -> dict[str, int]:
     """Return the context length of each model whose shape is known, in tokens."""
     shapes = {model.id: model.shape for model in context.models}
     return {name: shape.context_length for name, shape in shapes.items() if shape and shape.context_length}
+
+
+def check_model_origin(context: Context) -> Iterator[Problem]:
+    """Find revisions of models in a mirror, which has none, and digests of models on the hub, which have commits."""
+    has_mirror = context.manifest.data.mirror is not None
+    for index, model in enumerate(context.models):
+        entry, on_hub = model.entry, checkpoint_repositories(model.entry)
+        if has_mirror and entry.is_on_hub and entry.revision:
+            yield ("models", index, "revision"), f"'{entry.revision}' {_NO_REVISIONS}"
+        elif not has_mirror and entry.is_on_hub and entry.digest:
+            yield ("models", index, "digest"), _COMMIT_INSTEAD.format(key="revision")
+        for text in on_hub:
+            if has_mirror and "@" in text:
+                yield ("models", index, "checkpoints"), f"'{text}' {_NO_REVISIONS}"
+        for text in on_hub.keys() & entry.checkpoint_digests.keys():
+            sentence = "is not read: a checkpoint on the hub is identified by its commit. Write 'org/name@commit'."
+            yield ("models", index, "checkpoint_digests", text), sentence
+
+
+def check_data_origin(context: Context) -> Iterator[Problem]:
+    """Find revisions of data sets that are not read at them, and digests of items from the hub."""
+    manifest, is_on_hub = context.manifest, context.manifest.tasks.data == "hub"
+    read = dataset_ids(task.name for task in context.tasks) if is_on_hub else ()
+    for name, revision in manifest.data.revisions.items():
+        if manifest.data.mirror is not None:
+            yield ("data", "revisions", name), f"'{revision}' {_NO_REVISIONS}"
+        elif name not in read:
+            known = f"which reads {', '.join(read)}" if read else "which reads no data set on the hub"
+            sentence = f"'{name}' is not a data set of this run's tasks, {known}. Correct or remove this line."
+            yield ("data", "revisions", name), sentence
+    for task, options in manifest.tasks.options.items():
+        if is_on_hub and options.digest:
+            yield ("tasks", "options", task, "digest"), _COMMIT_INSTEAD.format(key="data.revisions")
+
+
+def check_calibration_origin(context: Context) -> Iterator[Problem]:
+    """Find keys of a calibration set on the hub for one that is not there, and the reverse."""
+    section, default = context.manifest.calibration, CalibrationSection()
+    repository = calibration_repository(context.manifest)
+    if repository is None:
+        has_columns = section.dataset.endswith(".jsonl")
+        for key in ("config", "split", "revision", *(() if has_columns else ("column",))):
+            if getattr(section, key) != getattr(default, key):
+                allowed = "a data set on the hub or a .jsonl file" if key == "column" else "a data set on the hub"
+                yield ("calibration", key), f"is only allowed with {allowed}, not '{section.dataset}'."
+    elif section.digest:
+        yield ("calibration", "digest"), _COMMIT_INSTEAD.format(key="calibration.revision")
+    elif section.revision and context.manifest.data.mirror is not None:
+        yield ("calibration", "revision"), f"'{section.revision}' {_NO_REVISIONS}"

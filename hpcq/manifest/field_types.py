@@ -8,6 +8,7 @@ from typing import Annotated, Any, TypeVar
 from pydantic import AfterValidator, BaseModel, ConfigDict, Field
 from pydantic_core import PydanticCustomError
 
+from hpcq.catalog.ignored_layers import entry_problem
 from hpcq.manifest.error_messages import format_value
 
 _Items = TypeVar("_Items", bound=tuple[Any, ...])
@@ -48,6 +49,21 @@ def _not_blank(text: str) -> str:
     return text
 
 
+def _valid_pattern(text: str) -> str:
+    if problem := entry_problem(text):
+        raise validation_error(problem)
+    return text
+
+
+def _printable(text: str) -> str:
+    if not text.isprintable():
+        found = next(character for character in text if not character.isprintable())
+        raise validation_error(f"must be one line of printable characters, not with {found!a}.")
+    if text != text.strip():
+        raise validation_error(f"'{text}' begins or ends with a space.")
+    return text
+
+
 def _bounded(number: int) -> int:
     if number > _MAX_INT:
         raise validation_error(f"must be {_MAX_INT} or less, not {format_value(number)}.")
@@ -56,6 +72,14 @@ def _bounded(number: int) -> int:
 
 NonBlankStr = Annotated[str, AfterValidator(_not_blank)]
 """Text with at least one character that is not whitespace."""
+
+LayerPatterns = Annotated[tuple[Annotated[NonBlankStr, AfterValidator(_valid_pattern)], ...], Field(strict=False)]
+"""Names of layers, and regular expressions after "re:"."""
+Name = Annotated[NonBlankStr, AfterValidator(_printable)]
+"""A name or path that plans, logs and reports show: one line of printable characters."""
+
+Names = Annotated[tuple[Name, ...], Field(strict=False), AfterValidator(no_duplicates)]
+"""An ordered list of names without duplicates."""
 
 NonBlankStrs = Annotated[tuple[NonBlankStr, ...], Field(strict=False)]
 """An ordered list of texts; duplicates are allowed."""

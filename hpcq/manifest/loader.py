@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import tomllib
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -11,26 +11,58 @@ from typing import Any
 from pydantic import ValidationError
 
 from hpcq.catalog.models import model_ids
-from hpcq.core.errors import ManifestError
+from hpcq.core.errors import ManifestError, SetupError
 from hpcq.data import find_manifest
-from hpcq.manifest.checks import find_problems
-from hpcq.manifest.context import Context, look_up
+from hpcq.manifest.checks import find_problems, unavailable_models
+from hpcq.manifest.context import Context, cache_errors, look_up
 from hpcq.manifest.error_messages import Problem, to_problems
+from hpcq.manifest.pins import Pins
 from hpcq.manifest.schema import DEFINED_SCHEMES, Manifest
 from hpcq.manifest.toml_document import key_lines, read_document
 from hpcq.manifest.value_origin import KeyPath, Source
 
 
-def load(path: Path, overrides: Sequence[str] = ()) -> Context:
+def load(path: Path, overrides: Sequence[str] = (), *, find_pins: Callable[[Manifest], Pins] | None = None) -> Context:
     """Return the manifest in the TOML file `path`, with `overrides` applied, and what its names refer to.
 
     Args:
         path: the TOML file; `manifests/NAME.toml` may also be one that hpcq ships.
         overrides: 'key=value' texts, applied in order.
+        find_pins: looks up the commits of the hub repositories of a valid manifest; None: they stay unknown.
 
     Raises:
         ManifestError: the file or an override has errors; one sentence per problem.
+        SetupError: a model on the hub cannot be read: no access, or no network.
     """
+    document, source, override_errors = _read(path, overrides)
+    context, problems = _validate(document, source)
+    if find_pins and not override_errors and not problems:
+        with cache_errors(context.manifest):
+            context = look_up(context.manifest, find_pins(context.manifest))
+            problems = find_problems(context)
+    if override_errors or problems:
+        in_order = sorted(problems, key=lambda problem: source.line(problem[0]))
+        raise ManifestError([*override_errors, *(source.message(*problem) for problem in in_order)])
+    if unavailable := unavailable_models(context):
+        raise SetupError("\n".join(unavailable))
+    return context
+
+
+def load_schema(path: Path, overrides: Sequence[str] = ()) -> Manifest:
+    """Return the manifest without looking up what its names refer to: its folders are known although inputs are gone.
+
+    Raises:
+        ManifestError: the file or an override has errors, or a key is unknown or of the wrong type.
+    """
+    document, source, override_errors = _read(path, overrides)
+    problems = _schema_problems(document, {DEFINED_SCHEMES: _defined_names(document)})
+    if override_errors or problems:
+        raise ManifestError([*override_errors, *(source.message(*problem) for problem in problems)])
+    return Manifest.model_validate(document).with_source(source)
+
+
+def _read(path: Path, overrides: Sequence[str]) -> tuple[dict[str, Any], Source, list[str]]:
+    """Return the content of the file with the overrides applied, the origin of its values, and invalid overrides."""
     path = find_manifest(path)
     text, document = read_document(path)
     applied: dict[KeyPath, str] = {}
@@ -41,12 +73,7 @@ def load(path: Path, overrides: Sequence[str] = ()) -> Context:
             applied[override.key_path] = override.text
         except OverrideError as error:
             override_errors.append(f"-O {override_text}: {error}")
-    source = Source(path=path, lines=key_lines(text), overrides=applied)
-    context, problems = _validate(document, source)
-    if override_errors or problems:
-        in_order = sorted(problems, key=lambda problem: source.line(problem[0]))
-        raise ManifestError([*override_errors, *(source.message(*problem) for problem in in_order)])
-    return context
+    return document, Source(path=path, lines=key_lines(text), overrides=applied), override_errors
 
 
 def _validate(document: dict[str, Any], source: Source) -> tuple[Context, list[Problem]]:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import asdict
+from pathlib import Path
 from typing import Any
 
 import tomli_w
@@ -11,9 +12,10 @@ import tomli_w
 import hpcq
 from hpcq.catalog import packages
 from hpcq.catalog.schemes import find_scheme
-from hpcq.core.work_records import Scheme, Versions
-from hpcq.manifest.context import Context
+from hpcq.core.work_records import Checkpoint, Scheme, Versions
+from hpcq.manifest.context import Context, NamedModel
 from hpcq.manifest.lookups import resolve_path
+from hpcq.manifest.pins import calibration_repository
 from hpcq.manifest.profiles import Profile
 from hpcq.manifest.resolved import ResolvedManifest
 
@@ -31,31 +33,57 @@ def lock_text(resolved: ResolvedManifest, versions: Mapping[str, Versions] | Non
         resolved: the resolved manifest.
         versions: tool versions by Python environment; by default those that a lock file recorded.
     """
-    manifest = resolved.manifest
-    document = manifest.model_dump(mode="json", exclude_none=True)
-    layout, settings = resolved.layout, resolved.evaluate
-    document["paths"] = {"runs": str(layout.runs), "checkpoints": str(layout.checkpoints), "logs": str(layout.logs)}
+    document = resolved.manifest.model_dump(mode="json", exclude_none=True)
+    document["paths"] |= _paths(resolved)
     document["cluster"]["profile"] = _profile(resolved.profile)
+    document["data"] |= _data(resolved)
     document["models"] = _models(resolved)
     document["schemes"]["define"] = [_definition(scheme) for scheme in _named_schemes(resolved.context)]
-    document["evaluate"]["environment"] = settings.environment
+    document["evaluate"]["environment"] = resolved.evaluate.environment
     if resolved.quantize.environment:
         document["quantize"]["environment"] = resolved.quantize.environment
-    if packages.staged_calibration_path(manifest.calibration.dataset) is None:
-        document["calibration"]["dataset"] = str(resolve_path(manifest.calibration.dataset, manifest))
-    if resolved.calibration and resolved.calibration.digest:
-        document["calibration"]["digest"] = resolved.calibration.digest
-    if manifest.tasks.data not in ("hub", "packages"):
-        document["tasks"]["data"] = str(resolve_path(manifest.tasks.data, manifest))
+    document["calibration"] |= _calibration(resolved)
+    if resolved.manifest.tasks.data not in ("hub", "packages"):
+        document["tasks"]["data"] = str(resolve_path(resolved.manifest.tasks.data, resolved.manifest))
     for task in resolved.tasks:
         if task.data_digest:
             document["tasks"]["options"].setdefault(task.name, {})["digest"] = task.data_digest
     recorded = resolved.locked_versions if versions is None else versions
     document["locked"] = {
         "hpcq": hpcq.__version__,
+        "repositories": [row.model_dump(mode="json", exclude_none=True) for row in resolved.context.pins.locked()],
         "versions": {environment: dict(pairs) for environment, pairs in recorded.items()},
     }
     return _HEADER.format(name=resolved.name, version=hpcq.__version__) + tomli_w.dumps(document)
+
+
+def _paths(resolved: ResolvedManifest) -> dict[str, str]:
+    layout, cache = resolved.layout, resolved.manifest.paths.cache
+    paths = {"runs": layout.runs, "checkpoints": layout.checkpoints, "logs": layout.logs}
+    if cache:
+        paths["cache"] = Path(cache).expanduser().absolute()
+    return {name: str(path) for name, path in paths.items()}
+
+
+def _data(resolved: ResolvedManifest) -> dict[str, Any]:
+    manifest = resolved.manifest
+    if manifest.data.mirror:
+        return {"mirror": str(resolve_path(manifest.data.mirror, manifest))}
+    return {"revisions": manifest.data.revisions | {k: v for task in resolved.tasks for k, v in task.data_revisions}}
+
+
+def _calibration(resolved: ResolvedManifest) -> dict[str, str]:
+    """Return the location of the calibration text, and its digest, or its commit if it is on the hub."""
+    manifest = resolved.manifest
+    repository = calibration_repository(manifest)
+    if repository is not None:
+        return {"revision": resolved.context.pins.commit(repository) or repository.requested}
+    found = {}
+    if packages.staged_calibration_path(manifest.calibration.dataset) is None:
+        found["dataset"] = str(resolve_path(manifest.calibration.dataset, manifest))
+    if resolved.calibration and resolved.calibration.digest:
+        found["digest"] = resolved.calibration.digest
+    return found
 
 
 def _profile(profile: Profile) -> dict[str, Any]:
@@ -65,18 +93,35 @@ def _profile(profile: Profile) -> dict[str, Any]:
 
 def _models(resolved: ResolvedManifest) -> list[dict[str, Any]]:
     manifest = resolved.manifest
-    digests = {(model.id, model.revision): model.digest for model, _ in resolved.pairs}
+    digests = {model.id: model.digest for model in resolved.shapes if model.digest}
+    pinned = {variant.checkpoint.path: variant.checkpoint for variant in resolved.foreign if variant.checkpoint}
     entries = []
     for model in resolved.context.models:
         entry = model.entry
-        row = entry.model_dump(mode="json", exclude_none=True)
+        row = entry.model_dump(mode="json", exclude_none=True, exclude={"checkpoints", "checkpoint_digests"})
         row["id"] = model.id
         row["schemes"] = [use.name for use in model.schemes]
         if entry.path is not None:
             row["path"] = str(resolve_path(entry.path, manifest))
-        digest = digests[row["id"], entry.revision]
+        if model.commit is not None:
+            row["revision"] = model.commit
+        row |= _checkpoints(model, pinned)
+        digest = digests.get(model.id)
         entries.append({**row, "digest": digest} if digest else row)
     return entries
+
+
+def _checkpoints(model: NamedModel, pinned: Mapping[str | None, Checkpoint]) -> dict[str, Any]:
+    """Return the checkpoints that others quantized: absolute folders with digests, ids on the hub with commits."""
+    texts, digests = [], {}
+    for named in model.checkpoints:
+        found = pinned.get(str(named.folder)) if named.folder else None
+        text = str(named.folder) if not named.is_on_hub else f"{named.id}@{named.revision}" if found else named.text
+        texts.append(text)
+        if found and found.digest:
+            digests[text] = found.digest
+    rows: dict[str, Any] = {"checkpoints": texts, "checkpoint_digests": digests}
+    return {key: value for key, value in rows.items() if value}
 
 
 def _named_schemes(context: Context) -> list[Scheme]:

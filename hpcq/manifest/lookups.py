@@ -5,12 +5,19 @@ None means that a name is unknown: checks.py reports it before resolver.py runs.
 
 from __future__ import annotations
 
+import json
+import os
 from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 from hpcq.catalog import packages
-from hpcq.catalog.hf_config import UnsupportedConfigError, read_checkpoint_shape
-from hpcq.catalog.models import ModelShape, find_model_shape
+from hpcq.catalog.architectures import architectures_of
+from hpcq.catalog.checkpoint_formats import CONFIG_FILE
+from hpcq.catalog.hf_config import read_checkpoint_shape
+from hpcq.catalog.model_config import UnsupportedConfigError
+from hpcq.catalog.model_shape import ModelShape
+from hpcq.catalog.models import find_model_shape
 from hpcq.catalog.schemes import find_scheme, make_scheme
 from hpcq.catalog.tasks import find_suite, find_task
 from hpcq.core.work_records import Scheme
@@ -45,31 +52,64 @@ def model_id(entry: ModelEntry) -> str:
     return entry.id or entry.path or ""
 
 
+def model_name(entry: ModelEntry, folder: Path | None) -> str:
+    """Return the model's id; without one, its path, of which the last part is the name of its folder.
+
+    Args:
+        entry: the model.
+        folder: folder of its checkpoint.
+    """
+    if entry.id is not None or entry.path is None or folder is None:
+        return model_id(entry)
+    path = entry.path.rstrip("/")
+    has_name = Path(path).name and path.rpartition("/")[2] not in (".", "..", "~")
+    return path if has_name else os.path.normpath(folder)
+
+
 def checkpoint_folder(entry: ModelEntry, manifest: Manifest) -> Path | None:
-    """Return the folder of the model's checkpoint, which may not exist yet; None if the model comes from the hub."""
+    """Return the folder of the model's checkpoint, which may not exist yet.
+
+    None if the model comes from the hub, where the commit decides, or if no package contains it.
+    """
     if entry.path is not None:
         return resolve_path(entry.path, manifest)
-    return packages.staged_model_path(model_id(entry)) if entry.revision is None else None
+    if not entry.is_on_hub:
+        return packages.staged_model_path(model_id(entry))
+    mirror = manifest.data.mirror
+    return resolve_path(mirror, manifest) / "models" / model_id(entry) if mirror else None
 
 
 def model_shape(entry: ModelEntry, folder: Path | None) -> tuple[ModelShape | None, str | None]:
     """Return the model's shape, or None and the reason why it is unknown.
 
-    The catalog has priority for a model with an id, config.json for one with a path.
+    A checkpoint's config.json has priority over the catalog, unless its family is unknown.
 
     Args:
         entry: the model.
         folder: folder of its checkpoint, as from `checkpoint_folder`.
     """
     from_catalog = find_model_shape(model_id(entry))
-    if from_catalog is not None and entry.path is None:
-        return from_catalog, None
     if folder is None:
-        return None, "it is not in the catalog, and not on this file system"
+        return from_catalog, None if from_catalog else "it is not in the catalog, and not on this file system"
     try:
         return read_checkpoint_shape(folder), None
     except UnsupportedConfigError as error:
         return from_catalog, None if from_catalog else str(error)
+
+
+def architectures(folder: Path | None) -> tuple[str, ...] | None:
+    """Return the names of the model's classes in the config.json of its folder, which may have none; None: no file."""
+    config = model_config(folder)
+    return None if config is None else architectures_of(config)
+
+
+def model_config(folder: Path | None) -> dict[str, Any] | None:
+    """Return the config.json of a model's folder; None if there is no such JSON object."""
+    try:
+        config = json.loads((folder / CONFIG_FILE).read_text(encoding="utf-8")) if folder else None
+    except (OSError, ValueError):
+        return None
+    return config if isinstance(config, dict) else None
 
 
 def model_scheme_names(index: int, manifest: Manifest) -> list[tuple[KeyPath, str]]:

@@ -17,6 +17,7 @@ from hpcq.data import MANIFESTS
 from hpcq.manifest.error_messages import format_value, to_problems, unknown_name
 from hpcq.manifest.field_types import (
     NonBlankStr,
+    NonNegativeFloat,
     NonNegativeInt,
     PositiveFloat,
     PositiveInt,
@@ -34,8 +35,9 @@ from hpcq.manifest.value_origin import Source
 _LOCAL_UNIT_MEMORY_GIB = 6
 """Host memory assumed per local unit: a model of a few hundred million weights in float32, plus libraries."""
 
-Role = Literal["evaluate", "quantize", "merge"]
+Role = Literal["evaluate", "quantize", "merge", "stage"]
 ROLES: tuple[Role, ...] = ("evaluate", "quantize", "merge")
+"""Roles that each profile needs, and that a class has by default. 'stage' is for a class with a network."""
 
 _SBATCH_OPTION = re.compile(r"[a-z][a-z0-9-]*")
 _MANAGED_OPTIONS: dict[str, str | None] = {
@@ -175,6 +177,14 @@ class EnvironmentSettings(Section):
     )
 
 
+class StagingSettings(Section):
+    """Staging of models and data from the hub by `submit`."""
+
+    submit_limit_gib: NonNegativeFloat = Field(
+        5.0, description="Maximum GiB that `submit` stages on its own host; more is staged by a job or `hpcq stage`."
+    )
+
+
 class FilesystemSettings(Section):
     """Read bandwidth for checkpoints, used for estimates."""
 
@@ -194,6 +204,7 @@ class Profile(Section):
     slurm: SlurmSettings = Field(SlurmSettings(), description="sbatch options and setup of every job.")
     local: LocalSettings = Field(LocalSettings(), description="Resources of this machine.")
     filesystem: FilesystemSettings = Field(FilesystemSettings(), description="Read bandwidth for checkpoints.")
+    staging: StagingSettings = Field(StagingSettings(), description="Staging of models and data by `submit`.")
     gpu_classes: dict[NonBlankStr, GpuClass] = Field(description="Node classes, by a name of your choice.")
     environments: dict[NonBlankStr, EnvironmentSettings] = Field(
         {}, description="Python environments: core, transformers, vllm, vllm-cpu, or your own."

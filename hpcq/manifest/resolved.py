@@ -6,10 +6,11 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import Literal
 
-from hpcq.catalog.models import ModelShape
+from hpcq.catalog.generation_settings import GenerationSettings
+from hpcq.catalog.model_shape import ModelShape
 from hpcq.catalog.tools import quantizers
 from hpcq.core.paths import RunLayout
-from hpcq.core.work_records import Calibration, Model, Scheme, Task, Versions
+from hpcq.core.work_records import Calibration, Checkpoint, Model, Scheme, Task, Variant, Versions
 from hpcq.manifest.context import Context
 from hpcq.manifest.profiles import Profile
 from hpcq.manifest.schema import Manifest
@@ -52,7 +53,7 @@ class EvaluateSettings:
         return self.emulate or self.backend
 
     def dtype_for(self, scheme: Scheme) -> str:
-        """Return the data type for computing `scheme`. 'auto': the weights' own type, bfloat16 if quantized."""
+        """Return the data type for computing `scheme`. 'auto': that of its weights, bfloat16 if quantized."""
         if self.dtype != "auto":
             return self.dtype
         return _COMPUTE_DTYPES.get(scheme.weights, "bfloat16")
@@ -65,10 +66,12 @@ class QuantizeSettings:
     Attributes:
         environment: name of the Python environment of every tool; None: each tool has its own.
         device: auto, cpu or cuda.
+        max_fallback_share: Largest share of layers that may be quantized by a simpler method than the scheme's.
     """
 
     environment: str | None
     device: str
+    max_fallback_share: float
 
     def environment_for(self, tool: str) -> str:
         """Return the name of the Python environment in which `tool` runs."""
@@ -88,12 +91,17 @@ class ResolvedManifest:
 
     Attributes:
         pairs: every model with each of its schemes, unquantized schemes first.
+        foreign: checkpoints that others quantized, as variants of their models.
+        stored_bytes: bytes of their tensors, by checkpoint; without those that are unknown.
+        generation: generation settings by path of a checkpoint's folder; without folders that do not exist.
+        architectures: names in config.json by model; without models whose configuration is unknown.
         shapes: sizes by model; None if unknown.
         calibration: None if no scheme needs it.
         fallback: settings for variants that `evaluate` does not support; None if there is no fallback.
         shape_errors: reasons why a model's shape is unknown, by model.
         notes: caveats to show with the scores.
         missing: one sentence per input that is not on this file system yet. A plan does not need them, a run does.
+        absent: those of `missing` that are not staged: the user has to put them there.
         locked_versions: tool versions by Python environment, from a lock file; empty for other manifests.
         context: the manifest, and what its names refer to.
     """
@@ -108,10 +116,15 @@ class ResolvedManifest:
     evaluate: EvaluateSettings
     quantize: QuantizeSettings
     report: ReportSettings
+    foreign: tuple[Variant, ...] = ()
+    stored_bytes: Mapping[Checkpoint, int] = field(default_factory=dict)
+    architectures: Mapping[Model, tuple[str, ...]] = field(default_factory=dict)
+    generation: Mapping[str, GenerationSettings] = field(default_factory=dict)
     fallback: EvaluateSettings | None = None
     shape_errors: Mapping[Model, str] = field(default_factory=dict)
     notes: tuple[str, ...] = ()
     missing: tuple[str, ...] = ()
+    absent: tuple[str, ...] = ()
     locked_versions: Mapping[str, Versions] = field(default_factory=dict)
     context: Context = field(compare=False, repr=False)
 

@@ -2,20 +2,26 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Collection, Iterator
+from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
 
 from hpcq.catalog import packages
+from hpcq.catalog.generation_settings import GenerationSettings, read_generation_settings
 from hpcq.catalog.schemes import synthetic_scheme
+from hpcq.catalog.tasks import find_task
 from hpcq.catalog.tools import backends, quantizers
+from hpcq.core.calibration_source import DEFAULT_CONFIG, CalibrationSource
 from hpcq.core.digests import digest_of_items, digest_of_model, digest_of_text
 from hpcq.core.errors import ManifestError
 from hpcq.core.paths import RunLayout
-from hpcq.core.work_records import SYNTHETIC, Calibration, Model, Scheme, Task, UnitKind
-from hpcq.manifest.context import Context, NamedModel
-from hpcq.manifest.fs_access import path_exists
-from hpcq.manifest.lookups import item_counts
+from hpcq.core.work_records import SYNTHETIC, Calibration, Checkpoint, Model, Scheme, Task, UnitKind, Variant
+from hpcq.manifest.calibration_checks import repetition_notes
+from hpcq.manifest.checkpoints import NamedCheckpoint
+from hpcq.manifest.context import Context, NamedModel, dataset_commit
+from hpcq.manifest.fs_access import is_folder, path_exists
+from hpcq.manifest.lookups import item_counts, resolve_path
+from hpcq.manifest.pins import Repository, calibration_repository, dataset_repository
 from hpcq.manifest.profiles import Profile
 from hpcq.manifest.resolved import EvaluateSettings, QuantizeSettings, ReportSettings, ResolvedManifest
 from hpcq.manifest.schema import EvaluateSection, Manifest, SyntheticSection, TaskOptions
@@ -40,6 +46,7 @@ class _Resolver:
         self.context = context
         self.manifest = context.manifest
         self.missing: list[str] = []
+        self.absent: list[str] = []
         self.problems: list[str] = []
 
     def resolved(self) -> ResolvedManifest:
@@ -47,6 +54,10 @@ class _Resolver:
         models = [(named, self._model(index, named)) for index, named in enumerate(context.models)]
         pairs = tuple(pair for named, model in models for pair in self._pairs(named, model))
         tasks = tuple(self._tasks())
+        foreign = dict(
+            pair for index, (named, model) in enumerate(models) for pair in self._foreign(index, named, model)
+        )
+        self._refuse_equal_contents(models, foreign)
         calibration = self._calibration() if any(scheme.needs_calibration for _, scheme in pairs) else None
         if self.problems:
             raise ManifestError(self.problems)
@@ -56,6 +67,14 @@ class _Resolver:
             layout=run_layout(manifest),
             profile=context.cluster,
             pairs=pairs,
+            foreign=tuple(foreign),
+            stored_bytes={
+                variant.checkpoint: one.stored_bytes
+                for variant, one in foreign.items()
+                if variant.checkpoint and one.stored_bytes
+            },
+            architectures={model: named.architectures for named, model in models if named.architectures is not None},
+            generation=self._generation(),
             shapes={model: named.shape for named, model in models},
             shape_errors={model: named.shape_error for named, model in models if named.shape_error},
             calibration=calibration,
@@ -64,11 +83,41 @@ class _Resolver:
             fallback=_fallback(context),
             quantize=_quantize_settings(manifest, {scheme.tool for _, scheme in pairs if scheme.is_quantized}),
             report=ReportSettings(compare=manifest.report.compare),
-            notes=tuple(_notes(context, tasks)),
-            missing=tuple(self.missing),
+            notes=tuple(_notes(context, [model for _, model in models], tasks)),
+            missing=(*self.missing, *self.absent),
+            absent=tuple(self.absent),
             locked_versions={name: tuple(sorted(versions.items())) for name, versions in locked.items()},
             context=context,
         )
+
+    def _refuse_equal_contents(
+        self, models: Sequence[tuple[NamedModel, Model]], foreign: Mapping[Variant, NamedCheckpoint]
+    ) -> None:
+        """Refuse models, and checkpoints of one model, with the same files: they would be the same variants."""
+        first: dict[tuple[str, str], str] = {}
+        listed: list[tuple[KeyPath, str, str | None, str]] = [
+            (("models", index, "path" if named.entry.path else "id"), "", model.digest, named.entry.path or named.id)
+            for index, (named, model) in enumerate(models)
+        ]
+        listed += [
+            (one.key_path, variant.model.id, variant.checkpoint.digest, one.text)
+            for variant, one in foreign.items()
+            if variant.checkpoint
+        ]
+        for key_path, base, digest, text in listed:
+            if digest and (base, digest) in first:
+                same = first[base, digest]
+                self._add_problem(key_path, f"'{text}' has the same files as '{same}': list only one of them.")
+            elif digest:
+                first[base, digest] = text
+
+    def _generation(self) -> dict[str, GenerationSettings]:
+        """Return the generation settings by folder. Rehearsals generate nothing."""
+        if self.manifest.is_synthetic:
+            return {}
+        models = self.context.models
+        folders = [model.folder for model in models] + [one.folder for model in models for one in model.checkpoints]
+        return {str(folder): read_generation_settings(folder) for folder in folders if folder and is_folder(folder)}
 
     def _pairs(self, named: NamedModel, model: Model) -> Iterator[tuple[Model, Scheme]]:
         """Yield the model with each of its schemes; unquantized schemes first, because they are the baselines."""
@@ -78,18 +127,45 @@ class _Resolver:
             schemes = [synthetic_scheme(scheme, keep_method=is_sized) for scheme in schemes]
         yield from ((model, scheme) for scheme in sorted(schemes, key=lambda scheme: scheme.is_quantized))
 
+    def _foreign(self, index: int, named: NamedModel, model: Model) -> Iterator[tuple[Variant, NamedCheckpoint]]:
+        """Yield the checkpoints that others quantized. One that is not on this file system yet is only missing."""
+        for one in named.checkpoints:
+            if one.scheme is None or one.folder is None:
+                if not self.manifest.is_synthetic:
+                    self._add_missing(f"Checkpoint {one.text} is missing", None)
+                continue
+            recorded = named.entry.checkpoint_digests.get(one.text)
+            key_path = ("models", index, "checkpoint_digests", one.text)
+            missing = f"Checkpoint {one.text} is missing"
+            digest = None if one.is_on_hub else self._digest(one.folder, digest_of_model, recorded, key_path, missing)
+            checkpoint = Checkpoint(id=one.id, revision=one.revision, digest=digest, path=str(one.folder))
+            yield Variant(model=model, scheme=one.scheme, checkpoint=checkpoint), one
+
     def _model(self, index: int, named: NamedModel) -> Model:
         entry, folder, name = named.entry, named.folder, named.id
-        hint = f"its folder {folder} does not exist." if entry.path else _stage_hint(self.manifest)
+        if entry.is_on_hub and not self.manifest.data.mirror:
+            return Model(
+                id=name,
+                revision=named.commit or entry.revision,
+                trust_remote_code=entry.trust_remote_code,
+                path=str(folder) if folder else None,
+            )
+        is_staged = entry.source == "packages" and entry.path is None
+        read = folder if named.schemes else None  # a model that is not evaluated may be missing
+        digest = self._digest(
+            read,
+            digest_of_model,
+            entry.digest,
+            ("models", index, "digest"),
+            f"Model {name} is missing",
+            is_staged=is_staged,
+        )
         return Model(
             id=name,
-            revision=entry.revision,
-            digest=self._digest(
-                folder, digest_of_model, entry.digest, ("models", index, "digest"), f"Model {name} is missing: {hint}"
-            ),
+            digest=digest,
             trust_remote_code=entry.trust_remote_code,
             path=str(folder) if folder else None,
-            notes=packages.model_notes(name),
+            notes=packages.model_notes(name if is_staged else None, digest),
         )
 
     def _tasks(self) -> Iterator[Task]:
@@ -97,7 +173,7 @@ class _Resolver:
         for named in self.context.tasks:
             name, folder = named.name, named.folder
             options = settings.options.get(name, TaskOptions())
-            missing = f"The items of {name} are missing: {_stage_hint(self.manifest)}"
+            missing = f"The items of {name} are missing"
             key_path = ("tasks", "options", name, "digest")
             yield Task(
                 name=name,
@@ -105,24 +181,77 @@ class _Resolver:
                 limit=options.limit or settings.limit,
                 max_gen_toks=options.max_gen_toks,
                 fewshot_seed=self.manifest.evaluate.seed,
-                data_digest=self._digest(folder, digest_of_items, options.digest, key_path, missing),
+                data_digest=self._digest(folder, digest_of_items, options.digest, key_path, missing, is_staged=True),
+                data_revisions=self._data_revisions(name) if folder is None else (),
                 data_path=str(folder) if folder else None,
+                cache=self.context.cache if settings.data == "hub" else None,
             )
+
+    def _data_revisions(self, task: str) -> tuple[tuple[str, str], ...]:
+        """Return the commits of the task's data sets on the hub; empty unless all are known."""
+        facts = find_task(task)
+        repo_ids = facts.datasets if facts else ()
+        found = [(name, self._commit(dataset_repository(name, self.manifest))) for name in repo_ids]
+        known = tuple((name, commit) for name, commit in found if commit is not None)
+        return known if len(known) == len(found) else ()
+
+    def _commit(self, repository: Repository) -> str | None:
+        """Return the commit of a data set, or what identifies it in the mirror, which must have it; None: unknown."""
+        commit, mirror = dataset_commit(repository, self.context), self.manifest.data.mirror
+        if commit is None and mirror is not None and not self.manifest.is_synthetic:
+            place = f"{resolve_path(mirror, self.manifest)}/datasets/{repository.id}"
+            self._add_problem(("data", "mirror"), f"the data set {repository.id} is missing: copy it to {place}.")
+        return commit
 
     def _calibration(self) -> Calibration:
         settings, path = self.manifest.calibration, self.context.calibration_path
-        missing = f"The calibration text {settings.dataset} is missing: {_stage_hint(self.manifest)}"
+        source = self._calibration_source()
+        if source is not None:
+            return Calibration(
+                digest=None,
+                samples=settings.samples,
+                sequence_length=settings.sequence_length,
+                seed=settings.seed,
+                source=str(source),
+                dataset=settings.dataset,
+                path=str(source.path(self.context.cache)) if source.is_pinned else None,
+            )
+        missing = f"The calibration text {settings.dataset} is missing"
         return Calibration(
-            digest=self._digest(path, digest_of_text, settings.digest, ("calibration", "digest"), missing),
+            digest=self._digest(
+                path, digest_of_text, settings.digest, ("calibration", "digest"), missing, is_staged=True
+            ),
             samples=settings.samples,
             sequence_length=settings.sequence_length,
             seed=settings.seed,
+            column=settings.column,
             dataset=settings.dataset,
             path=str(path) if path else None,
         )
 
+    def _calibration_source(self) -> CalibrationSource | None:
+        """Return the column of a data set on the hub or in the mirror; None: the text does not come from there."""
+        repository = calibration_repository(self.manifest)
+        if repository is None:
+            return None
+        section = self.manifest.calibration
+        return CalibrationSource(
+            repo_id=repository.id,
+            commit=self._commit(repository) or repository.requested,
+            config=section.config or DEFAULT_CONFIG,
+            split=section.split,
+            column=section.column,
+        )
+
     def _digest(
-        self, path: Path | None, compute: Callable[[Path], str], recorded: str | None, key_path: KeyPath, missing: str
+        self,
+        path: Path | None,
+        compute: Callable[[Path], str],
+        recorded: str | None,
+        key_path: KeyPath,
+        missing: str,
+        *,
+        is_staged: bool = False,
     ) -> str | None:
         """Return the digest of `path`, which must equal `recorded`; if the path does not exist, return `recorded`.
 
@@ -133,12 +262,13 @@ class _Resolver:
             compute: function from a path to its digest.
             recorded: digest in the manifest, if any.
             key_path: key of `recorded`.
-            missing: sentence to report if the path does not exist.
+            missing: sentence to report if the path does not exist, without the fix.
+            is_staged: whether `hpcq stage` brings it.
         """
         if path is None or self.manifest.is_synthetic:
             return recorded
         if not path_exists(path):
-            self.missing.append(missing)
+            self._add_missing(missing, None if is_staged else path)
             return recorded
         try:
             digest = compute(path)
@@ -146,9 +276,18 @@ class _Resolver:
             self._add_problem(key_path[:-1], f"{error.filename or path} cannot be read ({error.strerror}).")
             return recorded
         if recorded not in (None, digest):
-            hint = "Restore the recorded version, or remove this line."
+            hint = "Restore the recorded version, or " + (
+                "submit the manifest of which this is the lock file." if self.manifest.locked else "remove this line."
+            )
             self._add_problem(key_path, f"{path} has changed: its SHA-256 is now {digest}. {hint}")
         return digest
+
+    def _add_missing(self, sentence: str, folder: Path | None) -> None:
+        """Record a missing input, which is staged, or which the user has to put in `folder`."""
+        if folder is None:
+            self.missing.append(f"{sentence}: {_stage_hint(self.manifest)}")
+        else:
+            self.absent.append(f"{sentence}: its folder {folder} does not exist.")
 
     def _add_problem(self, key_path: KeyPath, sentence: str) -> None:
         self.problems.append(self.manifest.source.message(key_path, sentence))
@@ -160,7 +299,8 @@ def _stage_hint(manifest: Manifest) -> str:
 
 def run_layout(manifest: Manifest) -> RunLayout:
     """Return the folders of the manifest's run."""
-    folders = {key: Path(text).expanduser().absolute() for key, text in manifest.paths.model_dump().items()}
+    paths = manifest.paths.model_dump(exclude={"cache"})
+    folders = {key: Path(text).expanduser().absolute() for key, text in paths.items()}
     return RunLayout(name=manifest.run.name, **folders)
 
 
@@ -218,14 +358,24 @@ def _quantize_settings(manifest: Manifest, tools: Collection[str]) -> QuantizeSe
     """Return the settings; the environment is that of all `tools`, if they have the same one."""
     defaults = {quantizers()[tool].environment for tool in tools}
     common = defaults.pop() if len(defaults) == 1 else None
-    return QuantizeSettings(environment=manifest.quantize.environment or common, device=manifest.quantize.device)
+    return QuantizeSettings(
+        environment=manifest.quantize.environment or common,
+        device=manifest.quantize.device,
+        max_fallback_share=manifest.quantize.max_fallback_share,
+    )
 
 
-def _notes(context: Context, tasks: tuple[Task, ...]) -> Iterator[str]:
+def _notes(context: Context, models: Sequence[Model], tasks: tuple[Task, ...]) -> Iterator[str]:
     """Yield caveats about the models, then about the tasks' items, then about their number."""
     manifest = context.manifest
-    for model in context.models:
-        yield from (f"{model.id}: {note}" for note in packages.model_notes(model.id))
+    for named, model in zip(context.models, models, strict=True):
+        yield from (f"{model.id}: {note}" for note in model.notes)
+        for one in named.checkpoints:
+            yield from one.notes
+            if manifest.is_synthetic and one.scheme is None:
+                yield f"{one.text}: not rehearsed, because its configuration is not on this file system."
+    yield from repetition_notes(context)
+    yield from context.pins.notes()
     if manifest.tasks.data == "packages":
         for task in tasks:
             yield from (f"{task.name}: {note}" for note in packages.dataset_notes(task.name))

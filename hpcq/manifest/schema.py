@@ -24,11 +24,14 @@ from hpcq.catalog.published_scores import study_names
 from hpcq.catalog.schemes import Granularity, NumberFormat, method_names, scheme_names, split_group_size
 from hpcq.catalog.tasks import find_suite, find_task, suite_names, task_names
 from hpcq.catalog.tools import backends, quantizers
-from hpcq.core.work_records import SYNTHETIC, UNQUANTIZED
+from hpcq.core.addressing import VARIANT_SEPARATOR, slug
+from hpcq.core.work_records import SYNTHETIC, UNQUANTIZED, UnitKind
 from hpcq.manifest.error_messages import did_you_mean, format_value, unknown_name
 from hpcq.manifest.field_types import (
+    LayerPatterns,
+    Name,
+    Names,
     NonBlankStr,
-    NonBlankStrs,
     NonNegativeFloat,
     NonNegativeInt,
     PositiveFloat,
@@ -58,6 +61,15 @@ def _run_name(name: str) -> str:
             f"'{name}' is not a valid run name: use 1 to {_MAX_RUN_NAME_LENGTH} letters, digits, '.', '_' and '-', "
             "beginning with a letter or digit."
         )
+    return name
+
+
+def _scheme_name(name: str) -> str:
+    """Reject names that ids of units cannot contain: ids are parsed, and selected by the names of their parts."""
+    if VARIANT_SEPARATOR in slug(name):
+        raise validation_error(f"'{name}' would make ids ambiguous: use letters, digits, '.', '_' and single '-'.")
+    if slug(name) in list(UnitKind):
+        raise validation_error(f"'{name}' is a kind of unit, which `hpcq cancel {name}` selects: choose another name.")
     return name
 
 
@@ -137,6 +149,11 @@ class PathsSection(Section):
     runs: NonBlankStr = Field("runs", description="Folder of the runs: lock files, partial results, results.")
     checkpoints: NonBlankStr = Field("checkpoints", description="Folder of quantized checkpoints, shared by all runs.")
     logs: NonBlankStr = Field("logs", description="Folder of the job logs.")
+    cache: NonBlankStr | None = Field(
+        None,
+        description="Folder on the shared file system for models and data from the hub; by default that of the hub's "
+        "client (HF_HOME, HF_HUB_CACHE).",
+    )
 
 
 class ClusterSection(Section):
@@ -152,31 +169,64 @@ class ClusterSection(Section):
     )
 
 
+class DataSection(Section):
+    """Source of the models and data that the manifest names by their id on the hub."""
+
+    mirror: NonBlankStr | None = Field(
+        None,
+        description="Folder that replaces the hub: models/<organization>/<name>/ and datasets/<organization>/<name>/.",
+    )
+    revisions: dict[NonBlankStr, NonBlankStr] = Field(
+        {}, description="Branch, tag or commit of data sets on the hub, by id; by default main."
+    )
+
+
 class ModelEntry(Section):
     """A base checkpoint."""
 
-    id: NonBlankStr | None = Field(None, description="Model id on the hub; with `path`, a name of your choice.")
-    path: NonBlankStr | None = Field(
+    id: Name | None = Field(None, description="Model id on the hub; with `path`, a name of your choice.")
+    path: Name | None = Field(
         None, description="Folder of a local checkpoint, relative to the manifest or to the working directory."
     )
-    revision: NonBlankStr | None = Field(None, description="Commit or tag on the hub; not with `path`.")
+    source: Literal["hub", "packages"] = Field(
+        "hub", description="Source of the model: 'hub' (or the mirror), or 'packages' (a public package)."
+    )
+    revision: NonBlankStr | None = Field(
+        None, description="Branch, tag or commit on the hub, by default main; not with `path`."
+    )
     trust_remote_code: bool = Field(False, description="Allow Python code from the checkpoint.")
     schemes: SchemeNames | None = Field(None, description="Schemes for this model; replaces `schemes.use`.")
+    checkpoints: Names = Field(
+        (),
+        description="Checkpoints of this model that others quantized: ids on the hub ('org/name', 'org/name@revision') "
+        "or folders (beginning with '/', './', '../' or '~'). With `schemes = []`, the model itself is not evaluated.",
+    )
     digest: Sha256 | None = Field(None, description="Expected SHA-256 of the checkpoint; `submit` records it.")
+    checkpoint_digests: dict[str, Sha256] = Field(
+        {}, description="Expected SHA-256 of the folders in `checkpoints`; `submit` records them."
+    )
 
     @model_validator(mode="after")
     def _check_origin(self) -> Self:
         if self.id is None and self.path is None:
             raise validation_error("is missing. Give the model's id on the hub, or the path of its checkpoint.", "id")
-        if self.path is not None and self.revision is not None:
-            raise validation_error("is not allowed with path: a local checkpoint has no revisions.", "revision")
+        if self.revision is not None and not self.is_on_hub:
+            other = "path: a local checkpoint" if self.path is not None else "source = 'packages': a package"
+            raise validation_error(f"is not allowed with {other} has no revisions.", "revision")
         return self
+
+    @property
+    def is_on_hub(self) -> bool:
+        """Whether the checkpoint comes from the hub or its mirror."""
+        return self.path is None and self.source == "hub"
 
 
 class SchemeDefinition(Section):
     """A custom scheme: a known one with changes, or (without `base`) a complete one."""
 
-    name: NonBlankStr = Field(description="Name of the scheme; overrides a scheme of that name in the catalog.")
+    name: Annotated[Name, AfterValidator(_scheme_name)] = Field(
+        description="Name of the scheme; overrides a scheme of that name in the catalog."
+    )
     base: SchemeName | None = Field(None, description="Scheme to start from.")
     tool: ToolName | None = Field(
         None, description="Quantization tool: none, llmcompressor, synthetic (a rehearsal), or that of a plugin."
@@ -200,8 +250,10 @@ class SchemeDefinition(Section):
     smoothing_strength: Annotated[float, Field(ge=0, le=1)] | None = Field(
         None, description="SmoothQuant: migration strength from activations to weights (alpha)."
     )
-    ignore: NonBlankStrs | None = Field(
-        None, description="Layers that are not quantized: names, or 're:' and a regular expression."
+    ignore: LayerPatterns | None = Field(
+        None,
+        description="Linear layers that are not quantized: full names, or 're:' and a regular expression that matches "
+        "from the beginning of a name. The list replaces the default ['lm_head'].",
     )
 
 
@@ -217,8 +269,15 @@ class CalibrationSection(Section):
 
     dataset: NonBlankStr = Field(
         "boolq-passages",
-        description='A dataset that hpcq can stage, or the path of a .jsonl ({"text": …}) or .txt file.',
+        description='A text that a package contains, the path of a .jsonl ({"text": …}) or .txt file '
+        "(paragraphs), or a data set on the hub.",
     )
+    config: NonBlankStr | None = Field(None, description="Configuration of the data set on the hub.")
+    split: NonBlankStr = Field("train", description="Split of the data set on the hub.")
+    column: NonBlankStr = Field(
+        "text", description="Column of the data set or key in the .jsonl file: texts, or messages of chats."
+    )
+    revision: NonBlankStr | None = Field(None, description="Branch, tag or commit on the hub; by default main.")
     samples: PositiveInt = Field(128, description="Number of sequences.")
     sequence_length: PositiveInt = Field(2048, description="Tokens per sequence.")
     seed: Seed = Field(1234, description="Seed of the order of the sequences.")
@@ -273,7 +332,8 @@ class EvaluateSection(Section):
     )
     dtype: Literal["auto", "float32", "bfloat16", "float16"] = Field(
         "auto",
-        description="Data type of the computation; 'auto': the weights' own type, bfloat16 for quantized weights.",
+        description="Data type of the computation; 'auto': that of the scheme (bf16, fp16, fp32), bfloat16 for "
+        "quantized weights.",
     )
     batch_size: PositiveInt = Field(
         8,
@@ -359,6 +419,11 @@ class QuantizeSection(Section):
         "or a plugin's.",
     )
     device: Literal["auto", "cpu", "cuda"] = Field("auto", description="Device of the computation.")
+    max_fallback_share: Annotated[float, Field(ge=0, le=1)] = Field(
+        0.01,
+        description="Largest share of layers that may be quantized by a simpler method than the scheme's, such as "
+        "rounded to nearest where GPTQ cannot invert a Hessian. Above it the unit fails.",
+    )
 
 
 class PlanSection(Section):
@@ -394,10 +459,25 @@ class ReportSection(Section):
     compare: StudyNames = Field((), description="Published studies to compare the scores with.")
 
 
+class LockedRepository(Section):
+    """A repository on the hub whose revision was resolved to a commit."""
+
+    kind: Literal["model", "dataset"] = Field(description="Kind of the repository.")
+    id: NonBlankStr = Field(description="Id of the repository.")
+    requested: NonBlankStr = Field(description="Branch, tag or commit in the manifest.")
+    commit: NonBlankStr = Field(description="The commit that the run uses.")
+    moved_to: NonBlankStr | None = Field(
+        None, description="Commit that `requested` pointed to at a later submission, which the run does not use."
+    )
+
+
 class LockedSection(Section):
     """Record in lock files; do not write this table yourself."""
 
     hpcq: NonBlankStr = Field(description="Version of hpcq that wrote the lock file.")
+    repositories: Annotated[tuple[LockedRepository, ...], Field(strict=False)] = Field(
+        (), description="Commits of the repositories on the hub."
+    )
     versions: dict[NonBlankStr, dict[NonBlankStr, str]] = Field(
         {}, description="Versions of the tools, by Python environment."
     )
@@ -409,6 +489,7 @@ class Manifest(Section):
     run: RunSection = Field(description="Add a table [run] with the name of the run.")
     paths: PathsSection = Field(PathsSection(), description="Output folders.")
     cluster: ClusterSection = Field(ClusterSection(), description="The cluster to run on.")
+    data: DataSection = Field(DataSection(), description="Source of models and data that are named by id.")
     models: Annotated[tuple[ModelEntry, ...], Field(strict=False)] = Field(
         description="Add a table [[models]] for each base checkpoint."
     )

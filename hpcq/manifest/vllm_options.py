@@ -20,6 +20,11 @@ class EngineSection(Section):
     pipeline_parallel_size: Annotated[int, Field(ge=1, le=64)] | None = Field(
         None, description="GPU groups that the layers are split over; by default one per node."
     )
+    enable_expert_parallel: bool | None = Field(
+        None,
+        description="Give each GPU whole experts of a mixture of experts, instead of a part of every expert; by "
+        "default if the parts would be narrow or cannot be divided. Models without experts ignore it.",
+    )
     max_num_seqs: PositiveInt | None = Field(None, description="Maximum sequences per batch.")
     max_num_batched_tokens: PositiveInt | None = Field(None, description="Maximum tokens per forward pass.")
     gpu_memory_utilization: Annotated[float, Field(gt=0, le=1)] | None = Field(

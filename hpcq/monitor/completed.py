@@ -1,4 +1,4 @@
-"""Units whose result is on disk: checkpoints, evaluations, merged results. Slurm is not queried."""
+"""Units whose result is on disk: staged files, checkpoints, evaluations, merged results. Slurm is not queried."""
 
 from __future__ import annotations
 
@@ -36,9 +36,15 @@ def completed_units(layout: RunLayout, units: Sequence[Unit]) -> frozenset[str]:
         present = {unit.id for unit in shards}
         done |= present if is_finished else _completed_shards(layout, results, variant, present, address)
     done |= {unit.id for unit in units if unit.checkpoint is not None and Path(unit.checkpoint).is_dir()}
+    done |= {unit.id for unit in units if unit.kind is UnitKind.STAGE and _has_staged(layout, unit)}
     if results is not None and _is_current(layout, results, _evaluations_by_variant(units)):
         done |= {unit.id for unit in units if unit.kind is UnitKind.MERGE}
     return frozenset(done)
+
+
+def _has_staged(layout: RunLayout, unit: Unit) -> bool:
+    marker = read_completion_marker(layout.unit_segments(unit.id))
+    return marker is not None and marker.address == unit.address
 
 
 def _evaluations_by_variant(units: Sequence[Unit]) -> dict[str, list[Unit]]:

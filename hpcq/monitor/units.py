@@ -1,4 +1,4 @@
-"""Units as the monitor sees them: an interface that planned units satisfy too, and the record of a row of plan.json."""
+"""Interface of the units that the monitor reads (planned units satisfy it too), and records of rows of plan.json."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ class Unit(Protocol):
         id: Name of the unit, unique in its run.
         kind: Kind of work.
         variant_id: Id of the variant; None for the merge.
-        address: Content address of the variant's responses; None unless the unit evaluates.
+        address: Content address of what the unit stages, or of the variant's responses; None for other units.
         checkpoint: The checkpoint folder that the unit writes; None unless it quantizes.
         depends_on: Ids of the units that must finish first.
     """

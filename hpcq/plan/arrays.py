@@ -19,6 +19,7 @@ from collections.abc import Iterable, Mapping, Sequence
 from math import log
 
 from hpcq.core.addressing import address_of
+from hpcq.core.unit_ids import is_kind
 from hpcq.core.work_records import UnitKind
 from hpcq.manifest.profiles import GpuClass, Profile
 from hpcq.plan.placement.time_limits import max_limit_minutes, requested_minutes
@@ -70,10 +71,23 @@ def _group_units(
 ) -> list[PlannedArray]:
     """Return all arrays except the merge's."""
     evaluations = [unit for unit in units if unit.kind is UnitKind.EVALUATE]
-    quantize_arrays, aligned = _quantize_and_aligned(units, evaluations, profile, bands)
+    staging = [_array([unit], profile) for unit in units if unit.kind is UnitKind.STAGE]
+    stage_arrays = _stage_arrays(staging, active_arrays)
+    quantize_arrays, aligned = _quantize_and_aligned(units, evaluations, profile, bands, stage_arrays)
     with_quantization = {unit.id for array in aligned for unit in array.units}
     others = [unit for unit in evaluations if unit.id not in with_quantization]
-    return [*quantize_arrays, *aligned, *_other_evaluations(others, profile, active_arrays, bands)]
+    return [
+        *staging,
+        *quantize_arrays,
+        *aligned,
+        *_other_evaluations(others, profile, active_arrays, bands, stage_arrays),
+    ]
+
+
+def _stage_arrays(staging: Sequence[PlannedArray], active_arrays: Mapping[str, str]) -> dict[str, str]:
+    """Return the array of each unit that stages: of this submission, or of an earlier one that has not ended."""
+    active = {unit_id: name for unit_id, name in active_arrays.items() if is_kind(unit_id, UnitKind.STAGE)}
+    return active | {unit.id: array.name for array in staging for unit in array.units}
 
 
 def _order_arrays(
@@ -90,7 +104,7 @@ def _order_arrays(
         array.name: (array.shape.nodes if widest_first else 0, max(remaining[unit.id] for unit in array.units))
         for array in arrays
     }
-    for array in arrays:
+    for array in reversed(arrays):  # the dependents of an array come after it
         for name in array.depends_on:
             if name in rank:
                 rank[name] = max(rank[name], rank[array.name])
@@ -117,7 +131,11 @@ def _bands(units: Sequence[PlannedUnit], seconds: Mapping[str, float]) -> dict[s
 
 
 def _quantize_and_aligned(
-    units: Iterable[PlannedUnit], evaluations: Sequence[PlannedUnit], profile: Profile, bands: Mapping[str, int]
+    units: Iterable[PlannedUnit],
+    evaluations: Sequence[PlannedUnit],
+    profile: Profile,
+    bands: Mapping[str, int],
+    stage_arrays: Mapping[str, str],
 ) -> tuple[list[PlannedArray], list[PlannedArray]]:
     """Return the arrays of quantizations, and the arrays of evaluations that depend on one of them."""
     shards_of: dict[str, dict[_ShardKey, PlannedUnit]] = defaultdict(dict)
@@ -130,7 +148,7 @@ def _quantize_and_aligned(
             groups[unit.shape, unit.environment, tuple(sorted(shards_of[unit.id])), bands.get(unit.id)].append(unit)
     quantize_arrays, aligned = [], []
     for (_, _, keys, _), members in groups.items():
-        array = _array(members, profile)
+        array = _array_after_staging(members, profile, stage_arrays)
         quantize_arrays.append(array)
         if len(keys) <= len(members):
             for key in keys:
@@ -161,17 +179,32 @@ def _shard_key(unit: PlannedUnit) -> _ShardKey:
 
 
 def _other_evaluations(
-    evaluations: Iterable[PlannedUnit], profile: Profile, active_arrays: Mapping[str, str], bands: Mapping[str, int]
+    evaluations: Iterable[PlannedUnit],
+    profile: Profile,
+    active_arrays: Mapping[str, str],
+    bands: Mapping[str, int],
+    stage_arrays: Mapping[str, str],
 ) -> list[PlannedArray]:
     """Return arrays of evaluations whose checkpoint exists, or is being written by an array submitted before."""
     groups: dict[tuple[Shape, str, tuple[str, ...], int | None], list[PlannedUnit]] = defaultdict(list)
     for unit in evaluations:
-        earlier = tuple(sorted({active_arrays[needed] for needed in unit.depends_on if needed in active_arrays}))
+        needed = [name for name in unit.depends_on if name in active_arrays and name not in stage_arrays]
+        earlier = tuple(sorted({active_arrays[name] for name in needed}))
         groups[unit.shape, unit.environment, earlier, bands.get(unit.id)].append(unit)
     return [
-        _array(members, profile, depends_on=earlier, dependency="afterany" if earlier else "none")
+        _array(members, profile, depends_on=earlier, dependency="afterany")
+        if earlier  # quantizations, which wait for the staging themselves
+        else _array_after_staging(members, profile, stage_arrays)
         for (_, _, earlier, _), members in groups.items()
     ]
+
+
+def _array_after_staging(
+    units: Sequence[PlannedUnit], profile: Profile, stage_arrays: Mapping[str, str]
+) -> PlannedArray:
+    """Return an array that waits for the success of the unit that stages its input, if that is not done."""
+    needed = {stage_arrays[name] for unit in units for name in unit.depends_on if name in stage_arrays}
+    return _array(units, profile, depends_on=tuple(sorted(needed)), dependency="afterok" if needed else "none")
 
 
 def _merge_array(unit: PlannedUnit, profile: Profile, new: list[str], earlier: list[str]) -> PlannedArray:

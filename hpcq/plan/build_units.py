@@ -5,16 +5,70 @@ from __future__ import annotations
 import dataclasses
 from collections.abc import Collection, Iterator, Sequence
 
+from hpcq.catalog.tasks import find_task
 from hpcq.catalog.tools import backends
+from hpcq.core.environments import CORE_ENVIRONMENT
 from hpcq.core.unit_ids import UnitId
-from hpcq.core.work_records import EvaluateWork, MergeWork, Offload, QuantizeWork, Shard, Task, UnitKind, Variant
+from hpcq.core.work_records import (
+    EvaluateWork,
+    MergeWork,
+    Offload,
+    QuantizeWork,
+    Shard,
+    StageWork,
+    Task,
+    UnitKind,
+    Variant,
+)
 from hpcq.manifest import ResolvedManifest
+from hpcq.manifest.lookups import resolve_path
 from hpcq.manifest.resolved import EvaluateSettings
-from hpcq.plan.memory.weights import gib
+from hpcq.plan.attention import softcap_attention
+from hpcq.plan.cost import constants
+from hpcq.plan.cost.tokens import LOGLIKELIHOOD
+from hpcq.plan.memory.weights import base_bytes, gib
 from hpcq.plan.placement.assignment import Assignment
 from hpcq.plan.placement.candidates import Placement, PlacementError, place_merge
 from hpcq.plan.tool_versions import MERGE_ENVIRONMENT, SYNTHETIC_ENVIRONMENT, versions_of
 from hpcq.plan.units import PlannedUnit, Shape
+
+
+def stage_work(resolved: ResolvedManifest, tasks: Sequence[Task]) -> StageWork:
+    """Return the staging of everything that the run reads from the hub, at commits that are known."""
+    on_hub = {named.id for named in resolved.context.models if named.commit}
+    models = {(model.id, model.revision): None for model, _ in resolved.pairs if model.id in on_hub}
+    foreign = (variant.checkpoint for variant in resolved.foreign)
+    models |= {(checkpoint.id, checkpoint.revision): None for checkpoint in foreign if checkpoint}
+    unit_id = str(UnitId(kind=UnitKind.STAGE, subject=resolved.name))
+    text = resolved.calibration
+    return StageWork(
+        models=tuple((name, commit) for name, commit in models if commit),
+        tasks=tuple(task for task in tasks if task.data_revisions),
+        calibration=text if text and text.source and text.path else None,
+        refs=tuple(resolved.context.pins.refs()),
+        cache=resolved.context.cache,
+        mirror=str(resolve_path(mirror, resolved.manifest)) if (mirror := resolved.manifest.data.mirror) else None,
+        segments_path=str(resolved.layout.unit_segments(unit_id)),
+    )
+
+
+def stage_unit(resolved: ResolvedManifest, tasks: Sequence[Task]) -> PlannedUnit | None:
+    """Return the unit that stages what the run reads from the hub.
+
+    None: it reads nothing from there, or no class of the profile has the role: then `hpcq stage` or `submit` stages.
+    """
+    work = stage_work(resolved, tasks)
+    offered = [name for name, offer in resolved.profile.gpu_classes.items() if UnitKind.STAGE.value in offer.roles]
+    if not offered or not (work.models or work.tasks or work.calibration):
+        return None
+    sizes = [base_bytes(shape) for model, shape in resolved.shapes.items() if shape and model.revision]
+    return PlannedUnit(
+        id=str(UnitId(kind=UnitKind.STAGE, subject=resolved.name)),
+        work=work,
+        environment=CORE_ENVIRONMENT,
+        shape=Shape(gpu_class=offered[0]),
+        seconds=sum(sizes) / constants.DOWNLOAD_BYTES_PER_S,
+    )
 
 
 def variant_units(
@@ -23,6 +77,7 @@ def variant_units(
     tasks: tuple[Task, ...],
     assignment: Assignment,
     timed_out: Collection[str],
+    stage: PlannedUnit | None = None,
 ) -> Iterator[PlannedUnit]:
     """Yield the variant's quantization, if it has one, and the shards of its evaluation.
 
@@ -32,26 +87,34 @@ def variant_units(
         tasks: Tasks to evaluate.
         assignment: The variant's placement and number of shards.
         timed_out: Units that exceeded their time limit before. They get the longest limit.
+        stage: The unit that stages what they read; None: it is staged before the submission.
     """
-    depends_on: tuple[str, ...] = ()
-    checkpoint = variant.model.path or variant.model.id
+    depends_on = (stage.id,) if stage else ()
+    checkpoint = (variant.checkpoint and variant.checkpoint.path) or variant.model.path or variant.model.id
     if assignment.quantization:
         checkpoint = str(resolved.layout.checkpoint(variant))
         quantizing = assignment.quantization.placement
         unit_id = str(UnitId(kind=UnitKind.QUANTIZE, subject=variant.id))
         quantization = PlannedUnit(
             id=unit_id,
-            work=QuantizeWork(variant=variant, checkpoint_path=checkpoint, device=resolved.quantize.device),
+            work=QuantizeWork(
+                variant=variant,
+                checkpoint_path=checkpoint,
+                device=_device(resolved.quantize.device, quantizing.shape),
+                max_fallback_share=resolved.quantize.max_fallback_share,
+            ),
             environment=resolved.quantize.environment_for(variant.scheme.tool),
             shape=quantizing.shape,
             memory_gib_per_gpu=_gib(quantizing),
             seconds=assignment.quantization.seconds(),
             padded_seconds=None if unit_id in timed_out else assignment.quantization.padded_seconds(),
             uncalibrated_seconds=assignment.quantization.uncalibrated_estimate(),
+            depends_on=depends_on,
         )
-        depends_on = (quantization.id,)
+        depends_on = (quantization.id, *depends_on)
         yield quantization
     settings, placement, count = assignment.settings, assignment.evaluation.placement, assignment.shards
+    tasks = _generating_as_defined(resolved, settings, variant, tasks)
     whole = _evaluate_work(resolved, settings, variant, tasks, checkpoint, placement)
     evaluation = assignment.evaluation
     seconds, padded = evaluation.seconds(count), evaluation.padded_seconds(count)
@@ -76,6 +139,24 @@ def variant_units(
         )
 
 
+def _generating_as_defined(
+    resolved: ResolvedManifest, settings: EvaluateSettings, variant: Variant, tasks: tuple[Task, ...]
+) -> tuple[Task, ...]:
+    """Return the tasks, marked if earlier versions of hpcq applied generation_config.json to their generated text."""
+    folder = (variant.checkpoint.path if variant.checkpoint else variant.model.path) or ""
+    generation = resolved.generation.get(folder)
+    if not (generation and generation.ignored and backends()[settings.backend].applied_generation_config):
+        return tasks
+    return tuple(
+        dataclasses.replace(task, ignores_generation_config=True) if _generates(task) else task for task in tasks
+    )
+
+
+def _generates(task: Task) -> bool:
+    facts = find_task(task.name)
+    return facts is None or facts.output_type != LOGLIKELIHOOD
+
+
 def _gib(placement: Placement) -> float | None:
     return None if placement.gpu_bytes is None else gib(placement.gpu_bytes)
 
@@ -88,18 +169,29 @@ def _evaluate_work(
     checkpoint: str,
     placement: Placement,
 ) -> EvaluateWork:
-    options: dict[str, int | bool] = {}
+    options: dict[str, int | bool | str] = {}
     model = resolved.shapes.get(variant.model)
-    if settings.max_length is not None and not (model and settings.max_length > model.context_length):
+    if settings.max_length is not None and not (
+        model and model.context_length and settings.max_length > model.context_length
+    ):
         options["max_length"] = settings.max_length  # vLLM does not start with more than the model's own
     if not settings.prefix_sharing:
         options["prefix_sharing"] = False
     backend = backends()[settings.backend]
+    attention = softcap_attention(backend, resolved, variant.model)
+    if attention:
+        options["attention"] = attention
+    needed = placement.kernel.distributions if placement.kernel else ()
+    backend = dataclasses.replace(backend, distributions=(*backend.distributions, *needed))
     engine = dict(settings.engine) if backend.has_engine_options else {}
     if backend.has_engine_options and placement.shape.tensor_parallel > 1:
         engine.setdefault("tensor_parallel_size", placement.shape.tensor_parallel)
     if backend.has_engine_options and placement.shape.pipeline_parallel > 1:
         engine.setdefault("pipeline_parallel_size", placement.shape.pipeline_parallel)
+    if model and not model.experts:
+        engine.pop("enable_expert_parallel", None)  # vLLM does not start with it
+    elif backend.has_engine_options and placement.shape.expert_parallel:
+        engine.setdefault("enable_expert_parallel", True)
     return EvaluateWork(
         variant=variant,
         tasks=tasks,
@@ -112,11 +204,16 @@ def _evaluate_work(
         segments_path="",
         batch_size=settings.batch_size,
         flush_interval_s=settings.flush_interval_s,
-        device=settings.device,
+        device=_device(settings.device, placement.shape),
         synthetic_options=settings.synthetic_options,
         engine_options=tuple(engine.items()),
         offload=_offload(settings, placement, is_sized=model is not None),
     )
+
+
+def _device(requested: str, shape: Shape) -> str:
+    """Return the device of a unit. On a class with GPUs, 'auto' is a GPU: a node without a usable one is an error."""
+    return "cuda" if requested == "auto" and shape.gpus else requested
 
 
 def _offload(settings: EvaluateSettings, placement: Placement, *, is_sized: bool) -> Offload:

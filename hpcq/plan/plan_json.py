@@ -70,9 +70,9 @@ def plan_document(
 
 
 def _address(unit: PlannedUnit, known: dict[str, str]) -> str | None:
-    """Return the address of the variant's responses. All shards share it, so it is computed once."""
+    """Return the unit's address. All shards of a variant share it, so it is computed once."""
     if not isinstance(unit.work, EvaluateWork):
-        return None
+        return unit.address
     variant = unit.work.variant.id
     if variant not in known:
         known[variant] = unit.work.address
@@ -115,6 +115,7 @@ def _unit(unit: PlannedUnit, state: UnitState) -> dict[str, Any]:
         "gpus_per_node": shape.gpus_per_node,
         "tensor_parallel": shape.tensor_parallel,
         "pipeline_parallel": shape.pipeline_parallel,
+        "expert_parallel": shape.expert_parallel,
         "memory_gib_per_gpu": unit.memory_gib_per_gpu,
         "memory_gib": {part: gib(count) for part, count in asdict(unit.gpu_memory).items()}
         if unit.gpu_memory

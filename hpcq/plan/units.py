@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
-from hpcq.core.work_records import EvaluateWork, MergeWork, QuantizeWork, Shard, UnitKind, Variant, Work
+from hpcq.core.work_records import EvaluateWork, QuantizeWork, Shard, StageWork, UnitKind, Variant, Work
 from hpcq.plan.memory.gpu_memory import GpuMemory
 from hpcq.plan.memory.offload import OffloadPlan
 
@@ -19,6 +19,7 @@ class Shape:
         gpus_per_node: GPUs on each node; 0: the unit runs on CPUs alone.
         tensor_parallel: GPUs that share each weight matrix.
         pipeline_parallel: Groups of GPUs that share the layers.
+        expert_parallel: The GPUs that share the weight matrices have whole experts.
         host_memory_gib: Memory needed on each node, where this may exceed the unit's share of the node by GPUs;
             0: the share is enough.
     """
@@ -28,6 +29,7 @@ class Shape:
     gpus_per_node: int = 0
     tensor_parallel: int = 1
     pipeline_parallel: int = 1
+    expert_parallel: bool = False
     host_memory_gib: float = 0.0
 
     @property
@@ -84,8 +86,8 @@ class PlannedUnit:
 
     @property
     def variant(self) -> Variant | None:
-        """The variant that the unit quantizes or evaluates; None for the merge."""
-        return None if isinstance(self.work, MergeWork) else self.work.variant
+        """The variant that the unit quantizes or evaluates; None for other units."""
+        return self.work.variant if isinstance(self.work, QuantizeWork | EvaluateWork) else None
 
     @property
     def variant_id(self) -> str | None:
@@ -94,8 +96,8 @@ class PlannedUnit:
 
     @property
     def address(self) -> str | None:
-        """Content address of the variant's responses, the same for all shards; None unless the unit evaluates."""
-        return self.work.address if isinstance(self.work, EvaluateWork) else None
+        """Content address of what the unit stages, or of the variant's responses (the same for all shards); or None."""
+        return self.work.address if isinstance(self.work, StageWork | EvaluateWork) else None
 
     @property
     def shard(self) -> Shard | None:

@@ -90,32 +90,57 @@ def lock_checkpoint(checkpoint: Path, me: LockOwner, report: Callable[[str], Non
     Raises:
         StorageError: The disk is full, or the folder is not writable, read-only or stale.
     """
-    folder = checkpoint.with_name(checkpoint.name + CLAIM_SUFFIX)
-    mine = _acquire(checkpoint, folder, me, report)
+    with lock_result(checkpoint, me, report, is_complete=checkpoint.is_dir, noun="checkpoint") as has_lock:
+        yield has_lock
+
+
+@contextlib.contextmanager
+def lock_result(
+    path: Path, me: LockOwner, report: Callable[[str], None], *, is_complete: Callable[[], bool], noun: str
+) -> Iterator[bool]:
+    """Hold the lock of a file or folder that several processes may create, as `lock_checkpoint` does.
+
+    Args:
+        path: The file or folder.
+        me: The owner to be.
+        report: Called with a message when waiting for another owner.
+        is_complete: Whether it has been created.
+        noun: What it is, for the message.
+
+    Yields:
+        True with the lock; False without it, because the result is complete.
+
+    Raises:
+        StorageError: The disk is full, or the folder is not writable, read-only or stale.
+    """
+    folder = path.with_name(path.name + CLAIM_SUFFIX)
+    mine = _acquire(folder, me, is_complete, lambda owner: report(_waiting_message(owner, folder, noun)))
     try:
         yield mine is not None
     finally:
         # A claim that cannot be released expires with its process.
         with contextlib.suppress(OSError):
-            if checkpoint.is_dir():
+            if is_complete():
                 _remove_claims(folder)
             elif mine:
                 (mine / RELEASED).touch()
 
 
-def _acquire(checkpoint: Path, folder: Path, me: LockOwner, report: Callable[[str], None]) -> Path | None:
-    """Return the folder of the claim that was created; None if the checkpoint exists."""
+def _acquire(
+    folder: Path, me: LockOwner, is_complete: Callable[[], bool], report: Callable[[LockOwner], None]
+) -> Path | None:
+    """Return the folder of the claim that was created; None if the result is complete."""
     liveness, reported = _OwnerLiveness(me), ""
-    while not checkpoint.is_dir():
+    while not is_complete():
         latest = _latest_number(folder)
         owner = _read_owner(folder / str(latest))
         if owner is None or liveness.is_gone(owner):
             mine = _create_claim(folder / str(latest + 1), me)
-            if mine and not checkpoint.is_dir():
+            if mine and not is_complete():
                 return mine
             continue  # another worker was faster, or has just finished
         if reported != owner.token:
-            report(_waiting_message(owner, folder))
+            report(owner)
             reported = owner.token
         time.sleep(POLL_INTERVAL_S)
     return None
@@ -156,11 +181,11 @@ def _remove_claims(folder: Path) -> None:
     shutil.rmtree(aside, ignore_errors=True)
 
 
-def _waiting_message(owner: LockOwner, folder: Path) -> str:
+def _waiting_message(owner: LockOwner, folder: Path, noun: str) -> str:
     if owner.launcher is Launcher.SLURM:
-        return f"waiting for job {owner.job_id} on {owner.node}, which is creating this checkpoint"
+        return f"waiting for job {owner.job_id} on {owner.node}, which is creating this {noun}"
     return (
-        f"waiting for {owner.node} (process {owner.process.split()[-2:][0]}), which has been creating this checkpoint "
+        f"waiting for {owner.node} (process {owner.process.split()[-2:][0]}), which has been creating this {noun} "
         f"since {owner.time}; if that host is gone, remove {folder}"
     )
 

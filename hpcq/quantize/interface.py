@@ -32,6 +32,8 @@ class QuantizeJob:
         device: "auto", "cpu" or "cuda".
         seed: Seed of all random number generators.
         trust_remote_code: Whether code in the checkpoint may run.
+        max_fallback_share: Largest share of layers that may be quantized by a simpler method than the scheme's, such as
+            rounded to nearest instead of GPTQ; above it the quantizer raises UserInputError.
         report: Call it with the current step ("calibrating layer 7 of 30"), as often as convenient. The first word is
             the phase under which the time is recorded.
         blocks: Where a quantizer that runs for hours stores finished blocks, so that a kill costs at most one block.
@@ -45,6 +47,7 @@ class QuantizeJob:
     device: str
     seed: int
     trust_remote_code: bool
+    max_fallback_share: float
     report: Callable[[str], None]
     blocks: BlockStore
 

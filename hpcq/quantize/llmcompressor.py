@@ -4,38 +4,43 @@ from __future__ import annotations
 
 import contextlib
 import copy
+import gc
 import os
 import random
-import shutil
 from collections.abc import Iterator
+from functools import partial
 from typing import Any
 
 from hpcq.core.errors import SetupError
 from hpcq.core.work_records import Calibration
-from hpcq.quantize.calibration import calibration_sequences
+from hpcq.quantize.calibration import CalibrationSet, calibration_set
+from hpcq.quantize.chat_template import chat_renderer
+from hpcq.quantize.coverage import check_coverage, declare, use_plain_linears
+from hpcq.quantize.experts import RoutedTokens, expert_linears, unpack_experts
+from hpcq.quantize.fallbacks import Fallbacks
 from hpcq.quantize.interface import QuantizeJob
-from hpcq.quantize.recipes import Recipe, make_recipe
+from hpcq.quantize.model_loading import LoadedModel, load_base, separator_token
+from hpcq.quantize.recipes import Recipe, make_recipe, rounds_activations
+from hpcq.quantize.saving import save_checkpoint
+from hpcq.quantize.self_check import Expectation, LogLikelihoods, check_saved
+from hpcq.quantize.transform_check import TransformCheck
+from hpcq.quantize.weight_check import WeightCheck
 
 TOKENS_PER_BATCH = 2048
 """Calibration tokens per forward pass. On one CPU core batches of 512 to 4096 tokens took the same time, smaller
 ones 20 % longer (SmolLM2-135M, float32)."""
 
 MAX_WARNINGS = 50
-EXPECTED_WARNING = "Calibration pipeline is set to"
-"""llmcompressor logs this warning for every pipeline that is not its own."""
+EXPECTED_WARNINGS = ("Calibration pipeline is set to", "No accelerator available", "Disabling tokenizer parallelism")
+"""Beginnings of llmcompressor's warnings about its pipeline, a CPU and tokenizers: no result depends on them."""
 
-TOKENIZER_FILES = (
-    "tokenizer.json",
-    "tokenizer_config.json",
-    "tokenizer.model",
-    "special_tokens_map.json",
-    "added_tokens.json",
-    "vocab.json",
-    "vocab.txt",
-    "merges.txt",
-    "chat_template.json",
-    "chat_template.jinja",
-    "generation_config.json",
+EXPERTS_UNROUNDED = (
+    "transformers computes experts with unrounded activations: with the backend 'accelerate' the scores of this "
+    "checkpoint are those of quantized weights, and of quantized activations only outside the experts."
+)
+NO_SEPARATOR = (
+    "Neither tokenizer nor model has an end-of-text token: the passages of the calibration text follow each other "
+    "without a separator."
 )
 
 
@@ -44,29 +49,120 @@ class LlmCompressorQuantizer:
 
     def quantize(self, job: QuantizeJob) -> dict[str, Any]:
         """Create the checkpoint in `job.output`; see `Quantizer`."""
-        recipe = make_recipe(job.scheme)
+        make_recipe(job.scheme)  # refuses what llmcompressor does not support before anything is loaded
         if job.device == "cpu":
             # llmcompressor 0.14 always uses the main accelerator if there is one. This is the only way to disable it,
             # and works only before torch queries devices.
             os.environ["CUDA_VISIBLE_DEVICES"] = ""
         job.report("loading")
         device = _seed_and_select_device(job)
-        model, tokenizer, saved_dtype = _load_model(job, device)
-        batches = _calibration_batches(job.calibration, tokenizer) if job.calibration else None
-        compute_dtype = _compute_dtype(device, saved_dtype)
-        job.blocks.set_environment(device=device, compute_dtype=compute_dtype)
-        job.report("calibrating" if job.calibration else "quantizing")
-        with _without_pinning(), _collected_warnings() as warnings:
-            _apply(_modifiers(recipe, saved_dtype), model, tokenizer, batches, job, warnings)
-        job.report("saving")
-        _save(model, job, saved_dtype)
-        return {
-            "warnings": warnings,
-            "recipe": [[name, settings] for name, settings in recipe],
-            "device": device,
-            "compute_dtype": compute_dtype,
-            "saved_dtype": saved_dtype,
-        }
+        # The model in memory is released before the saved one is loaded.
+        try:
+            facts, saved = _quantize_and_save(job, device)
+        finally:
+            _forget_session()
+        job.report("checking the saved checkpoint")
+        reloaded = check_saved(job.output, saved, job.scheme, trust_remote_code=job.trust_remote_code)
+        return {**facts, "self_check": {**facts["self_check"], "reloaded": reloaded}}
+
+
+def _quantize_and_save(job: QuantizeJob, device: str) -> tuple[dict[str, Any], Expectation]:
+    """Quantize the base and write the checkpoint.
+
+    Returns:
+        Facts for the metadata, and the log-likelihoods that the saved checkpoint must have.
+    """
+    from hpcq.quantize.resumable_pipeline import resumable
+
+    # CPUs without AVX512-BF16 or AMX emulate bfloat16: measured 5x slower than float32 (torch 2.13, AVX2).
+    base = load_base(
+        job.base, compute_dtype="float32" if device == "cpu" else None, trust_remote_code=job.trust_remote_code
+    )
+    compute_dtype = "float32" if device == "cpu" else base.saved_dtype
+    calibration = _calibration_set(job.calibration, base) if job.calibration else None
+    batches = _batches(calibration.sequences) if calibration else None
+    likelihoods = LogLikelihoods(base.model, base.tokenizer, dtype=compute_dtype)
+    unpack_experts(base.model, job.scheme)
+    declaration = declare(base.model, job.scheme)
+    use_plain_linears(base.model, declaration)
+    likelihoods.check_unchanged(base.model, "Replacing layers by plain linear layers", fix="choose another model")
+    recipe = make_recipe(job.scheme, declaration.ignore)
+    job.blocks.set_environment(device=device, compute_dtype=compute_dtype)
+    job.report("calibrating" if job.calibration else "quantizing")
+    transforms, routed = TransformCheck(likelihoods, base.model), RoutedTokens()
+    modifiers = _modifiers(recipe, base.saved_dtype)
+    transforms.check_layers(modifiers)
+    weights = WeightCheck(base.model, job.scheme)
+    fallbacks = Fallbacks(modifiers, layers=len(declaration.quantized), max_share=job.max_fallback_share)
+
+    def check_pass(modifier: Any) -> None:
+        fallbacks.check(modifier, is_complete=True)
+        if transforms.check_pass(modifier):
+            weights.take_base(base.model)
+
+    with (
+        _without_pinning(),
+        _collected_warnings() as warnings,
+        resumable(
+            job.blocks,
+            job.report,
+            warnings,
+            routed=routed,
+            check_block=partial(fallbacks.check, is_complete=False),
+            check_pass=check_pass,
+        ),
+    ):
+        _apply(modifiers, base, batches, job)
+    coverage = check_coverage(base.model, declaration)
+    effect = likelihoods.difference(base.model)
+    experts = expert_linears(base.model)
+    rounding = weights.check_rounding(base.model)
+    saved = likelihoods.expectation(base.model, unrounded=experts, weights=weights.rounded)
+    job.report("saving")
+    save_checkpoint(base.model, job.base, job.output, base.saved_dtype, unquantized=declaration.unquantized)
+    own_warnings = {
+        routed.warning(): True,
+        EXPERTS_UNROUNDED: experts and rounds_activations(job.scheme),
+        NO_SEPARATOR: job.calibration and separator_token(base) is None,
+    }
+    facts = {
+        "warnings": [*warnings, *(text for text, applies in own_warnings.items() if text and applies)],
+        "recipe": [[name, settings] for name, settings in recipe],
+        "device": device,
+        "compute_dtype": compute_dtype,
+        "saved_dtype": base.saved_dtype,
+        "coverage": coverage,
+        "fallbacks": fallbacks.facts,
+        "self_check": {"quantization": round(effect, 6), **transforms.facts, "weights": rounding},
+        **({"calibration": calibration.facts} if calibration else {}),
+        **({"experts": routed.summary()} if routed.counts else {}),
+    }
+    return facts, saved
+
+
+def _apply(modifiers: list[Any], base: LoadedModel, batches: Any, job: QuantizeJob) -> None:
+    """Run the recipe on the model, in place. Blocks that an earlier attempt committed are restored."""
+    from llmcompressor import oneshot
+
+    from hpcq.quantize.resumable_pipeline import PIPELINE
+
+    oneshot(
+        model=base.model,
+        recipe=modifiers,
+        dataset=batches,
+        processor=base.tokenizer,
+        pipeline=PIPELINE,
+        trust_remote_code_model=job.trust_remote_code,
+        moe_calibrate_all_experts=True,
+    )
+
+
+def _forget_session() -> None:
+    """Release what llmcompressor's session refers to, such as the model."""
+    from llmcompressor import active_session
+
+    active_session().reset()
+    gc.collect()
 
 
 def _seed_and_select_device(job: QuantizeJob) -> str:
@@ -82,56 +178,26 @@ def _seed_and_select_device(job: QuantizeJob) -> str:
     return "cuda" if has_cuda else "cpu"
 
 
-def _compute_dtype(device: str, saved_dtype: str) -> str:
-    """Return the dtype to compute in: float32 on CPUs, the checkpoint's own on GPUs."""
-    # CPUs without AVX512-BF16 or AMX emulate bfloat16: measured 5x slower than float32 (torch 2.13, AVX2).
-    return "float32" if device == "cpu" else saved_dtype
-
-
-def _load_model(job: QuantizeJob, device: str) -> tuple[Any, Any, str]:
-    """Return the base model in evaluation mode, its tokenizer, and the name of the dtype that it was saved in."""
-    import torch
-    from transformers import AutoConfig, AutoModelForCausalLM, AutoTokenizer
-
-    config = AutoConfig.from_pretrained(job.base, trust_remote_code=job.trust_remote_code)
-    saved_dtype = str(getattr(config, "dtype", None) or torch.float32).removeprefix("torch.")
-    model = AutoModelForCausalLM.from_pretrained(
-        job.base,
-        dtype=getattr(torch, _compute_dtype(device, saved_dtype)),
-        trust_remote_code=job.trust_remote_code,
-    )
-    tokenizer = AutoTokenizer.from_pretrained(job.base, trust_remote_code=job.trust_remote_code)
-    return model.eval(), tokenizer, saved_dtype
-
-
-def _calibration_batches(calibration: Calibration, tokenizer: Any) -> Any:
-    """Return the calibration set as a DataLoader, which `oneshot` neither truncates nor shuffles."""
-    import torch
-
-    sequences = calibration_sequences(
+def _calibration_set(calibration: Calibration, base: LoadedModel) -> CalibrationSet:
+    return calibration_set(
         calibration,
-        lambda text: tokenizer(text, add_special_tokens=False, verbose=False)["input_ids"],
-        separator=tokenizer.eos_token_id,
+        lambda text: base.tokenizer(text, add_special_tokens=False, verbose=False)["input_ids"],
+        separator=separator_token(base),
+        render_chat=chat_renderer(base.tokenizer),
     )
-    size = max(1, TOKENS_PER_BATCH // calibration.sequence_length)
+
+
+def _batches(sequences: list[list[int]]) -> Any:
+    """Return calibration sequences as a DataLoader, which `oneshot` neither truncates nor shuffles."""
+    import torch
+
+    size = max(1, TOKENS_PER_BATCH // len(sequences[0]))
     samples = [torch.tensor(sequences[start : start + size]) for start in range(0, len(sequences), size)]
     return torch.utils.data.DataLoader(
         [{"input_ids": ids, "attention_mask": torch.ones_like(ids)} for ids in samples],
         batch_size=None,
         shuffle=False,
     )
-
-
-def _apply(
-    modifiers: list[Any], model: Any, tokenizer: Any, batches: Any, job: QuantizeJob, warnings: list[str]
-) -> None:
-    """Run the recipe on `model`, in place. Blocks that an earlier attempt committed are restored."""
-    from llmcompressor import oneshot
-
-    from hpcq.quantize.resumable_pipeline import PIPELINE, resumable
-
-    with resumable(job.blocks, job.report, warnings):
-        oneshot(model=model, recipe=modifiers, dataset=batches, processor=tokenizer, pipeline=PIPELINE)
 
 
 def _modifiers(recipe: Recipe, saved_dtype: str) -> list[Any]:
@@ -157,31 +223,6 @@ def _with_scale_dtype(settings: dict[str, Any], saved_dtype: str) -> dict[str, A
             if not arguments["dynamic"]:
                 arguments["scale_dtype"] = f"torch.{saved_dtype}"
     return settings
-
-
-def _save(model: Any, job: QuantizeJob, saved_dtype: str) -> None:
-    """Write weights as compressed tensors in `saved_dtype`, and copy the base's tokenizer."""
-    import torch
-    from compressed_tensors.compressors import ModelCompressor
-
-    dtype = getattr(torch, saved_dtype)
-    for module in model.modules():
-        scheme = getattr(module, "quantization_scheme", None)
-        for arguments in (scheme.weights, scheme.input_activations) if scheme else ():
-            if arguments is not None:
-                # No longer needed, and older readers of the saved configuration do not know this field.
-                arguments.scale_dtype = None
-    # Compress before casting: float8 and integer weights keep their dtype; all others were loaded from `saved_dtype`.
-    ModelCompressor.from_pretrained_model(model).compress_model(model)
-    for tensor in (*model.parameters(), *model.buffers()):
-        if tensor.dtype == torch.float32:
-            tensor.data = tensor.data.to(dtype)
-    model.config.dtype = dtype
-    model.save_pretrained(job.output)
-    for name in TOKENIZER_FILES:
-        # Copied, not saved with transformers: newer versions write class names that older ones do not know.
-        if (job.base / name).is_file():
-            shutil.copyfile(job.base / name, job.output / name)
 
 
 @contextlib.contextmanager
@@ -217,7 +258,7 @@ def _collected_warnings() -> Iterator[list[str]]:
     def collect(message: Any) -> None:
         # llmcompressor's own level METRIC is above WARNING, so a filter by level alone would not exclude it.
         text = message.record["message"]
-        if message.record["level"].name == "METRIC" or text.startswith(EXPECTED_WARNING):
+        if message.record["level"].name == "METRIC" or text.startswith(EXPECTED_WARNINGS):
             return
         if text not in warnings and len(warnings) < MAX_WARNINGS:
             warnings.append(text)

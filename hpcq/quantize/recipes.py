@@ -5,6 +5,7 @@ The names are those of llmcompressor 0.14 and compressed-tensors 0.19; neither i
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from typing import Any
 
 from hpcq.core.errors import UserInputError
@@ -21,14 +22,21 @@ _NUMBER_FORMATS: dict[str, tuple[str, int]] = {
 _UNQUANTIZED = ("fp32", "bf16", "fp16")
 
 
-def make_recipe(scheme: Scheme) -> Recipe:
+def make_recipe(scheme: Scheme, ignore: Sequence[str] | None = None) -> Recipe:
     """Return the recipe of `scheme`.
+
+    Args:
+        scheme: How to quantize.
+        ignore: Patterns of the modules that stay unquantized in the model; None: those of the scheme.
 
     Raises:
         UserInputError: llmcompressor does not support the scheme, or not with correct results.
     """
     _check_supported(scheme)
-    groups = {"config_groups": {"group_0": config_group(scheme)}, "ignore": list(scheme.ignore)}
+    groups = {
+        "config_groups": {"group_0": config_group(scheme)},
+        "ignore": list(scheme.ignore if ignore is None else ignore),
+    }
     match scheme.method:
         case "rtn":
             return [("QuantizationModifier", groups)]
@@ -49,6 +57,11 @@ def make_recipe(scheme: Scheme) -> Recipe:
             )
 
 
+def rounds_activations(scheme: Scheme) -> bool:
+    """Return whether the scheme quantizes activations."""
+    return scheme.activations not in _UNQUANTIZED
+
+
 def config_group(scheme: Scheme) -> dict[str, Any]:
     """Return the scheme's number formats as a `config_groups` entry of compressed-tensors.
 
@@ -66,7 +79,7 @@ def config_group(scheme: Scheme) -> dict[str, Any]:
             "dynamic": False,
         },
     }
-    if scheme.activations not in _UNQUANTIZED:
+    if rounds_activations(scheme):
         kind, bits = _NUMBER_FORMATS[scheme.activations]
         group["input_activations"] = {
             "num_bits": bits,

@@ -36,6 +36,7 @@ from llmcompressor.utils.helpers import DisableQuantization, calibration_forward
 from llmcompressor.utils.pytorch.module import infer_sequential_targets
 
 from hpcq.quantize.block_store import Block, BlockStore
+from hpcq.quantize.experts import RoutedTokens
 from hpcq.quantize.safetensors_io import RawTensor
 
 PIPELINE = "resumable"
@@ -46,21 +47,43 @@ class _Context:
     blocks: BlockStore
     report: Callable[[str], None]
     warnings: list[str]
+    routed: RoutedTokens
+    check_block: Callable[[Any], None]
+    check_pass: Callable[[Any], None]
 
 
 _context: ContextVar[_Context] = ContextVar("resumable_context")
 
 
 @contextlib.contextmanager
-def resumable(blocks: BlockStore, report: Callable[[str], None], warnings: list[str]) -> Iterator[None]:
+def resumable(
+    blocks: BlockStore,
+    report: Callable[[str], None],
+    warnings: list[str],
+    *,
+    routed: RoutedTokens,
+    check_block: Callable[[Any], None],
+    check_pass: Callable[[Any], None],
+) -> Iterator[None]:
     """Set the context of the pipeline, which `oneshot` constructs without arguments.
 
     Args:
         blocks: Where blocks are committed and restored.
         report: Called with the current step.
         warnings: llmcompressor's warnings so far; those logged during a block are stored with it.
+        routed: Counts the tokens of each expert; the counts of a block are stored with it.
+        check_block: Called with a modifier after each block that it has calibrated.
+        check_pass: Called with a modifier after its pass, while nothing is rounded that is not rounded for good.
     """
-    token = _context.set(_Context(blocks=blocks, report=report, warnings=warnings))
+    context = _Context(
+        blocks=blocks,
+        report=report,
+        warnings=warnings,
+        routed=routed,
+        check_block=check_block,
+        check_pass=check_pass,
+    )
+    token = _context.set(context)
     try:
         yield
     finally:
@@ -79,6 +102,7 @@ class ResumablePipeline(CalibrationPipeline):
         """Calibrate `model` for the modifiers of the active session."""
         recipe = active_session().lifecycle.recipe
         modifiers = recipe.modifiers
+        _invalidate_scales(model)
         with patch_attr(recipe, "modifiers", None):
             for number, modifier in enumerate(modifiers):
                 recipe.modifiers = [modifier]
@@ -86,9 +110,24 @@ class ResumablePipeline(CalibrationPipeline):
                     _calibrate(f"{number}-{type(modifier).__name__}", modifier, model, dataloader, dataset_args)
                 else:
                     CalibrationPipeline.load_from_registry("datafree")(model, dataloader, dataset_args)
+                with DisableQuantization(model):
+                    _context.get().check_pass(modifier)
 
 
 CalibrationPipeline.register_value(ResumablePipeline, PIPELINE)
+
+
+def _invalidate_scales(model: Any) -> None:
+    """Set all scales to NaN, so that a scale that is never computed is detected.
+
+    compressed-tensors 0.19 allocates scales without a value. A layer that the calibration text does not reach would
+    keep uninitialized memory as its scales.
+    """
+    for module in model.modules():
+        if getattr(module, "quantization_scheme", None) is not None:
+            for name, tensor in module.named_parameters(recurse=False):
+                if name.endswith("_scale"):
+                    update_offload_parameter(module, name, torch.full_like(tensor, torch.nan))
 
 
 def _calibrate(stage: str, modifier: Any, model: Any, dataloader: Any, dataset_args: Any) -> None:
@@ -147,6 +186,7 @@ class _Step:
             update_offload_parameter(self._model.get_submodule(module), attribute, _from_raw(raw))
         for name, value in block.facts["modifier"].items():
             setattr(self._modifier, name, value)
+        self._context.routed.counts.update(block.facts.get("routed", {}))
         warnings = self._context.warnings
         warnings.extend(text for text in block.facts["warnings"] if text not in warnings)
         return True
@@ -158,13 +198,19 @@ class _Step:
         tensors = _tensor_reader(self._model, modules)
         before = {name: _digest(tensor) for name, tensor in tensors()}
         state = active_session().state
-        for number, inputs in _batches(activations, subgraph):
-            state.current_batch_idx = number
-            subgraph.forward(self._model, **inputs)
+        with self._context.routed.counted(self._model) as routed:
+            for number, inputs in _batches(activations, subgraph):
+                state.current_batch_idx = number
+                subgraph.forward(self._model, **inputs)
         LifecycleCallbacks.sequential_epoch_end(modules)
         changed = {name: _to_raw(tensor) for name, tensor in tensors() if _digest(tensor) != before[name]}
-        facts = {"modifier": _json_state(self._modifier), "warnings": list(self._context.warnings)}
+        facts = {
+            "modifier": _json_state(self._modifier),
+            "warnings": list(self._context.warnings),
+            **({"routed": routed} if routed else {}),
+        }
         self._context.blocks.commit(self._name, Block(tensors=changed, facts=facts))
+        self._context.check_block(self._modifier)
 
     def propagate(self, subgraph: Any, activations: Any) -> None:
         """Compute the next block's inputs with the quantized block."""

@@ -14,19 +14,20 @@ from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
-from hpcq.catalog.hf_config import find_config_shape
-from hpcq.catalog.schemes import group_size_problem
+from hpcq.catalog.checkpoint_problems import has_tokenizer
 from hpcq.core.attempts import Attempt, utc_now
+from hpcq.core.checkpoint_files import METADATA_FILE
+from hpcq.core.digests import digest_of_model, rename_in_cache
 from hpcq.core.environments import NAME_VARIABLE
-from hpcq.core.errors import SetupError, UserInputError, WorkerError
+from hpcq.core.errors import WorkerError
 from hpcq.core.files import committed_folder, digest_of_file
 from hpcq.core.versions import check_versions, installed_versions
-from hpcq.core.work_records import SYNTHETIC, QuantizeWork, Scheme, Variant
+from hpcq.core.work_records import SYNTHETIC, QuantizeWork, Variant
+from hpcq.quantize.base_checkpoint import check_base
 from hpcq.quantize.block_store import BLOCKS_SUFFIX, BlockStore
 from hpcq.quantize.checkpoint_lock import LockOwner, lock_checkpoint
 from hpcq.quantize.interface import QuantizeJob, make_quantizer
 
-METADATA_FILE = "hpcq.json"
 METADATA_SCHEMA = 1
 DEFAULT_SEED = 1234
 REPORT_INTERVAL_S = 2.0
@@ -39,8 +40,6 @@ RECORDED_VERSIONS = (
     "torch",
     "transformers",
 )
-MAIN_TOKENIZER_FILES = ("tokenizer.json", "tokenizer.model", "tokenizer_config.json", "vocab.json")
-"""A checkpoint has a tokenizer if it has at least one of these."""
 
 
 def quantize(work: QuantizeWork, attempt: Attempt) -> None:
@@ -56,7 +55,7 @@ def quantize(work: QuantizeWork, attempt: Attempt) -> None:
     if not path.is_dir():
         check_versions(work.variant.versions)
         if not _is_synthetic(work):
-            _check_base(Path(work.variant.model.path or ""), work)
+            check_base(work.variant)
     timer = PhaseTimer(lambda phase: attempt.update(phase=phase))
     with lock_checkpoint(path, LockOwner.from_attempt(attempt.record), timer.report) as has_lock:
         if has_lock:
@@ -81,22 +80,28 @@ def _create_checkpoint(work: QuantizeWork, attempt: Attempt, timer: PhaseTimer) 
     )
     with committed_folder(path) as folder:
         job = QuantizeJob(
-            base=Path(variant.model.path or ""),
+            # A rehearsal needs no base: the path that it gets does not exist.
+            base=Path(variant.model.path or path / "no-base-checkpoint"),
             output=folder,
             scheme=variant.scheme,
             calibration=variant.calibration,
             device=work.device,
             seed=variant.calibration.seed if variant.calibration else DEFAULT_SEED,
             trust_remote_code=variant.model.trust_remote_code,
+            max_fallback_share=work.max_fallback_share,
             report=timer.report,
             blocks=blocks,
         )
         facts = make_quantizer(variant.scheme.tool).quantize(job)
         _check_result(folder, needs_tokenizer=not _is_synthetic(work))
+        if not _is_synthetic(work):
+            timer.report("hashing")
+            facts = {**facts, "digest": digest_of_model(folder, ignored=(METADATA_FILE,))}
         metadata = _metadata(work, job, facts, seconds=timer.seconds(), folder=folder)
         text = json.dumps(metadata, indent=1, sort_keys=True, ensure_ascii=False)
         (folder / METADATA_FILE).write_text(text + "\n", encoding="utf-8")
         _widen_permissions(folder)
+    rename_in_cache(folder, path)
     reported = ("seconds", "peak_memory_bytes", "bytes_on_disk", "device", "versions")
     attempt.update(phase="done", facts={name: metadata[name] for name in reported})
 
@@ -150,43 +155,10 @@ def _versions(variant: Variant) -> dict[str, str]:
     return installed_versions({*RECORDED_VERSIONS, *(name for name, _ in variant.versions)})
 
 
-def _check_base(base: Path, work: QuantizeWork) -> None:
-    model, scheme = work.variant.model, work.variant.scheme
-    if not (base / "config.json").is_file():
-        raise SetupError(f"{base}: config.json of {model.id} is missing: stage the manifest, or correct models.path.")
-    if not any((base / name).is_file() for name in MAIN_TOKENIZER_FILES):
-        raise SetupError(f"{base}: the checkpoint of {model.id} has no tokenizer: add its tokenizer files.")
-    config = json.loads((base / "config.json").read_text(encoding="utf-8"))
-    if config.get("quantization_config"):
-        raise UserInputError(
-            f"'{scheme.name}' cannot quantize {model.id}: {base} is already quantized: name an unquantized checkpoint."
-        )
-    check_group_size(scheme, config, model.id)
-
-
-def check_group_size(scheme: Scheme, config: Mapping[str, Any], model_name: str) -> None:
-    """Check that the group size of `scheme` divides the inputs of every linear layer.
-
-    A configuration that the catalog cannot parse, such as that of a mixture of experts, passes.
-
-    Args:
-        scheme: Any scheme; without groups it passes.
-        config: Content of the base checkpoint's config.json.
-        model_name: Id or path of the model, for the message.
-
-    Raises:
-        UserInputError: The inputs of a layer are not a multiple of the group size.
-    """
-    shape = find_config_shape(config.get("text_config") or config)
-    problem = group_size_problem(scheme, shape) if shape else None
-    if problem:
-        raise UserInputError(problem.sentence(model_name, names_layer=True))
-
-
 def _check_result(folder: Path, *, needs_tokenizer: bool) -> None:
     """Check that the tool left a complete checkpoint; its return alone is no evidence."""
     missing = [name for name in ("config.json", "*.safetensors") if not any(folder.glob(name))]
-    if needs_tokenizer and not any((folder / name).is_file() for name in MAIN_TOKENIZER_FILES):
+    if needs_tokenizer and not has_tokenizer(folder):
         missing.append("tokenizer")
     if missing:
         raise WorkerError(f"The quantization tool returned without {' and '.join(missing)}: see the unit's log.")

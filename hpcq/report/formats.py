@@ -110,7 +110,13 @@ def format_markdown(report: Report) -> str:
         lines=tuple(tuple(map(_escape_markdown, line)) for line in report.table.lines),
     )
     title = _escape_markdown(table.title)
-    lines = [f"### {title}", "", _tabulated(table, "pipe"), "", *(f"- {note}" for note in table.notes)]
+    lines = [
+        f"### {title}",
+        "",
+        _tabulated(table, "pipe"),
+        "",
+        *(f"- {_escape_markdown(note)}" for note in table.notes),
+    ]
     return "\n".join(lines) + "\n"
 
 
@@ -119,7 +125,9 @@ def format_csv(report: Report) -> str:
     output = io.StringIO()
     writer = csv.DictWriter(output, fieldnames=[field.name for field in dataclasses.fields(Row)])
     writer.writeheader()
-    writer.writerows(row.as_json() for row in report.rows)
+    for row in report.rows:
+        marks = "; ".join(mark.sentence for mark in row.marks)
+        writer.writerow({**row.as_json(), "marks": marks, "failure": row.failure.sentence if row.failure else None})
     return output.getvalue()
 
 
@@ -135,6 +143,8 @@ _LATEX_SYMBOLS = str.maketrans(
     }
 )
 """Applied after tabulate has escaped LaTeX's special characters."""
+_LATEX_MARK = re.compile(r"\\\^\{\}([A-Z?,]+)(?![A-Za-z])")
+"""Symbol of a mark, as tabulate escapes it."""
 
 
 def format_latex(report: Report) -> str:
@@ -148,7 +158,8 @@ def format_latex(report: Report) -> str:
         _tabulated(report.table, "latex_booktabs"),
         r"\end{table}",
     ]
-    return "\n".join(lines).translate(_LATEX_SYMBOLS) + "\n"
+    without_ligatures = re.sub("-(?=-)", "-{}", "\n".join(lines))
+    return _LATEX_MARK.sub(r"\\textsuperscript{\1}", without_ligatures.translate(_LATEX_SYMBOLS)) + "\n"
 
 
 _STYLE = (

@@ -5,11 +5,12 @@ from __future__ import annotations
 import dataclasses
 from collections import Counter
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
 from hpcq.core.errors import RunIncompleteError
+from hpcq.report.failed_variants import VariantFailure
 from hpcq.report.formats import FORMATTERS, Report
 from hpcq.report.published import add_published_scores, find_studies
 from hpcq.report.rows import Row, make_rows
@@ -27,11 +28,13 @@ class MergedRun:
         name: Name of the run.
         results: Path of `results.h5`.
         plan_document: Content of `plan.json`.
+        failures: Why variants have missing responses, by variant.
     """
 
     name: str
     results: Path
     plan_document: Mapping[str, Any]
+    failures: Mapping[str, VariantFailure] = field(default_factory=dict)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -85,12 +88,13 @@ def report_rows(runs: Sequence[MergedRun], *, compare: str | None = None) -> Com
         rows += _rows_of(run, results)
         for note in dict.fromkeys(_notes_of(run, results)):
             runs_of_note.setdefault(note, []).append(run.name)
-    if not rows:
-        raise RunIncompleteError(f"{names}: no task is complete enough to be scored yet.")
+    if not any(row.value is not None or row.is_withheld for row in rows):
+        failures = [failure.sentence for run in runs for failure in run.failures.values()]
+        raise RunIncompleteError("\n".join([f"{names}: no task is complete enough to be scored yet.", *failures]))
     notes = [
         note if len(noting) == len(runs) else f"{', '.join(noting)}: {note}" for note, noting in runs_of_note.items()
     ]
-    if any(row.n < FEW_ITEMS for row in rows):
+    if any(row.value is not None and row.n < FEW_ITEMS for row in rows):
         notes.append("Few items (n): a difference below about twice the standard error is not significant.")
     cross_backend = sorted({f"{row.scheme} by {row.backend}" for row in rows if row.is_cross_backend})
     if cross_backend:
@@ -130,10 +134,15 @@ def _rows_of(run: MergedRun, results: Results) -> list[Row]:
             f"({results.merge['found']} of {results.merge['expected']} merged), so this run has no scores."
         )
     units = run.plan_document["units"]
+    # A model that was repaired after its unit had failed is another variant; the last merge may have the earlier one.
+    planned = {unit["variant"] for unit in units}
     return make_rows(
-        dataclasses.replace(results, run=run.name),
+        dataclasses.replace(
+            results, run=run.name, variants=tuple(one for one in results.variants if one.variant in planned)
+        ),
         variant_order=list(dict.fromkeys(unit["variant"] for unit in units if unit["variant"])),
         task_order=list(dict.fromkeys(task for unit in units for task in unit["tasks"])),
+        failures=run.failures,
     )
 
 
@@ -146,4 +155,6 @@ def _notes_of(run: MergedRun, results: Results) -> list[str]:
         )
     if merge["conflicts"]:
         notes.append(f"{merge['conflicts']} requests have conflicting responses: see `hpcq merge {run.name}`.")
+    if any(variant.marks is None for variant in results.variants):
+        notes.append(f"merged by an earlier version, which did not verify the responses: run `hpcq merge {run.name}`.")
     return notes

@@ -46,7 +46,7 @@ def add_published_scores(rows: Sequence[Row], studies: Sequence[str]) -> tuple[l
 
 
 def _add_published_score(row: Row, studies: Sequence[str]) -> Row:
-    if not row.is_main:
+    if not row.is_main or row.value is None:
         return row
     for study in studies:
         published = find_published_score(study, row.model, row.scheme, row.task)

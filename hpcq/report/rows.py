@@ -3,15 +3,21 @@
 from __future__ import annotations
 
 import dataclasses
-from collections.abc import Sequence
+from collections import defaultdict
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
+from math import nan
+from types import MappingProxyType
 from typing import Any
 
 from hpcq.catalog.tasks import find_task
+from hpcq.report.failed_variants import VariantFailure
 from hpcq.report.model_labels import ModelIdentity
 from hpcq.store import Results, Score, VariantScores
+from hpcq.verify.marks import Mark, marks_of_task
 
 UNQUANTIZED_TOOL = "none"
+_CHECKPOINT_KEYS = ("checkpoint", "checkpoint_revision")
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -28,7 +34,7 @@ class Row:
         task: Name of the task.
         metric: Name of the metric.
         filter: lm-eval's filter of the responses.
-        value: The score.
+        value: The score; None if it is withheld (`marks` has the reason), or if responses are missing.
         stderr: Standard error of the score.
         n: Number of items.
         is_main: Whether tables show this metric for the task.
@@ -40,12 +46,18 @@ class Row:
         evaluate_seconds: Time to answer the requests, summed over shards.
         asked_tokens: Tokens of all log-likelihood requests of the variant, without prefix sharing.
         computed_tokens: Tokens computed for these requests.
-        prefix_sharing: 'exact', or the reason why prefixes were not shared.
+        prefix_sharing: 'exact' (within 1e-4), 'within rounding', or the reason why prefixes were not shared.
+        prefix_sharing_difference: Largest difference, in nats, of a log-likelihood in the check of prefix sharing.
+        prefix_sharing_tolerance: Largest difference that was permitted.
+        batch_difference: Largest difference of a log-likelihood between two batch sizes, without shared prefixes.
         published_value: Score in a published study, in percent.
         published_delta: `100 * value - published_value`.
         published_source: Name of that study.
         model_revision: Commit, branch or tag of the model on the hub; None if none was named.
         model_digest: SHA-256 of the model's files; None if it is unknown.
+        checkpoint: Id of the checkpoint, with its commit, if others quantized it.
+        marks: Warnings about the score: the marks of the task, and those of all tasks of the variant.
+        failure: Why responses are missing; None if none is, or if no unit has failed.
     """
 
     run: str
@@ -57,7 +69,7 @@ class Row:
     task: str
     metric: str
     filter: str
-    value: float
+    value: float | None
     stderr: float | None
     n: int
     is_main: bool
@@ -70,11 +82,17 @@ class Row:
     asked_tokens: int | None = None
     computed_tokens: int | None = None
     prefix_sharing: str | None = None
+    prefix_sharing_difference: float | None = None
+    prefix_sharing_tolerance: float | None = None
+    batch_difference: float | None = None
     published_value: float | None = None
     published_delta: float | None = None
     published_source: str | None = None
     model_revision: str | None = None
     model_digest: str | None = None
+    checkpoint: str | None = None
+    marks: tuple[Mark, ...] = ()
+    failure: VariantFailure | None = None
 
     @property
     def model_identity(self) -> ModelIdentity:
@@ -86,9 +104,14 @@ class Row:
         """Whether another backend evaluated the baseline."""
         return self.baseline_backend not in (None, self.backend)
 
+    @property
+    def is_withheld(self) -> bool:
+        """Whether the responses are there, but the score would be wrong."""
+        return self.value is None and any(mark.kind.withholds_score for mark in self.marks)
+
     def as_json(self) -> dict[str, Any]:
         """Return the row as plain JSON types."""
-        return dataclasses.asdict(self)
+        return {**dataclasses.asdict(self), "marks": [mark.as_json() for mark in self.marks]}
 
 
 def make_rows(
@@ -96,30 +119,57 @@ def make_rows(
     *,
     variant_order: Sequence[str] = (),
     task_order: Sequence[str] = (),
+    failures: Mapping[str, VariantFailure] = MappingProxyType({}),
 ) -> list[Row]:
-    """Return one row per score.
+    """Return one row per score, and a row without value for each planned task of a variant that has no score.
 
     Args:
         results: Merged results of a run.
         variant_order: Variants in the order of the plan.
         task_order: Tasks in the order of the plan.
+        failures: Why variants have missing responses.
     """
     variants = sorted(results.variants, key=lambda item: _rank(variant_order, item.variant))
     rows = [
-        _row(results.run, variant, score)
+        row
         for variant in variants
-        for score in sorted(
-            variant.scores, key=lambda score: (_rank(task_order, score.task), score.metric, score.filter)
+        for row in sorted(
+            _rows(results.run, variant, task_order, failures.get(variant.variant)),
+            key=lambda row: (_rank(task_order, row.task), row.metric, row.filter),
         )
     ]
-    return _with_baselines(rows)
+    return _with_baselines(_with_distinct_schemes(rows))
 
 
 def _rank(order: Sequence[str], name: str) -> tuple[int, str]:
     return (order.index(name) if name in order else len(order), name)
 
 
-def _row(run: str, variant: VariantScores, score: Score) -> Row:
+def _rows(run: str, variant: VariantScores, tasks: Sequence[str], failure: VariantFailure | None) -> Iterator[Row]:
+    """Yield the scores of a variant, and a row without value for each task whose main score is withheld or missing."""
+    marks = tuple(Mark.from_json(document) for document in variant.marks or ())
+    for score in variant.scores:
+        yield _row(run, variant, score, marks_of_task(marks, score.task))
+    scored = {(score.task, score.metric, score.filter) for score in variant.scores}
+    for name in sorted({mark.task for mark in marks if mark.kind.withholds_score}):
+        unscored = _unscored(name)
+        if (name, unscored.metric, unscored.filter) not in scored:
+            yield dataclasses.replace(_row(run, variant, unscored, marks_of_task(marks, name)), value=None)
+    named = {score.task for score in variant.scores} | {mark.task for mark in marks if mark.kind.withholds_score}
+    for name in dict.fromkeys(tasks):
+        if name not in named:
+            row = _row(run, variant, _unscored(name), marks_of_task(marks, name))
+            yield dataclasses.replace(row, value=None, failure=failure)
+
+
+def _unscored(name: str) -> Score:
+    """Return the place of a task's main score."""
+    task = find_task(name)
+    metric, filter_ = (task.metric, task.filter) if task else ("", "")
+    return Score(task=name, metric=metric, filter=filter_, value=nan, stderr=None, n=0)
+
+
+def _row(run: str, variant: VariantScores, score: Score, marks: tuple[Mark, ...]) -> Row:
     provenance = variant.provenance
     task = find_task(score.task)
     return Row(
@@ -142,9 +192,31 @@ def _row(run: str, variant: VariantScores, score: Score) -> Row:
         asked_tokens=int(provenance["asked_tokens"]) if "asked_tokens" in provenance else None,
         computed_tokens=int(provenance["computed_tokens"]) if "computed_tokens" in provenance else None,
         prefix_sharing=str(provenance.get("prefix_sharing") or "") or None,
+        prefix_sharing_difference=_number(provenance, "prefix_sharing_difference"),
+        prefix_sharing_tolerance=_number(provenance, "prefix_sharing_tolerance"),
+        batch_difference=_number(provenance, "batch_difference"),
         model_revision=str(provenance.get("model_revision") or "") or None,
         model_digest=str(provenance.get("model_digest") or "") or None,
+        checkpoint="@".join(filter(None, (str(provenance.get(key) or "") for key in _CHECKPOINT_KEYS))) or None,
+        marks=marks,
     )
+
+
+def _number(provenance: Mapping[str, Any], name: str) -> float | None:
+    return float(provenance[name]) if name in provenance else None
+
+
+def _with_distinct_schemes(rows: Sequence[Row]) -> list[Row]:
+    """Name the checkpoint, not only its publisher, where a model has several checkpoints with one scheme name."""
+    variants: dict[tuple[ModelIdentity, str], set[str]] = defaultdict(set)
+    for row in rows:
+        variants[row.model_identity, row.scheme].add(row.variant)
+    return [
+        dataclasses.replace(row, scheme=f"{row.scheme.rpartition(' (')[0]} ({row.checkpoint})")
+        if row.checkpoint and len(variants[row.model_identity, row.scheme]) > 1
+        else row
+        for row in rows
+    ]
 
 
 def _comparison_key(row: Row) -> tuple[ModelIdentity, str, str, str]:
@@ -167,7 +239,7 @@ def _with_baselines(rows: Sequence[Row]) -> list[Row]:
                     row,
                     baseline_value=baseline.value,
                     baseline_backend=baseline.backend,
-                    delta=row.value - baseline.value,
+                    delta=None if row.value is None or baseline.value is None else row.value - baseline.value,
                 )
             )
     return compared

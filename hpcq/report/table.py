@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 
+from hpcq.report.mark_notes import mark_notes, symbols
 from hpcq.report.model_labels import model_labels
 from hpcq.report.rows import Row
 
@@ -55,26 +56,48 @@ def make_table(rows: Sequence[Row], *, title: str, notes: Sequence[str] = ()) ->
     for row in rows:
         rows_by_line.setdefault((row.run, row.variant), []).append(row)
         if row.is_main:
-            items.setdefault(row.task, set()).add(row.n)
+            items.setdefault(row.task, set())
+            if row.value is not None:
+                items[row.task].add(row.n)
     several_runs = len({row.run for row in rows}) > 1
     labels = model_labels(row.model_identity for row in rows)
     tasks = [Column(name=task, detail=f"n={min(counts)}" if len(counts) == 1 else "") for task, counts in items.items()]
-    lines = []
-    for line_rows in rows_by_line.values():
+    lines, names = [], {}
+    for line, line_rows in rows_by_line.items():
         first = line_rows[0]
+        names[line] = _line_name(
+            first, labels[first.model_identity] if len(labels) > 1 else None, with_run=several_runs
+        )
         cells = {row.task: _format_score(row, with_items=len(items[row.task]) > 1) for row in line_rows if row.is_main}
         lines.append(
             (
-                _line_name(first, labels[first.model_identity] if len(labels) > 1 else None, with_run=several_runs),
+                names[line] + symbols(mark for mark in first.marks if not mark.task),
                 *(cells.get(task.name, MISSING) for task in tasks),
                 _format_gigabytes(first.checkpoint_bytes),
                 format_duration(first.quantize_seconds),
-                format_duration(first.evaluate_seconds),
+                format_duration(first.evaluate_seconds or None),
                 _format_tokens(first),
             )
         )
     columns = (Column(name="variant"), *tasks, *(Column(name=cost) for cost in COST_COLUMNS))
-    return Table(title=title, columns=columns, lines=tuple(lines), notes=tuple(notes))
+    notes = (*_failure_notes(rows, names), *mark_notes(rows, names), *notes)
+    return Table(
+        title=one_line(title),
+        columns=columns,
+        lines=tuple(tuple(map(one_line, cells)) for cells in lines),
+        notes=tuple(map(one_line, notes)),
+    )
+
+
+def _failure_notes(rows: Sequence[Row], names: Mapping[tuple[str, str], str]) -> Iterator[str]:
+    """Yield a sentence per variant without some of its scores because a unit has failed."""
+    failures = {(row.run, row.variant): row.failure for row in rows if row.failure}
+    yield from (f"{names[line]}: {failure.sentence}" for line, failure in failures.items())
+
+
+def one_line(text: str) -> str:
+    """Return `text` without line breaks and control characters, which names of models and files can contain."""
+    return " ".join("".join(character if character.isprintable() else " " for character in text).split())
 
 
 def _line_name(row: Row, model: str | None, *, with_run: bool) -> str:
@@ -83,6 +106,9 @@ def _line_name(row: Row, model: str | None, *, with_run: bool) -> str:
 
 
 def _format_score(row: Row, *, with_items: bool) -> str:
+    marked = symbols(mark for mark in row.marks if mark.task)
+    if row.value is None:
+        return (row.failure.state if row.failure else MISSING) + marked
     cell = f"{100 * row.value:.1f}"
     if row.stderr is not None:
         cell += f" {PLUS_MINUS}{100 * row.stderr:.1f}"
@@ -92,7 +118,7 @@ def _format_score(row: Row, *, with_items: bool) -> str:
         cell += f" [{row.published_value:.1f}]"
     if with_items:
         cell += f" n={row.n}"
-    return cell
+    return cell + marked
 
 
 def format_signed(number: float) -> str:

@@ -1,13 +1,15 @@
 """Load a run from a manifest or from its folder; write the lock file and the plan to its folder.
 
-A run's folder is bound to the address of its plan: one folder never holds results of two different plans.
+A run's folder is bound to the address of its plan: one folder never holds results of two different plans. Only models
+whose files were repaired after their units had failed are replaced.
 """
 
 from __future__ import annotations
 
 import json
+import re
 import tomllib
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -16,10 +18,16 @@ from hpcq.core.attempts import read_attempts
 from hpcq.core.errors import SetupError, UserInputError
 from hpcq.core.files import write_text
 from hpcq.core.paths import RunLayout
-from hpcq.core.work_records import SYNTHETIC
+from hpcq.core.umask import user_umask
+from hpcq.core.work_records import SYNTHETIC, UnitKind
 from hpcq.data import find_manifest
 from hpcq.manifest import ResolvedManifest, load, lock_text, resolve, run_layout
+from hpcq.manifest.context import cache_errors
+from hpcq.manifest.loader import load_schema
+from hpcq.manifest.pins import Pins
 from hpcq.manifest.profiles import Profile
+from hpcq.manifest.schema import LockedRepository, Manifest
+from hpcq.monitor.completed import completed_units
 from hpcq.monitor.units import UnitRecord, read_unit
 from hpcq.plan.arrays import make_arrays
 from hpcq.plan.cost.calibration import EMPTY_HISTORY, RunHistory, read_history
@@ -28,8 +36,12 @@ from hpcq.plan.planner import make_plan
 from hpcq.plan.schedule.simulator import simulate_estimates
 from hpcq.plan.tool_versions import versions_by_environment
 from hpcq.plan.units import Plan
+from hpcq.run.merge_record import write_merge_unit
+from hpcq.stage.pins import find_pins
 
 LOCK_FILE_NAME = "manifest.lock.toml"
+_DIGEST_OF_MODEL = re.compile(r"models\.\d+\.(digest|checkpoint_digests\..+)")
+"""Key of the digest of a local model, or of a local checkpoint that others quantized."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -74,6 +86,11 @@ class RunRecord:
     plan_document: Mapping[str, Any]
     units: tuple[UnitRecord, ...]
 
+    @property
+    def is_synthetic(self) -> bool:
+        """Whether the responses are synthetic (`evaluate.backend = "synthetic"`)."""
+        return any(row.get("backend") == SYNTHETIC for row in self.plan_document["units"])
+
 
 def load_manifest(path: Path, overrides: Sequence[str] = ()) -> LoadedRun:
     """Load, resolve and plan a manifest.
@@ -81,8 +98,24 @@ def load_manifest(path: Path, overrides: Sequence[str] = ()) -> LoadedRun:
     Raises:
         ManifestError: The manifest is invalid; the message lists every problem.
     """
-    resolved = resolve(load(path, overrides))
-    return LoadedRun(resolved=resolved, plan=make_plan(resolved, _read_history(resolved.layout)))
+    with user_umask():  # configurations of models are downloaded to the cache
+        context = load(path, overrides, find_pins=_find_pins)
+        with cache_errors(context.manifest):
+            resolved = resolve(context)
+            return LoadedRun(resolved=resolved, plan=make_plan(resolved, _read_history(resolved.layout)))
+
+
+def _find_pins(manifest: Manifest) -> Pins:
+    """Return the commits of the manifest's hub repositories; those in the lock file of the run, if it exists."""
+    return find_pins(manifest, _locked_repositories(run_layout(manifest).manifest_lock))
+
+
+def _locked_repositories(lock: Path) -> tuple[LockedRepository, ...]:
+    try:
+        rows = tomllib.loads(lock.read_text(encoding="utf-8"))["locked"]["repositories"]
+        return tuple(map(LockedRepository.model_validate, rows))
+    except (OSError, ValueError, KeyError, TypeError):
+        return ()
 
 
 def _read_history(layout: RunLayout) -> RunHistory:
@@ -92,12 +125,12 @@ def _read_history(layout: RunLayout) -> RunHistory:
 
 
 def manifest_layout(path: Path, overrides: Sequence[str] = ()) -> RunLayout:
-    """Return the paths of a manifest's run without resolving its models.
+    """Return the paths of a manifest's run. Its models, data and other inputs may be missing.
 
     Raises:
-        ManifestError: The manifest is invalid; the message lists every problem.
+        ManifestError: The manifest cannot be read, or a key is invalid.
     """
-    return run_layout(load(path, overrides).manifest)
+    return run_layout(load_schema(path, overrides))
 
 
 def find_runs(folder: Path) -> list[Path]:
@@ -122,6 +155,11 @@ def find_lock_file(name: str) -> Path:
     else:
         folder = Path("runs") / name
     lock = folder / LOCK_FILE_NAME
+    if not lock.is_file() and path.is_dir():
+        raise UserInputError(
+            f"{name}: this folder is not a run, because it has no {LOCK_FILE_NAME}. Give a manifest (a .toml file), or"
+            " the name or folder of a run."
+        )
     if not lock.is_file():
         known = [item.name for item in find_runs(folder.parent)]
         raise UserInputError(
@@ -184,7 +222,7 @@ def _layout_from_lock(lock: Path) -> RunLayout:
     """Return the run's paths. The lock has absolute paths, so a folder that was moved is refused."""
     try:
         locked = tomllib.loads(lock.read_text(encoding="utf-8"))
-        folders = {key: Path(value) for key, value in locked["paths"].items()}
+        folders = {key: Path(locked["paths"][key]) for key in ("runs", "checkpoints", "logs")}
         layout = RunLayout(name=locked["run"]["name"], **folders)
         original = layout.folder.resolve()
     except (KeyError, ValueError, TypeError, AttributeError) as error:
@@ -210,6 +248,7 @@ def write_run(loaded: LoadedRun) -> None:
     """Write the run's lock file and `plan.json`."""
     layout = loaded.layout
     write_text(layout.manifest_lock, _lock_text(loaded))
+    write_merge_unit(layout, loaded.plan)
     arrays = make_arrays(loaded.plan.units, loaded.profile)
     document = plan_document(loaded.plan, arrays, {}, simulate_estimates(arrays, loaded.profile))
     write_text(layout.plan, json.dumps(document, indent=1) + "\n")
@@ -226,23 +265,74 @@ def check_same_plan(loaded: LoadedRun) -> None:
         UserInputError: The folder belongs to a run with other settings; the message lists the keys that differ.
     """
     layout = loaded.layout
-    plan = _read_plan(layout)
-    if plan is None or plan.get("address") == loaded.plan.address:
+    if _has_same_plan(loaded):
         return
+    changes = _changes(loaded)
+    texts = [f"{key} was {before} and is {after}" for key, (before, after) in changes.items()]
+    sentence = f"{layout.folder}: this run has other settings ({'; '.join(texts[:3]) or 'other versions'})."
+    if _are_repaired_models(loaded, changes):
+        raise UserInputError(f"{sentence} Submit the manifest again: these models had failed, and are replaced.")
+    raise UserInputError(
+        f"{sentence} Submit another run with these options: `hpcq submit MANIFEST -O run.name={layout.name}-2`."
+    )
+
+
+def check_replaceable_plan(loaded: LoadedRun) -> str | None:
+    """Check that `loaded` may be submitted to an existing folder of the run.
+
+    Files of a model may have changed since an earlier submission if none of its evaluations has completed: the user has
+    repaired it. Its units have new ids, and no response of the old files is read.
+
+    Returns:
+        A note about models that are replaced; None: the plan is the same, or the folder does not exist.
+
+    Raises:
+        UserInputError: As in `check_same_plan`.
+    """
+    changes = {} if _has_same_plan(loaded) else _changes(loaded)
+    if not _are_repaired_models(loaded, changes):
+        check_same_plan(loaded)
+        return None
+    models = loaded.resolved.context.models
+    names = dict.fromkeys(models[int(key.split(".")[1])].id for key in changes)
+    return (
+        f"{', '.join(names)}: the files have changed since run '{loaded.layout.name}' was submitted, and no evaluation"
+        " of the earlier ones is complete: it is a new model in this run, which replaces the earlier one."
+    )
+
+
+def _has_same_plan(loaded: LoadedRun) -> bool:
+    plan = _read_plan(loaded.layout)
+    return plan is None or plan.get("address") == loaded.plan.address
+
+
+def _changes(loaded: LoadedRun) -> dict[str, tuple[str, str]]:
+    """Return the values before and after, by key of the lock file, of the settings that can change results."""
     try:
-        before = _flatten(tomllib.loads(layout.manifest_lock.read_text(encoding="utf-8")))
+        before = _flatten(tomllib.loads(loaded.layout.manifest_lock.read_text(encoding="utf-8")))
     except (FileNotFoundError, ValueError):
         before = {}
     after = _flatten(tomllib.loads(_lock_text(loaded)))
-    changes = [
-        f"{key} was {before.get(key, 'unset')} and is {after.get(key, 'unset')}"
+    return {
+        key: (before.get(key, "unset"), after.get(key, "unset"))
         for key in sorted(before.keys() | after.keys())
         if before.get(key) != after.get(key) and not key.startswith(("cluster.", "paths."))
-    ]
-    raise UserInputError(
-        f"{layout.folder}: this run has other settings ({'; '.join(changes[:3]) or 'other versions'}). "
-        f"Submit another run with these options: `hpcq submit MANIFEST -O run.name={layout.name}-2`."
-    )
+    }
+
+
+def _are_repaired_models(loaded: LoadedRun, changes: Iterable[str]) -> bool:
+    """Return whether only files of models have changed, and no variant that is replaced was evaluated completely."""
+    keys, plan = tuple(changes), _read_plan(loaded.layout)
+    if plan is None or not keys or not all(_DIGEST_OF_MODEL.fullmatch(key) for key in keys):
+        return False
+    units = _read_units(plan) or ()
+    kept = {unit.variant_id for unit in loaded.plan.units}
+    done = completed_units(loaded.layout, units)
+    replaced: dict[str | None, set[str]] = {}
+    for unit in units:
+        if unit.kind is UnitKind.EVALUATE and unit.variant_id not in kept:
+            replaced.setdefault(unit.variant_id, set()).add(unit.id)
+    return bool(replaced) and not any(shards <= done for shards in replaced.values())
 
 
 def _flatten(document: object, prefix: str = "") -> dict[str, str]:

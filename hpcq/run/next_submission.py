@@ -11,6 +11,7 @@ from hpcq.monitor.unit_job import UnitJobStatus
 from hpcq.plan.arrays import make_arrays
 from hpcq.plan.units import PlannedArray, PlannedUnit
 from hpcq.run.load import LoadedRun
+from hpcq.run.staging import missing_inputs
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -56,7 +57,8 @@ def _units_to_submit(
     """Return the units to submit: neither done nor active, and neither they nor their dependencies are excluded.
 
     Units that have failed permanently are excluded unless `retry_failed` is set. Units on hold are excluded if
-    `unattended` is set. The merge is submitted with every evaluation.
+    `unattended` is set. The merge is submitted with every evaluation, and a staging if an input is not on this file
+    system.
     """
     states = {unit.id: unit.state for unit in current.units}
     finished_or_active = {unit_id for unit_id, state in states.items() if state in (UnitState.DONE, *ACTIVE_STATES)}
@@ -72,6 +74,8 @@ def _units_to_submit(
         wanted = unit.id not in finished_or_active
         if unit.kind is UnitKind.MERGE:
             wanted |= has_evaluation
+        elif unit.kind is UnitKind.STAGE:
+            wanted = states[unit.id] not in ACTIVE_STATES and unit.id not in excluded and bool(missing_inputs(loaded))
         else:
             wanted &= excluded.isdisjoint((unit.id, *unit.depends_on))
             has_evaluation |= wanted and unit.kind is UnitKind.EVALUATE

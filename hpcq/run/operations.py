@@ -2,25 +2,39 @@
 
 from __future__ import annotations
 
+import logging
+from collections import defaultdict
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from hpcq.core.errors import SetupError, UserInputError
 from hpcq.core.outcomes import Launcher
 from hpcq.core.permissions import make_private_folders
 from hpcq.core.unit_ids import select_units
-from hpcq.core.work_records import UnitState
+from hpcq.core.work_records import MergeWork, UnitState
 from hpcq.launch.build_array_spec import build_array_spec
 from hpcq.launch.job_status import unit_jobs_if_any, wait_until_ended
 from hpcq.launch.local_control import interrupt_lock_owner, interrupt_units
 from hpcq.launch.local_launcher import LocalLauncher
 from hpcq.launch.recovery.end_attempts import EndedJob, record_cancelled
 from hpcq.launch.submissions import read_submissions
+from hpcq.manifest.loader import load_schema
+from hpcq.manifest.lookups import cluster_profile
 from hpcq.monitor.status import RunStatus, run_status
 from hpcq.plan.arrays import make_arrays
-from hpcq.run.load import LoadedRun, RunRecord
-from hpcq.run.submit import MAX_LISTED_JOBS, local_resources
+from hpcq.plan.units import PlannedUnit
+from hpcq.report.failed_variants import VariantFailure
+from hpcq.run.load import RunRecord, load_run
+from hpcq.run.merge_record import read_merge_unit
+from hpcq.run.submit import MAX_LISTED_JOBS, SubmitResult, local_resources
+from hpcq.stage.staged_tasks import is_data_present
+from hpcq.verify.marks import Mark
+
+if TYPE_CHECKING:
+    from hpcq.store import Results
+
+_LOG = logging.getLogger(__name__)
 
 CANCEL_TIMEOUT_S = 120.0
 
@@ -31,6 +45,50 @@ def query_status(record: RunRecord) -> RunStatus:
     if current.state is UnitState.DONE:
         return current
     return run_status(record.layout, record.units, unit_jobs_if_any(record.layout))
+
+
+def failed_variants(record: RunRecord) -> dict[str, VariantFailure]:
+    """Return why variants have missing responses, by variant. Nothing is written.
+
+    If Slurm does not answer, only failures that the units have recorded themselves are known.
+    """
+    layout = record.layout
+    current = run_status(layout, record.units, {})
+    if current.state is UnitState.DONE:
+        return {}
+    units = current.units
+    try:
+        units = run_status(layout, record.units, unit_jobs_if_any(layout, may_write=False)).units
+    except SetupError:
+        units = tuple(unit for unit in units if unit.failure)
+    logs = {unit: path for path, unit in sorted(layout.unit_logs().items(), key=lambda item: _modified(item[0]))}
+    found: dict[str, VariantFailure] = {}
+    for unit in units:
+        if unit.variant and unit.state in (UnitState.FAILED, UnitState.CANCELLED):
+            failure = VariantFailure(
+                unit=unit.id,
+                state=str(unit.state),
+                failure=str(unit.failure) if unit.failure else None,
+                reason=unit.reason,
+                log=str(logs[unit.id]) if unit.id in logs else None,
+            )
+            found.setdefault(unit.variant, failure)
+    return found
+
+
+def finished_run(record: RunRecord) -> SubmitResult | None:
+    """Return the result of submitting a run that is done, from its folder alone; None: something is missing.
+
+    Raises:
+        UserInputError: Another user can write to the run's folders.
+    """
+    status = query_status(record)
+    if status.state is not UnitState.DONE:
+        return None
+    make_private_folders(record.layout)
+    return SubmitResult(
+        layout=record.layout, is_synthetic=record.is_synthetic, arrays=(), submissions=(), status=status
+    )
 
 
 def log_files(record: RunRecord, unit: str | None = None) -> list[Path]:
@@ -51,7 +109,11 @@ def log_files(record: RunRecord, unit: str | None = None) -> list[Path]:
             path = submission.launcher_log(index)
             if name in wanted - started and path.is_file():
                 found[path] = name
-    return sorted(found, key=lambda path: path.stat().st_mtime_ns)
+    return sorted(found, key=_modified)
+
+
+def _modified(path: Path) -> int:
+    return path.stat().st_mtime_ns
 
 
 def cancel_units(record: RunRecord, units: Sequence[str] = ()) -> list[str]:
@@ -97,8 +159,10 @@ def cancel_units(record: RunRecord, units: Sequence[str] = ()) -> list[str]:
     return interrupt_units(record.layout, named)
 
 
-def merge_run(loaded: LoadedRun) -> dict[str, Any]:
+def merge_run(record: RunRecord) -> dict[str, Any]:
     """Merge all committed responses on this machine and return the document of `merge --json`.
+
+    Only the run's folder is read. A run of an earlier version has no record of its merge, and is planned again.
 
     Raises:
         UserInputError: The run has no units, or another user can write to its folders.
@@ -106,19 +170,49 @@ def merge_run(loaded: LoadedRun) -> dict[str, Any]:
     """
     from hpcq.store import read_results
 
-    if not loaded.plan.units:
+    layout = record.layout
+    if not record.units:
         raise UserInputError(
-            f"{loaded.layout.folder}: this run has no units to evaluate, so there is nothing to merge. See `hpcq plan`."
+            f"{layout.folder}: this run has no units to evaluate, so there is nothing to merge. See `hpcq plan`."
         )
-    unit = loaded.plan.units[-1]
-    array = make_arrays([unit], loaded.profile)[0]
-    order = build_array_spec(loaded.plan.run, array, loaded.profile, loaded.resolved.manifest.retries)
-    make_private_folders(loaded.layout)
-    outcomes = LocalLauncher(loaded.layout, local_resources(loaded.profile)).run([order])
+    unit = read_merge_unit(layout) or load_run(str(layout.folder)).plan.units[-1]
+    if missing := _missing_data(unit):
+        sentence = f"{', '.join(missing)}: the benchmark data are not on this file system"
+        states = {one.id: one.state for one in query_status(record).units}
+        if states.get(unit.id) is not UnitState.DONE:
+            raise SetupError(
+                f"{sentence}, and a merge scores with them: run `hpcq stage {layout.manifest_lock}`, or restore them."
+            )
+        _LOG.warning("%s: the existing results of %s are shown, without a new merge.", sentence, layout.name)
+        return _merge_document(layout.name, read_results(layout.results))
+    manifest = load_schema(layout.manifest_lock)
+    profile = cluster_profile(manifest)
+    order = build_array_spec(layout.name, make_arrays([unit], profile)[0], profile, manifest.retries)
+    make_private_folders(layout)
+    outcomes = LocalLauncher(layout, local_resources(profile)).run([order])
     for outcome in outcomes.values():
         if outcome.state is not UnitState.DONE:
-            raise SetupError(f"The merge failed: {outcome.reason}. See `hpcq logs {loaded.layout.name} merge`.")
-    return {"run": loaded.plan.run, **read_results(loaded.layout.results).merge}
+            raise SetupError(f"The merge failed: {outcome.reason}. See `hpcq logs {layout.name} merge`.")
+    return _merge_document(layout.name, read_results(layout.results))
+
+
+def _missing_data(merge: PlannedUnit) -> list[str]:
+    """Return the names of the tasks without which the responses cannot be scored here."""
+    evaluations = merge.work.evaluations if isinstance(merge.work, MergeWork) else ()
+    tasks = dict.fromkeys(task for one in evaluations if not one.is_synthetic for task in one.tasks)
+    return [task.name for task in tasks if not is_data_present(task)]
+
+
+def _merge_document(run: str, results: Results) -> dict[str, Any]:
+    """Return the counts of a merge, its marks, and the number of tasks whose score is withheld, over all variants."""
+    marks = [(variant.variant, Mark.from_json(mark)) for variant in results.variants for mark in variant.marks or ()]
+    withheld = {(variant, mark.task) for variant, mark in marks if mark.kind.withholds_score}
+    return {
+        "run": run,
+        **results.merge,
+        "withheld": len(withheld),
+        "marks": [{"variant": variant, **mark.as_json()} for variant, mark in marks],
+    }
 
 
 def match_units(record: RunRecord, names: Sequence[str]) -> dict[str, tuple[str, ...]]:
@@ -127,7 +221,28 @@ def match_units(record: RunRecord, names: Sequence[str]) -> dict[str, tuple[str,
     Raises:
         UserInputError: A name selects no unit.
     """
-    return select_units([unit.id for unit in record.units], names)
+    return select_units([unit.id for unit in record.units], names, _names_in_reports(record))
+
+
+def _names_in_reports(record: RunRecord) -> dict[str, list[str]]:
+    """Return the units by the names that reports give to variants, in lower case: a scheme, or a model and a scheme.
+
+    A model and a scheme that several variants have are no name: a report tells them apart by more than the plan has.
+    """
+    units: dict[str, dict[str, list[str]]] = defaultdict(lambda: defaultdict(list))
+    for row in record.plan_document["units"]:
+        if row["variant"]:
+            parts = str(row["model"]).rstrip("/").split("/")
+            models = {"/".join(parts[-count:]) for count in (1, 2, len(parts))}
+            for name in (row["scheme"], *(f"{model} {row['scheme']}" for model in models)):
+                for text in (name, f"{record.layout.name}: {name}"):
+                    units[text.lower()][row["variant"]].append(row["id"])
+    schemes = {str(row["scheme"]).lower() for row in record.plan_document["units"]}
+    return {
+        name: [unit_id for ids in variants.values() for unit_id in ids]
+        for name, variants in units.items()
+        if len(variants) == 1 or name in schemes
+    }
 
 
 def _selected(record: RunRecord, names: Sequence[str]) -> set[str]:

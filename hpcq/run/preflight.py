@@ -11,7 +11,7 @@ from hpcq.core import environments
 from hpcq.core.errors import SetupError, UserInputError
 from hpcq.core.work_records import EvaluateWork
 from hpcq.data import MODULES
-from hpcq.launch.visible_gpus import VisibleGpus, visible_gpus
+from hpcq.launch.visible_gpus import VisibleGpus, installed_gpus, visible_gpus
 from hpcq.manifest.profiles import Profile
 from hpcq.plan.units import PlannedUnit
 from hpcq.run.load import LoadedRun
@@ -24,7 +24,7 @@ DEFAULT_ENVIRONMENTS = ("core", "transformers")
 
 
 def check_submittable(loaded: LoadedRun) -> None:
-    """Check, before anything is written, that every unit of the plan can run here.
+    """Check, before anything is written, that every unit of the plan can run here once its input is staged.
 
     Raises:
         UserInputError: A unit cannot run.
@@ -43,7 +43,8 @@ def check_submittable(loaded: LoadedRun) -> None:
     refused += dict.fromkeys(filter(None, problems))
     if refused:
         raise UserInputError("\n".join(refused))
-    missing = list(loaded.resolved.missing)
+    check_known_names(loaded)
+    missing = [*loaded.resolved.missing, *loaded.resolved.context.pins.problems(in_input=False)]
     for name in sorted({unit.environment for unit in loaded.plan.units}):
         settings = loaded.profile.environments.get(name)
         locks = lock_folder(name)
@@ -57,6 +58,16 @@ def check_submittable(loaded: LoadedRun) -> None:
         raise SetupError("\n".join(missing))
 
 
+def check_known_names(loaded: LoadedRun) -> None:
+    """Check that the hub has every repository and revision of the manifest, as far as it or its cache has answered.
+
+    Raises:
+        UserInputError: It has answered that one does not exist.
+    """
+    if unknown := loaded.resolved.context.pins.problems(in_input=True):
+        raise UserInputError("\n".join(unknown))
+
+
 def gpu_count(profile: Profile) -> int:
     """Return the number of GPUs per node of the class with most."""
     return max((gpu_class.gpus_per_node for gpu_class in profile.gpu_classes.values()), default=0)
@@ -64,8 +75,12 @@ def gpu_count(profile: Profile) -> int:
 
 def _visible_gpu_problem(loaded: LoadedRun, visible: VisibleGpus) -> str | None:
     """Return why a unit of a local run cannot get its GPUs; None if all can. Log a warning if some are not visible."""
+    if loaded.is_synthetic or not any(unit.shape.gpus for unit in loaded.plan.units):
+        return None
+    if problem := absent_gpu_problem(loaded.profile, visible, installed_gpus()):
+        return problem
     found, total = len(visible.names), gpu_count(loaded.profile)
-    if found == total or loaded.is_synthetic or not any(unit.shape.gpus for unit in loaded.plan.units):
+    if found == total:
         return None
     cause = f"{visible.variable} = {os.environ[visible.variable]!r} makes {found} of {total} GPUs visible"
     largest = max(loaded.plan.units, key=lambda unit: unit.shape.gpus_per_node)
@@ -77,6 +92,29 @@ def _visible_gpu_problem(loaded: LoadedRun, visible: VisibleGpus) -> str | None:
         )
     _LOG.warning("profile '%s': %s. The run uses only these.", loaded.profile.name, cause)
     return None
+
+
+def absent_gpu_problem(profile: Profile, visible: VisibleGpus, installed: int | None) -> str | None:
+    """Return which GPUs this machine does not have, of those that a local run would use; None if it has all.
+
+    Args:
+        profile: The profile.
+        visible: GPUs of the run.
+        installed: Number of GPUs of this machine; None: not known.
+    """
+    absent = visible.absent(installed)
+    if not absent:
+        return None
+    value = os.environ.get(visible.variable)
+    if value is None:
+        return (
+            f"profile '{profile.name}': gpus_per_node is {gpu_count(profile)}, but this machine has {installed} GPUs:"
+            f" set gpus_per_node = {installed}."
+        )
+    return (
+        f"profile '{profile.name}': {visible.variable} = {value!r} selects GPU {', '.join(absent)}, but the {installed}"
+        " GPUs of this machine are numbered from 0: correct the variable, or unset it."
+    )
 
 
 def _layout_problem(unit: PlannedUnit, *, on_slurm: bool) -> str | None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 import os
 import time
 from collections.abc import Callable, Mapping
@@ -10,6 +11,7 @@ from typing import Any
 
 from hpcq.core.errors import SetupError, UserInputError
 from hpcq.core.host_memory import GIB, host_memory_bytes
+from hpcq.core.paths import RunLayout
 from hpcq.core.permissions import make_private_folders
 from hpcq.core.run_lock import run_lock
 from hpcq.launch.array_spec import Submission
@@ -24,9 +26,13 @@ from hpcq.monitor.unit_job import UnitJobStatus
 from hpcq.plan.plan_json import estimated_gpu_hours, plan_document
 from hpcq.plan.schedule.simulator import simulate_estimates
 from hpcq.plan.units import PlannedArray
-from hpcq.run.load import LoadedRun, check_same_plan, write_run
+from hpcq.run.load import LoadedRun, check_replaceable_plan, write_run
 from hpcq.run.next_submission import next_submission
-from hpcq.run.preflight import check_submittable, gpu_count
+from hpcq.run.preflight import check_known_names, check_submittable, gpu_count
+from hpcq.run.staging import missing_inputs, prepare_staging
+from hpcq.stage.progress import SilentReporter, StageReporter
+
+_LOG = logging.getLogger(__name__)
 
 STATUS_INTERVAL_S = 1.0
 MAX_LISTED_JOBS = 3
@@ -57,13 +63,15 @@ class SubmitResult:
     """Result of `submit`.
 
     Attributes:
-        loaded: The run as resolved and planned.
+        layout: Paths of the run.
+        is_synthetic: Whether its responses are synthetic.
         arrays: Arrays that were missing: those that `plan` showed.
         submissions: Arrays accepted by Slurm, in parts of at most MaxArraySize; empty with the local scheduler.
         status: State of the run after the submission.
     """
 
-    loaded: LoadedRun = field(repr=False)
+    layout: RunLayout = field(repr=False)
+    is_synthetic: bool
     arrays: tuple[PlannedArray, ...] = field(repr=False)
     submissions: tuple[Submission, ...]
     status: RunStatus
@@ -76,7 +84,11 @@ def plan_run(loaded: LoadedRun) -> PlanResult:
 
     Slurm is asked for the run's jobs if there are any. If it does not answer, the field `slurm_error` of the document
     has the reason, and units whose jobs are pending or running count as missing.
+
+    Raises:
+        UserInputError: The hub has no such repository or revision.
     """
+    check_known_names(loaded)
     try:
         jobs = unit_jobs_if_any(loaded.layout, may_write=False)
     except SetupError as error:
@@ -84,9 +96,10 @@ def plan_run(loaded: LoadedRun) -> PlanResult:
     else:
         planned = _plan_result(loaded, jobs)
     try:
-        check_same_plan(loaded)
+        note = check_replaceable_plan(loaded)
     except UserInputError as error:
-        planned.document["notes"] = [*planned.document["notes"], str(error)]
+        note = str(error)
+    planned.document["notes"] += [note] if note else []
     return planned
 
 
@@ -98,7 +111,7 @@ def check_run(loaded: LoadedRun) -> PlanResult:
         SetupError: Same reasons as in `submit_run`.
     """
     check_submittable(loaded)
-    check_same_plan(loaded)
+    check_replaceable_plan(loaded)
     jobs = unit_jobs_if_any(loaded.layout, may_write=False)
     _refuse_unplanned_jobs(loaded, jobs)
     return _plan_result(loaded, jobs)
@@ -112,7 +125,11 @@ def _plan_result(loaded: LoadedRun, jobs: Mapping[str, UnitJobStatus], *, slurm_
         loaded=loaded,
         status=following.status,
         arrays=following.arrays,
-        document={**plan_document(loaded.plan, following.arrays, states, timeline), "slurm_error": slurm_error},
+        document={
+            **plan_document(loaded.plan, following.arrays, states, timeline),
+            "slurm_error": slurm_error,
+            "not_staged": [str(each.item) for each in missing_inputs(loaded)],
+        },
     )
 
 
@@ -127,7 +144,12 @@ def estimate_gpu_hours(loaded: LoadedRun, *, retry_failed: bool = False) -> dict
 
 
 def submit_run(
-    loaded: LoadedRun, *, retry_failed: bool = False, unattended: bool = False, on_status: StatusCallback | None = None
+    loaded: LoadedRun,
+    *,
+    retry_failed: bool = False,
+    unattended: bool = False,
+    on_status: StatusCallback | None = None,
+    reporter: StageReporter | None = None,
 ) -> SubmitResult:
     """Submit all missing units to Slurm and return; with the local scheduler, run them and return when they have ended.
 
@@ -136,6 +158,7 @@ def submit_run(
         retry_failed: Also submit units that have failed permanently.
         unattended: Called by a job, not by the user: skip units that are on hold until the user fixes their cause.
         on_status: Called about once per second with the state of a local run.
+        reporter: Receives reports of what is staged before the submission.
 
     Raises:
         UserInputError: A unit cannot run, the run's folder belongs to another manifest, jobs of an earlier plan are
@@ -143,8 +166,11 @@ def submit_run(
         SetupError: A model, an environment or Slurm is missing.
     """
     check_submittable(loaded)
-    check_same_plan(loaded)
+    if note := check_replaceable_plan(loaded):
+        _LOG.warning("%s", note)
     make_private_folders(loaded.layout)
+    if not unattended:  # compute nodes have no network
+        prepare_staging(loaded, reporter or SilentReporter())
     with run_lock(loaded.layout):
         jobs = unit_jobs_if_any(loaded.layout)
         _refuse_unplanned_jobs(loaded, jobs)
@@ -167,7 +193,13 @@ def submit_run(
             LocalLauncher(loaded.layout, local_resources(loaded.profile), on_poll=report_status).run(orders)
     jobs = unit_jobs_if_any(loaded.layout)
     status = run_status(loaded.layout, loaded.plan.units, jobs)
-    return SubmitResult(loaded=loaded, arrays=arrays, submissions=submissions, status=status)
+    return SubmitResult(
+        layout=loaded.layout,
+        is_synthetic=loaded.is_synthetic,
+        arrays=arrays,
+        submissions=submissions,
+        status=status,
+    )
 
 
 def _no_status() -> None:

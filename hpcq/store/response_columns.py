@@ -24,10 +24,13 @@ _ROW_TYPES = {
     "kind": "u1",
     "loglikelihood": "<f8",
     "is_greedy": "i1",
+    "cut_tokens": "<i4",
 }
 # HDF5 does not filter strings of variable length, so all texts are concatenated into one array of bytes.
 _TYPES = {**_ROW_TYPES, "text": "u1", "text_offsets": "<i8"}
-_NO_FLAG = -1
+_NO_FLAG = _UNKNOWN = -1
+_ADDED_LATER = {"cut_tokens": _UNKNOWN}
+"""Columns that files of earlier versions do not have, with the value of all their rows."""
 # A tokenizer can decode to half of a surrogate pair; this must not crash a run.
 _ENCODING = ("utf-8", "surrogatepass")
 
@@ -44,6 +47,7 @@ class Columns:
         kind: `hpcq.store.records.ResponseKind`.
         loglikelihood: NaN for generated text.
         is_greedy: 1 or 0; -1 if the kind has no such flag.
+        cut_tokens: Tokens that were removed from the left of the prompt; -1 if that was not recorded.
         text: All texts concatenated, in UTF-8.
         text_offsets: Shape (rows + 1,); text `i` is `text[text_offsets[i] : text_offsets[i + 1]]`.
     """
@@ -55,6 +59,7 @@ class Columns:
     kind: NDArray[np.uint8]
     loglikelihood: NDArray[np.float64]
     is_greedy: NDArray[np.int8]
+    cut_tokens: NDArray[np.int32]
     text: NDArray[np.uint8]
     text_offsets: NDArray[np.int64]
 
@@ -65,12 +70,13 @@ class Columns:
         """Return the responses in the order of the rows."""
         generated = int(ResponseKind.GENERATE_UNTIL)
         rolling = int(ResponseKind.LOGLIKELIHOOD_ROLLING)
-        rows = zip(self.kind.tolist(), self.loglikelihood.tolist(), self.is_greedy.tolist(), self.texts(), strict=True)
+        cut = [None if count == _UNKNOWN else count for count in self.cut_tokens.tolist()]
+        columns = (self.kind.tolist(), self.loglikelihood.tolist(), self.is_greedy.tolist(), self.texts(), cut)
         return [
-            Response(None, None, text.decode(*_ENCODING))
+            Response(None, None, text.decode(*_ENCODING), cut_tokens)
             if kind == generated
-            else Response(loglikelihood, None if kind == rolling else bool(flag), None)
-            for kind, loglikelihood, flag, text in rows
+            else Response(loglikelihood, None if kind == rolling else bool(flag), None, cut_tokens)
+            for kind, loglikelihood, flag, text, cut_tokens in zip(*columns, strict=True)
         ]
 
     def texts(self) -> list[bytes]:
@@ -130,6 +136,7 @@ def columns_from_rows(rows: Sequence[Row]) -> Columns:
         "kind": [response.kind for _, response in rows],
         "loglikelihood": [np.nan if item.loglikelihood is None else item.loglikelihood for _, item in rows],
         "is_greedy": [_NO_FLAG if item.is_greedy is None else item.is_greedy for _, item in rows],
+        "cut_tokens": [_UNKNOWN if item.cut_tokens is None else item.cut_tokens for _, item in rows],
     }
     return Columns(
         **{name: np.array(cells[name], dtype=dtype) for name, dtype in _ROW_TYPES.items()},
@@ -161,9 +168,12 @@ def read_columns(group: h5py.Group) -> Columns:
     Raises:
         SegmentCorruptError: A column is missing, has another type or length, or the offsets of the texts are invalid.
     """
-    columns = {}
+    columns: dict[str, NDArray[Any]] = {}
     for name, dtype in _TYPES.items():
         dataset = group.get(name)
+        if dataset is None and name in _ADDED_LATER:
+            columns[name] = np.full(len(columns["doc_id"]), _ADDED_LATER[name], dtype)
+            continue
         if not isinstance(dataset, h5py.Dataset) or dataset.ndim != 1 or dataset.dtype != np.dtype(dtype):
             raise SegmentCorruptError(f"{group.name}: the column '{name}' ({dtype}) is missing or has another type")
         columns[name] = dataset[...]

@@ -110,22 +110,42 @@ class MergeReport:
 
 @dataclass(frozen=True, kw_only=True, eq=False)
 class VariantResults:
-    """Results of a variant to be written. `provenance` has model, scheme, tool, recipe, versions and more."""
+    """Results of a variant to be written.
+
+    Attributes:
+        variant: Id of the variant.
+        index: Its responses.
+        scores: Its scores.
+        provenance: Model, scheme, tool, recipe, versions and more.
+        counts: By task: counts of its responses, by name.
+        marks: JSON documents of its marks (`hpcq.verify.marks`).
+    """
 
     variant: str
     index: Index
     scores: Sequence[Score]
     provenance: Provenance
+    counts: Mapping[str, Mapping[str, int]] = field(default_factory=dict)
+    marks: Sequence[Mapping[str, Any]] = ()
 
 
 @dataclass(frozen=True, kw_only=True)
 class VariantScores:
-    """Scores and provenance of a variant, without its responses. `rows` counts responses by task."""
+    """Scores and provenance of a variant, without its responses.
+
+    Attributes:
+        variant: Id of the variant.
+        provenance: Model, scheme, tool, recipe, versions and more.
+        scores: Its scores.
+        rows: Responses by task.
+        marks: JSON documents of its marks (`hpcq.verify.marks`); None if the merge did not look for any.
+    """
 
     variant: str
     provenance: Provenance
     scores: tuple[Score, ...]
     rows: Mapping[str, int]
+    marks: tuple[Mapping[str, Any], ...] | None = None
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -308,6 +328,7 @@ def _write_variant(file: h5py.File, part: VariantResults) -> None:
     for table in part.index.tables:
         group = responses.create_group(group_name(table.task))
         _write_attributes(group, {"task_version": table.task_version, "address": table.address, "rows": len(table)})
+        _write_attributes(group, part.counts.get(table.task, {}))
         write_columns(group, table.columns, _FILTERS)
     scores = file.create_group(f"scores/{group_name(part.variant)}")
     _write_attributes(scores, part.provenance)
@@ -323,7 +344,11 @@ def _write_variant(file: h5py.File, part: VariantResults) -> None:
             for score in part.scores
             if score.task == task
         )
-        scores.create_dataset(group_name(task), data=np.array(rows, dtype=_score_type(rows)), track_times=False)
+        data = np.array(rows, dtype=_score_type(rows))
+        dataset = scores.create_dataset(group_name(task), data=data, track_times=False)
+        marks = [str(mark["sentence"]) for mark in part.marks if mark["task"] in (None, task)]
+        _write_attributes(dataset, {"marks": "\n".join(marks)})
+    _write_documents(file, f"marks/{group_name(part.variant)}", part.marks)
 
 
 def _read_table(name: str, group: h5py.Group) -> Table:
@@ -342,7 +367,7 @@ def _score_type(rows: Sequence[tuple[Any, ...]]) -> np.dtype[Any]:
 
 
 def _read_variant(file: h5py.File, name: str) -> VariantScores:
-    responses, scores = file["responses"][name], file["scores"][name]
+    responses, scores, marks = file["responses"][name], file["scores"][name], file.get(f"marks/{name}")
     return VariantScores(
         variant=urllib.parse.unquote(name),
         provenance=_read_attributes(responses),
@@ -359,10 +384,11 @@ def _read_variant(file: h5py.File, name: str) -> VariantScores:
             for metric, filter_, value, stderr, n in dataset[...].tolist()
         ),
         rows={urllib.parse.unquote(task): int(group.attrs["rows"]) for task, group in responses.items()},
+        marks=None if marks is None else tuple(json.loads(document) for document in marks.asstr()[...]),
     )
 
 
-def _write_attributes(node: h5py.Group, attributes: Provenance) -> None:
+def _write_attributes(node: h5py.HLObject, attributes: Provenance) -> None:
     for name, value in sorted(attributes.items()):
         node.attrs[name] = value
 

@@ -252,4 +252,6 @@ class SegmentWriter:
             raise ValueError(f"{key} is not a valid key: a number is out of range, or the digest is malformed")
         if self._versions.setdefault(key.task, key.task_version) != key.task_version:
             raise ValueError(f"{key} has another task version than earlier rows: '{self._versions[key.task]}'")
+        if response.cut_tokens is not None and not 0 <= response.cut_tokens < _INT32_END:
+            raise ValueError(f"{key}: {response.cut_tokens} is not a number of removed tokens")
         return bool(response.kind.name)

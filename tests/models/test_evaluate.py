@@ -10,18 +10,20 @@ from dataclasses import replace
 from pathlib import Path
 
 import pytest
-from transformers import AutoConfig
+from transformers import CompressedTensorsConfig
 
 from hpcq.catalog.packages import staged_dataset_path, staged_model_path
 from hpcq.core.attempts import Attempt, AttemptRecord, next_attempt_number, utc_now
 from hpcq.core.errors import WorkerError
 from hpcq.core.paths import segment_folders
 from hpcq.core.work_records import EvaluateWork, MergeWork, Model, QuantizeWork, Scheme, Shard, Task, Variant
-from hpcq.evaluate.backends.transformers.backend import AccelerateBackend, _load_model, _refuse_unquantized_activations
+from hpcq.evaluate.backends.transformers.backend import AccelerateBackend, _load_model
+from hpcq.evaluate.backends.transformers.quantized_loading import check_loaded
 from hpcq.evaluate.merge import merge
 from hpcq.evaluate.worker import evaluate
 from hpcq.quantize.worker import quantize
 from hpcq.store import RequestKey, Response, count_rows, read_responses, read_results
+from tests.unit.quantize.conftest import FP8_DYNAMIC
 
 MODEL_ID = "HuggingFaceTB/SmolLM2-135M-Instruct"
 BASE = Scheme(name="bf16", tool="none", method="none", weights="bf16", activations="bf16")
@@ -111,15 +113,7 @@ def test_shards_change_no_bit(whole: Evaluated, tmp_path: Path, count: int) -> N
 def test_activations_are_quantized_or_nothing_is_scored(tmp_path: Path) -> None:
     """An FP8 checkpoint is computed with FP8 activations; a model without them is refused."""
     base = _work(tmp_path)
-    scheme = Scheme(
-        name="fp8-dynamic",
-        tool="llmcompressor",
-        method="rtn",
-        weights="fp8_e4m3",
-        activations="fp8_e4m3",
-        dynamic=True,
-    )
-    variant = replace(base.variant, scheme=scheme)
+    variant = replace(base.variant, scheme=FP8_DYNAMIC)
     work = replace(base, variant=variant, checkpoint_path=str(tmp_path / "fp8"))
     quantize(QuantizeWork(variant=variant, checkpoint_path=work.checkpoint_path), _attempt(tmp_path, "quantize"))
     backend = AccelerateBackend(work)
@@ -129,8 +123,12 @@ def test_activations_are_quantized_or_nothing_is_scored(tmp_path: Path) -> None:
     assert len(quantized) == 30 * 7
     assert all(module.quantization_scheme.input_activations.num_bits == 8 for module in quantized)
     with pytest.raises(WorkerError, match="loads it without quantizing activations, which fp8-dynamic does"):
-        _refuse_unquantized_activations(
-            work, AutoConfig.from_pretrained(work.checkpoint_path), _load_model(base, "cpu")[0]
+        check_loaded(
+            work,
+            _load_model(base, "cpu", None)[0],
+            {"missing_keys": [], "mismatched_keys": [], "unexpected_keys": []},
+            CompressedTensorsConfig(dequantize=True),
+            has_other_parts=False,
         )
 
 

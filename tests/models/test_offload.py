@@ -11,10 +11,11 @@ from typing import Any, Literal
 import pytest
 import torch
 from accelerate import dispatch_model
-from transformers import AutoConfig, AutoModelForCausalLM, CompressedTensorsConfig, LlamaConfig
+from compressed_tensors.offload import from_accelerate
+from transformers import AutoConfig, AutoModelForCausalLM, CompressedTensorsConfig
 
 from hpcq.catalog.gpus import find_gpu
-from hpcq.catalog.models import ModelShape, find_model_shape
+from hpcq.catalog.models import find_model_config, find_model_shape
 from hpcq.catalog.packages import staged_dataset_path, staged_model_path
 from hpcq.core.attempts import Attempt, AttemptRecord, utc_now
 from hpcq.core.error_classification import classify_error
@@ -24,6 +25,7 @@ from hpcq.core.work_records import EvaluateWork, Model, Offload, QuantizeWork, S
 from hpcq.evaluate.backends.transformers.backend import AccelerateBackend
 from hpcq.evaluate.backends.transformers.device_map import NodeMemory, make_device_map, module_groups
 from hpcq.evaluate.backends.transformers.disk_offload import offload_folder
+from hpcq.evaluate.backends.transformers.quantized_loading import restore_dtypes
 from hpcq.evaluate.request_set import build_request_set
 from hpcq.evaluate.requests import Request
 from hpcq.plan.memory.gpu_memory import MemoryDemand, Parallelism, gpu_memory
@@ -31,12 +33,10 @@ from hpcq.plan.memory.offload import plan_offload
 from hpcq.quantize.worker import quantize
 from hpcq.store import Response
 from tests.tiny_llama import write_base
+from tests.unit.quantize.conftest import FP8_DYNAMIC
 
 MODEL_ID = "HuggingFaceTB/SmolLM2-135M-Instruct"
 BASE = Scheme(name="bf16", tool="none", method="none", weights="bf16", activations="bf16")
-FP8 = Scheme(
-    name="fp8-dynamic", tool="llmcompressor", method="rtn", weights="fp8_e4m3", activations="fp8_e4m3", dynamic=True
-)
 GIB = 2**30
 
 
@@ -145,9 +145,26 @@ def test_a_quantized_checkpoint_is_decompressed_in_offload_memory(tmp_path: Path
     assert layer.mlp.up_proj.weight.dtype == torch.bfloat16  # type: ignore[union-attr]
 
 
+@pytest.mark.parametrize("is_converted", [False, True], ids=["accelerate", "compressed-tensors"])
+def test_offloaded_tensors_get_the_asked_type(tmp_path: Path, *, is_converted: bool) -> None:
+    """Tensors that a quantized load left in bfloat16 are computed in float32, with both kinds of hooks."""
+    base = write_base(tmp_path / "base")
+    expected = AutoModelForCausalLM.from_pretrained(base, dtype=torch.float32)
+    model = AutoModelForCausalLM.from_pretrained(base, dtype=torch.float32)
+    for parameter in (model.model.layers[1].mlp.up_proj.weight, model.model.layers[0].mlp.up_proj.weight):
+        parameter.data = parameter.data.to(torch.bfloat16)  # as in the file
+    _offload_the_second_layer(model)
+    if is_converted:
+        from_accelerate(model)
+    restore_dtypes(model, expected, torch.float32)
+    tokens = torch.arange(64)[None]
+    with torch.inference_mode():
+        assert torch.equal(model(tokens).logits, expected(tokens).logits)
+
+
 def _fp8(folder: Path) -> EvaluateWork:
-    """Return the evaluation of a small model with FP8 weights and activations."""
-    variant = Variant(model=Model(id="tiny", path=str(write_base(folder / "base"))), scheme=FP8)
+    """Return the evaluation of a small model with FP8_DYNAMIC weights and activations."""
+    variant = Variant(model=Model(id="tiny", path=str(write_base(folder / "base"))), scheme=FP8_DYNAMIC)
     made = str(folder / "fp8")
     record = AttemptRecord(unit="quantize", attempt=1, job_id="1", node="here", pid=1, start=utc_now())
     quantize(QuantizeWork(variant=variant, checkpoint_path=made), Attempt(folder / "attempts", record))
@@ -235,18 +252,10 @@ def test_module_groups_have_every_weight_once(tmp_path: Path) -> None:
     assert sum(group.bytes for group in groups) == sum(one.nbytes for one in (*model.parameters(), *model.buffers()))
 
 
-def _model_of(shape: ModelShape) -> Any:
-    """Return a model of these sizes without weights."""
-    config = LlamaConfig(
-        vocab_size=shape.vocab_size,
-        hidden_size=shape.hidden_size,
-        intermediate_size=shape.intermediate_size,
-        num_hidden_layers=shape.layers,
-        num_attention_heads=shape.heads,
-        num_key_value_heads=shape.kv_heads,
-        head_dim=shape.head_dim,
-        tie_word_embeddings=shape.tied_embeddings,
-    )
+def _model_of(name: str) -> Any:
+    """Return the model of this name in the catalog, without weights."""
+    settings = dict(find_model_config(name) or {})
+    config = AutoConfig.for_model(settings.pop("model_type"), **settings)
     with torch.device("meta"):
         return AutoModelForCausalLM.from_config(config, dtype=torch.bfloat16)
 
@@ -257,7 +266,7 @@ def test_the_worker_splits_the_layers_as_planned(name: str, gpus: int) -> None:
     """Without offload, the fullest GPU of the worker has the planned weights, apart from its buffers."""
     shape, memory = find_model_shape(name), NodeMemory(gpu_bytes=(100 * GIB,) * gpus, host_bytes=100 * GIB)
     assert shape
-    model = _model_of(shape)
+    model = _model_of(name)
     found = make_device_map(model, memory, Offload(), model_name=name)
     held: Counter[Any] = Counter()
     for group in module_groups(model):
@@ -277,7 +286,7 @@ def test_the_worker_does_what_was_planned(gpus: int, to: Literal["cpu", "disk"])
     demand = MemoryDemand(sequences=4)
     planned = plan_offload(shape, BASE, demand, to, gpu=gpu, gpus=gpus, host_gib=200 if to == "cpu" else 40)
     assert planned
-    model = _model_of(shape)
+    model = _model_of("meta-llama/Llama-3.1-70B-Instruct")
     memory = NodeMemory(gpu_bytes=(int(gpu.memory_gib * GIB),) * gpus, host_bytes=40 * GIB)
     gpu_gib = tuple(capacity / GIB for capacity in planned.gpu_capacity_bytes)
     found = make_device_map(

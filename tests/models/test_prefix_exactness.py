@@ -10,6 +10,7 @@ import pytest
 from lm_eval.api.instance import Instance
 
 from hpcq.catalog.packages import staged_dataset_path, staged_model_path
+from hpcq.core.errors import UserInputError
 from hpcq.core.work_records import EvaluateWork, Model, Scheme, Task, Variant
 from hpcq.evaluate.backends.transformers.backend import AccelerateBackend
 from hpcq.evaluate.lm_eval_tasks import build_tasks
@@ -155,6 +156,13 @@ def test_generated_text_is_lm_evals(backend: AccelerateBackend) -> None:
     chunk = requests(GENERATE, [(QUESTION, arguments), (f"{EXAMPLES}Question:", arguments)])
 
     assert [response.text for response in responses_to(backend, chunk)] == lm_eval_answers(backend, chunk)
+
+
+def test_a_text_that_leaves_no_room_for_a_prompt_is_refused(backend: AccelerateBackend) -> None:
+    """The message has both lengths and the keys, as with vLLM; lm-eval's own is an assertion."""
+    chunk = requests(GENERATE, [(QUESTION, {"until": [], "max_gen_toks": 8192, "do_sample": False})])
+    with pytest.raises(UserInputError, match=r"up to 8192 tokens leaves no room .* tasks\.options\.TASK\.max_gen_toks"):
+        responses_to(backend, chunk)
 
 
 @pytest.fixture(scope="module")

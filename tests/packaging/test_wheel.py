@@ -21,6 +21,7 @@ name = "real"
 profile = "local"
 [[models]]
 id = "HuggingFaceTB/SmolLM2-135M-Instruct"
+source = "packages"
 [schemes]
 use = ["bf16"]
 [tasks]

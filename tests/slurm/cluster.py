@@ -131,11 +131,13 @@ class VirtualCluster:
     Attributes:
         settings: Lines of slurm.conf that replace or extend SETTINGS, for example {"MaxArraySize": "100"}.
         grace_s: Seconds between the signal to a preempted job and its end.
+        prefix: Command that executes each daemon and client, such as `nsenter` with its options.
         folder: Configuration, state and logs of the daemons.
     """
 
     settings: Mapping[str, str] = field(default_factory=dict)
     grace_s: int = 20
+    prefix: tuple[str, ...] = ()
     folder: Path = field(init=False)
     _running: dict[str, subprocess.Popen[bytes]] = field(init=False, default_factory=dict)
 
@@ -170,7 +172,12 @@ class VirtualCluster:
     def call(self, *command: str) -> str:
         """Run one of Slurm's commands, which must succeed in time, and return its standard output."""
         done = subprocess.run(
-            command, env=self.environment(), capture_output=True, text=True, timeout=CLIENT_TIMEOUT_S, check=False
+            [*self.prefix, *command],
+            env=self.environment(),
+            capture_output=True,
+            text=True,
+            timeout=CLIENT_TIMEOUT_S,
+            check=False,
         )
         if done.returncode:
             raise RuntimeError(f"{' '.join(command)}: {done.stderr.strip()}")
@@ -223,7 +230,7 @@ class VirtualCluster:
         if program is None:
             raise RuntimeError(f"{kind} is not installed: on Debian, apt-get install slurm-wlm.")
         self._running[name] = subprocess.Popen(
-            [program, *arguments],
+            [*self.prefix, program, *arguments],
             env=self.environment(),
             stdin=subprocess.DEVNULL,
             stdout=subprocess.DEVNULL,
@@ -353,7 +360,7 @@ def slurm_conf(cluster: VirtualCluster) -> Iterator[VirtualCluster]:
         yield cluster
     finally:
         if before is None:
-            del os.environ["SLURM_CONF"]
+            os.environ.pop("SLURM_CONF", None)  # tests of another folder may have restored the environment
         else:
             os.environ["SLURM_CONF"] = before
 

@@ -289,10 +289,11 @@ def test_a_budget_ends_a_loop(layout: RunLayout) -> None:
     preempt("a6000-1")
     assert {job.state.unit_state for job in wait_until_ended(layout).values()} == {UnitState.FAILED}
     assert [one[1:] for one in units.outcomes("killed")] == [("killed", "failed permanently")]
-    assert [one[1:] for one in units.outcomes("preempted")] == [("preempted", "failed permanently")] * 2
-    first, refused = units.records("preempted")
+    assert {one[1:] for one in units.outcomes("preempted")} == {("preempted", "failed permanently")}
+    # If the unit does not end before Slurm requeues its job, the second attempt ends before it reads the requests.
+    first, *refused = units.records("preempted")
     assert "the run has spent its 1e-06 GPU-hours" in str(first.reason)
-    assert (refused.reason, refused.total) == (first.reason, None)
+    assert all((one.reason, one.total) == (first.reason, None) for one in refused)
 
 
 def test_out_of_memory_takes_the_next_oom_step(long_units: Submitted) -> None:

@@ -23,6 +23,7 @@ name = "small"
 profile = "local"
 [[models]]
 id = "HuggingFaceTB/SmolLM2-135M-Instruct"
+source = "packages"
 [schemes]
 use = ["bf16", "fp8-dynamic"]
 [tasks]
@@ -33,7 +34,10 @@ limit = 3
 limit = 1
 num_fewshot = 0
 max_gen_toks = 8
+[quantize]
+device = "cpu"
 [evaluate]
+device = "cpu"
 dtype = "float32"
 batch_size = 4
 """

@@ -13,9 +13,12 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from lm_eval.api.instance import Instance
 
 from hpcq.catalog.packages import staged_dataset_path, staged_model_path
+from hpcq.catalog.safetensors_headers import headers_of
 from hpcq.core.work_records import EvaluateWork, Model, Scheme, Task, Variant
+from hpcq.evaluate.backends.interface import Backend
 from hpcq.evaluate.backends.vllm.backend import VllmBackend
 from hpcq.evaluate.requests import GENERATE, LOGLIKELIHOOD, LOGLIKELIHOOD_ROLLING, Request
 from hpcq.store import RequestKey, Response, digest_of_arguments
@@ -29,6 +32,15 @@ DEFINITIONS = {
     "gsm8k": "gsm8k/gsm8k.yaml",
 }
 LIMIT, SHOTS, NEW_TOKENS, MAX_LENGTH, BLOCK = 3, 1, 16, 384, 32
+
+GENERATION_SETTINGS = {
+    "do_sample": True,
+    "temperature": 0.6,
+    "repetition_penalty": 1.3,
+    "max_new_tokens": 3,
+    "num_return_sequences": -1,
+    "eos_token_id": 2,
+}
 
 PROSE = (
     "In the beginning of spring the river rises, and those who live on its banks carry what they own to the upper"
@@ -64,12 +76,13 @@ CORNERS: list[tuple[str, tuple[Any, ...]]] = [
 def request(number: int, kind: str, arguments: tuple[Any, ...], task: str = "corners") -> Request:
     """A request of a task that does not exist."""
     key = RequestKey(task, "1", number, 0, 0, digest_of_arguments(kind, arguments))
-    return Request(key=key, kind=kind, arguments=arguments)
+    instance = Instance(request_type=kind, doc={}, arguments=arguments, idx=number)
+    return Request(key=key, kind=kind, arguments=arguments, instance=instance)
 
 
-def answers(backend: VllmBackend, requests: Sequence[Request]) -> list[Response]:
+def answers(backend: Backend, requests: Sequence[Request]) -> list[Response]:
     """The responses to `requests`, in order, from one call."""
-    found = dict(backend.stream([requests]))
+    found = dict(backend.stream([requests], ()))
     assert len(found) == len(requests)
     return [found[request] for request in requests]
 
@@ -106,10 +119,35 @@ def staged() -> None:
         staged_dataset(name)
 
 
+def write_unusual_checkpoint(folder: Path) -> Path:
+    """The staged model with files that vLLM would read by default instead of those that transformers reads.
+
+    The generation settings are invalid and would change every answer. Mistral's weights, configuration and tokenizer
+    have priority in vLLM; here they are not usable.
+    """
+    folder.mkdir()
+    for path in staged_model(MODEL_ID).iterdir():
+        if path.name != "generation_config.json":
+            (folder / path.name).symlink_to(path)
+    files = {header.name: "model.safetensors" for header in headers_of(folder / "model.safetensors")}
+    documents = {
+        "generation_config.json": GENERATION_SETTINGS,
+        "model.safetensors.index.json": {"weight_map": files},
+        "params.json": {},
+        "tekken.json": {},
+    }
+    (folder / "consolidated.safetensors").write_bytes(len(b"{}").to_bytes(8, "little") + b"{}")
+    for name, content in documents.items():
+        (folder / name).write_text(json.dumps(content), encoding="utf-8")
+    return folder
+
+
 @pytest.fixture(scope="session")
 def backend(tmp_path_factory: pytest.TempPathFactory) -> VllmBackend:
-    """The backend under test, loaded."""
-    backend = VllmBackend(make_work(tmp_path_factory.mktemp("run")))
+    """The backend under test, loaded; lm-eval's own loads the model without these generation settings."""
+    folder = tmp_path_factory.mktemp("run")
+    checkpoint = write_unusual_checkpoint(folder / "model")
+    backend = VllmBackend(make_work(folder, checkpoint_path=str(checkpoint)))
     backend.load()
     return backend
 

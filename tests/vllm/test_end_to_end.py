@@ -25,6 +25,7 @@ MANIFEST = f"""
 name = "plain"
 [[models]]
 id = "{MODEL_ID}"
+source = "packages"
 [schemes]
 use = ["bf16"]
 [tasks]

@@ -2,21 +2,24 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from itertools import groupby
 from pathlib import Path
 from typing import Any
 
 import pytest
 
+from hpcq.catalog.generation_settings import GenerationSettings
 from hpcq.core.attempts import Attempt, AttemptRecord, utc_now
 from hpcq.core.work_records import MergeWork
+from hpcq.evaluate.backends.transformers.backend import AccelerateBackend, generate_as_defined
 from hpcq.evaluate.backends.vllm.backend import VllmBackend
 from hpcq.evaluate.merge import merge
 from hpcq.evaluate.provenance import segment_provenance
 from hpcq.evaluate.request_set import build_request_set
-from hpcq.evaluate.requests import GENERATE
+from hpcq.evaluate.requests import GENERATE, LOGLIKELIHOOD, LOGLIKELIHOOD_ROLLING
 from hpcq.store import Response, SegmentWriter, read_results
-from tests.vllm.conftest import CORNERS, DEFINITIONS, LIMIT, PROSE, answers, make_work, request
+from tests.vllm.conftest import CORNERS, DEFINITIONS, LIMIT, MAX_LENGTH, PROSE, QUESTION, answers, make_work, request
 
 TOLERANCE = 1e-4
 
@@ -52,6 +55,23 @@ def test_prefixes_are_shared(backend: VllmBackend, ours: list[Response]) -> None
     assert counts["computed_tokens"] < 3 / 4 * counts["asked_tokens"]
 
 
+def test_removed_tokens_are_counted(backend: VllmBackend, ours: list[Response]) -> None:
+    """Each response has the number of tokens by which its prompt was too long; windows of rolling ones lose none.
+
+    Observed: prompts were cut from the left without a warning or a count.
+    """
+    expected = []
+    for kind, (text, *rest) in CORNERS:
+        if kind == LOGLIKELIHOOD_ROLLING:
+            expected.append(0)
+            continue
+        [tokens] = backend._tokenizer.encode([text + rest[0] if kind == LOGLIKELIHOOD else text])
+        room = MAX_LENGTH - (1 if kind == LOGLIKELIHOOD else rest[0]["max_gen_toks"])
+        expected.append(max(0, len(tokens) - room))
+    assert [response.cut_tokens for response in ours] == expected
+    assert sum(count > 0 for count in expected) == 3
+
+
 def test_greedy_is_the_default(backend: VllmBackend) -> None:
     """A task without sampling arguments gets greedy text, like one with do_sample = false.
 
@@ -64,6 +84,33 @@ def test_greedy_is_the_default(backend: VllmBackend) -> None:
     ]
     default, greedy = answers(backend, requests)
     assert default == greedy
+
+
+def test_generation_settings_change_no_answer_of_either_backend(backend: VllmBackend) -> None:
+    """Both backends give the same greedy text with the checkpoint's settings, and end it at its stop tokens.
+
+    The checkpoint has a repetition penalty, sampling and an invalid value, which vLLM alone does not start with.
+    Observed: one backend applied the repetition penalty to greedy answers, the other did not.
+    """
+    accelerate = AccelerateBackend(replace(backend._work, backend="accelerate", engine_options=()))
+    accelerate.load()
+    arguments = {"until": [], "max_gen_toks": 8, "do_sample": False}
+    requests = [request(number, GENERATE, (text, arguments)) for number, text in enumerate((PROSE, QUESTION))]
+    texts = [answer.text for answer in answers(backend, requests)]
+    stop = backend._tokenizer.encode([texts[0]])[0][3]
+
+    assert [answer.text for answer in answers(accelerate, requests)] == texts
+    for one in (backend, accelerate):
+        assert one.describe()["ignored_generation_settings"].startswith("max_new_tokens=3, num_return_sequences=-1")
+
+    settings = GenerationSettings(stop_tokens=(2, stop))
+    generate_as_defined(accelerate._lm, settings)
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(backend, "_generation", settings)
+        ended = [answer.text for answer in answers(backend, requests)]
+    assert [answer.text for answer in answers(accelerate, requests)] == ended
+    assert texts[0].startswith(ended[0])
+    assert len(ended[0]) < len(texts[0])
 
 
 def test_sampled_text_depends_on_its_request_alone(backend: VllmBackend) -> None:

@@ -22,9 +22,11 @@ dataset = "text.jsonl"
 samples = 8
 sequence_length = 64
 [tasks]
-use = ["truthfulqa_mc1"]
+use = ["winogrande"]
 limit = 2
 data = "packages"
+[tasks.options.winogrande]
+num_fewshot = 0
 [evaluate]
 backend = "vllm"
 [evaluate.engine]
@@ -35,7 +37,7 @@ max_num_seqs = 4
 
 def test_accelerate_evaluates_variants_without_a_vllm_kernel(core_python: Path, tmp_path: Path) -> None:
     """The plan has the reason, each variant's results have their backend, and the report marks the difference."""
-    staged_dataset("truthfulqa_mc1")
+    staged_dataset("winogrande")
     write_base(tmp_path / "base")
     write_calibration(tmp_path / "text.jsonl")
     hpcq = Hpcq(python=core_python, folder=tmp_path)

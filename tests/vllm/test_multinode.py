@@ -13,6 +13,7 @@ import pytest
 
 from hpcq.core import environments
 from hpcq.core.attempts import AttemptRecord, read_attempts
+from hpcq.evaluate.prefix.agreement import largest_rounding
 from hpcq.store import VariantScores, read_responses, read_results
 from tests.command_line import Hpcq
 from tests.slurm.cluster import PATIENT, VirtualCluster, slurm_conf
@@ -42,6 +43,7 @@ max_gen_toks = 8
 [evaluate]
 backend = "vllm"
 environment = "vllm-cpu"
+device = "cpu"
 dtype = "float32"
 max_length = 1024
 [evaluate.engine]
@@ -90,7 +92,7 @@ python = {json.dumps(str(environments.interpreter("transformers")))}
         text += f"tensor_parallel_size = {tensor}\npipeline_parallel_size = {stages}\n"
         for model in models:
             text += f"[[models]]\nid = {json.dumps(model)}\n"
-            text += f"path = {json.dumps(str(self.model))}\n" if model == TINY else ""
+            text += f"path = {json.dumps(str(self.model))}\n" if model == TINY else 'source = "packages"\n'
         return self.hpcq.write(text, f"{run}.toml")
 
     def submit(self, run: str, *models: str, nodes: int = 1, gpus: int = 1, tensor: int = 1, stages: int = 1) -> Path:
@@ -156,7 +158,9 @@ def test_several_nodes_answer_like_one_process(scene: Scene, one: Path, run: str
     facts = {"nodes": "nodes", "tensor": "tensor_parallel", "stages": "pipeline_parallel"}
     assert all(record.facts[fact] == split[name] for name, fact in facts.items())
     wait_until_no_process_is_left(record)
-    assert record.facts["prefix_sharing"] == "exact"
+    # Whether a difference is below 1e-4 depends on the CPU: TP3 had 4.1e-5 on one, and 1.06e-4 on another.
+    assert record.facts["prefix_sharing"] in {"exact", "within rounding"}
+    assert record.facts["prefix_sharing_difference"] <= largest_rounding("float32")
     assert record.facts["computed_tokens"] < record.facts["asked_tokens"] / 2
 
 

@@ -16,9 +16,10 @@ from hpcq.evaluate.backends.vllm.continuations import Prompt
 from hpcq.evaluate.backends.vllm.engine import _reduced_batch
 from hpcq.evaluate.backends.vllm.engine_loop import EngineLoop, Job, prompt_logprobs, sampling_params
 from hpcq.evaluate.backends.vllm.engine_requests import PrefixSharing, generate_job, score_pairs
-from hpcq.evaluate.backends.vllm.self_check import TOLERANCES, check_sharing
+from hpcq.evaluate.backends.vllm.self_check import check_sharing
+from hpcq.evaluate.prefix.agreement import EXACT, Agreement, largest_rounding
 from hpcq.evaluate.requests import GENERATE, LOGLIKELIHOOD
-from tests.vllm.conftest import BLOCK, QUESTION, answers, make_work, request
+from tests.vllm.conftest import ALIKE, BLOCK, PROSE, QUESTION, answers, make_work, request
 
 SHARED = PrefixSharing(min_tokens=BLOCK)
 PLAIN = PrefixSharing(min_tokens=BLOCK, disabled_reason="for comparison")
@@ -73,9 +74,11 @@ def test_a_cache_that_is_not_exact_is_not_used(
             cache.zero_()
         return outputs
 
+    monkeypatch.setattr(backend, "_agreement", Agreement())
     monkeypatch.setattr(backend._engine, "step", forgetful_step)
     with caplog.at_level(logging.WARNING):
         sharing = backend._check_prefix_sharing()
+    assert backend._agreement.difference == 0, "a sharing that is not used has no influence on the tolerance"
     assert sharing.disabled_reason is not None
     assert "differ" in sharing.disabled_reason
     assert f"Prefix sharing is disabled: {sharing.disabled_reason}. Every prompt is computed in full." in caplog.text
@@ -92,15 +95,38 @@ def test_generation_reads_the_cache_only_if_it_is_exact(backend: VllmBackend, en
     """If prefixes are not shared, generation does not read the cache either."""
     generation = request(0, GENERATE, (QUESTION, {"until": [], "max_gen_toks": 2}))
     for sharing in (SHARED, PLAIN):
-        run(engine_loop, generate_job(generation, backend._tokenizer, 1, sharing))
+        run(engine_loop, generate_job(generation, backend._tokenizer, backend._work, sharing))
     assert engine_loop.cached_tokens == 0
-    run(engine_loop, generate_job(generation, backend._tokenizer, 1, SHARED))
+    run(engine_loop, generate_job(generation, backend._tokenizer, backend._work, SHARED))
     assert engine_loop.cached_tokens >= BLOCK
+
+
+def test_sharing_is_checked_with_the_runs_requests(backend: VllmBackend) -> None:
+    """Long requests of the run are compared too, and "exact" is written only of a difference up to EXACT.
+
+    The check leaves nothing in the prefix cache. Requests whose continuations were in it would be computed twice.
+    """
+    context = f"{QUESTION} the mud\n\n" * 3 + QUESTION
+    texts = [(context, continuation) for continuation in (ALIKE, PROSE)]
+    chunk = [request(number, LOGLIKELIHOOD, text) for number, text in enumerate(texts)]
+    before = backend.token_counts()
+
+    backend.check(chunk)
+
+    facts = backend.describe()
+    difference = facts["prefix_sharing_difference"]
+    assert facts["prefix_sharing"] == ("exact" if difference <= EXACT else "within rounding")
+    assert difference <= facts["prefix_sharing_tolerance"] <= largest_rounding("float32")
+    assert facts["batch_difference"] <= largest_rounding("float32")
+    assert backend.token_counts() == before
+    answers(backend, chunk)
+    [(context_tokens, _), _] = [encoded.pair for encoded in backend._tokenizer.encode_pairs(texts)]
+    assert backend.token_counts()["computed_tokens"] - before["computed_tokens"] < 2 * len(context_tokens)
 
 
 def test_without_any_cached_tokens_sharing_is_disabled(engine_loop: EngineLoop) -> None:
     """Contexts shorter than a block are not cached: the self-check disables sharing with that reason."""
-    found, _ = check_sharing(engine_loop, [((7, 8, 9), (10, 11))], SHARED, TOLERANCES["float32"])
+    found, _ = check_sharing(engine_loop, [((7, 8, 9), (10, 11))], SHARED, "float32")
     assert found.disabled_reason == "the engine does not cache prefixes of this model"
 
 
@@ -108,7 +134,8 @@ def test_common_prefixes_are_read_from_the_cache(backend: VllmBackend, engine_lo
     """Questions after the same examples compute the examples once, independent of the order of the requests."""
     examples = QUESTION + " the mud\n\n" + QUESTION + " the mud\n\n"
     questions = [f"{examples}Question: What is {number} and {number}?\nAnswer:" for number in (3, 1, 4, 5, 9, 2)]
-    pairs = backend._tokenizer.encode_pairs([(question, f" {choice}") for question in questions for choice in "ABCD"])
+    texts = [(question, f" {choice}") for question in questions for choice in "ABCD"]
+    pairs = [encoded.pair for encoded in backend._tokenizer.encode_pairs(texts)]
     scores = run(engine_loop, score_pairs(pairs, SHARED))
     longest = max(len(context) for context, _ in pairs)
     assert len(scores) == len(pairs)
@@ -127,7 +154,7 @@ def test_answered_requests_are_not_computed_again(backend: VllmBackend) -> None:
 def test_asked_tokens_count_each_request_in_full(backend: VllmBackend) -> None:
     """Four letters after one question count it four times and compute it at most once; generation does not count."""
     chunk = [request(number, LOGLIKELIHOOD, (QUESTION, f" {letter}")) for number, letter in enumerate("ABCD")]
-    [(context, _), *_] = backend._tokenizer.encode_pairs([one.arguments for one in chunk])
+    context, _ = backend._tokenizer.encode_pairs([one.arguments for one in chunk])[0].pair
     before = backend.token_counts()
     answers(backend, chunk)
     counts = {name: count - before[name] for name, count in backend.token_counts().items()}
@@ -174,5 +201,5 @@ def test_an_unknown_option_is_refused(tmp_path: Path) -> None:
 
 def test_a_missing_device_is_refused(tmp_path: Path) -> None:
     """Without a GPU, 'cuda' is refused with the fix."""
-    with pytest.raises(SetupError, match=r"there is no GPU here\. Use 'auto'"):
+    with pytest.raises(SetupError, match=r"planned on GPUs, but vLLM finds none here\. Remove evaluate\.device"):
         VllmBackend(make_work(tmp_path, device="cuda")).load()

@@ -30,12 +30,18 @@ class Backend(Protocol):
     ) -> Iterator[tuple[Request, Response]]:
         """Yield every request whose key is not in `answered` with its response, as it completes; may yield others too.
 
+        A response has the number of tokens that were removed from its prompt (`Response.cut_tokens`). The
+        caller detects log-likelihoods that are not finite. Only the backend can detect such logits of a generated text.
+
         A response depends on its chunk alone, bit for bit, not on `answered` or on other chunks. A backend that cannot
         guarantee this reports in `describe`, as "varies", by how much a log-likelihood may differ.
 
         Args:
             chunks: The requests of a chunk have one task, one kind and the same generation arguments.
             answered: Keys of the requests that need no response.
+
+        Raises:
+            NotFiniteError: The logits of a generated text are not finite.
         """
 
     def token_counts(self) -> dict[str, int]:
@@ -50,11 +56,34 @@ class Backend(Protocol):
 
 
 @runtime_checkable
+class DiagnosingBackend(Protocol):
+    """A backend that can find the layer in which NaN or infinite numbers begin."""
+
+    def not_finite_origin(self, request: Request) -> str | None:
+        """Compute `request` again; return the first layer whose output is not finite, as a clause; None: none."""
+
+
+@runtime_checkable
 class MultiNodeBackend(Protocol):
     """A backend that can run on several nodes; `EvaluateWork.node_context` identifies the node."""
 
     def run_follower(self) -> None:
         """On a node of rank > 0: serve the backend that is loaded on rank 0. Never returns; raises what stops it."""
+
+
+@runtime_checkable
+class SharingBackend(Protocol):
+    """A backend that computes common prefixes of log-likelihood requests once, if a check shows the same results."""
+
+    def check(self, sample: Sequence[Request]) -> None:
+        """Compare shared and unshared computation of requests of the run; stop sharing if they differ.
+
+        Called once, after `load` and before `describe`.
+
+        Args:
+            sample: Log-likelihood requests, of which the run has the same sample in every process (`check_sample`);
+                empty if it has none.
+        """
 
 
 def make_backend(work: EvaluateWork) -> Backend:

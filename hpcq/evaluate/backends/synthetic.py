@@ -101,8 +101,8 @@ def _open_journal(folder: Path) -> int:
 def _response(request: Request) -> Response:
     digest = request.key.digest
     if request.kind == GENERATE:
-        return Response(text=f"rehearsal {digest}")
+        return Response(text=f"rehearsal {digest}", cut_tokens=0)
     loss = int(digest[:8], 16) / 2**32 * _MAX_LOSS
     if request.kind == LOGLIKELIHOOD_ROLLING:
-        return Response(loglikelihood=-loss)
-    return Response(loglikelihood=-loss, is_greedy=int(digest[8], 16) == 0)
+        return Response(loglikelihood=-loss, cut_tokens=0)
+    return Response(loglikelihood=-loss, is_greedy=int(digest[8], 16) == 0, cut_tokens=0)

@@ -33,10 +33,12 @@ class TokenRequest:
     Attributes:
         tokens: Token ids of context and continuation, [length].
         continuation_length: Tokens of the continuation; 0 < continuation_length < len(tokens).
+        cut_tokens: Tokens that were removed from the left of the context.
     """
 
     tokens: Tokens
     continuation_length: int
+    cut_tokens: int = 0
 
     @property
     def input_length(self) -> int:

@@ -81,8 +81,9 @@ def token_request(context: Sequence[int], continuation: Sequence[int], max_lengt
             f"A request of {len(context)} tokens of context and {len(continuation)} of continuation cannot be scored:"
             f" it needs at least one of each, and a continuation of at most the model's {max_length} tokens."
         )
-    tokens = np.array([*context, *continuation][-(max_length + 1) :], np.int32)
-    return TokenRequest(tokens=tokens, continuation_length=len(continuation))
+    cut = max(0, len(context) + len(continuation) - (max_length + 1))
+    tokens = np.array([*context, *continuation][cut:], np.int32)
+    return TokenRequest(tokens=tokens, continuation_length=len(continuation), cut_tokens=cut)
 
 
 def token_requests(pairs: Iterable[TokenPair], max_length: int) -> list[TokenRequest]:

@@ -112,6 +112,13 @@ def record_failed_start(layout: RunLayout, unit: str, job: EndedJob, failure: Fa
     return new_attempt(layout.attempts, record).record
 
 
+def record_interrupted(layout: RunLayout, record: AttemptRecord) -> None:
+    """Record that the command which ran the attempt was stopped: the attempt knows its signal only, or was killed."""
+    reason = "interrupted by the user: its command was stopped (Ctrl-C, `hpcq cancel` or a signal)"
+    ended = replace(record, outcome=Outcome.INTERRUPTED, reason=reason, end=record.end or utc_now(), phase=None)
+    Attempt(layout.attempts, ended)
+
+
 def record_cancelled(layout: RunLayout, unit: str, job: EndedJob) -> None:
     """Record that the user cancelled the job. The unit is on hold until the user resumes it."""
     of_job = [one for one in read_unit_attempts(layout.attempts, unit) if one.job_id == job.job_id]

@@ -8,6 +8,9 @@ from __future__ import annotations
 
 from typing import Final
 
+DOWNLOAD_BYTES_PER_S: Final = 100e6
+"""Rate at which a node downloads from the hub. An assumption."""
+
 READ_GB_PER_S: Final = 0.37
 """Read rate of one node from a shared file system, if the profile has none. One reported measurement: vLLM read 894 GiB
 from a network file system in 43 minutes."""

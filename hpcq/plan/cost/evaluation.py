@@ -6,15 +6,15 @@ from dataclasses import dataclass
 
 from hpcq.catalog.gpus import FORMAT_FALLBACKS, GPU
 from hpcq.catalog.kernels import Kernel
-from hpcq.catalog.models import ModelShape
+from hpcq.catalog.model_shape import ModelShape
 from hpcq.catalog.tools import BackendInfo, backends
 from hpcq.core.layer_split import stage_layers
 from hpcq.core.work_records import Scheme
 from hpcq.plan.cost import constants
 from hpcq.plan.cost.tokens import Workload
-from hpcq.plan.memory.gpu_memory import GpuMemory, MemoryDemand
+from hpcq.plan.memory.gpu_memory import STATE_BYTES, GpuMemory, MemoryDemand
 from hpcq.plan.memory.offload import OffloadPlan
-from hpcq.plan.memory.weights import BITS, GIB, weight_bytes
+from hpcq.plan.memory.weights import BITS, GIB, checkpoint_bytes
 from hpcq.plan.units import Shape
 
 _GIGA = 10**9
@@ -80,6 +80,7 @@ class EvaluationSpec:
         kernel: Kernel that multiplies the weights, if known.
         gpu_memory: Memory of the fullest GPU; None on CPUs.
         offload: Weights outside the GPUs; each forward pass transfers them.
+        stored_bytes: Bytes of the checkpoint's tensors, if others quantized it; None: they follow from the scheme.
     """
 
     model: ModelShape
@@ -91,6 +92,12 @@ class EvaluationSpec:
     kernel: Kernel | None = None
     gpu_memory: GpuMemory | None = None
     offload: OffloadPlan | None = None
+    stored_bytes: int | None = None
+
+    @property
+    def checkpoint_bytes(self) -> int:
+        """Bytes of the checkpoint's tensors."""
+        return self.stored_bytes or checkpoint_bytes(self.model, self.scheme)
 
     @property
     def info(self) -> BackendInfo:
@@ -107,7 +114,7 @@ def evaluation_cost(spec: EvaluationSpec, workload: Workload, hardware: Hardware
     prompts += passes * _offload_transfer_s(spec, hardware)
     return Cost(
         start_s=spec.info.startup_s,
-        load_s=read_seconds(weight_bytes(spec.model, spec.scheme), hardware),
+        load_s=read_seconds(spec.checkpoint_bytes, hardware),
         work_s=prompts + _generation_s(spec, workload, hardware),
     )
 
@@ -117,10 +124,18 @@ def read_seconds(count: float, hardware: Hardware) -> float:
     return count / (hardware.read_gb_per_s * _GIGA)
 
 
-def token_flops(model: ModelShape, length: float, *, with_logits: bool) -> float:
-    """Return the FLOPs per token of a prompt of `length` tokens: every weight once, attention to half of the prompt."""
-    weights = 2 * model.linear_parameters + (2 * model.hidden_size * model.vocab_size if with_logits else 0)
-    return weights + 4 * model.layers * model.heads * model.head_dim * length / 2
+def token_flops(model: ModelShape, length: float, *, with_logits: bool, with_all_experts: bool = False) -> float:
+    """Return the FLOPs per token of a prompt of `length` tokens: every weight once, attention to half of the prompt.
+
+    Of the experts of a block, only the active ones compute a token.
+    """
+    weights = model.linear_parameters if with_all_experts else model.active_linear_parameters
+    logits = model.hidden_size * model.vocab_size if with_logits else 0
+    attention = sum(
+        count * 2 * one.heads * (one.key_dim + one.value_dim) * one.attended(length / 2)
+        for one, count in model.attentions
+    )
+    return 2.0 * (weights + logits) + attention
 
 
 def gpu_flops(gpu: GPU, dtype: str, kernel: Kernel | None = None) -> float:
@@ -203,9 +218,9 @@ def _generation_s(spec: EvaluationSpec, workload: Workload, hardware: Hardware) 
     if not workload.generated_tokens:
         return 0.0
     batch = min(_batch(spec, workload, hardware), max(1.0, workload.generations))
-    cache = batch * workload.generation_length * _kv_token_bytes(spec)
+    cache = batch * _kv_sequence_bytes(spec, workload.generation_length, hardware.shape.tensor_parallel)
     flops = batch * token_flops(spec.model, 2 * workload.generation_length, with_logits=True)
-    weights = _read_weights(spec)
+    weights = _read_weights(spec) * _read_share(spec.model, batch)
     gpu, shape = hardware.gpu, hardware.shape
     if gpu is None:
         read_s = (weights + cache) / (constants.CPU_READ_GB_PER_S * _GIGA)
@@ -226,12 +241,26 @@ def _generation_s(spec: EvaluationSpec, workload: Workload, hardware: Hardware) 
 def _read_weights(spec: EvaluationSpec) -> float:
     """Return the bytes of weights as they are multiplied: some backends decompress a quantized checkpoint."""
     if spec.scheme.is_quantized and not spec.info.decompresses:
-        return weight_bytes(spec.model, spec.scheme)
+        return spec.checkpoint_bytes
     return spec.model.parameters * (_FLOAT32_BYTES if spec.dtype == "float32" else BITS["bf16"] // 8)
 
 
-def _kv_token_bytes(spec: EvaluationSpec) -> int:
-    return 2 * spec.model.layers * spec.model.kv_heads * spec.model.head_dim * spec.demand.kv_bytes
+def _read_share(model: ModelShape, batch: float) -> float:
+    """Return the share of the weights that a step of `batch` tokens reads: experts that no token chose are not read."""
+    unread = sum(
+        count * block.experts.parameters * (1 - block.experts.active / block.experts.count) ** batch
+        for block, count in model.counts
+        if block.experts
+    )
+    return float(1 - unread / model.parameters)
+
+
+def _kv_sequence_bytes(spec: EvaluationSpec, length: float, gpus: int) -> float:
+    """Return the bytes of a sequence's KV cache on all `gpus` GPUs, each of which keeps all of a latent cache."""
+    return sum(
+        count * one.kept_numbers(1) * (gpus if one.latent else 1) * one.attended(length) * spec.demand.kv_bytes
+        for one, count in spec.model.attentions
+    )
 
 
 def _batch(spec: EvaluationSpec, workload: Workload, hardware: Hardware) -> float:
@@ -242,6 +271,11 @@ def _batch(spec: EvaluationSpec, workload: Workload, hardware: Hardware) -> floa
     cache_bytes = hardware.gpu.memory_gib * GIB * spec.demand.gpu_memory_utilization - need.total + need.kv_cache
     if spec.demand.kv_cache_bytes is not None:
         cache_bytes = spec.demand.kv_cache_bytes
-    heads = max(1, -(-model.kv_heads // shape.tensor_parallel))
-    token = 2 * heads * model.head_dim * max(stage_layers(model.layers, shape.pipeline_parallel)) * spec.demand.kv_bytes
-    return max(1.0, min(constants.MAX_NUM_SEQS, cache_bytes / (token * max(1.0, workload.generation_length))))
+    layers = max(stage_layers(model.layers, shape.pipeline_parallel))
+    length = max(1.0, workload.generation_length)
+    per_block = sum(
+        count * one.kept_numbers(shape.tensor_parallel) * one.attended(length) for one, count in model.attentions
+    )
+    state = sum(count * block.state for block, count in model.counts) / shape.tensor_parallel
+    sequence = layers * (per_block * spec.demand.kv_bytes + state * STATE_BYTES) / model.layers
+    return max(1.0, min(constants.MAX_NUM_SEQS, cache_bytes / max(1.0, sequence)))

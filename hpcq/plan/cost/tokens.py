@@ -122,6 +122,19 @@ def document_count(task: Task) -> int:
     return available if task.limit is None else min(task.limit * info.num_subtasks, available)
 
 
+def mean_prompt_tokens(task: Task) -> float | None:
+    """Return the mean tokens of a prompt with its answer (of text: the longest permitted); None: unknown."""
+    info = find_task(task.name)
+    if info is None:
+        return None
+    if info.output_type == LOGLIKELIHOOD and info.tokens is not None:
+        tokens = info.tokens
+        return tokens.shared_prefix + _shots(info, task) * tokens.example + tokens.question + tokens.choice
+    if info.generation is not None:
+        return info.generation.prompt_tokens(_shots(info, task)) + (task.max_gen_toks or info.max_gen_toks)
+    return None
+
+
 def estimate_workload(tasks: Sequence[Task], *, shares_prefixes: bool) -> Workload:
     """Estimate what `tasks` compute; without prefix sharing, every request is computed in full."""
     scored = scored_requests = requested = prompts = generated = generations = 0.0

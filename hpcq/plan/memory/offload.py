@@ -8,7 +8,7 @@ from dataclasses import dataclass
 from typing import Literal
 
 from hpcq.catalog.gpus import GPU
-from hpcq.catalog.models import ModelShape
+from hpcq.catalog.model_shape import ModelShape
 from hpcq.core.layer_split import bytes_per_place, fill
 from hpcq.core.work_records import Scheme
 from hpcq.evaluate.prefix.batching import PREFIX_CACHE_SHARE
@@ -85,9 +85,7 @@ def plan_offload(
         host_gib: Maximum host memory of a job.
     """
     scheme = loaded_scheme(scheme, demand)
-    largest = max(
-        embedding_bytes(model, value_bytes(scheme)), *(linear_bytes(linear, scheme) for linear in model.linears)
-    )
+    largest = max(embedding_bytes(model, value_bytes(scheme)), *_tensor_bytes(model, scheme))
     without_weights = list(_without_weights(model, scheme, demand, gpu, gpus)) if gpu else []
     gpu_capacities = [
         int(gpu.memory_gib * demand.gpu_memory_utilization * GIB) - used.total for used in without_weights if gpu
@@ -134,6 +132,14 @@ def plan_offload(
         host_request_gib=host_gib - (host - host_capacity) / HOST_SHARE / GIB,
         gpu_memory=fullest,
     )
+
+
+def _tensor_bytes(model: ModelShape, scheme: Scheme) -> Iterator[int]:
+    """Yield the bytes of what is copied at once: a linear layer, or all experts of a block, which are fused."""
+    for block in model.kinds:
+        yield from (linear_bytes(linear, scheme) for linear in block.linears)
+        if block.experts:
+            yield block.experts.count * sum(linear_bytes(linear, scheme) for linear in block.experts.linears)
 
 
 def _without_weights(

@@ -7,10 +7,10 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
-from hpcq.catalog.models import ModelShape
+from hpcq.catalog.model_shape import Block, ModelShape
 from hpcq.catalog.tools import quantizers
 from hpcq.core.work_records import Calibration, Scheme
-from hpcq.plan.memory.weights import GIB, VALUE_BYTES
+from hpcq.plan.memory.weights import GIB
 
 USABLE_GPU_SHARE = 0.95
 """Share of a GPU's memory that can be allocated; torch loses the rest to fragmentation."""
@@ -40,7 +40,7 @@ class QuantizationMemory:
 def quantization_memory(
     shape: ModelShape, scheme: Scheme, calibration: Calibration | None, *, on_gpu: bool
 ) -> QuantizationMemory:
-    """Estimate the memory of a quantization: on a GPU with the model in host memory, or on a CPU in float32.
+    """Estimate the memory of a quantization: on a GPU in the type of the base, or on a CPU in float32.
 
     A tool that declares its memory per parameter gets that, and the memory of a process.
     """
@@ -49,7 +49,7 @@ def quantization_memory(
         gpu = int(shape.parameters * tool.gpu_bytes_per_parameter) + _PROCESS_BYTES if on_gpu else 0
         host = int(shape.parameters * tool.host_bytes_per_parameter) + _PROCESS_BYTES
         return QuantizationMemory(host_bytes=host, gpu_bytes=gpu)
-    value = VALUE_BYTES if on_gpu else _FLOAT32_BYTES
+    value = shape.value_bytes if on_gpu else _FLOAT32_BYTES
     tokens = calibration.samples * calibration.sequence_length if calibration else 0
     # Inputs and outputs of a block, of all calibration sequences.
     between_blocks = 2 * tokens * shape.hidden_size * value
@@ -64,25 +64,36 @@ def quantization_memory(
 
 def _peak_block_bytes(shape: ModelShape, scheme: Scheme, calibration: Calibration | None, value: int) -> int:
     """Return the peak of one block with the method's statistics and a forward pass, or of the embeddings."""
-    weights = shape.linear_parameters // shape.layers * value
+    blocks = (_block_peak(block, shape, scheme, calibration, value) for block in shape.kinds)
+    return max(*blocks, shape.vocab_size * shape.embedding_size * value)
+
+
+def _block_peak(block: Block, shape: ModelShape, scheme: Scheme, calibration: Calibration | None, value: int) -> int:
     statistics = working = 0
-    if scheme.method in _HESSIAN_METHODS and calibration:
-        # The Hessians of all linear layers (gptq/base.py), the layer that is rounded, and two copies of its Hessian.
-        statistics = sum(_hessian_bytes(linear.in_features) for linear in shape.linears)
+    width = block.feed_forward + (block.experts.active * block.experts.width if block.experts else 0)
+    if scheme.method in _HESSIAN_METHODS and calibration and block.quantizable:
+        # The Hessians of all linear layers, of every expert too (gptq/base.py), the layer that is rounded, and two
+        # copies of its Hessian.
+        statistics = sum(
+            count * _hessian_bytes(linear.in_features)
+            for count, linears in block.groups
+            for linear in linears
+            if linear.is_quantizable
+        )
         working = max(
-            linear.parameters * _FLOAT32_BYTES + 2 * _hessian_bytes(linear.in_features) for linear in shape.linears
+            linear.parameters * _FLOAT32_BYTES + 2 * _hessian_bytes(linear.in_features) for linear in block.quantizable
         )
     elif scheme.method == "awq" and calibration:
         # Of all sequences, the inputs of attention, feed-forward layer and down_proj and two outputs stay on the GPU
         # (awq/base.py, offload_device None), and the inputs of o_proj, which is scaled only if v_proj is as wide; also
         # a copy of the widest layers that are scaled together.
-        widths = (4 + (shape.kv_heads == shape.heads)) * shape.hidden_size + shape.intermediate_size
+        is_even = block.attention is not None and block.attention.kv_heads == block.attention.heads
+        widths = (4 + is_even) * shape.hidden_size + width
         statistics = calibration.samples * calibration.sequence_length * widths * value
-        working = 2 * shape.hidden_size * shape.intermediate_size * value
+        working = 2 * shape.hidden_size * width * value
     tokens = max(_PASS_TOKENS, calibration.sequence_length) if calibration else 0
-    forward_pass = tokens * (_HIDDEN_COPIES * shape.hidden_size + 3 * shape.intermediate_size) * value
-    embeddings = shape.vocab_size * shape.hidden_size * value
-    return max(weights + statistics + max(working, forward_pass), embeddings)
+    forward_pass = tokens * (_HIDDEN_COPIES * shape.hidden_size + 3 * width) * value
+    return block.weights * value + statistics + max(working, forward_pass)
 
 
 def _hessian_bytes(columns: int) -> int:

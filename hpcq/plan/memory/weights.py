@@ -3,37 +3,56 @@
 from __future__ import annotations
 
 import math
-import re
-from collections.abc import Iterable
 from functools import lru_cache
 
-from hpcq.catalog.models import Linear, ModelShape
+from hpcq.catalog.model_shape import Block, Linear, ModelShape
+from hpcq.catalog.schemes import has_uniform_blocks, is_ignored
 from hpcq.core.work_records import Scheme
 
 GIB = 2**30
 BITS = {"fp32": 32, "bf16": 16, "fp16": 16, "fp8_e4m3": 8, "int8": 8, "int4": 4}
+BITS |= {"int3": 3, "int2": 2, "nf4": 4, "fp4": 4, "nvfp4": 4, "mxfp4": 4}  # only in checkpoints of others
 VALUE_BYTES = 2
-"""Bytes per number in a quantized checkpoint that is not quantized, such as scales: the checkpoint's 16-bit type."""
+"""Bytes per number that is not quantized, such as scales, when a quantized model is evaluated: a 16-bit type."""
 
 _UNQUANTIZED = ("fp32", "bf16", "fp16")
 _WORD_BITS = 32
-_HEAD = "lm_head"
+_FLOAT32_BYTES = 4
 
 
 @lru_cache(maxsize=4096)
-def weight_bytes(shape: ModelShape, scheme: Scheme) -> int:
+def weight_bytes(shape: ModelShape, scheme: Scheme, value: int | None = None) -> int:
     """Return the bytes of a checkpoint's tensors, without the safetensors headers.
 
-    A quantized checkpoint has its linear layers in the scheme's format, with scales and zero points, and the rest in 16
-    bits. A base checkpoint has everything in the scheme's format.
+    A quantized checkpoint has its linear layers in the scheme's format, with scales and zero points, and the rest in
+    `value` bytes per number. A base checkpoint has everything in the scheme's format.
+
+    Args:
+        shape: Sizes of the model.
+        scheme: Scheme of the weights.
+        value: Bytes per number that is not quantized; None: as the numbers are computed (`value_bytes`).
     """
-    value = value_bytes(scheme)
-    outside = embedding_bytes(shape, value) + shape.hidden_size * value
-    if not shape.tied_embeddings:
-        outside += head_bytes(shape, scheme)
+    value = value or value_bytes(scheme)
+    outside = embedding_bytes(shape, value) + outside_bytes(shape, scheme, value)
     if has_uniform_blocks(scheme):
-        return outside + shape.layers * block_bytes(shape, scheme, 0)
-    return outside + sum(block_bytes(shape, scheme, block) for block in range(shape.layers))
+        firsts = (shape.pattern.index(kind) for kind in range(len(shape.kinds)))
+        return outside + sum(
+            count * block_bytes(shape, scheme, first, value=value)
+            for first, (_, count) in zip(firsts, shape.counts, strict=True)
+        )
+    return outside + sum(block_bytes(shape, scheme, index, value=value) for index in range(shape.layers))
+
+
+def checkpoint_bytes(shape: ModelShape, scheme: Scheme) -> int:
+    """Return the bytes on disk: of a base checkpoint, those of its files; hpcq writes the base's type."""
+    if scheme.is_quantized:
+        return weight_bytes(shape, scheme, shape.value_bytes)
+    return base_bytes(shape)
+
+
+def base_bytes(shape: ModelShape) -> int:
+    """Return the bytes of a base checkpoint's tensors."""
+    return shape.checkpoint_bytes or shape.parameters * shape.value_bytes
 
 
 def value_bytes(scheme: Scheme) -> int:
@@ -43,29 +62,39 @@ def value_bytes(scheme: Scheme) -> int:
 
 def embedding_bytes(shape: ModelShape, value: int) -> int:
     """Return the bytes of the embeddings, which no scheme quantizes."""
-    return shape.vocab_size * shape.hidden_size * value
+    return shape.vocab_size * shape.embedding_size * value
 
 
-def head_bytes(shape: ModelShape, scheme: Scheme) -> int:
-    """Return the bytes of an untied head. A scheme quantizes it unless it ignores it."""
-    head = Linear(name=_HEAD, in_features=shape.hidden_size, out_features=shape.vocab_size)
-    return linear_bytes(head, scheme, is_ignored=is_ignored(_HEAD, scheme))
+def outside_bytes(shape: ModelShape, scheme: Scheme, value: int) -> int:
+    """Return the bytes outside blocks and embeddings: last norm, learned positions, an untied head."""
+    return shape.other * value + sum(outside_linear_bytes(one, scheme, value) for one in shape.linears)
 
 
-def block_bytes(shape: ModelShape, scheme: Scheme, block: int, linears: Iterable[Linear] | None = None) -> int:
-    """Return the bytes of one block: its linear layers and its two norms.
+def outside_linear_bytes(linear: Linear, scheme: Scheme, value: int | None = None) -> int:
+    """Return the bytes of a linear layer outside the blocks. A scheme quantizes the head unless it ignores it."""
+    return linear_bytes(linear, scheme, is_ignored=is_ignored(linear.name, scheme), value=value)
+
+
+def block_bytes(
+    shape: ModelShape, scheme: Scheme, index: int, part: Block | None = None, *, value: int | None = None
+) -> int:
+    """Return the bytes of one block.
 
     Args:
         shape: Sizes of the model.
         scheme: Scheme of the weights.
-        block: Index of the block.
-        linears: The linear layers, or the part of each on one GPU; None: the model's.
+        index: Index of the block.
+        part: The part of the block on one GPU; None: all of it.
+        value: As for `weight_bytes`.
     """
-    chosen = shape.linears if linears is None else linears
-    return 2 * shape.hidden_size * value_bytes(scheme) + sum(
-        linear_bytes(linear, scheme, is_ignored=is_ignored(f"model.layers.{block}.{linear.name}", scheme))
-        for linear in chosen
+    block, value = part or shape.kinds[shape.pattern[index]], value or value_bytes(scheme)
+    linears = sum(
+        count
+        * linear_bytes(linear, scheme, is_ignored=is_ignored(shape.linear_name(index, linear), scheme), value=value)
+        for count, group in block.groups
+        for linear in group
     )
+    return (block.other + block.buffers) * value + block.float32 * _FLOAT32_BYTES + linears
 
 
 def part_bytes(shape: ModelShape, scheme: Scheme) -> list[int]:
@@ -74,43 +103,31 @@ def part_bytes(shape: ModelShape, scheme: Scheme) -> list[int]:
     A tied head is in the same part as the embeddings.
     """
     value = value_bytes(scheme)
-    blocks = [block_bytes(shape, scheme, block) for block in range(shape.layers)]
-    head = [] if shape.tied_embeddings else [head_bytes(shape, scheme)]
-    return [embedding_bytes(shape, value), *blocks, shape.hidden_size * value, *head]
+    blocks = [block_bytes(shape, scheme, index) for index in range(shape.layers)]
+    outside = [outside_linear_bytes(linear, scheme) for linear in shape.linears]
+    return [embedding_bytes(shape, value), *blocks, shape.other * value, *outside]
 
 
-def has_uniform_blocks(scheme: Scheme) -> bool:
-    """Return whether the scheme treats all blocks alike: it ignores at most the head."""
-    return not scheme.is_quantized or set(scheme.ignore) <= {_HEAD}
-
-
-def is_ignored(name: str, scheme: Scheme) -> bool:
-    """Return whether the scheme does not quantize the named layer. It lists names, and patterns after "re:"."""
-    return any(
-        re.match(entry[3:], name) is not None if entry.startswith("re:") else entry == name for entry in scheme.ignore
-    )
-
-
-def linear_bytes(linear: Linear, scheme: Scheme, *, is_ignored: bool = False) -> int:
+def linear_bytes(linear: Linear, scheme: Scheme, *, is_ignored: bool = False, value: int | None = None) -> int:
     """Return the bytes of a linear layer: weights, scales, zero points, bias.
 
     A packed layer also stores its shape, and a layer with static activations its input scale.
     """
-    value = value_bytes(scheme)
+    value = value or value_bytes(scheme)
     bias = linear.out_features * value if linear.has_bias else 0
-    if not scheme.is_quantized or is_ignored:
-        return linear.in_features * linear.out_features * value + bias
+    if not scheme.is_quantized or is_ignored or not linear.is_quantizable:
+        return linear.weights * value + bias
     is_packed = scheme.weights.startswith("int") and scheme.activations in _UNQUANTIZED
-    # With quantized activations, weights take one byte each, even if they have fewer bits.
-    bits = BITS[scheme.weights] if is_packed else 8
+    # With quantized activations, integer weights take one byte each, even if they have fewer bits.
+    bits = BITS[scheme.weights] if is_packed or not scheme.weights.startswith("int") else 8
     rows, columns = _scales(linear, scheme)
-    weights = linear.out_features * (_words(linear.in_features, bits) if is_packed else linear.in_features)
+    weights = linear.out_features * (_words(linear.in_features, bits) if is_packed else linear.in_features * bits // 8)
     original_shape = 2 * 8 if is_packed else 0
     zero_points = 0
     if not scheme.symmetric:
         zero_points = columns * _words(rows, bits) if is_packed else columns * rows
     is_static = scheme.activations not in _UNQUANTIZED and not scheme.dynamic
-    return weights + (rows * columns + is_static) * VALUE_BYTES + zero_points + original_shape + bias
+    return weights + (rows * columns + is_static) * value + zero_points + original_shape + bias
 
 
 def gib(count: float) -> float:
@@ -123,6 +140,9 @@ def _scales(linear: Linear, scheme: Scheme) -> tuple[int, int]:
     match scheme.granularity:
         case "tensor":
             return 1, 1
+        case "block":
+            size = scheme.group_size or linear.in_features
+            return math.ceil(linear.out_features / size), math.ceil(linear.in_features / size)
         case "group":
             return linear.out_features, math.ceil(linear.in_features / (scheme.group_size or linear.in_features))
         case _:

@@ -9,8 +9,9 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable, Iterable, Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
+from hpcq.catalog.architectures import architecture_problem, cpu_problem
 from hpcq.catalog.gpus import GPU
 from hpcq.catalog.kernels import (
     Kernel,
@@ -20,9 +21,8 @@ from hpcq.catalog.kernels import (
     format_capability,
     has_kernels,
     is_cpu_only,
-    supports_architecture,
 )
-from hpcq.catalog.models import ModelShape
+from hpcq.catalog.model_shape import ModelShape
 from hpcq.catalog.tools import Splitting, backends
 from hpcq.core.work_records import SYNTHETIC, Calibration, Scheme, UnitKind
 from hpcq.manifest.profiles import GpuClass, Profile
@@ -32,6 +32,7 @@ from hpcq.plan.memory.gpu_memory import (
     decompressed_scheme,
     gpu_memory,
     has_large_batch,
+    has_whole_experts,
     indivisible_reason,
 )
 from hpcq.plan.memory.offload import OffloadPlan, OffloadTarget, plan_offload
@@ -112,10 +113,8 @@ def evaluation_placements(profile: Profile, requirements: EvaluationRequirements
     offered = _classes_with_role(UnitKind.EVALUATE, profile)
     if not backends()[requirements.backend].spans_nodes:
         offered = [(name, offer.model_copy(update={"nodes": 1})) for name, offer in offered]
-    if requirements.model and not supports_architecture(requirements.backend, requirements.model.architecture):
-        raise PlacementError(
-            f"{backend_title(requirements.backend)} has no {requirements.model.architecture}", "", is_unsupported=True
-        )
+    if problem_of_architecture := architecture_problem(requirements.backend, requirements.known_architectures):
+        raise PlacementError(problem_of_architecture, "", is_unsupported=True)
     try:
         return _all_placements(offered, lambda name, offer: _evaluation_on(name, offer, requirements))
     except PlacementError as problem:
@@ -208,7 +207,7 @@ def _evaluation_on(name: str, offer: GpuClass, requirements: EvaluationRequireme
         return _evaluation_on_cpus(name, offer, requirements)
     kernel = find_kernel(requirements.backend, requirements.scheme, gpu.compute_capability)
     if kernel is None and has_kernels(requirements.backend):
-        place = f"{name} ({format_capability(gpu.compute_capability)})"
+        place = f"on {name} ({format_capability(gpu.compute_capability)})"
         return Rejection(reason=_no_kernel(place, requirements), is_unsupported=True)
     if requirements.model is None:
         gpus = min(requirements.tensor_parallel or 1, offer.gpus_per_node)
@@ -225,9 +224,10 @@ def _evaluation_on(name: str, offer: GpuClass, requirements: EvaluationRequireme
     reason = f"{requested_gpus} GPUs do not fit {where}"
     splitting = backends()[requirements.backend].splitting
     is_tensor = splitting is Splitting.TENSOR
-    for shape, parallelism in parallel_layouts(
+    for layout in parallel_layouts(
         name, offer, splitting, requirements.tensor_parallel, requirements.pipeline_parallel
     ):
+        shape, parallelism = _with_experts(layout, requirements) if is_tensor else layout
         if found and (shape.nodes > 1 or not is_tensor):
             break  # more nodes or stages gain nothing: stages wait for each other
         if not _is_allowed(requirements, parallelism):
@@ -246,6 +246,14 @@ def _evaluation_on(name: str, offer: GpuClass, requirements: EvaluationRequireme
                 memory_ratio=usable / memory.total,
             )
     return found or nearest or Rejection(reason=f"cannot be split on {name}: {reason}")
+
+
+def _with_experts(layout: tuple[Shape, Parallelism], requirements: EvaluationRequirements) -> tuple[Shape, Parallelism]:
+    """Return the layout with expert parallelism where the model and the manifest want it."""
+    (shape, parallelism), model, wanted = layout, requirements.model, requirements.expert_parallel
+    if model is None or not has_whole_experts(model, requirements.scheme, parallelism.tensor, requested=wanted):
+        return layout
+    return replace(shape, expert_parallel=True), replace(parallelism, divides_experts=True)
 
 
 def _is_allowed(requirements: EvaluationRequirements, parallelism: Parallelism) -> bool:
@@ -294,7 +302,13 @@ def _gpu_memory(requirements: EvaluationRequirements, parallelism: Parallelism, 
         parallelism,
         requirements.demand,
         has_large_batch=has_large_batch(gpu.memory_gib, gpu.name),
+        stored_bytes=_loaded_bytes(requirements),
     )
+
+
+def _loaded_bytes(requirements: EvaluationRequirements) -> int | None:
+    """Return the bytes of the checkpoint's tensors, unless the backend decompresses them."""
+    return None if backends()[requirements.backend].decompresses else requirements.stored_bytes
 
 
 def _loaded_scheme(requirements: EvaluationRequirements) -> Scheme:
@@ -307,13 +321,24 @@ def _evaluation_on_cpus(
     name: str, offer: GpuClass, requirements: EvaluationRequirements
 ) -> list[Placement] | Rejection:
     """Place an evaluation on a node's cores. Its memory must hold the weights; only the profile requests it."""
-    kernel = find_kernel(requirements.backend, requirements.scheme, None)
+    if problem := cpu_problem(requirements.backend, requirements.known_architectures):
+        return Rejection(reason=problem, is_unsupported=True)
+    has_experts = bool(requirements.model and requirements.model.experts)
+    kernel = find_kernel(requirements.backend, requirements.scheme, None, has_experts=has_experts)
     if kernel is None and has_kernels(requirements.backend):
-        return Rejection(reason=_no_kernel(f"the CPUs of {name}", requirements), is_unsupported=True)
+        lacks_experts = find_kernel(requirements.backend, requirements.scheme, None) is not None
+        place = f"in experts on the CPUs of {name}" if lacks_experts else f"on the CPUs of {name}"
+        return Rejection(reason=_no_kernel(place, requirements), is_unsupported=True)
     placement = [Placement(shape=Shape(gpu_class=name), kernel=kernel)]
     if requirements.model is None or not has_kernels(requirements.backend):
         return placement
-    weights = gpu_memory(requirements.model, _loaded_scheme(requirements), Parallelism(), requirements.demand).weights
+    weights = gpu_memory(
+        requirements.model,
+        _loaded_scheme(requirements),
+        Parallelism(),
+        requirements.demand,
+        stored_bytes=_loaded_bytes(requirements),
+    ).weights
     usable = (offer.memory_gib_per_unit or offer.memory_gib) * GIB
     if weights <= usable:
         return placement
@@ -326,11 +351,11 @@ def _evaluation_on_cpus(
 def _no_kernel(place: str, requirements: EvaluationRequirements) -> str:
     scheme = requirements.scheme
     formats = f"{scheme.weights} weights with {scheme.activations} activations"
-    kernels = find_kernels(requirements.backend, scheme)
-    supported = (
-        f"it does so {', or '.join(kernel.capability_range for kernel in kernels)}" if kernels else "no GPU helps"
-    )
-    return f"{backend_title(requirements.backend)} does not compute {formats} on {place}: {supported}"
+    if scheme.checkpoint_format:
+        formats += f" of a checkpoint in the format '{scheme.checkpoint_format}'"
+    ranges = dict.fromkeys(kernel.capability_range for kernel in find_kernels(requirements.backend, scheme))
+    supported = f"it does so {', or '.join(ranges)}" if ranges else "no GPU helps"
+    return f"{backend_title(requirements.backend)} does not compute {formats} {place}: {supported}"
 
 
 def _quantization_on(

@@ -165,6 +165,7 @@ class Estimator:
             kernel=placement.kernel,
             gpu_memory=placement.gpu_memory,
             offload=placement.offloaded,
+            stored_bytes=wanted.stored_bytes,
         )
         hardware = self._hardware(placement.shape, settings.device)
         estimated = evaluation_cost(spec, self.workload, hardware)

@@ -5,9 +5,11 @@ The table shows the planner's placements on clusters with one type of GPU.
 
 from __future__ import annotations
 
+from dataclasses import replace
 from functools import cache
 
 from hpcq.catalog.gpus import gpu_names
+from hpcq.catalog.model_shape import ModelShape
 from hpcq.catalog.models import find_model_shape, model_ids
 from hpcq.catalog.schemes import find_scheme, with_fitting_group_size
 from hpcq.manifest.profiles import GpuClass, Profile
@@ -20,6 +22,7 @@ GPUS_PER_NODE = 8
 NODES = 4
 DOES_NOT_FIT = "–"
 DEVIATES_FROM_SCHEME = "*"
+EXPERT_PARALLEL = "e"
 
 _DEMAND = MemoryDemand()
 
@@ -41,12 +44,13 @@ def fit_table() -> str:
 
 
 def cell(model: str, scheme_name: str, gpu: str) -> str:
-    """Return a cell: '4' for four GPUs of one node (TP4), '8×2' for eight in each of two nodes (TP8, PP2)."""
+    """Return a cell: '4' for four GPUs of one node (TP4), '8×2e' for eight in each of two nodes (TP8, PP2, EP8)."""
     shape, scheme = find_model_shape(model), find_scheme(scheme_name)
     if shape is None or scheme is None:
         return DOES_NOT_FIT
     scheme = with_fitting_group_size(scheme, shape)
-    demand = _DEMAND if shape.context_length >= TYPICAL_LENGTH else MemoryDemand(length=shape.context_length)
+    length = min(shape.context_length or TYPICAL_LENGTH, TYPICAL_LENGTH)
+    demand = replace(_DEMAND, length=length)
     try:
         requirements = EvaluationRequirements(model=shape, scheme=scheme, backend="vllm", demand=demand)
         placed = place_evaluation(_cluster(gpu), requirements)
@@ -54,16 +58,18 @@ def cell(model: str, scheme_name: str, gpu: str) -> str:
         return DOES_NOT_FIT
     nodes = f"×{placed.shape.nodes}" if placed.shape.nodes > 1 else ""
     mark = DEVIATES_FROM_SCHEME if placed.kernel and not placed.kernel.matches_scheme else ""
-    return f"{placed.shape.gpus_per_node}{nodes}{mark}"
+    experts = EXPERT_PARALLEL if placed.shape.expert_parallel else ""
+    return f"{placed.shape.gpus_per_node}{nodes}{experts}{mark}"
 
 
 def _models() -> list[str]:
     """Return the first id of each shape. Models that differ only in a context of typical length or more share one."""
-    first: dict[tuple[object, ...], str] = {}
+    first: dict[ModelShape, str] = {}
     for name in model_ids():
         shape = find_model_shape(name)
         if shape is not None:
-            first.setdefault((shape.parameters, shape.linears, min(shape.context_length, TYPICAL_LENGTH)), name)
+            typical = min(shape.context_length or TYPICAL_LENGTH, TYPICAL_LENGTH)
+            first.setdefault(replace(shape, context_length=typical), name)
     return list(first.values())
 
 

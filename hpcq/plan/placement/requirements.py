@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass, replace
 
-from hpcq.catalog.models import ModelShape
+from hpcq.catalog.model_shape import ModelShape
 from hpcq.catalog.tools import backends
 from hpcq.core.work_records import Scheme, Variant
 from hpcq.manifest import ResolvedManifest
@@ -19,11 +19,14 @@ class EvaluationRequirements:
 
     Attributes:
         model: Sizes of the model; None: unknown, so one GPU is used and nothing is checked.
+        architectures: Names in its config.json; None: unknown, or that of `model`.
         scheme: The quantization scheme.
         backend: The backend to place for.
         demand: Memory demand in addition to the weights.
+        stored_bytes: Bytes of the checkpoint's tensors, if others quantized it; None: they follow from the scheme.
         tensor_parallel: GPUs that share each weight matrix; None: as many as needed.
         pipeline_parallel: Groups of GPUs that share the layers; None: as many as needed.
+        expert_parallel: GPUs that share weight matrices have whole experts; None: as `has_whole_experts` decides.
         offload: Where weights that do not fit on the GPUs may be stored: none, cpu or disk.
     """
 
@@ -33,7 +36,16 @@ class EvaluationRequirements:
     demand: MemoryDemand
     tensor_parallel: int | None = None
     pipeline_parallel: int | None = None
+    expert_parallel: bool | None = None
     offload: str = "none"
+    stored_bytes: int | None = None
+    architectures: tuple[str, ...] | None = None
+
+    @property
+    def known_architectures(self) -> tuple[str, ...] | None:
+        """The names in its config.json, or the catalog's name; None: unknown."""
+        named = self.model.architecture if self.model else None
+        return (named,) if self.architectures is None and named else self.architectures
 
 
 def evaluation_requirements(
@@ -43,13 +55,17 @@ def evaluation_requirements(
     model = resolved.shapes.get(variant.model)
     engine = dict(settings.engine)
     tensor, pipeline = engine.get("tensor_parallel_size"), engine.get("pipeline_parallel_size")
+    experts = engine.get("enable_expert_parallel")
     return EvaluationRequirements(
         model=model,
+        architectures=resolved.architectures.get(variant.model),
         scheme=variant.scheme,
         backend=settings.placement_backend,
         demand=_demand(settings, model, is_float32=settings.dtype_for(variant.scheme) == "float32"),
         tensor_parallel=None if tensor is None else int(tensor),
         pipeline_parallel=None if pipeline is None else int(pipeline),
+        expert_parallel=None if experts is None else bool(experts),
+        stored_bytes=resolved.stored_bytes.get(variant.checkpoint) if variant.checkpoint else None,
         offload=settings.offload if backends()[settings.placement_backend].offloads else "none",
     )
 

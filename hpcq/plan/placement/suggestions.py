@@ -11,6 +11,7 @@ from dataclasses import replace
 from hpcq.catalog.kernels import has_kernels
 from hpcq.catalog.schemes import find_scheme, with_fitting_group_size
 from hpcq.catalog.tools import backends
+from hpcq.catalog.unquantized_modules import quantization_problem
 from hpcq.core.work_records import Calibration, Scheme, UnitKind
 from hpcq.manifest.profiles import Profile
 from hpcq.plan.memory.gpu_memory import GPU_MEMORY_UTILIZATION, TYPICAL_LENGTH
@@ -61,7 +62,7 @@ def _fits(
 ) -> bool:
     """Whether the variant can be quantized and evaluated; exact_only: by a kernel that computes exactly the scheme."""
     try:
-        if requirements.scheme.is_quantized:
+        if requirements.scheme.is_quantized_here:
             place_quantization(profile, requirements.model, requirements.scheme, calibration)
         kernel = place_evaluation(profile, requirements).kernel
     except PlacementError:
@@ -103,13 +104,14 @@ def _samples(profile: Profile, requirements: EvaluationRequirements, calibration
 
 
 def _schemes(profile: Profile, requirements: EvaluationRequirements, calibration: Calibration) -> Iterator[str]:
-    if not has_kernels(requirements.backend):
+    if not has_kernels(requirements.backend) or requirements.scheme.checkpoint_format:
         return
     bits = BITS[requirements.scheme.weights]
     others = [
         scheme
         for name in _SCHEMES
         if name != requirements.scheme.name and (scheme := _fitting_scheme(name, requirements))
+        if not (requirements.model and quantization_problem(requirements.model.config, scheme))
     ]
     for scheme in sorted(others, key=lambda scheme: abs(BITS[scheme.weights] - bits)):
         if _fits(profile, replace(requirements, scheme=scheme), calibration, exact_only=True):

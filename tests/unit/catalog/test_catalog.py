@@ -3,14 +3,16 @@
 from __future__ import annotations
 
 import re
-from dataclasses import asdict, replace
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
 
 from hpcq.catalog.gpus import find_gpu, gpu_names
-from hpcq.catalog.hf_config import UnsupportedConfigError, find_config_shape, read_checkpoint_shape
-from hpcq.catalog.models import ModelShape, count_parameters, find_model_shape, model_ids
+from hpcq.catalog.hf_config import find_config_shape, parse_config, read_checkpoint_shape
+from hpcq.catalog.model_config import UnsupportedConfigError
+from hpcq.catalog.model_shape import ModelShape
+from hpcq.catalog.models import find_model_shape, model_ids, published_parameters
 from hpcq.catalog.schemes import (
     find_scheme,
     group_size_problem,
@@ -21,6 +23,7 @@ from hpcq.catalog.schemes import (
 from hpcq.catalog.tasks import find_suite, find_task, suite_names, task_names
 from hpcq.core import environments
 from hpcq.core.work_records import Scheme
+from tests.models.family_configs import CONFIGS
 
 LM_EVAL_TASKS = next(
     environments.interpreter("transformers").parents[1].glob("lib/python3*/site-packages/lm_eval/tasks"), None
@@ -42,12 +45,9 @@ def scheme(name: str) -> Scheme:
 
 
 @pytest.mark.parametrize("name", model_ids())
-def test_the_stated_parameters_follow_from_the_sizes(name: str) -> None:
-    """The weights of these sizes add up to the number in the model's repository, so a mistyped size is detected."""
-    sizes = asdict(shape(name))
-    stated = sizes.pop("parameters")
-    del sizes["context_length"], sizes["architecture"]
-    assert count_parameters(**sizes) == stated
+def test_the_stated_parameters_follow_from_the_configuration(name: str) -> None:
+    """The parameters of a row add up to the number in the model's repository, so a mistyped size is detected."""
+    assert shape(name).parameters == published_parameters(name)
 
 
 def test_every_model_of_the_study_is_known() -> None:
@@ -82,6 +82,7 @@ def test_model_ids_are_case_insensitive() -> None:
 def test_a_configuration_gives_the_same_shape_as_the_catalog() -> None:
     """config.json and the catalog give the same shape, so staging a model does not change the plan."""
     config = {
+        "model_type": "llama",
         "hidden_size": 576,
         "intermediate_size": 1536,
         "max_position_embeddings": 8192,
@@ -175,6 +176,32 @@ def test_the_group_size_must_divide_every_width(name: str, model: str, width: in
         chosen = with_fitting_group_size(scheme(name), shape(model))
         assert chosen.group_size == fitting
         assert find_scheme(chosen.name) == chosen
+
+
+@pytest.mark.parametrize(
+    ("family", "group_size", "layer", "width"),
+    [
+        ("deepseek-v3", 32, "self_attn.kv_b_proj", 48),
+        ("minicpm3", 32, "self_attn.kv_b_proj", 48),
+        ("qwen2-moe", 64, "mlp.shared_expert.down_proj", 96),
+        ("qwen3-moe", 128, "mlp.experts.*.down_proj", 64),
+        ("granitemoe-shared", 64, "shared_mlp.output_linear", 96),
+        ("gptj", 256, "attn.q_proj", 128),
+        ("gpt-bigcode", 256, "attn.c_attn", 128),
+    ],
+)
+def test_the_group_size_must_divide_ranks_and_expert_widths(
+    family: str, group_size: int, layer: str, width: int
+) -> None:
+    """The group size must divide the ranks of latent attention, the widths of experts, and GPT-2's n_embd.
+
+    Observed: the plan did not know these widths, and accepted any group size.
+    """
+    model_type, sizes = CONFIGS[family]
+    grouped = replace(scheme("gptq-w4a16"), group_size=group_size)
+    problem = group_size_problem(grouped, parse_config({"model_type": model_type, **sizes}))
+    assert problem
+    assert (problem.linear.name, problem.linear.in_features) == (layer, width)
 
 
 def test_suites_are_made_of_known_tasks() -> None:

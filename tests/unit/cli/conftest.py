@@ -28,9 +28,9 @@ def finished_once(core_python: Path, tmp_path_factory: pytest.TempPathFactory) -
 
 @pytest.fixture
 def finished(core_python: Path, finished_once: Path, tmp_path: Path) -> Hpcq:
-    """The command line in a copy of that folder, whose lock and plan have the paths of the copy."""
+    """The command line in a copy of that folder, whose files have the paths of the copy."""
     shutil.copytree(finished_once, tmp_path, dirs_exist_ok=True, symlinks=True)
-    for name in ("manifest.lock.toml", "plan.json"):
+    for name in ("manifest.lock.toml", "merge.json", "plan.json"):
         path = tmp_path / "runs" / "rehearsal" / name
         path.write_text(path.read_text().replace(str(finished_once), str(tmp_path)))
     return Hpcq(python=core_python, folder=tmp_path)

@@ -3,9 +3,15 @@
 from __future__ import annotations
 
 import json
+import os
+from pathlib import Path
 
 import pytest
 
+from hpcq.catalog.models import find_model_config
+from hpcq.launch.visible_gpus import installed_gpus, visible_gpus
+from hpcq.manifest.profiles import load_profile
+from hpcq.run.preflight import absent_gpu_problem, gpu_count
 from tests.command_line import REHEARSAL, Hpcq
 
 
@@ -100,6 +106,25 @@ def test_logs_of_one_unit(finished: Hpcq) -> None:
     assert done.code == 0
     assert done.out.count("==>") == 1
     assert "merge.rehearsal.1.log" in done.out
+
+
+@pytest.mark.parametrize("name", ["Llama-3.1-8B-Instruct synthetic-w4a16", "rehearsal: SYNTHETIC-W4A16"])
+def test_logs_accept_the_names_of_variants_in_reports(finished: Hpcq, name: str) -> None:
+    """Model and scheme, also with the run, select the quantization and both shards; only ids were accepted."""
+    done = finished("logs", "rehearsal", name)
+    paths = [line for line in done.out.splitlines() if line.startswith("==> ")]
+    assert (done.code, len(paths), all("synthetic-w4a16--" in path for path in paths)) == (0, 3, True), done.err
+
+
+def test_a_folder_that_is_no_run_is_refused(hpcq: Hpcq) -> None:
+    """A folder in place of a manifest or a run: the message says what may be given."""
+    for verb in ("plan", "submit", "stage", "status"):
+        done = hpcq(verb, hpcq.folder)
+        assert (done.code, done.out) == (2, "")
+        assert done.err.strip() == (
+            f"{hpcq.folder}: this folder is not a run, because it has no manifest.lock.toml. Give a manifest (a .toml"
+            " file), or the name or folder of a run."
+        )
 
 
 def test_cancelling_a_finished_run_succeeds(finished: Hpcq) -> None:
@@ -212,6 +237,7 @@ python = "/missing/python"
 """
 
 
+@pytest.mark.skipif(installed_gpus() is not None, reason="GPUs that this machine lacks are refused first")
 @pytest.mark.parametrize(
     ("visible", "code", "sentence"),
     [
@@ -226,11 +252,54 @@ def test_a_unit_that_needs_more_gpus_than_are_visible_is_refused(
     """A unit that needs four GPUs; if it fits, a warning says that the run uses fewer than the profile has."""
     hpcq.write(EIGHT_GPUS, "eight.toml")
     text = REHEARSAL.replace('"local"', '"eight.toml"').replace("8B", "70B").replace(', "synthetic-w4a16"', "")
+    _write_mirror(hpcq.folder / "mirror", "meta-llama/Llama-3.1-70B-Instruct")
     manifest = hpcq.write(text.replace('"synthetic"', '"vllm"').replace("shards = 2", ""))
-    done = hpcq("submit", manifest, "--dry-run", env={"CUDA_VISIBLE_DEVICES": visible})
+    done = hpcq("submit", manifest, "--dry-run", "-O", "data.mirror=mirror", env={"CUDA_VISIBLE_DEVICES": visible})
     assert (done.code, "Nothing was submitted" in done.out) == (code, code == 0)
     assert sentence in done.err
     assert "Traceback" not in done.err
+
+
+@pytest.mark.parametrize(
+    ("visible", "installed", "problem"),
+    [
+        (
+            "7",
+            4,
+            "CUDA_VISIBLE_DEVICES = '7' selects GPU 7, but the 4 GPUs of this machine are numbered from 0: correct",
+        ),
+        ("0,4,5", 4, "selects GPU 4, 5, but"),
+        ("0,3", 4, None),
+        ("7", None, None),
+        ("GPU-8932f937-d72c-4106-c12f-20bd9faed9f6", 4, None),
+        (None, 4, "profile 'mine': gpus_per_node is 8, but this machine has 4 GPUs: set gpus_per_node = 4."),
+        (None, 8, None),
+    ],
+)
+def test_gpus_that_the_machine_does_not_have_are_refused(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, visible: str | None, installed: int | None, problem: str | None
+) -> None:
+    """An index beyond the machine's GPUs, of CUDA's variable or of the profile; with AMD's driver nothing is known."""
+    monkeypatch.delenv("CUDA_VISIBLE_DEVICES", raising=False)
+    if visible is not None:
+        monkeypatch.setenv("CUDA_VISIBLE_DEVICES", visible)
+    (tmp_path / "eight.toml").write_text(EIGHT_GPUS)
+    gpus = tmp_path / "gpus"
+    if installed is not None:
+        for number in range(installed):
+            (gpus / str(number)).mkdir(parents=True)
+    profile = load_profile("eight.toml", tmp_path)
+    found = absent_gpu_problem(profile, visible_gpus(os.environ, gpu_count(profile)), installed_gpus(gpus))
+    assert (found is None) == (problem is None)
+    assert (problem or "") in (found or "")
+
+
+def _write_mirror(mirror: Path, model: str) -> None:
+    """Write what a plan reads of a model and of the rehearsal's tasks."""
+    (mirror / "models" / model).mkdir(parents=True)
+    (mirror / "models" / model / "config.json").write_text(json.dumps(find_model_config(model)))
+    for name in ("allenai/ai2_arc", "openai/gsm8k"):
+        (mirror / "datasets" / name).mkdir(parents=True)
 
 
 TWO_NODES = """

@@ -2,15 +2,12 @@
 
 from __future__ import annotations
 
-import os
-import pty
-import subprocess
-import time
 from pathlib import Path
 
 import pytest
 
 from tests.command_line import REHEARSAL, Hpcq
+from tests.terminal import run_on_terminal
 
 PROFILE = """
 name = "one"
@@ -22,7 +19,6 @@ cpus_per_node = 8
 memory_gib = 64
 """
 BUDGET = "[plan]\nconfirm_above_gpu_hours = 0.00001\n"
-TIMEOUT_S = 280
 
 
 @pytest.fixture
@@ -54,31 +50,12 @@ def test_no_confirmation_with_the_option_or_without_the_key(hpcq: Hpcq, manifest
     assert hpcq("submit", without, "-O", "run.name=other").code == 0
 
 
-def run_on_terminal(hpcq: Hpcq, answer: str, *arguments: str | Path) -> tuple[int, str]:
-    """Run a command on a pseudo-terminal, answer its question, and return exit code and output."""
-    master, slave = pty.openpty()
-    command = [str(hpcq.python), "-m", "hpcq", *map(str, arguments)]
-    with subprocess.Popen(command, cwd=hpcq.folder, stdin=slave, stdout=slave, stderr=slave) as process:
-        os.close(slave)
-        output, deadline, answered = b"", time.monotonic() + TIMEOUT_S, False
-        while time.monotonic() < deadline:
-            try:
-                chunk = os.read(master, 65536)
-            except OSError:
-                break
-            output += chunk
-            if not answered and b"[y/N]" in output:
-                os.write(master, answer.encode() + b"\n")
-                answered = True
-        code = process.wait(TIMEOUT_S)
-    os.close(master)
-    return code, output.decode()
-
-
 @pytest.mark.parametrize(("answer", "code"), [("y", 0), ("n", 2), ("", 2)])
 def test_on_a_terminal_it_is_asked(hpcq: Hpcq, manifest: Path, answer: str, code: int) -> None:
     """'y' runs it; 'n' and an empty line change nothing."""
-    exit_code, output = run_on_terminal(hpcq, answer, "submit", manifest)
+    command = [hpcq.python, "-m", "hpcq", "submit", manifest]
+    streams = ["stdin", "stdout", "stderr"]
+    exit_code, output = run_on_terminal(command, streams, cwd=hpcq.folder, answers={"[y/N]": answer})
     assert exit_code == code
     assert "GPU-hours on small: submit? [y/N]" in output
     assert (hpcq.folder / "runs").exists() == (code == 0)

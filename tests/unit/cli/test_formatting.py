@@ -10,6 +10,7 @@ from hpcq.api import Run
 from hpcq.cli.formatting import plan_lines, status_lines
 from hpcq.core.work_records import UnitState
 from hpcq.monitor.status import RunStatus, UnitStatus
+from tests.unit.plan.test_experts import MANIFEST, PROFILE
 
 
 def unit(asked: int | None, computed: int | None) -> UnitStatus:
@@ -59,3 +60,11 @@ def test_a_plan_shows_estimated_tokens_and_tasks_without_estimate(
     shown = plan_lines(Run(manifest).plan())
     expected = [f"log-likelihood tokens (estimate): {estimate}" for estimate in estimates]
     assert [line for line in shown if line.startswith("log-likelihood tokens")] == expected
+
+
+def test_a_plan_shows_expert_parallelism(tmp_path: Path) -> None:
+    """The shape of a unit has the number of GPUs that share the experts, and of those that share weight matrices."""
+    (tmp_path / "c.toml").write_text(PROFILE, encoding="utf-8")
+    (tmp_path / "m.toml").write_text(MANIFEST, encoding="utf-8")
+    (shown,) = [line for line in plan_lines(Run(tmp_path / "m.toml").plan(), with_units=True) if " TP8 " in line]
+    assert " TP8 PP1 EP8 " in shown

@@ -47,7 +47,7 @@ def test_a_run_that_others_can_write_is_refused(finished: Hpcq) -> None:
         done = finished(*arguments)
         assert (done.code, done.out) == (2, "")
         assert done.err.strip() == (
-            f"{run}: can be written by other users (mode 770), who could make the jobs run anything as you; "
+            f"{run}: can be written by other users (mode 770), who could make the jobs run commands as you; "
             f"type `chmod go-w {run}`."
         )
     assert finished("status", "rehearsal").code == 0

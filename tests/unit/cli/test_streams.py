@@ -2,16 +2,12 @@
 
 from __future__ import annotations
 
-import contextlib
 import dataclasses
 import fcntl
 import json
 import os
-import pty
 import signal
-import struct
 import subprocess
-import termios
 import time
 from collections.abc import Iterator
 from pathlib import Path
@@ -19,6 +15,7 @@ from pathlib import Path
 import pytest
 
 from tests.command_line import REHEARSAL, Hpcq
+from tests.terminal import run_on_terminal
 
 ROOT = Path(__file__).resolve().parents[3]
 SMALL = REHEARSAL.replace(', "synthetic-w4a16"', "").replace(', "gsm8k"', "").replace("shards = 2", "")
@@ -129,13 +126,9 @@ def test_characters_outside_the_encoding_are_replaced(finished: Hpcq) -> None:
 
 def test_a_dumb_terminal_gets_plain_lines(hpcq: Hpcq) -> None:
     """With TERM=dumb, state changes are printed line by line, without escape sequences."""
-    master, slave = pty.openpty()
-    command = [str(hpcq.python), "-m", "hpcq", "submit", str(hpcq.write(SMALL))]
-    environment = {**os.environ, "TERM": "dumb"}
-    subprocess.run(command, cwd=hpcq.folder, env=environment, stdout=subprocess.DEVNULL, stderr=slave, check=True)
-    os.close(slave)
-    output = os.read(master, 10_000).decode()
-    os.close(master)
+    command = [hpcq.python, "-m", "hpcq", "submit", hpcq.write(SMALL)]
+    code, output = run_on_terminal(command, ["stderr"], cwd=hpcq.folder, env={**os.environ, "TERM": "dumb"})
+    assert code == 0
     assert ": done" in output
     assert "\x1b" not in output
 
@@ -164,7 +157,7 @@ def test_sigint_stops_a_background_command_of_a_script(slow: Hpcq) -> None:
     process.send_signal(signal.SIGINT)
     _, err = process.communicate()
     assert (process.returncode, outcomes(slow.folder)) == (130, {"evaluate": "interrupted"})
-    assert err.splitlines()[-1].startswith("Interrupted. Committed results are kept")
+    assert err.splitlines()[-1].startswith("Interrupted. Complete results and files are kept")
     assert "Traceback" not in err
 
 
@@ -213,19 +206,11 @@ def test_status_of_an_incomplete_run_is_an_error_unless_it_is_locked(finished: H
 
 def on_terminal(hpcq: Hpcq, columns: int, *arguments: str) -> str:
     """Return what a command prints on a terminal with this many columns."""
-    terminal, standard_output = pty.openpty()
-    fcntl.ioctl(standard_output, termios.TIOCSWINSZ, struct.pack("HHHH", 24, columns, 0, 0))
     environment = {name: value for name, value in os.environ.items() if name not in ("COLUMNS", "LINES")}
-    process = subprocess.Popen(
-        [str(hpcq.python), "-m", "hpcq", *arguments], cwd=hpcq.folder, stdout=standard_output, env=environment
-    )
-    os.close(standard_output)
-    printed = b""
-    with contextlib.suppress(OSError), os.fdopen(terminal, "rb", buffering=0) as reading:  # EIO at the end
-        while part := reading.read(4096):
-            printed += part
-    assert process.wait() == 0
-    return printed.decode()
+    command = [hpcq.python, "-m", "hpcq", *arguments]
+    code, output = run_on_terminal(command, ["stdout"], cwd=hpcq.folder, env=environment, columns=columns)
+    assert code == 0
+    return output
 
 
 def test_only_a_terminal_folds_tables(hpcq: Hpcq) -> None:

@@ -10,10 +10,20 @@ from collections.abc import Callable
 from http.client import HTTPException
 from threading import Thread
 
+import httpx
 import pytest
+from huggingface_hub import errors
 
 from hpcq.core.error_classification import CudaError, ErrorFacts, classify_error, is_secondary
-from hpcq.core.errors import ManifestError, ProcessDiedError, SetupError, StorageError, UserInputError, WorkerError
+from hpcq.core.errors import (
+    ConnectionLostError,
+    ManifestError,
+    ProcessDiedError,
+    SetupError,
+    StorageError,
+    UserInputError,
+    WorkerError,
+)
 from hpcq.core.failures import Failure
 
 OUT_OF_MEMORY = "CUDA out of memory. Tried to allocate 2.00 GiB"
@@ -129,6 +139,44 @@ def test_an_ambiguous_error_is_a_bug(error: Exception) -> None:
 def test_a_lost_connection_is_retried_and_blames_no_node(error: Exception) -> None:
     """Whether a peer, the network or a server is at fault cannot be known from one side."""
     assert classify_error(error) is Failure.CONNECTION_LOST
+
+
+def hub_error(kind: type[errors.HfHubHTTPError], status: int) -> Exception:
+    """An exception of huggingface_hub for an answer with this status."""
+    return kind("failed", response=httpx.Response(status, request=httpx.Request("GET", "https://hub/x")))
+
+
+@pytest.mark.parametrize(
+    ("error", "failure"),
+    [
+        (hub_error(errors.HfHubHTTPError, 429), Failure.CONNECTION_LOST),
+        (hub_error(errors.HfHubHTTPError, 408), Failure.CONNECTION_LOST),
+        (hub_error(errors.HfHubHTTPError, 500), Failure.CONNECTION_LOST),
+        (hub_error(errors.HfHubHTTPError, 504), Failure.CONNECTION_LOST),
+        (hub_error(errors.HfHubHTTPError, 401), Failure.MISSING_RESOURCE),
+        (hub_error(errors.HfHubHTTPError, 403), Failure.MISSING_RESOURCE),
+        (hub_error(errors.HfHubHTTPError, 418), Failure.BUG),
+        (hub_error(errors.GatedRepoError, 401), Failure.MISSING_RESOURCE),
+        (hub_error(errors.GatedRepoError, 403), Failure.MISSING_RESOURCE),
+        (hub_error(errors.RepositoryNotFoundError, 401), Failure.INVALID_INPUT),
+        (hub_error(errors.RevisionNotFoundError, 404), Failure.INVALID_INPUT),
+        (hub_error(errors.RemoteEntryNotFoundError, 404), Failure.INVALID_INPUT),
+        (hub_error(errors.DisabledRepoError, 403), Failure.INVALID_INPUT),
+        (errors.HFValidationError("a b"), Failure.INVALID_INPUT),
+        (httpx.RemoteProtocolError("peer closed connection without sending"), Failure.CONNECTION_LOST),
+        (httpx.ConnectTimeout("timed out"), Failure.CONNECTION_LOST),
+        (errors.OfflineModeIsEnabled("offline"), Failure.MISSING_RESOURCE),
+        (errors.LocalEntryNotFoundError("not in the cache"), Failure.MISSING_RESOURCE),
+        (caused(errors.LocalEntryNotFoundError("?"), httpx.ConnectError("refused")), Failure.CONNECTION_LOST),
+        (caused(errors.LocalEntryNotFoundError("?"), hub_error(errors.HfHubHTTPError, 429)), Failure.CONNECTION_LOST),
+        (caused(errors.LocalEntryNotFoundError("?"), errors.OfflineModeIsEnabled("?")), Failure.MISSING_RESOURCE),
+        (caused(OSError("cannot load the model"), hub_error(errors.GatedRepoError, 403)), Failure.MISSING_RESOURCE),
+        (ConnectionLostError("the hub does not answer"), Failure.CONNECTION_LOST),
+    ],
+)  # fmt: skip
+def test_failures_of_the_hub(error: BaseException, failure: Failure) -> None:
+    """Only what may succeed later is a lost connection; a file missing in the cache has the class of its cause."""
+    assert classify_error(error) is failure
 
 
 def test_a_reset_connection_of_an_http_client_is_a_lost_connection() -> None:

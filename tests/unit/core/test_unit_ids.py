@@ -92,3 +92,11 @@ def test_a_refused_name_is_answered_with_the_nearest_ids() -> None:
         select_units(KNOWN, ["decade"])
     with pytest.raises(UserInputError, match=rf"Nearest: quantize\.{QUANTIZED}, "):
         select_units(KNOWN, ["gptq-w4a16-g46"])
+
+
+def test_a_kind_that_is_also_a_model_is_refused() -> None:
+    """'merge' selects nothing if a model has that name: the user chooses by a pattern."""
+    known = ["evaluate.merge--bf16--0123456789ab", "merge.study"]
+    with pytest.raises(UserInputError, match=r"^merge: this is a kind of unit, and a .*'\*\.merge--\*' for the mo"):
+        select_units(known, ["merge"])
+    assert select_units(known, ["*.merge--*", "merge.*"]) == {"*.merge--*": (known[0],), "merge.*": (known[1],)}

@@ -53,6 +53,24 @@ def test_repeated_merges_give_the_same_bytes(
     assert path.read_bytes() == first
 
 
+def test_copies_of_the_weights_are_not_counted(
+    make_work: MakeWork, make_merge: MakeMerge, make_attempt: MakeAttempt, tmp_path: Path
+) -> None:
+    """The size on disk is that of the files that are loaded. Observed: consolidated.safetensors was counted, too."""
+    folder = tmp_path / "checkpoint"
+    folder.mkdir()
+    for name in ("model.safetensors", "consolidated.safetensors"):
+        (folder / name).write_bytes(bytes(1000))
+    evaluation = make_work(checkpoint_path=str(folder))
+    evaluate(evaluation, make_attempt("evaluate.x"))
+    work = make_merge(evaluation)
+
+    merge(work, make_attempt("merge.run"))
+
+    [variant] = read_results(Path(work.results_path)).variants
+    assert variant.provenance["checkpoint_bytes"] == 1000
+
+
 def test_missing_requests_are_counted_by_task(
     make_work: MakeWork, make_merge: MakeMerge, make_attempt: MakeAttempt
 ) -> None:

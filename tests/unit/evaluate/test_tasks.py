@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import random
 from pathlib import Path
 
@@ -154,6 +155,21 @@ def test_too_many_examples_are_refused(arc_items: Path) -> None:
     """More few-shot examples than the split has is an error that names the task."""
     with pytest.raises(WorkerError, match="arc_challenge: lm-eval cannot make its requests"):
         _requests(arc_items, num_fewshot=25)
+
+
+def test_a_first_document_that_does_not_fit_is_named(arc_items: Path) -> None:
+    """lm-eval makes a prompt of it when it loads the task; its error has neither task nor folder.
+
+    Observed: a unit failed with "ValueError: 'C' is not in list".
+    """
+    path = arc_items / "test.jsonl"
+    first, rest = path.read_text(encoding="utf-8").split("\n", 1)
+    path.write_text(json.dumps({**json.loads(first), "answerKey": " "}) + "\n" + rest, encoding="utf-8")
+    with pytest.raises(
+        WorkerError,
+        match=r"^arc_challenge: lm-eval cannot use the first document in .*' ' is not in list\. Check the items",
+    ):
+        _requests(arc_items)
 
 
 def test_a_task_runs_once(arc_items: Path) -> None:

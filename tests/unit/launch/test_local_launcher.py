@@ -18,6 +18,7 @@ from hpcq.core.attempts import read_attempts
 from hpcq.core.paths import RunLayout
 from hpcq.core.processes import identity
 from hpcq.core.work_records import UnitState
+from hpcq.launch import local_launcher
 from hpcq.launch.array_spec import Dependency, Environment, UnitResult
 from hpcq.launch.local_launcher import LocalLauncher, LocalResources, fits
 from hpcq.launch.recovery.retry_policy import RetryPolicy
@@ -258,6 +259,8 @@ def test_a_unit_that_is_killed_repeatedly_fails(layout: RunLayout) -> None:
     assert [record.decision for record in read_attempts(layout.attempts)["victim"]] == ["retry", "failed permanently"]
 
 
+BY_USER = "interrupted by the user: its command was stopped (Ctrl-C, `hpcq cancel` or a signal)"
+
 INTERRUPTED = """
 import sys
 from pathlib import Path
@@ -302,7 +305,27 @@ def test_ctrl_c_stops_all_units_and_the_run_can_be_repeated(tmp_path: Path) -> N
     assert errors.count("Traceback") == 1
     assert errors.strip().endswith("KeyboardInterrupt")
     assert running_in_group(launcher.pid) == []
-    assert {records[0].outcome for records in read_attempts(layout.attempts).values()} == {"interrupted"}
+    records = [records[0] for records in read_attempts(layout.attempts).values()]
+    assert {(record.outcome, record.reason) for record in records} == {("interrupted", BY_USER)}
     results = LocalLauncher(layout, TWO_CORES).run([synthetic_array(layout, "a", [synthetic_unit(layout, "unit-0")])])
     assert results["unit-0"].state is UnitState.DONE
     assert [record.outcome for record in read_attempts(layout.attempts)["unit-0"]] == ["interrupted", "done"]
+
+
+def test_a_unit_that_cannot_handle_ctrl_c_is_recorded_as_interrupted(
+    layout: RunLayout, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A worker in a long call is killed; `status` took it for "killed, out of memory or out of time"."""
+    monkeypatch.setattr(local_launcher, "STOP_TIMEOUT_S", 0.5)
+
+    def interrupt() -> None:
+        for records in read_attempts(layout.attempts).values():
+            os.kill(records[0].pid, signal.SIGSTOP)
+            raise KeyboardInterrupt
+
+    launcher = LocalLauncher(layout, TWO_CORES, on_poll=interrupt)
+    with pytest.raises(KeyboardInterrupt):
+        launcher.run([synthetic_array(layout, "a", [synthetic_unit(layout, "one", seconds=3600)])])
+    (record,) = read_attempts(layout.attempts)["one"]
+    assert (record.outcome, record.reason, record.failure) == ("interrupted", BY_USER, None)
+    assert record.end

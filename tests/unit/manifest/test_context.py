@@ -14,6 +14,7 @@ from hpcq.catalog.hf_config import read_checkpoint_shape
 from hpcq.core.errors import ManifestError
 from hpcq.manifest import Manifest, check_manifest, load, lock_text, lookups, profiles, resolve
 from hpcq.plan.planner import make_plan
+from tests.checkpoint_files import write_safetensors
 from tests.unit.manifest.test_resolver import make_checkpoint
 
 TWO_MODELS = """
@@ -52,7 +53,7 @@ def count_calls(of: tuple[Callable[..., Any], ...], during: Callable[[], object]
 def test_a_run_is_loaded_with_one_look_up_of_each_name(tmp_path: Path) -> None:
     """From the file to the lock and the plan, the profile is read once, and each model's sizes once."""
     for name in ("old", "new"):
-        make_checkpoint(tmp_path / name)
+        write_safetensors(make_checkpoint(tmp_path / name) / "model.safetensors", **{name: (2,)})
     path = tmp_path / "mine.toml"
     path.write_text(TWO_MODELS)
     once = (
@@ -81,7 +82,7 @@ def test_a_manifest_made_in_python_is_checked_like_a_file() -> None:
         {
             "run": {"name": "r"},
             "cluster": {"profile": "nowhere.toml"},
-            "models": [{"id": "nobody/nothing"}],
+            "models": [{"id": "nobody/nothing", "source": "packages"}],
             "schemes": {"use": ["bf16"]},
             "tasks": {"use": ["arc_challenge"]},
         }

@@ -9,8 +9,10 @@ import pytest
 
 from hpcq.catalog.schemes import scheme_names
 from hpcq.catalog.tasks import task_names
-from hpcq.core.errors import ManifestError
+from hpcq.core.errors import ManifestError, SetupError
 from hpcq.manifest import load
+from hpcq.manifest.pins import Pin, Pins, repositories
+from hpcq.manifest.schema import Manifest
 
 RUN = '[run]\nname = "x"\n'
 MODEL = '[[models]]\nid = "meta-llama/Llama-3.1-8B-Instruct"\n'
@@ -43,6 +45,14 @@ KNOWN_TASKS = f"known are {', '.join(task_names())}"
 def full(run: str = RUN, models: str = MODEL, schemes: str = SCHEMES, tasks: str = TASKS, more: str = "") -> str:
     """Return a manifest of these parts; the defaults are valid."""
     return run + models + schemes + tasks + more
+
+
+NO_REVISIONS = "is not allowed with data.mirror, whose folders have no revisions. Remove the revision, or the mirror."
+COMMIT_INSTEAD = (
+    "is not read: what comes from the hub is identified by its commit, and what comes from a mirror by its files. Set "
+    "{} to a commit, or remove this line."
+)
+DIGEST = "a" * 64
 
 
 # The text, and each problem without its prefix "mine.toml"; FOLDER is replaced by the working directory.
@@ -82,7 +92,7 @@ CASES: dict[str, tuple[str, list[str]]] = {
     "unknown table": (
         full(more="[clutser]\nprofile = 'local'\n"),
         [
-            ":9: clutser: unknown key; allowed here are calibration, cluster, evaluate, locked, models, paths, plan, quantize, report, retries, run, schemes, tasks. Did you mean 'cluster'?"
+            ":9: clutser: unknown key; allowed here are calibration, cluster, data, evaluate, locked, models, paths, plan, quantize, report, retries, run, schemes, tasks. Did you mean 'cluster'?"
         ],
     ),
     "unknown key": (
@@ -94,7 +104,10 @@ CASES: dict[str, tuple[str, list[str]]] = {
     "unknown model key": (
         full(models=MODEL + 'revison = "main"\n'),
         [
-            ":5: models.0.revison: unknown key; allowed here are digest, id, path, revision, schemes, trust_remote_code. Did you mean 'revision'?"
+            (
+                ":5: models.0.revison: unknown key; allowed here are checkpoint_digests, checkpoints, digest, id, path,"
+                " revision, schemes, source, trust_remote_code. Did you mean 'revision'?"
+            )
         ],
     ),
     "unknown key far": (
@@ -125,13 +138,76 @@ CASES: dict[str, tuple[str, list[str]]] = {
     ),
     "model unknown": (
         full(models='[[models]]\nid = "meta-llama/Llama-3.1-8B-Instuct"\n'),
-        [
-            ":4: models.0.id: unknown model 'meta-llama/Llama-3.1-8B-Instuct'; give the folder of its checkpoint as path. Did you mean 'meta-llama/Llama-3.1-8B-Instruct'?"
-        ],
+        [":4: models.0.id: no hub. Did you mean 'meta-llama/Llama-3.1-8B-Instruct'?"],
     ),
     "model unknown far": (
         full(models='[[models]]\nid = "someone/their-own"\n'),
-        [":4: models.0.id: unknown model 'someone/their-own'; give the folder of its checkpoint as path."],
+        [":4: models.0.id: no hub."],
+    ),
+    "model not packaged": (
+        full(models='[[models]]\nid = "someone/their-own"\nsource = "packages"\n'),
+        [
+            ":4: models.0.id: no package contains the model 'someone/their-own'; remove source, or give the folder of its checkpoint."
+        ],
+    ),
+    "revision of a package": (
+        full(models=MODEL + 'source = "packages"\nrevision = "main"\n'),
+        [":6: models.0.revision: is not allowed with source = 'packages': a package has no revisions."],
+    ),
+    "revision of a mirror": (
+        full(models=MODEL + 'revision = "v1"\ncheckpoints = ["org/awq@v2"]\n', more='[data]\nmirror = "folder"\n'),
+        [
+            f":5: models.0.revision: 'v1' {NO_REVISIONS}",
+            ":6: models.0.checkpoints: 'org/awq@v2' is not in data.mirror: there is no folder FOLDER/folder/models/org/awq.",
+            f":6: models.0.checkpoints: 'org/awq@v2' {NO_REVISIONS}",
+        ],
+    ),
+    "revision of mirrored data": (
+        full(more='[data]\nmirror = "folder"\n[data.revisions]\n"allenai/ai2_arc" = "v1"\n'),
+        [f":12: data.revisions.allenai/ai2_arc: 'v1' {NO_REVISIONS}"],
+    ),
+    "revision of data that is not read": (
+        full(more='[data.revisions]\n"allenai/AI2_arc" = "v1"\n'),
+        [
+            ":10: data.revisions.allenai/AI2_arc: 'allenai/AI2_arc' is not a data set of this run's tasks, which reads allenai/ai2_arc. Correct or remove this line."
+        ],
+    ),
+    "digest of a model on the hub": (
+        full(models=MODEL + f'digest = "{DIGEST}"\n'),
+        [f":5: models.0.digest: {COMMIT_INSTEAD.format('revision')}"],
+    ),
+    "digest of a checkpoint on the hub": (
+        full(models=MODEL + f'checkpoints = ["org/awq"]\ncheckpoint_digests = {{"org/awq" = "{DIGEST}"}}\n'),
+        [
+            ":6: models.0.checkpoint_digests.org/awq: is not read: a checkpoint on the hub is identified by its commit. Write 'org/name@commit'."
+        ],
+    ),
+    "digest of items on the hub": (
+        full(more=f'[tasks.options.arc_challenge]\ndigest = "{DIGEST}"\n'),
+        [f":10: tasks.options.arc_challenge.digest: {COMMIT_INSTEAD.format('data.revisions')}"],
+    ),
+    "digest of a calibration text on the hub": (
+        full(more=f'[calibration]\ndataset = "org/passages"\ndigest = "{DIGEST}"\n'),
+        [f":11: calibration.digest: {COMMIT_INSTEAD.format('calibration.revision')}"],
+    ),
+    "column of a packaged text": (
+        full(more='[calibration]\ncolumn = "content"\nrevision = "v1"\n'),
+        [
+            ":10: calibration.column: is only allowed with a data set on the hub or a .jsonl file, not 'boolq-passages'.",
+            ":11: calibration.revision: is only allowed with a data set on the hub, not 'boolq-passages'.",
+        ],
+    ),
+    "mirror without the model": (
+        full(models='[[models]]\nid = "someone/their-own"\n', more='[data]\nmirror = "folder"\n'),
+        [
+            ":4: models.0.id: the mirror has no 'someone/their-own': FOLDER/folder/models/someone/their-own is not a checkpoint (its config.json is missing or not valid JSON)."
+        ],
+    ),
+    "mirror without the checkpoint": (
+        full(models=MODEL + 'checkpoints = ["org/awq"]\n', more='[data]\nmirror = "folder"\n'),
+        [
+            ":5: models.0.checkpoints: 'org/awq' is not in data.mirror: there is no folder FOLDER/folder/models/org/awq.",
+        ],
     ),
     "model neither": (
         full(models='[[models]]\nschemes = ["bf16"]\n'),
@@ -225,6 +301,12 @@ CASES: dict[str, tuple[str, list[str]]] = {
             ":6: schemes.use: 'mine' cannot quantize Llama-3.1-8B-Instruct: 4096 is not a multiple of 96. Try 'mine-g128'."
         ],
     ),
+    "family without a quantized format": (
+        full(models='[[models]]\nid = "openai/gpt-oss-20b"\n', schemes='[schemes]\nuse = ["bf16", "fp8-dynamic"]\n'),
+        [
+            ":6: schemes.use: 'fp8-dynamic' cannot quantize gpt-oss-20b: checkpoints of 'gpt_oss' have all experts of a layer in one tensor, for which there is no quantized format: evaluate it unquantized, or name a checkpoint that its publisher has quantized."
+        ],
+    ),
     "group none fits": (
         full(schemes='[schemes]\nuse = ["gptq-w4a16-g7"]\n'),
         [
@@ -234,6 +316,38 @@ CASES: dict[str, tuple[str, list[str]]] = {
     "group zero": (
         full(schemes='[schemes]\nuse = ["gptq-w4a16-g0"]\n'),
         [f":6: schemes.use: unknown scheme 'gptq-w4a16-g0'; {KNOWN_SCHEMES}. Did you mean 'gptq-w4a16'?"],
+    ),
+    "ignore is no expression": (
+        full(schemes=MINE + 'base = "fp8"\nignore = ["lm_head", "re:*.mlp"]\n'),
+        [
+            ":10: schemes.define.0.ignore: 're:*.mlp' is not a regular expression: nothing to repeat at position 0. Write '.*' for any characters."
+        ],
+    ),
+    "ignore is a text": (
+        full(schemes=MINE + 'base = "fp8"\nignore = "lm_head"\n'),
+        [":10: schemes.define.0.ignore: must be a list, not 'lm_head'."],
+    ),
+    "ignore has a number": (
+        full(schemes=MINE + 'base = "fp8"\nignore = ["lm_head", 3]\n'),
+        [":10: schemes.define.0.ignore: must be a string, not 3."],
+    ),
+    "ignore matches nothing": (
+        full(schemes=MINE + 'base = "fp8"\nignore = ["lm_head", "mlp.gate"]\n'),
+        [
+            ":10: schemes.define.0.ignore: for meta-llama/Llama-3.1-8B-Instruct, 'mlp.gate' matches no linear layer; the layers are model.layers.*.self_attn.q_proj, model.layers.*.self_attn.k_proj, model.layers.*.self_attn.v_proj, model.layers.*.self_attn.o_proj, model.layers.*.mlp.gate_proj, model.layers.*.mlp.up_proj, model.layers.*.mlp.down_proj, lm_head. Did you mean 're:.*mlp\\.gate.*'?"
+        ],
+    ),
+    "ignore matches everything": (
+        full(schemes=MINE.replace('"mine"]', '"mine-g64"]') + 'base = "gptq-w4a16"\nignore = ["re:.*"]\n'),
+        [
+            ":10: schemes.define.0.ignore: for meta-llama/Llama-3.1-8B-Instruct, it matches every linear layer, so nothing would be quantized. Use scheme 'bf16', or remove an entry."
+        ],
+    ),
+    "ignore replaces the head": (
+        full(schemes=MINE + 'base = "fp8"\nignore = ["re:.*o_proj"]\n'),
+        [
+            ":10: schemes.define.0.ignore: for meta-llama/Llama-3.1-8B-Instruct, the list replaces the default ['lm_head'], so the head would be quantized. Add 'lm_head' to the list; an empty list quantizes every layer."
+        ],
     ),
     "define base": (
         full(schemes=MINE + 'base = "gptq"\n'),
@@ -368,7 +482,7 @@ CASES: dict[str, tuple[str, list[str]]] = {
     "profile unknown": (
         full(more='[cluster]\nprofile = "clusters/papers.toml"\n'),
         [
-            ":10: cluster.profile: unknown profile 'clusters/papers.toml'; known are local, auto, clusters/h100.toml, clusters/paper.toml, clusters/template.toml, clusters/virtual.toml. Did you mean 'clusters/paper.toml'? To write a profile of this cluster, run `hpcq init --from-sinfo clusters/papers.toml`."
+            ":10: cluster.profile: unknown profile 'clusters/papers.toml'; known are local, auto, clusters/h100.toml, clusters/h200.toml, clusters/paper.toml, clusters/template.toml, clusters/virtual.toml. Did you mean 'clusters/paper.toml'? To write a profile of this cluster, run `hpcq init --from-sinfo clusters/papers.toml`."
         ],
     ),
     "profile wrong": (
@@ -480,8 +594,8 @@ CASES: dict[str, tuple[str, list[str]]] = {
         [":10: calibration.dataset: 'nope.jsonl' does not exist."],
     ),
     "calibration path": (
-        full(more='[calibration]\ndataset = "texts/nope"\n'),
-        [":10: calibration.dataset: 'texts/nope' does not exist."],
+        full(more='[calibration]\ndataset = "./texts/nope"\n'),
+        [":10: calibration.dataset: './texts/nope' does not exist."],
     ),
     "calibration samples": (
         full(more="[calibration]\nsamples = 0\n"),
@@ -508,6 +622,20 @@ CASES: dict[str, tuple[str, list[str]]] = {
 }
 
 
+def _unknown(manifest: Manifest, *, is_input_error: bool = True) -> Pins:
+    """Return the pins of a hub that has no such repositories, or that is not reachable."""
+    pin = Pin(commit=None, problem="no hub.", is_input_error=is_input_error)
+    return Pins(by_repository=dict.fromkeys(repositories(manifest), pin))
+
+
+def test_a_hub_that_is_not_reachable_is_no_mistake_of_the_manifest(tmp_path: Path) -> None:
+    """A model that cannot be looked up is a SetupError (exit code 3), as for a gated model or a missing network."""
+    path = tmp_path / "manifest.toml"
+    path.write_text(full(models='[[models]]\nid = "someone/their-own"\n'), encoding="utf-8")
+    with pytest.raises(SetupError, match=r"^no hub\.$"):
+        load(path, find_pins=lambda manifest: _unknown(manifest, is_input_error=False))
+
+
 @pytest.mark.parametrize(("text", "expected"), CASES.values(), ids=CASES)
 def test_an_invalid_manifest_is_reported_exactly(text: str, expected: list[str], tmp_path: Path) -> None:
     """Each mistake is reported with location, key, value and fix, and nothing else is reported."""
@@ -517,7 +645,7 @@ def test_an_invalid_manifest_is_reported_exactly(text: str, expected: list[str],
     Path("environments.toml").write_text(PROFILE_OF_ENVIRONMENTS)
     Path("mine.toml").write_text(text)
     with pytest.raises(ManifestError) as raised:
-        load(Path("mine.toml"))
+        load(Path("mine.toml"), find_pins=_unknown)
     assert list(raised.value.problems) == [
         "mine.toml" + problem.replace("FOLDER", str(tmp_path)) for problem in expected
     ]

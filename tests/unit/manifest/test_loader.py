@@ -13,6 +13,7 @@ import pytest
 
 from hpcq.core.errors import ManifestError
 from hpcq.manifest import Context, load, resolve
+from hpcq.run.load import manifest_layout
 
 LoadText = Callable[..., Context]
 CHECKOUT = Path(__file__).resolve().parents[3]
@@ -177,3 +178,16 @@ for name in ("secret.toml", "closed.toml"):
             f"closed.toml:13: {text}: no permission for {folder}/closed.",
             f"closed.toml:15: {runs}: no permission for {folder}/closed. Choose another folder.",
         ]
+
+
+def test_the_folders_of_a_run_need_none_of_its_inputs(load_text: LoadText, smallest: str) -> None:
+    """The folder of a run is known although its items, checkpoints and calibration text were moved away."""
+    text = smallest.replace('use = ["arc_challenge"]', 'use = ["arc_challenge"]\ndata = "items"')
+    text += '[calibration]\ndataset = "text.jsonl"\n'
+    text = text.replace("[[models]]", '[[models]]\ncheckpoints = ["./quantized"]')
+    with pytest.raises(ManifestError, match=r"'text\.jsonl' does not exist"):
+        load_text(text)
+
+    assert manifest_layout(Path("mine.toml"), ["paths.runs=elsewhere"]).folder == Path("elsewhere/smallest").absolute()
+    with pytest.raises(ManifestError, match=r"^-O paths\.run=elsewhere: paths\.run: unknown key"):
+        manifest_layout(Path("mine.toml"), ["paths.run=elsewhere"])

@@ -12,6 +12,7 @@ from hpcq.catalog import packages
 from hpcq.core.digests import digest_of_items, digest_of_model, digest_of_text
 from hpcq.core.errors import ManifestError
 from hpcq.manifest import Context, resolve
+from tests.checkpoint_files import complete, write_safetensors
 
 LoadText = Callable[..., Context]
 
@@ -20,6 +21,7 @@ PACKAGED = """\
 name = "packaged"
 [[models]]
 id = "HuggingFaceTB/SmolLM2-135M-Instruct"
+source = "packages"
 [schemes]
 use = ["gptq-w4a16-g64", "bf16"]
 [tasks]
@@ -33,15 +35,17 @@ def make_checkpoint(folder: Path) -> Path:
     """Create a folder that looks like the checkpoint of a tiny Llama."""
     folder.mkdir(parents=True)
     config = {
+        "model_type": "llama",
         "hidden_size": 64,
         "intermediate_size": 128,
         "num_attention_heads": 4,
         "num_hidden_layers": 2,
         "vocab_size": 100,
-        "max_position_embeddings": 512,
+        "max_position_embeddings": 8192,
     }
     (folder / "config.json").write_text(json.dumps(config))
-    (folder / "model.safetensors").write_bytes(b"weights")
+    write_safetensors(folder / "model.safetensors", weight=(2,))
+    complete(folder)
     return folder
 
 
@@ -53,7 +57,7 @@ def stage_all() -> None:
     assert calibration
     make_checkpoint(model.staged_path)
     calibration.staged_path.parent.mkdir(parents=True)
-    calibration.staged_path.write_text('{"text": "Some text."}\n')
+    calibration.staged_path.write_text(json.dumps({"text": "Some text. " * 30_000}) + "\n")
     for task in ("arc_challenge", "gsm8k"):
         items = packages.find_packaged_dataset(task)
         assert items
@@ -126,7 +130,8 @@ def test_a_model_by_path_is_read_from_its_own_configuration(load_text: LoadText,
     assert (model.id, model.slug, model.path) == ("models/own", "own", str(folder))
     assert model.digest == digest_of_model(folder)
     assert shape
-    assert (shape.hidden_size, shape.kv_heads, shape.head_dim) == (64, 4, 16)
+    [(attention, layers)] = shape.attentions
+    assert (shape.hidden_size, layers, attention.kv_heads, attention.key_dim) == (64, 2, 4, 16)
 
 
 def test_a_checkpoint_that_does_not_exist_yet_is_missing(load_text: LoadText, tmp_path: Path) -> None:
@@ -247,7 +252,7 @@ def test_a_changed_file_is_rejected_if_its_digest_is_recorded(load_text: LoadTex
     """A manifest with the digest of its weights does not run with other weights."""
     folder = make_checkpoint(tmp_path / "own")
     before = digest_of_model(folder)
-    (folder / "model.safetensors").write_bytes(b"other weights")
+    write_safetensors(folder / "model.safetensors", weight=(3,))
     text = f'[run]\nname = "x"\n[[models]]\npath = "own"\ndigest = "{before}"\n'
     manifest = load_text(text + '[schemes]\nuse = ["bf16"]\n[tasks]\nuse = ["gsm8k"]\n')
     with pytest.raises(ManifestError) as raised:
@@ -267,3 +272,63 @@ def test_max_length_is_accepted_if_a_context_length_is_unknown(load_text: LoadTe
         load_text(short + "[evaluate]\nmax_length = 8192\n")
     both = short.replace("[schemes]", '[[models]]\npath = "elsewhere/Mixtral-8x7B"\n[schemes]')
     assert load_text(both + "[evaluate]\nmax_length = 8192\n").manifest.evaluate.max_length == 8192
+
+
+LOCAL = '[run]\nname = "x"\n[[models]]\npath = "own"\n[schemes]\nuse = ["bf16"]\n[tasks]\nuse = ["gsm8k"]\n'
+
+
+@pytest.mark.parametrize(
+    ("damage", "overrides", "sentence"),
+    [
+        (
+            lambda folder: (folder / "model.safetensors").unlink(),
+            (),
+            "it has no weights (model.safetensors): download it again",
+        ),
+        (
+            lambda folder: (folder / "tokenizer.json").unlink(),
+            (),
+            "it has no tokenizer: copy the model's tokenizer files into the folder",
+        ),
+        (
+            lambda folder: (folder / "tokenizer.json").write_text('{"version": "1.0"}'),
+            (),
+            "tokenizer.json has no vocabulary (no key model): copy the model's tokenizer files",
+        ),
+        (
+            lambda folder: (folder / "tokenizer_config.json").write_text(
+                '{"auto_map": {"AutoTokenizer": ["a.B", null]}}'
+            ),
+            ("models.0.trust_remote_code=true",),
+            "it has no a.py, which auto_map in tokenizer_config.json names: download it again",
+        ),
+    ],
+)
+def test_an_incomplete_local_model_is_refused(
+    load_text: LoadText,
+    tmp_path: Path,
+    damage: Callable[[Path], object],
+    overrides: tuple[str, ...],
+    sentence: str,
+) -> None:
+    """Without weights, tokenizer or code, a model in a folder is refused before a job is submitted.
+
+    Observed: such models passed the plan, and each unit failed, some with an OSError of transformers.
+    """
+    folder = make_checkpoint(tmp_path / "own")
+    load_text(LOCAL)
+    damage(folder)
+    with pytest.raises(ManifestError) as raised:
+        load_text(LOCAL, *overrides)
+    assert raised.value.problems == (f"mine.toml:4: models.0.path: 'own': {sentence} ({folder}).",)
+
+
+def test_folders_that_the_user_has_to_provide_are_not_staged(load_text: LoadText) -> None:
+    """`hpcq stage` cannot bring a model whose folder does not exist; what comes from a package, it can.
+
+    Observed: `hpcq stage` said that all inputs are staged.
+    """
+    resolved = resolve(load_text(LOCAL, "tasks.data=packages"))
+    assert resolved.absent == (f"Model own is missing: its folder {Path('own').absolute()} does not exist.",)
+    [staged] = set(resolved.missing) - set(resolved.absent)
+    assert staged.startswith("The items of gsm8k are missing: run `hpcq stage")

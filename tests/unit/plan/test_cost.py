@@ -10,7 +10,8 @@ from hypothesis import strategies as st
 
 from hpcq.catalog.gpus import GPU, find_gpu, gpu_names
 from hpcq.catalog.kernels import find_kernel
-from hpcq.catalog.models import ModelShape, find_model_shape
+from hpcq.catalog.model_shape import ModelShape
+from hpcq.catalog.models import find_model_shape
 from hpcq.catalog.schemes import find_scheme
 from hpcq.catalog.tasks import find_suite
 from hpcq.core.work_records import Calibration, Scheme, Task

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from pathlib import Path
 
 import pytest
@@ -10,6 +11,7 @@ from hpcq.core.work_records import EvaluateWork
 from hpcq.manifest import load, resolve
 from hpcq.plan.plan_json import plan_document
 from hpcq.plan.planner import make_plan
+from tests.checkpoint_files import complete
 
 MANIFEST = """
 [run]
@@ -57,6 +59,27 @@ def test_the_engine_uses_the_planned_gpus() -> None:
     assert dict(work("evaluate.engine.tensor_parallel_size=8").engine_options) == {"tensor_parallel_size": 8}
 
 
+def test_a_unit_on_gpus_is_not_computed_on_cpus() -> None:
+    """A unit that was planned on GPUs requests them: a node without a usable GPU is an error. No address changes."""
+    assert work().device == "cuda"
+    assert work("evaluate.device=cpu").device == "cpu"
+    assert work().address == work("evaluate.device=cpu").address
+    Path("c.toml").write_text(
+        PROFILE.replace('gpu = "H100-80"\ngpus_per_node = 8\n', "memory_gib = 512\n").replace("memory_gib = 64\n", ""),
+        encoding="utf-8",
+    )
+    assert work("models.0.id=HuggingFaceTB/SmolLM2-135M-Instruct").device == "auto"
+
+
+def test_prompts_that_will_be_cut_are_in_the_plan() -> None:
+    """A plan has a note for each task whose average prompt is longer than evaluate.max_length, and for no other."""
+    for length, count in ((2048, 0), (16, 1)):
+        notes = make_plan(resolve(load(Path("m.toml"), (f"evaluate.max_length={length}",)))).notes
+        found = [note for note in notes if "a prompt of arc_challenge with its answer has about" in note]
+        assert len(found) == count
+        assert all(f"more than the {length} that the model reads" in note for note in found)
+
+
 def test_the_engine_uses_the_planned_nodes() -> None:
     """405B in BF16 takes two nodes of eight GPUs: TP8 and PP2. Sizes in the manifest have priority."""
     Path("c.toml").write_text(PROFILE.replace("gpus_per_node", "nodes = 2\ngpus_per_node"), encoding="utf-8")
@@ -92,3 +115,92 @@ def test_options_that_can_change_results_are_addressed_only_if_set(option: str, 
     assert work().options == ()
     assert work(option).options == (expected,)
     assert work(option).address != work().address
+
+
+CONFIG = {
+    "model_type": "llama",
+    "architectures": ["LlamaForCausalLM"],
+    "hidden_size": 64,
+    "intermediate_size": 128,
+    "num_attention_heads": 4,
+    "num_hidden_layers": 2,
+    "vocab_size": 100,
+    "max_position_embeddings": 8192,
+}
+
+
+def _marked_tasks(settings: object, backend: str, tmp_path: Path) -> list[str]:
+    """Return the tasks that have another address because generation settings are no longer applied."""
+    folder = tmp_path / "model"
+    folder.mkdir(exist_ok=True)
+    (folder / "config.json").write_text(json.dumps(CONFIG), encoding="utf-8")
+    complete(folder)
+    (folder / "generation_config.json").write_text(json.dumps(settings), encoding="utf-8")
+    options = ("tasks.use=['arc_challenge','gsm8k']", f"models.0.path={folder}", f"evaluate.backend={backend}")
+    return [task.name for task in work(*options).tasks if task.ignores_generation_config]
+
+
+def test_only_answers_that_settings_changed_have_another_address(tmp_path: Path) -> None:
+    """Generated text of accelerate has another address if the checkpoint has settings that earlier versions applied."""
+    assert _marked_tasks({"repetition_penalty": 1.3}, "accelerate", tmp_path) == ["gsm8k"]
+    assert _marked_tasks({"max_new_tokens": 3}, "accelerate", tmp_path) == ["gsm8k"]
+    assert _marked_tasks({"repetition_penalty": 1.3}, "vllm", tmp_path) == []
+    for harmless in ({"do_sample": True, "temperature": 0.6, "eos_token_id": [1, 2]}, {"repetition_penalty": 1.0}, 3):
+        assert _marked_tasks(harmless, "accelerate", tmp_path) == []
+
+
+GEMMA2 = {
+    "model_type": "gemma2",
+    "architectures": ["Gemma2ForCausalLM"],
+    "vocab_size": 1024,
+    "hidden_size": 256,
+    "intermediate_size": 512,
+    "num_hidden_layers": 2,
+    "num_attention_heads": 4,
+    "num_key_value_heads": 2,
+    "head_dim": 64,
+    "max_position_embeddings": 2048,
+}
+"""Its key attn_logit_softcapping has a default in transformers, 50."""
+
+
+@pytest.mark.parametrize(
+    ("backend", "config", "expected"),
+    [
+        ("accelerate", GEMMA2, {"attention": "eager"}),
+        ("accelerate", {**GEMMA2, "attn_logit_softcapping": None}, {}),
+        ("accelerate", {**GEMMA2, "model_type": "gemma"}, {}),
+        ("vllm", GEMMA2, {}),
+    ],
+)
+def test_a_model_that_caps_attention_is_addressed_with_its_attention(
+    backend: str, config: dict[str, object], expected: dict[str, object]
+) -> None:
+    """transformers' default attention ignores the caps, so that earlier responses of such a model are not used.
+
+    Observed: log-likelihoods of Gemma-2 were 2.2e-2 off.
+    """
+    Path("gemma").mkdir()
+    Path("gemma/config.json").write_text(json.dumps(config), encoding="utf-8")
+    complete(Path("gemma"))
+    found = work("models.0.path=gemma", f"evaluate.backend={backend}")
+    assert dict(found.options) == expected
+
+
+def test_a_calibration_with_caps_is_addressed_with_its_attention() -> None:
+    """A calibrated checkpoint of such a model is made again; one that needs no calibration is not."""
+    Path("gemma").mkdir()
+    Path("gemma/config.json").write_text(json.dumps(GEMMA2), encoding="utf-8")
+    complete(Path("gemma"))
+    Path("text.jsonl").write_text('{"text": "Some text."}\n' * 2000, encoding="utf-8")
+    options = (
+        "models.0.path=gemma",
+        "schemes.use=['gptq-w4a16-g64', 'fp8-dynamic']",
+        "calibration.dataset=text.jsonl",
+        "calibration.samples=2",
+        "calibration.sequence_length=64",
+        "evaluate.backend=accelerate",
+    )
+    plan = make_plan(resolve(load(Path("m.toml"), options)))
+    variants = {unit.work.variant for unit in plan.units if isinstance(unit.work, EvaluateWork)}
+    assert {one.scheme.name: one.attention for one in variants} == {"gptq-w4a16-g64": "eager", "fp8-dynamic": None}

@@ -9,7 +9,9 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from hpcq.catalog.gpus import find_gpu
-from hpcq.catalog.models import ModelShape, find_model_shape, model_ids
+from hpcq.catalog.hf_config import parse_config
+from hpcq.catalog.model_shape import ModelShape
+from hpcq.catalog.models import find_model_shape, model_ids
 from hpcq.catalog.schemes import find_scheme
 from hpcq.core.work_records import Calibration, Scheme
 from hpcq.plan.memory.gpu_memory import (
@@ -21,7 +23,7 @@ from hpcq.plan.memory.gpu_memory import (
     indivisible_reason,
 )
 from hpcq.plan.memory.quantization import quantization_memory
-from hpcq.plan.memory.weights import GIB, weight_bytes
+from hpcq.plan.memory.weights import GIB, base_bytes, checkpoint_bytes, weight_bytes
 
 LLAMA_8B = "meta-llama/Llama-3.1-8B-Instruct"
 LLAMA_70B = "meta-llama/Llama-3.1-70B-Instruct"
@@ -118,11 +120,20 @@ def test_the_reason_is_given_if_vllm_cannot_divide_a_model(
 
 def test_indivisible_key_value_heads_and_vocabularies_are_reported() -> None:
     """Three key-value heads are not divisible by four GPUs, nor 49152 tokens by five."""
-    odd = dataclasses.replace(shape(SMOLLM), heads=20, kv_heads=3, intermediate_size=1600)
+    config = {
+        "model_type": "llama",
+        "hidden_size": 640,
+        "intermediate_size": 1600,
+        "num_hidden_layers": 30,
+        "num_attention_heads": 20,
+        "num_key_value_heads": 3,
+        "vocab_size": 49152,
+    }
+    odd = parse_config(config)
     assert indivisible_reason(odd, scheme("bf16"), Parallelism(tensor=4)) == (
         "its 3 key-value heads can neither be divided among 4 GPUs nor repeated evenly"
     )
-    even = dataclasses.replace(odd, kv_heads=5)
+    even = parse_config(config | {"num_key_value_heads": 5})
     assert indivisible_reason(even, scheme("bf16"), Parallelism(tensor=5)) == (
         "5 GPUs do not divide its vocabulary (49152, padded)"
     )
@@ -193,6 +204,20 @@ def test_gptq_of_the_largest_model_needs_a_large_gpu_and_a_large_node() -> None:
     assert 45 < need.gpu_bytes / GIB < 80
     dynamic = quantization_memory(shape(LLAMA_405B), scheme("fp8-dynamic"), None, on_gpu=True)
     assert dynamic.gpu_bytes < 10 * GIB
+
+
+def test_a_base_in_float32_needs_twice_the_memory() -> None:
+    """On a GPU a base is quantized in its own type: twice the host memory, and twice the bytes on disk.
+
+    Observed: a base in float32 was planned at half its bytes.
+    """
+    half = shape(LLAMA_8B)
+    full = dataclasses.replace(half, stored_dtype="float32")
+    needs = [quantization_memory(one, scheme("fp8-dynamic"), None, on_gpu=True).host_bytes for one in (half, full)]
+    assert needs[1] - GIB == pytest.approx(2 * (needs[0] - GIB))
+    assert base_bytes(full) == 2 * base_bytes(half) == 4 * half.parameters
+    assert checkpoint_bytes(full, scheme("bf16")) == base_bytes(full)
+    assert checkpoint_bytes(full, scheme("fp8-dynamic")) > weight_bytes(full, scheme("fp8-dynamic"))
 
 
 def test_quantizing_on_a_cpu_needs_at_least_the_measured_memory() -> None:

@@ -14,6 +14,7 @@ from hpcq.plan.memory.weights import GIB
 from hpcq.plan.plan_json import plan_document
 from hpcq.plan.planner import make_plan
 from hpcq.plan.units import Plan
+from tests.checkpoint_files import complete
 
 LLAMA_8B = "meta-llama/Llama-3.1-8B-Instruct"
 LLAMA_70B = "meta-llama/Llama-3.1-70B-Instruct"
@@ -172,12 +173,13 @@ def test_vllm_never_offloads_but_its_fallback_does() -> None:
 
 
 def test_a_model_of_unknown_size_may_offload_without_limits(tmp_path: Path) -> None:
-    """The work of a mixture of experts has the permission without sizes, and none without the key."""
-    (tmp_path / "moe").mkdir()
-    (tmp_path / "moe" / "config.json").write_text('{"num_local_experts": 8}')
+    """The work of a model of an unknown family has the permission without sizes, and none without the key."""
+    (tmp_path / "zamba").mkdir()
+    (tmp_path / "zamba" / "config.json").write_text('{"model_type": "zamba2"}')
+    complete(tmp_path / "zamba")
     h100 = node("h100", "H100-80")
-    assert evaluation(plan_on(h100, 'mine"\npath = "moe', "cpu")).offload == Offload(to="cpu")
-    assert evaluation(plan_on(h100, 'mine"\npath = "moe', "")).offload == Offload()
+    assert evaluation(plan_on(h100, 'mine"\npath = "zamba', "cpu")).offload == Offload(to="cpu")
+    assert evaluation(plan_on(h100, 'mine"\npath = "zamba', "")).offload == Offload()
 
 
 def test_offloading_changes_no_address() -> None:

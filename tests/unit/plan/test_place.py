@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
@@ -14,6 +15,7 @@ from hpcq.api import Run
 from hpcq.catalog.models import find_model_shape, model_ids
 from hpcq.catalog.schemes import find_scheme
 from hpcq.cli.formatting import plan_lines
+from hpcq.core.errors import ManifestError
 from hpcq.core.work_records import Calibration
 from hpcq.manifest import load, resolve
 from hpcq.manifest.profiles import GpuClass, Profile
@@ -25,6 +27,7 @@ from hpcq.plan.placement.suggestions import suggest
 from hpcq.plan.plan_json import plan_document
 from hpcq.plan.planner import make_plan
 from hpcq.plan.units import Plan, Shape
+from tests.checkpoint_files import complete
 
 LLAMA_8B = "meta-llama/Llama-3.1-8B-Instruct"
 LLAMA_70B = "meta-llama/Llama-3.1-70B-Instruct"
@@ -148,7 +151,7 @@ def test_a_class_that_multiplies_fp8_comes_before_one_that_does_not() -> None:
         (
             cluster("h100"),
             requirements("Qwen/Qwen-7B-Chat", "bf16"),
-            "vLLM 0.32 has no QWenLMHeadModel",
+            "vLLM 0.32 does not support QWenLMHeadModel",
             "evaluate.backend = 'accelerate'",
         ),
         (
@@ -339,14 +342,54 @@ def test_the_plan_uses_the_engine_options(plan_of: PlanOf) -> None:
 
 
 def test_a_model_of_unknown_size_is_planned_with_a_note(plan_of: PlanOf, tmp_path: Path) -> None:
-    """A mixture of experts in a local folder gets one GPU, no memory estimate, and the reason."""
-    (tmp_path / "moe").mkdir()
-    (tmp_path / "moe" / "config.json").write_text('{"num_local_experts": 8}')
-    plan = plan_of("models.0.path=moe", "schemes.use=['bf16']", "models.0.id=some/mixture")
+    """A model of an unknown family in a local folder gets one GPU, no memory estimate, and the reason."""
+    (tmp_path / "zamba").mkdir()
+    (tmp_path / "zamba" / "config.json").write_text('{"model_type": "zamba2", "architectures": ["Zamba2ForCausalLM"]}')
+    complete(tmp_path / "zamba")
+    plan = plan_of("models.0.path=zamba", "schemes.use=['bf16']", "models.0.id=some/hybrid")
     assert plan.units[0].shape == Shape(gpu_class="a6000", gpus_per_node=1)
     assert plan.units[0].memory_gib_per_gpu is None
     [note] = plan.notes
     assert note == (
-        "some/mixture: one GPU is planned without a memory estimate, because its feed-forward layers are mixtures of"
-        " experts (num_local_experts = 8)."
+        "some/hybrid: one GPU is planned without a memory estimate, because its family is not in hpcq's table"
+        " (model_type = 'zamba2')."
     )
+
+
+def test_a_scheme_that_cannot_quantize_an_unknown_family_is_refused(plan_of: PlanOf, tmp_path: Path) -> None:
+    """The configuration of a family without known sizes is checked, too: the quantization would fail in its job."""
+    (tmp_path / "seeing").mkdir()
+    (tmp_path / "seeing" / "config.json").write_text(
+        '{"model_type": "new", "architectures": ["NewForCausalLM"], "vision_config": {"hidden_size": 8}}'
+    )
+    with pytest.raises(ManifestError, match=r"'fp8-dynamic' cannot quantize seeing: it is not a text-only model"):
+        plan_of("models.0.path=seeing", "schemes.use=['fp8-dynamic']", "models.0.id=some/seeing")
+
+
+def test_files_that_contradict_their_configuration_are_noted(plan_of: PlanOf, tmp_path: Path) -> None:
+    """A local checkpoint with more bytes than its configuration describes, and one that also sees, have a note each."""
+    sizes = {"model_type": "llama", "hidden_size": 64, "intermediate_size": 128, "num_hidden_layers": 1}
+    text = sizes | {"num_attention_heads": 4, "vocab_size": 128, "dtype": "bfloat16"}
+    text["architectures"] = ["LlamaForCausalLM"]
+    seeing = {
+        "model_type": "llava",
+        "architectures": ["LlavaForConditionalGeneration"],
+        "text_config": text,
+        "vision_config": {},
+    }
+    notes = []
+    for name, config in (("large", text), ("seeing", seeing)):
+        (tmp_path / name).mkdir()
+        (tmp_path / name / "config.json").write_text(json.dumps(config))
+        index = {"metadata": {"total_size": 200000}, "weight_map": {}}
+        (tmp_path / name / "model.safetensors.index.json").write_text(json.dumps(index))
+        complete(tmp_path / name)
+        plan = plan_of(f"models.0.path={name}", "schemes.use=['bf16']", f"models.0.id=some/{name}")
+        notes += plan.notes
+    assert notes == [
+        (
+            "some/large: its safetensors files have 200,000 bytes of tensors, but its config.json describes 115,072;"
+            " the plan is made for the latter."
+        ),
+        "some/seeing: planned without the parts that are not for text (vision_config).",
+    ]

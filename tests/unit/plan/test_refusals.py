@@ -278,16 +278,17 @@ INVALID = {
         messages=("4096 exceeds the context length of lmsys/vicuna-7b-v1.3, 2048 tokens. Use 2048 or less",),
     ),
     # Names
-    "an unknown model": Invalid(
-        model=model("acme/Foo-7B"), messages=("unknown model 'acme/Foo-7B'; give the folder of its checkpoint as path",)
-    ),
-    "a misspelt model": Invalid(
-        model=model("meta-llama/Llama-3.1-8B-Instuct"), messages=("Did you mean 'meta-llama/Llama-3.1-8B-Instruct'?",)
+    "a model that no package contains": Invalid(
+        model=model("meta-llama/Llama-3.1-8B-Instuct") + '\nsource = "packages"',
+        messages=(
+            "no package contains the model 'meta-llama/Llama-3.1-8B-Instuct'",
+            "Did you mean 'meta-llama/Llama-3.1-8B-Instruct'?",
+        ),
     ),
     "a model without its code": Invalid(
         model=model("Qwen/Qwen-7B-Chat"),
         evaluate=ALONE,
-        messages=("vLLM 0.32 has no QWenLMHeadModel", "evaluate.backend = 'accelerate'"),
+        messages=("vLLM 0.32 does not support QWenLMHeadModel", "evaluate.backend = 'accelerate'"),
     ),
     "a folder without a checkpoint": Invalid(
         model='path = "."', messages=("'.' is not a checkpoint: config.json is missing",)

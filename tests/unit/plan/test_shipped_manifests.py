@@ -35,6 +35,20 @@ def test_405b_takes_two_nodes_of_eight() -> None:
     }  # fmt: skip
 
 
+@pytest.mark.parametrize(
+    ("name", "memory_gib", "seconds", "checkpoint_bytes"),
+    [("405b.toml", 463.85, 125_374, 1_252_754_512_904), ("paper.toml", 1941.96, 307_748, 1_802_962_130_392)],
+)
+def test_the_numbers_of_the_plans_are_those_of_earlier_versions(
+    name: str, memory_gib: float, seconds: int, checkpoint_bytes: int
+) -> None:
+    """The sums of memory, of time and of bytes on disk change only if a rule of the estimates is changed on purpose."""
+    plan = Run(MANIFESTS / name).load().plan
+    assert sum(unit.memory_gib_per_gpu or 0 for unit in plan.units) == pytest.approx(memory_gib, abs=0.005)
+    assert round(sum(unit.seconds or 0 for unit in plan.units)) == seconds
+    assert plan.checkpoint_bytes == checkpoint_bytes
+
+
 def test_a_benchmark_that_cannot_run_yet_is_skipped_with_a_note() -> None:
     """mt-bench is the only refusal, no unit has it, and the plan's notes, which the report shows, name it."""
     plan = Run(MANIFESTS / "paper.toml").load().plan
@@ -55,7 +69,7 @@ def test_max_length_beyond_a_models_context_is_not_passed_on() -> None:
     assert (lengths["llama-3.1-8b-instruct"], lengths["vicuna-7b-v1.3"], lengths["gemma-2b-it"]) == (8192, None, 8192)
 
 
-@pytest.mark.parametrize("profile", ["h100", "paper", "template", "virtual"])
+@pytest.mark.parametrize("profile", ["h100", "h200", "paper", "template", "virtual"])
 def test_every_shipped_profile_plans_the_study(profile: str) -> None:
     """Only 405B unquantized is refused, on the study's own cluster, as that profile documents."""
     plan = Run(MANIFESTS / "paper.toml", [f"cluster.profile=clusters/{profile}.toml"]).load().plan

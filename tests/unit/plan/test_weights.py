@@ -6,7 +6,8 @@ import dataclasses
 
 import pytest
 
-from hpcq.catalog.models import Linear, ModelShape, find_model_shape
+from hpcq.catalog.model_shape import Linear, ModelShape
+from hpcq.catalog.models import find_model_shape
 from hpcq.catalog.schemes import find_scheme
 from hpcq.core.work_records import Scheme
 from hpcq.plan.memory.weights import linear_bytes, weight_bytes

@@ -12,8 +12,9 @@ from hypothesis import strategies as st
 
 from hpcq.core.errors import SetupError, UserInputError
 from hpcq.core.files import digest_of_file
+from hpcq.core.text_marker import write_text_marker
 from hpcq.core.work_records import Calibration
-from hpcq.quantize.calibration import calibration_sequences, pack, read_passages, shuffle
+from hpcq.quantize.calibration import calibration_set, pack, shuffle
 
 passages_of_tokens = st.lists(st.lists(st.integers(1, 9), max_size=30), max_size=30)
 
@@ -23,6 +24,11 @@ def write_passages(folder: Path, texts: list[str]) -> Path:
     path = folder / "text.jsonl"
     path.write_text("".join(json.dumps({"text": text}) + "\n" for text in texts), encoding="utf-8")
     return path
+
+
+def letters(text: str) -> list[int]:
+    """Return one token per letter."""
+    return [ord(letter) for letter in text]
 
 
 @given(passages=passages_of_tokens, samples=st.integers(1, 5), length=st.integers(1, 20))
@@ -57,7 +63,10 @@ def test_only_needed_passages_are_tokenized() -> None:
 
 
 def test_too_little_text_is_refused_with_the_possible_number_of_samples() -> None:
-    """The message has the tokens found, the tokens needed, and the largest possible number of samples."""
+    """The message has the tokens found, the tokens needed, and the largest possible number of samples.
+
+    Observed: the plan accepted such a text.
+    """
     with pytest.raises(UserInputError, match=r"has 25 tokens, but 4 samples of 10 need 40: set .* to 2 or less"):
         pack([[1] * 25], samples=4, length=10, separator=None)
 
@@ -76,9 +85,58 @@ def test_a_text_becomes_sequences(tmp_path: Path) -> None:
     calibration = Calibration(
         digest=digest_of_file(path), samples=2, sequence_length=4, seed=1, dataset="letters", path=str(path)
     )
-    first = calibration_sequences(calibration, lambda text: [ord(letter) for letter in text], separator=0)
-    assert first == calibration_sequences(calibration, lambda text: [ord(letter) for letter in text], separator=0)
+    made = calibration_set(calibration, letters, separator=0)
+    first = made.sequences
+    assert made == calibration_set(calibration, letters, separator=0)
     assert ["".join(map(chr, sequence)) for sequence in first] == ["ef\0a", "b\0\0c"]
+    counts = {"samples": 2, "tokens": 8, "passages": 4, "passages_used": 4, "repeated_passages": 0, "is_chat": False}
+    assert made.facts == {**counts, "sha256": calibration.digest}
+
+
+def test_a_byte_order_mark_changes_no_sequence(tmp_path: Path) -> None:
+    """The same text with a byte order mark gives the same sequences; its digest differs."""
+    plain, marked = tmp_path / "plain.txt", tmp_path / "marked.txt"
+    plain.write_text("ab\n\ncd\n")
+    marked.write_bytes(b"\xef\xbb\xbf" + plain.read_bytes())
+    first, second = (
+        calibration_set(
+            Calibration(digest=digest_of_file(path), samples=1, sequence_length=4, path=str(path)), letters, separator=0
+        )
+        for path in (plain, marked)
+    )
+    assert first.sequences == second.sequences
+    assert first.facts["sha256"] != second.facts["sha256"]
+
+
+def test_chats_are_rendered_with_the_template(tmp_path: Path) -> None:
+    """Chats are rendered without separators; without a template they are refused.
+
+    Observed: chat messages were refused.
+    """
+    path = tmp_path / "chat.jsonl"
+    path.write_text(json.dumps({"messages": [{"role": "user", "content": "ab"}]}) + "\n")
+    calibration = Calibration(digest=None, samples=1, sequence_length=5, column="messages", path=str(path))
+
+    made = calibration_set(
+        calibration, letters, separator=0, render_chat=lambda messages: "".join(f"<{m['content']}>." for m in messages)
+    )
+    assert "".join(map(chr, made.sequences[0])) == "<ab>."
+    assert made.facts["is_chat"] is True
+    with pytest.raises(UserInputError, match="has chat messages, but the model has no chat template: set calibration"):
+        calibration_set(calibration, letters, separator=0)
+
+
+def test_a_staged_text_is_verified(tmp_path: Path) -> None:
+    """A text from the hub is used only with the digest that its completion marker has."""
+    path = write_passages(tmp_path, ["ab"])
+    calibration = Calibration(digest=None, samples=1, sequence_length=2, source="org/data@0/a/b/c", path=str(path))
+    with pytest.raises(SetupError, match="has no completion marker: remove the file, and run"):
+        calibration_set(calibration, letters, separator=None)
+    write_text_marker(path)
+    assert calibration_set(calibration, letters, separator=None).facts["tokens"] == 2
+    write_passages(tmp_path, ["xy"])
+    with pytest.raises(SetupError, match=r"but the calibration text .* was staged with"):
+        calibration_set(calibration, letters, separator=None)
 
 
 def test_a_modified_text_is_refused(tmp_path: Path) -> None:
@@ -86,7 +144,7 @@ def test_a_modified_text_is_refused(tmp_path: Path) -> None:
     path = write_passages(tmp_path, ["enough text"])
     calibration = Calibration(digest="0" * 64, samples=1, sequence_length=2, path=str(path))
     with pytest.raises(SetupError, match=r"text.jsonl: its SHA-256 is .*planned with 000000000000"):
-        calibration_sequences(calibration, lambda text: [1] * len(text), separator=None)
+        calibration_set(calibration, lambda text: [1] * len(text), separator=None)
 
 
 def test_a_missing_text_is_named(tmp_path: Path) -> None:
@@ -95,13 +153,4 @@ def test_a_missing_text_is_named(tmp_path: Path) -> None:
         digest=None, samples=1, sequence_length=2, dataset="boolq-passages", path=str(tmp_path / "none.jsonl")
     )
     with pytest.raises(SetupError, match=r"none.jsonl: the calibration text 'boolq-passages' is missing"):
-        calibration_sequences(calibration, lambda _: [1], separator=None)
-
-
-@pytest.mark.parametrize("line", ["no json", '["text"]', '{"passage": "x"}', '{"text": 3}'])
-def test_a_malformed_line_is_named(tmp_path: Path, line: str) -> None:
-    """A line that is not a JSON object with a text is refused with file and line."""
-    path = tmp_path / "text.jsonl"
-    path.write_text('{"text": "good"}\n\n' + line + "\n", encoding="utf-8")
-    with pytest.raises(UserInputError, match=r"text.jsonl:3: not a JSON line"):
-        read_passages(path)
+        calibration_set(calibration, lambda _: [1], separator=None)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 import json
+import shutil
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -12,11 +13,13 @@ import pytest
 
 from hpcq.catalog.hf_config import read_checkpoint_shape
 from hpcq.core.attempts import Attempt
+from hpcq.core.digests import known_digest_of_model
 from hpcq.core.errors import UserInputError
 from hpcq.core.files import digest_of_file
-from hpcq.core.work_records import Calibration, QuantizeWork
-from hpcq.plan.memory.weights import weight_bytes
+from hpcq.core.work_records import Calibration, Model, QuantizeWork
+from hpcq.plan.memory.weights import base_bytes, checkpoint_bytes, weight_bytes
 from hpcq.quantize.worker import quantize
+from tests.checkpoint_weights import rewrite_weights
 from tests.unit.quantize.conftest import SCHEMES
 
 torch = pytest.importorskip("torch")
@@ -80,6 +83,25 @@ def test_a_checkpoint_has_the_planned_size(name: str, checkpoint_of: CheckpointO
     assert weight_bytes(shape, SCHEMES[name]) == stored
 
 
+@pytest.mark.parametrize("name", ["fp8", "gptq-w4a16-g64"])
+@pytest.mark.parametrize(("dtype", "size"), [("float32", 4), ("float16", 2)])
+def test_a_base_of_another_dtype_has_the_planned_size(
+    name: str, dtype: str, size: int, make_work: MakeWork, attempt: Attempt, base_checkpoint: Path, tmp_path: Path
+) -> None:
+    """A base in another type, which its config.json does not state: scales and unquantized tensors keep that type."""
+    base, folder = Path(shutil.copytree(base_checkpoint, tmp_path / "base")), tmp_path / "quantized"
+    rewrite_weights(base, dtype)
+    quantize(make_work(name, folder, model=Model(id="tests/tiny-llama", path=str(base))), attempt)
+
+    shape, made = read_checkpoint_shape(base), tensors(folder)
+    assert (shape.stored_dtype, shape.value_bytes) == (dtype, size)
+    assert base_bytes(shape) == sum(tensor.nbytes for tensor in tensors(base).values())
+    assert checkpoint_bytes(shape, SCHEMES[name]) == sum(tensor.nbytes for tensor in made.values())
+    packed = {torch.int32, torch.int64, torch.float8_e4m3fn}
+    assert {tensor.dtype for tensor in made.values()} - packed == {getattr(torch, dtype)}
+    assert json.loads((folder / "config.json").read_text(encoding="utf-8"))["dtype"] == dtype
+
+
 def test_unquantized_tensors_keep_their_bits(checkpoint_of: CheckpointOf, base_checkpoint: Path) -> None:
     """Computed in float32, saved in bfloat16: embeddings and norms keep the base's bits, the head stays tied."""
     folder = checkpoint_of("gptq-w4a16-g64")
@@ -138,15 +160,15 @@ def test_the_saved_scales_are_those_used_for_quantization(
     from hpcq.quantize import llmcompressor
 
     in_memory: dict[str, Any] = {}
-    save = llmcompressor._save
+    save = llmcompressor.save_checkpoint
 
-    def record_and_save(model: Any, *rest: Any) -> None:
+    def record_and_save(model: Any, *rest: Any, **options: Any) -> None:
         in_memory.update(
             (name, tensor.clone()) for name, tensor in model.state_dict().items() if name.endswith("proj.weight")
         )
-        save(model, *rest)
+        save(model, *rest, **options)
 
-    monkeypatch.setattr(llmcompressor, "_save", record_and_save)
+    monkeypatch.setattr(llmcompressor, "save_checkpoint", record_and_save)
     quantize(make_work("gptq-w8a16", tmp_path / "again"), attempt)
     weights = load_model(checkpoint_of("gptq-w8a16")).state_dict()
     assert len(in_memory) == 14
@@ -170,7 +192,8 @@ def test_the_metadata_has_the_provenance(
     assert {"torch", "transformers", "llmcompressor", "compressed-tensors"} <= set(record["versions"])
     assert record["variant"]["calibration"]["digest"] == calibration.digest
     assert (record["seed"], record["device"], record["saved_dtype"]) == (1234, "cpu", "bfloat16")
-    assert list(record["seconds"]) == ["calibrating", "loading", "saving"]
+    assert list(record["seconds"]) == ["calibrating", "checking", "hashing", "loading", "saving"]
+    assert record["digest"] == known_digest_of_model(folder, ignored=("hpcq.json",))
     assert not [warning for warning in record["warnings"] if warning.startswith(("time ", "error "))]
     other_files = sum(item.stat().st_size for item in folder.iterdir() if item.name != "hpcq.json")
     assert record["bytes_on_disk"] == other_files
@@ -192,17 +215,9 @@ def test_progress_names_layers(
     monkeypatch.setattr(attempt, "update", record_and_update)
     quantize(make_work("gptq-w4a16-g64", tmp_path / "checkpoint"), attempt)
     calibrating = [f"calibrating {what}" for what in ("what precedes layer 1", "layer 1 of 2", "layer 2 of 2")]
-    assert list(phases) == ["loading", "calibrating", *calibrating, "saving", "done"]
+    saving = ["saving", "checking the saved checkpoint", "hashing", "done"]
+    assert list(phases) == ["loading", "calibrating", *calibrating, *saving]
     assert attempt.record.facts["bytes_on_disk"] > 0
-
-
-def test_a_failed_hessian_inversion_is_reported(make_work: MakeWork, attempt: Attempt, tmp_path: Path) -> None:
-    """The metadata's warnings name layers that GPTQ failed to quantize and rounded to nearest."""
-    valid = make_work("gptq-w4a16-g64", tmp_path / "checkpoint")
-    scheme = dataclasses.replace(valid.variant.scheme, damping=-2.0)
-    quantize(make_work("gptq-w4a16-g64", tmp_path / "checkpoint", scheme=scheme), attempt)
-    record = json.loads((tmp_path / "checkpoint" / "hpcq.json").read_text(encoding="utf-8"))
-    assert any("round-to-nearest instead of GPTQ" in warning for warning in record["warnings"])
 
 
 def test_too_little_text_leaves_no_checkpoint(

@@ -21,9 +21,10 @@ from hpcq.core.errors import SetupError, UserInputError
 from hpcq.core.files import digest_of_file
 from hpcq.core.work_records import Model, QuantizeWork, Scheme, Variant
 from hpcq.quantize import calibration, interface, recipes, synthetic, worker
+from hpcq.quantize.base_checkpoint import check_group_size
 from hpcq.quantize.interface import make_quantizer
 from hpcq.quantize.synthetic import SECONDS_VARIABLE
-from hpcq.quantize.worker import check_group_size
+from tests.checkpoint_files import complete
 
 SYNTHETIC = Scheme(name="synthetic-w4a16", tool="synthetic", method="synthetic", weights="int4", activations="bf16")
 LIGHT = "import sys; print(sorted({'torch', 'transformers', 'llmcompressor', 'numpy', 'h5py'} & set(sys.modules)))"
@@ -50,10 +51,10 @@ def work_in(folder: Path, *, scheme: Scheme = SYNTHETIC, **variant: object) -> Q
 
 
 def base_in(folder: Path, **config: object) -> Model:
-    """A model whose folder has a config.json and a tokenizer file, but no weights."""
+    """A model whose folder has a config.json and a tokenizer file, but no weights that can be read."""
     folder.mkdir()
     (folder / "config.json").write_text(json.dumps(config), encoding="utf-8")
-    (folder / "tokenizer.json").write_text("{}", encoding="utf-8")
+    complete(folder)
     return Model(id="org/SmolLM2-135M", path=str(folder))
 
 
@@ -127,7 +128,7 @@ def test_a_killed_worker_leaves_no_checkpoint(tmp_path: Path) -> None:
 
 
 def test_the_group_size_is_checked_before_anything_is_loaded(tmp_path: Path, attempt: Attempt) -> None:
-    """A group size that does not divide is refused from config.json alone: the folder has no weights."""
+    """A group size that does not divide is refused from config.json alone: the folder has no real weights."""
     model = base_in(tmp_path / "base", **SMOLLM2_135M)
     work = work_in(tmp_path, scheme=GROUPED, model=model)
     with pytest.raises(UserInputError) as refusal:

@@ -85,6 +85,20 @@ def test_a_model_without_unquantized_variant_has_no_differences() -> None:
     assert {row.delta for row in rows} == {None}
 
 
+def test_checkpoints_with_one_scheme_name_are_named_apart() -> None:
+    """Two checkpoints of one publisher and format have the names of their repositories, a single one only its own."""
+    scheme = "fp8 (org)"
+    facts = {"scheme": scheme, "checkpoint_revision": "c0ffee"}
+    variants = [
+        variant("fp8-a", "fp8", 0.2, checkpoint="org/A", **facts),
+        variant("fp8-b", "fp8", 0.2, checkpoint="org/B", **facts),
+    ]
+    for count, names in ((1, {scheme}), (2, {"fp8 (org/A@c0ffee)", "fp8 (org/B@c0ffee)"})):
+        rows = make_rows(Results(run="r", inputs="", provenance={}, merge={}, variants=tuple(variants[:count])))
+        assert {row.scheme for row in rows} == names
+        assert {row.checkpoint for row in rows} <= {"org/A@c0ffee", "org/B@c0ffee"}
+
+
 def test_the_table_shows_score_error_difference_and_costs() -> None:
     """A cell is 'score ±error (difference)' in percent; the cost columns are GB, times and tokens."""
     costs = ("GB on disk", "quantize", "evaluate", "tokens computed")
@@ -187,6 +201,7 @@ _LATEX_TEXT = {
     r"\&": "&", r"\%": "%", r"\$": "$", r"\#": "#", r"\_": "_", r"\{": "{", r"\}": "}", r"\^{}": "^",
     r"\textasciitilde{}": "~", r"\textbackslash{}": "\\", r"\ensuremath{<}": "<", r"\ensuremath{>}": ">",
     r"$\pm$": "\N{PLUS-MINUS SIGN}", r"$-$": "\N{MINUS SIGN}", r"\dag{}": "\N{DAGGER}", "{[}": "[", "{*}": "*",
+    "-{}": "-",
 }  # fmt: skip
 _LATEX_TOKEN = re.compile("|".join(map(re.escape, sorted(_LATEX_TEXT, key=len, reverse=True))) + r"|[^&%$#_{}~^\\]")
 
@@ -209,6 +224,7 @@ def test_latex_cells_are_read_back() -> None:
     assert not [row for row in rows if row.lstrip().startswith(("[", "*"))]
     assert [[read_latex(cell.strip()) for cell in re.split(r"(?<!\\)&", row)] for row in rows] == expected_cells()
     assert rf"\begin{{tabular}}{{lrr{'r' * len(COST_COLUMNS)}}}" in document
+    assert "--" not in document  # a ligature: typeset as a dash
     assert [document.count(rule) for rule in (r"\toprule", r"\midrule", r"\bottomrule")] == [1, 1, 1]
 
 

@@ -31,8 +31,10 @@ def merged(
     missing: int = 0,
     notes: Sequence[str] = (),
     compare: Sequence[str] = (),
+    scores: bool = True,
 ) -> MergedRun:
-    """Write the merged results of a run with two variants and one task to the folder `runs`."""
+    """Write the merged results of a run with two variants and one task, by default scored, to the folder `runs`."""
+    score = Score(task="arc_challenge", metric="acc_norm", filter="none", value=0.6, stderr=0.05, n=n)
     folder = runs / name
     folder.mkdir(parents=True)
     write_results(
@@ -43,7 +45,7 @@ def merged(
             VariantResults(
                 variant=variant,
                 index=NO_RESPONSES,
-                scores=[Score(task="arc_challenge", metric="acc_norm", filter="none", value=0.6, stderr=0.05, n=n)],
+                scores=[score] if scores else [],
                 provenance={
                     "model": MODEL, "scheme": scheme, "tool": "none" if scheme == "bf16" else "llmcompressor",
                     "backend": "accelerate", "evaluate_seconds": 5.0,

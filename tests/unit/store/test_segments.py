@@ -36,10 +36,11 @@ from hpcq.store.checksummed import checksummed_bytes, stored_digest
 from hpcq.store.segments import SEGMENT_FORMAT, SEGMENT_SCHEMA
 
 texts = st.text(st.characters(), max_size=40)
+cut = st.one_of(st.none(), st.integers(0, 2**31 - 1))
 responses = st.one_of(
-    st.builds(Response, st.floats(), st.booleans(), st.none()),
-    st.builds(Response, st.floats(), st.none(), st.none()),
-    st.builds(Response, st.none(), st.none(), texts),
+    st.builds(Response, st.floats(), st.booleans(), st.none(), cut),
+    st.builds(Response, st.floats(), st.none(), st.none(), cut),
+    st.builds(Response, st.none(), st.none(), texts, cut),
 )
 keys = st.builds(
     RequestKey,
@@ -64,8 +65,28 @@ def test_a_segment_returns_every_row_bit_by_bit(
     segment = read_segment(path)
 
     assert {key: bits(response) for key, response in segment.rows()} == {key: bits(rows[key]) for key in rows}
+    assert {key: response.cut_tokens for key, response in segment.rows()} == {
+        key: response.cut_tokens for key, response in rows.items()
+    }
     assert [(table.task, table.address) for table in segment.tables] == sorted(addresses.items())
     assert segment.provenance == {"node": "n1"}
+
+
+def test_a_segment_of_an_earlier_version_is_read(tmp_path: Path, write: Any, key: Any) -> None:
+    """Without the column of removed tokens, their number is unknown; it is not zero."""
+    path = write(tmp_path, [(key(0, "a"), Response(-1.0, is_greedy=True, cut_tokens=3))], addresses={"a": "x"})
+    with h5py.File(path) as file:
+        attributes = dict(file.attrs)
+        columns = {name: dataset[...] for name, dataset in file["responses"].items() if name != "cut_tokens"}
+
+    def fill(file: h5py.File) -> None:
+        file.attrs.update(attributes)
+        for name, column in columns.items():
+            file.create_dataset(f"responses/{name}", data=column)
+
+    path.write_bytes(checksummed_bytes(fill, form=SEGMENT_FORMAT, schema=SEGMENT_SCHEMA))
+
+    assert [response for _, response in read_segment(path).rows()] == [Response(-1.0, is_greedy=True, cut_tokens=None)]
 
 
 def test_one_segment_holds_hundreds_of_tasks(tmp_path: Path, write: Any, key: Any) -> None:

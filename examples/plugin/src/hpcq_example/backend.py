@@ -41,8 +41,8 @@ class ByteLengthBackend:
 
 def _answer(request: Request) -> Response:
     if request.kind == GENERATE:
-        return Response(text="")
+        return Response(text="", cut_tokens=0)
     text = str(request.arguments[-1])  # the continuation, or the whole text
     loglikelihood = len(text.encode()) * _BYTE_LOGLIKELIHOOD
     is_greedy = None if len(request.arguments) == 1 else False
-    return Response(loglikelihood=loglikelihood, is_greedy=is_greedy)
+    return Response(loglikelihood=loglikelihood, is_greedy=is_greedy, cut_tokens=0)

@@ -1,7 +1,7 @@
 """Quantizer that rounds each weight of the linear layers to the nearest of 255 values per output channel.
 
-The checkpoint holds the rounded values in the base's own 16-bit type, so every backend loads it as an unquantized one.
-It shows what the rounding costs in quality, and does not save memory.
+The checkpoint has the rounded values in bfloat16, the type of the base, so every backend loads it as an unquantized
+one. It shows how much quality the rounding loses. It does not save memory.
 """
 
 from __future__ import annotations
@@ -59,7 +59,7 @@ def _is_quantized(name: str, scheme: Scheme) -> bool:
 def _rounded(tensor: RawTensor, name: str) -> RawTensor:
     """Return a tensor in bfloat16 with its values rounded."""
     if tensor.dtype != "bfloat16":
-        raise UserInputError(f"{name} is in {tensor.dtype}: nearest reads checkpoints in bfloat16.")
+        raise UserInputError(f"{name} is in {tensor.dtype}: nearest supports only bfloat16. Convert the checkpoint.")
     # numpy has no bfloat16: its bits are the upper half of a float32.
     bits = np.frombuffer(tensor.data, dtype="<u2").astype("<u4") << 16
     weights = bits.view("<f4").reshape(tensor.shape)

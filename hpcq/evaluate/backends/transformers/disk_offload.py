@@ -61,7 +61,7 @@ def copy_weights_to_node(model: Any, folder: Path) -> None:
     weakref.finalize(model, _close_all, descriptors)
     for loader in _weight_loaders(model):
         blocks: dict[str, list[str]] = defaultdict(list)
-        for name in loader.index:
+        for name in getattr(loader, "index", None) or ():
             blocks[_block_name(name)].append(name)
         for names in blocks.values():
             tensors = {name: _read_tensor(loader.index[name], name) for name in names}
@@ -80,15 +80,21 @@ def copy_weights_to_node(model: Any, folder: Path) -> None:
                 }
 
 
+def offloaded_tensors(model: torch.nn.Module) -> Iterator[tuple[str, torch.Tensor]]:
+    """Yield names and values of the weights that the hooks of `model` load from host memory or files."""
+    for loader in _weight_loaders(model):
+        yield from ((name, loader[name]) for name in loader)
+
+
 def _weight_loaders(model: torch.nn.Module) -> list[Any]:
-    """Return the objects from which the hooks load weights, each once."""
+    """Return the mappings from which the hooks load weights, each once."""
     found: dict[int, Any] = {}
     for module in model.modules():
         hook = getattr(module, "_hf_hook", None)
         for one in getattr(hook, "hooks", (hook,)):
             weights = getattr(one, "weights_map", None)
             loader = getattr(weights, "dataset", weights)
-            if getattr(loader, "index", None):
+            if loader is not None:
                 found[id(loader)] = loader
     return list(found.values())
 

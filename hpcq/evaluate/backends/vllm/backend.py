@@ -9,25 +9,42 @@ from __future__ import annotations
 import logging
 from collections.abc import Container, Iterator, Sequence
 from contextlib import contextmanager
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
+from hpcq.catalog.generation_settings import GenerationSettings
+from hpcq.catalog.weight_files import unindexed_weights
 from hpcq.core.errors import SetupError, UserInputError
+from hpcq.core.sentences import first_line
 from hpcq.core.work_records import EvaluateWork
-from hpcq.evaluate.backends.vllm.engine import describe_engine, has_gpu, run_headless, start_engine
+from hpcq.evaluate.backends.generation import check_end_token, checkpoint_generation_settings
+from hpcq.evaluate.backends.vllm.cpu_features import INT8_KERNEL, int8_saturates
+from hpcq.evaluate.backends.vllm.engine import TOKENIZER_MODE, describe_engine, has_gpu, run_headless, start_engine
 from hpcq.evaluate.backends.vllm.engine_loop import EngineLoop, Job
 from hpcq.evaluate.backends.vllm.engine_requests import JobResult, PrefixSharing, generate_job, score_jobs
+from hpcq.evaluate.backends.vllm.quantization import check_tensors, describe_quantization
 from hpcq.evaluate.backends.vllm.root_cause import RootCause
-from hpcq.evaluate.backends.vllm.self_check import SAMPLE_TEXT, check_sharing, rounding_tolerance, sample_pairs
-from hpcq.evaluate.backends.vllm.tokenizer import LmEvalTokenizer
+from hpcq.evaluate.backends.vllm.self_check import (
+    SAMPLE_TEXT,
+    check_sharing,
+    last_tokens_read,
+    rounding_type,
+    sample_pairs,
+)
+from hpcq.evaluate.backends.vllm.tokenizer import LmEvalTokenizer, Pair
+from hpcq.evaluate.prefix.agreement import Agreement, largest_rounding
 from hpcq.evaluate.requests import GENERATE, Request
-from hpcq.store import RequestKey, Response
+from hpcq.store import TOLERANCE_ATTRIBUTE, RequestKey, Response
+from hpcq.verify.config_errors import config_errors
+from hpcq.verify.loaded_model import tokenizer_problem
 
 OPTION_NAMES = ("add_bos_token", "max_length", "prefix_sharing")
 """Keys of `EvaluateWork.options`: lm-eval's add_bos_token, max_length (tokens of prompt and response), and whether
 prefixes are shared."""
 ENGINE_OPTION_NAMES = (
     "block_size",
+    "enable_expert_parallel",
     "enforce_eager",
     "gpu_memory_utilization",
     "kv_cache_gib",
@@ -61,11 +78,13 @@ class VllmBackend:
         self._work = work
         self._options = dict(work.options)
         self._engine: Any = None
+        self._generation = GenerationSettings()
         self._tokenizer: LmEvalTokenizer
         self._engine_loop: EngineLoop
         self._sharing: PrefixSharing
-        self._tolerance = 0.0
-        self._difference = 0.0
+        self._quantization: dict[str, str | int | float] = {}
+        self._rounding_type = ""
+        self._agreement = Agreement()
         self._asked_tokens = 0
 
     def load(self) -> None:
@@ -73,19 +92,30 @@ class VllmBackend:
 
         Raises:
             SetupError: The device does not exist here, or the checkpoint cannot be read.
-            UserInputError: vLLM does not support the model or the settings.
+            UserInputError: vLLM does not support the model or the settings, or would load other files too.
+            WorkerError: vLLM does not compute the checkpoint as quantized, although the variant is, or the other way.
         """
         work, on_gpu = self._work, has_gpu()
         if work.device == ("cpu" if on_gpu else "cuda"):
-            found = "vLLM runs on GPUs here" if on_gpu else "there is no GPU here"
+            found = "vLLM runs on GPUs here" if on_gpu else "vLLM finds none here"
+            planned = "CPUs" if on_gpu else "GPUs"
             raise SetupError(
-                f"evaluate.device: {work.device!r} was requested, but {found}."
-                " Use 'auto': vLLM runs on the device that it was built for."
+                f"evaluate.device: the unit was planned on {planned}, but {found}. Remove evaluate.device: vLLM runs on"
+                " the device that it was built for. Otherwise check the driver and CUDA_VISIBLE_DEVICES."
             )
+        self._refuse_unindexed_weights()
+        self._generation = checkpoint_generation_settings(work)
         self._engine, self._tokenizer = self._start()
+        check_tensors(self._engine, work)
+        self._quantization = describe_quantization(self._engine, work)
+        if not on_gpu and INT8_KERNEL in str(self._quantization.get("quantization_kernels")) and int8_saturates():
+            raise UserInputError(
+                f"{work.checkpoint_path}: vLLM's INT8 kernel computes wrong numbers on this CPU, which has no VNNI"
+                " instructions: use evaluate.backend = 'accelerate', or another CPU."
+            )
         self._engine_loop = EngineLoop(self._engine)
         dtype = str(self._engine.vllm_config.model_config.dtype).removeprefix("torch.")
-        self._tolerance = rounding_tolerance(dtype, is_quantized=work.variant.scheme.is_quantized)
+        self._rounding_type = rounding_type(dtype, is_quantized=work.variant.scheme.is_quantized)
         with RootCause():
             self._sharing = self._check_prefix_sharing()
 
@@ -122,11 +152,21 @@ class VllmBackend:
         `varies` is the largest difference of a log-likelihood when the same request is computed in another batch.
         """
         return {
-            "prefix_sharing": self._sharing.disabled_reason or "exact",
-            "prefix_sharing_difference": self._difference,
-            "varies": self._tolerance,
+            **self._describe_sharing(),
+            TOLERANCE_ATTRIBUTE: max(
+                largest_rounding(self._rounding_type), self._agreement.difference, self._agreement.batch_difference
+            ),
             **describe_engine(self._engine),
+            **self._generation.as_facts(),
+            **self._quantization,
         }
+
+    def _describe_sharing(self) -> dict[str, str | float]:
+        if self._sharing.disabled_reason:
+            return {"prefix_sharing": self._sharing.disabled_reason}
+        return self._agreement.as_facts(
+            self._rounding_type, quantizes_activations=self._work.variant.scheme.quantizes_activations
+        )
 
     def token_counts(self) -> dict[str, int]:
         """Return the tokens of all log-likelihood requests so far, and how many of them the engine computed."""
@@ -135,14 +175,32 @@ class VllmBackend:
             "computed_tokens": self._engine_loop.prompt_tokens - self._engine_loop.cached_tokens,
         }
 
+    def _refuse_unindexed_weights(self) -> None:
+        path = self._work.checkpoint_path
+        others = unindexed_weights(Path(path))
+        if others:
+            raise UserInputError(
+                f"{path}: vLLM would load {', '.join(others)} in addition to model.safetensors, because there is no"
+                " index: move these files to another folder, or use evaluate.backend = 'accelerate'."
+            )
+
     def _start(self) -> tuple[Any, LmEvalTokenizer]:
+        from transformers import AutoConfig
         from vllm.tokenizers import get_tokenizer
 
+        with config_errors(self._work.checkpoint_path):
+            AutoConfig.from_pretrained(self._work.checkpoint_path, **self._checkpoint_settings())
         add_bos = self._options.get("add_bos_token")
         bos = {} if add_bos is None else {"add_bos_token": bool(add_bos)}
         with self._startup_errors():
             engine = start_engine(**self._engine_settings())
-            tokenizer = get_tokenizer(self._work.checkpoint_path, **self._checkpoint_settings(), **bos)
+            tokenizer = get_tokenizer(
+                self._work.checkpoint_path, tokenizer_mode=TOKENIZER_MODE, **self._checkpoint_settings(), **bos
+            )
+        problem = tokenizer_problem(tokenizer, int(engine.vllm_config.model_config.get_vocab_size()))
+        if problem:
+            raise UserInputError(f"{self._work.checkpoint_path}: {problem}: copy the model's tokenizer files.")
+        check_end_token(tokenizer, self._work.checkpoint_path)
         length = int(engine.vllm_config.model_config.max_model_len)
         return engine, LmEvalTokenizer(tokenizer, max_length=length, add_bos_token=bos.get("add_bos_token"))
 
@@ -154,7 +212,7 @@ class VllmBackend:
             with RootCause():
                 yield
         except OSError as error:
-            first = (str(error).splitlines() or [""])[0].rstrip(".")
+            first = first_line(error)
             raise SetupError(f"{path}: vLLM cannot load it ({first}).") from error
         except ValueError as error:
             # vLLM raises it for an unsupported model, and for settings that do not fit the model or this machine.
@@ -185,7 +243,7 @@ class VllmBackend:
         model = self._work.variant.model
         settings: dict[str, Any] = {"trust_remote_code": model.trust_remote_code}
         if not Path(self._work.checkpoint_path).is_dir():
-            settings["revision"] = model.revision or "main"
+            settings["revision"] = self._work.revision
         return settings
 
     def _score_jobs(
@@ -202,7 +260,13 @@ class VllmBackend:
         for chunk in chunks:
             for request in chunk:
                 if request.kind == GENERATE and request.key not in answered:
-                    yield generate_job(request, self._tokenizer, self._work.seed, self._sharing)
+                    yield generate_job(
+                        request,
+                        self._tokenizer,
+                        self._work,
+                        self._sharing,
+                        stop_tokens=self._generation.stop_tokens,
+                    )
 
     def _check_prefix_sharing(self) -> PrefixSharing:
         """Return whether to share prefixes: if requested, supported and exact. Log a warning if it is not possible."""
@@ -216,10 +280,32 @@ class VllmBackend:
         else:
             [tokens] = self._tokenizer.encode([SAMPLE_TEXT])
             pairs = sample_pairs(tokens, min_tokens, config.model_config.max_model_len)
-            # A separate loop: tokens of the self-check must not count in `token_counts`.
-            sharing, self._difference = check_sharing(
-                EngineLoop(self._engine), pairs, PrefixSharing(min_tokens=min_tokens), self._tolerance
-            )
-        if sharing.disabled_reason:
-            _LOG.warning("Prefix sharing is disabled: %s. Every prompt is computed in full.", sharing.disabled_reason)
+            sharing = self._checked(pairs, PrefixSharing(min_tokens=min_tokens), must_cache=True)
+        _warn_if_disabled(sharing)
         return sharing
+
+    def check(self, sample: Sequence[Request]) -> None:
+        """Check whether log-likelihoods from shared prefixes are correct for requests of the run."""
+        if not sample or self._sharing.disabled_reason:
+            return
+        encoded = self._tokenizer.encode_pairs([one.arguments for one in sample])
+        pairs = [last_tokens_read(one.pair) for one in encoded]
+        with RootCause():
+            self._sharing = self._checked(pairs, self._sharing, must_cache=False)
+        _warn_if_disabled(self._sharing)
+
+    def _checked(self, pairs: Sequence[Pair], sharing: PrefixSharing, *, must_cache: bool) -> PrefixSharing:
+        # A separate loop: tokens of the check must not count in `token_counts`.
+        sharing, agreement = check_sharing(
+            EngineLoop(self._engine), pairs, sharing, self._rounding_type, must_cache=must_cache
+        )
+        # Continuations that were read from the cache would be computed a second time, in full.
+        self._engine.reset_prefix_cache()
+        # The difference of a sharing that is not used does not matter for any response.
+        self._agreement |= replace(agreement, difference=0.0) if sharing.disabled_reason else agreement
+        return sharing
+
+
+def _warn_if_disabled(sharing: PrefixSharing) -> None:
+    if sharing.disabled_reason:
+        _LOG.warning("Prefix sharing is disabled: %s. Every prompt is computed in full.", sharing.disabled_reason)

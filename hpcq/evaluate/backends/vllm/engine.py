@@ -6,16 +6,30 @@ import os
 import platform
 from collections.abc import Mapping
 from multiprocessing.connection import wait
+from pathlib import Path
 from typing import Any
 
 from hpcq.core.node_context import NodeContext
 from hpcq.core.processes import identity
+from hpcq.evaluate.backends.vllm.quantization import LOAD_FORMAT
+from hpcq.evaluate.backends.vllm.reporter import REPORTER
 from hpcq.evaluate.backends.vllm.root_cause import process_died
+from hpcq.evaluate.backends.vllm.rotary_embedding import fixed_rope
 from hpcq.evaluate.backends.vllm.watchdog import EXTENSION, ROOT_VARIABLE
+
+TOKENIZER_MODE = "hf"
+"""vLLM's name for the tokenizers that transformers loads."""
 
 # CPU kernels need a block size that is a multiple of 32 tokens. vLLM's default of 128 would recompute up to 127 shared
 # tokens. Its default KV cache takes 92 % of the host's memory and fails to start if that much is not free (0.32).
 _CPU_ARGUMENTS = {"enforce_eager": True, "block_size": 32, "kv_cache_memory_bytes": 2 * 2**30}
+
+# Folder of an empty generation_config.json, which replaces the checkpoint's: vLLM does not start with an invalid one,
+# and requests name their stop tokens. The path is part of the key of vLLM's compile cache, so it must not change.
+_GENERATION_CONFIG_FOLDER = str(Path(__file__).parent)
+
+# By default vLLM prefers Mistral's own weights, configuration and tokenizer, if a folder has them too.
+_HUGGING_FACE_FORMAT = {"load_format": LOAD_FORMAT, "config_format": "hf", "tokenizer_mode": TOKENIZER_MODE}
 
 # These limits only bound a hang: the rendezvous precedes the engine, and a dead node is detected at once. The first
 # holds for process group initialization and for each collective, before which a rank may compile for minutes. The
@@ -77,7 +91,13 @@ def _engine_arguments(
         "VLLM_ENGINE_READY_TIMEOUT_S": str(_LOAD_TIMEOUT_S),
     }
     os.environ[ROOT_VARIABLE] = identity(os.getpid()) or ""
-    defaults: dict[str, Any] = {}
+    # Without it, a text generated from NaN looks like any other: the environment of the user does not switch it off.
+    os.environ["VLLM_COMPUTE_NANS_IN_LOGITS"] = "1"
+    defaults: dict[str, Any] = {
+        "worker_extension_cls": REPORTER,
+        "generation_config": _GENERATION_CONFIG_FOLDER,
+        **_HUGGING_FACE_FORMAT,
+    }
     on_gpu = has_gpu()
     if not on_gpu:
         variables |= {"VLLM_ENABLE_V1_MULTIPROCESSING": "0", "VLLM_CPU_OMP_THREADS_BIND": "nobind"}
@@ -146,6 +166,7 @@ def describe_engine(engine: Any) -> dict[str, str | int | float]:
         "threads": torch.get_num_threads(),
         "loaded_dtype": str(config.model_config.dtype).removeprefix("torch."),
         "max_length": int(config.model_config.max_model_len),
+        "fixed_rope": fixed_rope(config.model_config.hf_text_config, int(config.model_config.max_model_len)),
         "model_runner": 2 if config.use_v2_model_runner else 1,
         "block_size": int(config.cache_config.block_size),
         "kv_cache_tokens": int(config.cache_config.num_gpu_blocks or 0) * int(config.cache_config.block_size),

@@ -65,6 +65,11 @@ def next_logprobs(prompt: Prompt, output: Any) -> dict[int, TokenLogprob]:
     return {token: TokenLogprob(row[token].logprob, best) for token in prompt.next_tokens}
 
 
+def has_nan_logits(output: Any) -> bool:
+    """Return whether a logit of a generated token was NaN; the engine counts them (`VLLM_COMPUTE_NANS_IN_LOGITS`)."""
+    return bool(output.metrics.is_corrupted)
+
+
 @dataclass(kw_only=True, eq=False)
 class _JobQueue:
     """Jobs of one kind.

@@ -9,11 +9,20 @@ from itertools import groupby
 from typing import Any, NamedTuple
 
 from hpcq.core.errors import WorkerError
+from hpcq.core.work_records import EvaluateWork
 from hpcq.evaluate.backends.vllm.continuations import ContinuationGroup, Score
-from hpcq.evaluate.backends.vllm.engine_loop import EngineRequest, Job, next_logprobs, prompt_logprobs, sampling_params
-from hpcq.evaluate.backends.vllm.tokenizer import LmEvalTokenizer, Pair
+from hpcq.evaluate.backends.vllm.engine_loop import (
+    EngineRequest,
+    Job,
+    has_nan_logits,
+    next_logprobs,
+    prompt_logprobs,
+    sampling_params,
+)
+from hpcq.evaluate.backends.vllm.tokenizer import Encoded, LmEvalTokenizer, Pair
 from hpcq.evaluate.requests import LOGLIKELIHOOD_ROLLING, Request
 from hpcq.store import Response
+from hpcq.verify.responses import not_finite_error
 
 Scores = dict[Pair, Score]
 
@@ -51,42 +60,67 @@ def score_jobs(
         for request in requests:
             yield _rolling_job(request, tokenizer.rolling_windows(request.arguments[0]), sharing)
         return
-    pairs = tokenizer.encode_pairs([request.arguments for request in requests])
+    encoded = tokenizer.encode_pairs([request.arguments for request in requests])
     # Sorting by tokens is a depth-first walk of the prefix tree.
-    ordered = sorted(zip(pairs, requests, strict=True), key=lambda member: (member[0], member[1].key))
-    for _, members in groupby(ordered, key=lambda member: member[0][0]):
+    ordered = sorted(zip(encoded, requests, strict=True), key=lambda member: (member[0].pair, member[1].key))
+    for _, members in groupby(ordered, key=lambda member: member[0].pair[0]):
         yield _group_job(list(members), sharing)
 
 
-def generate_job(request: Request, tokenizer: LmEvalTokenizer, seed: int, sharing: PrefixSharing) -> Job[JobResult]:
-    """Generate the text of a request with the request's own arguments."""
+def generate_job(
+    request: Request,
+    tokenizer: LmEvalTokenizer,
+    work: EvaluateWork,
+    sharing: PrefixSharing,
+    *,
+    stop_tokens: Sequence[int] = (),
+) -> Job[JobResult]:
+    """Generate the text of a request with the request's own arguments.
+
+    Args:
+        request: The request.
+        tokenizer: The model's tokenizer.
+        work: The evaluation.
+        sharing: Whether the prompt may come from the prefix cache.
+        stop_tokens: Ids of tokens that end the text, in addition to the tokenizer's end token.
+
+    Raises:
+        NotFiniteError: The logits of a token were NaN.
+    """
     from vllm import SamplingParams
     from vllm.sampling_params import RequestOutputKind
 
     text, arguments = request.arguments
     settings, until, max_new_tokens = tokenizer.generation_settings(arguments)
     # A seed per request: sampled text must not depend on earlier or concurrent requests.
-    settings.setdefault("seed", _seed(seed, request))
+    settings.setdefault("seed", _seed(work.seed, request))
     parameters = SamplingParams(
         max_tokens=max_new_tokens,
         stop=until,
+        stop_token_ids=list(stop_tokens),
         skip_reading_prefix_cache=sharing.disabled_reason is not None,
         output_kind=RequestOutputKind.FINAL_ONLY,
         **settings,
     )
-    [output] = yield [(tokenizer.encode_prompt(text, max_new_tokens), parameters)]
-    return JobResult([(request, Response(text=tokenizer.truncate_at_stop(output.outputs[0].text, until)))])
+    tokens, cut = tokenizer.encode_prompt(text, max_new_tokens)
+    [output] = yield [(tokens, parameters)]
+    if has_nan_logits(output):
+        problem = "the logits of its text are NaN"
+        raise not_finite_error(request.key, problem, model=work.checkpoint_path, dtype=work.dtype)
+    generated = tokenizer.truncate_at_stop(output.outputs[0].text, until)
+    return JobResult([(request, Response(text=generated, cut_tokens=cut))])
 
 
-def _group_job(members: Sequence[tuple[Pair, Request]], sharing: PrefixSharing) -> Job[JobResult]:
-    pairs = [pair for pair, _ in members]
+def _group_job(members: Sequence[tuple[Encoded, Request]], sharing: PrefixSharing) -> Job[JobResult]:
+    pairs = [encoded.pair for encoded, _ in members]
     scores = yield from score_pairs(pairs, sharing)
-    return JobResult([(request, Response(**scores[pair]._asdict())) for pair, request in members], _asked_tokens(pairs))
+    rows = [(request, Response(*scores[encoded.pair], cut_tokens=encoded.cut_tokens)) for encoded, request in members]
+    return JobResult(rows, _asked_tokens(pairs))
 
 
 def _rolling_job(request: Request, windows: Sequence[Pair], sharing: PrefixSharing) -> Job[JobResult]:
     scores = yield from score_pairs(windows, sharing)
-    response = Response(loglikelihood=float(sum(scores[pair].loglikelihood for pair in windows)))
+    response = Response(loglikelihood=float(sum(scores[pair].loglikelihood for pair in windows)), cut_tokens=0)
     return JobResult([(request, response)], _asked_tokens(windows))
 
 

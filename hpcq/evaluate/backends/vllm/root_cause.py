@@ -13,7 +13,7 @@ import stat
 from pathlib import Path
 
 from hpcq.core.error_classification import ErrorFacts
-from hpcq.core.errors import ProcessDiedError
+from hpcq.core.errors import ProcessDiedError, WorkerError
 from hpcq.core.failures import Failure
 
 _STANDARD_ERROR = 2
@@ -61,6 +61,8 @@ def _root_cause(log: str) -> Exception | None:
 def _printed_error(facts: ErrorFacts, line: str) -> Exception:
     if facts.types[0] == "builtins.ValueError":
         return ValueError(facts.message)
+    if facts.types[0] == f"{WorkerError.__module__}.{WorkerError.__qualname__}":
+        return WorkerError(facts.message)
     return ProcessDiedError(f"vLLM's engine failed with {line}", failure=facts.failure, is_secondary=facts.is_secondary)
 
 

@@ -3,15 +3,13 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from dataclasses import replace
 from itertools import cycle, islice
 
 from hpcq.evaluate.backends.vllm.engine_loop import EngineLoop
 from hpcq.evaluate.backends.vllm.engine_requests import PrefixSharing, Scores, score_pairs
 from hpcq.evaluate.backends.vllm.tokenizer import Pair
-
-# Reading uninitialized memory, or another request's, makes log-likelihoods differ by far more.
-TOLERANCES = {"float32": 1e-4, "float16": 0.1, "bfloat16": 0.4}
-QUANTIZED_TOLERANCE = 0.4
+from hpcq.evaluate.prefix.agreement import MAX_READ_TOKENS, Agreement, largest_difference
 
 SAMPLE_TEXT = (
     "The mitochondrion is a part of the cell. It makes most of the chemical energy that the cell needs.\n"
@@ -20,13 +18,16 @@ SAMPLE_TEXT = (
 )
 
 
-def rounding_tolerance(dtype: str, *, is_quantized: bool) -> float:
-    """Return the largest difference of a log-likelihood that rounding can cause.
+def rounding_type(dtype: str, *, is_quantized: bool) -> str:
+    """Return the data type that determines rounding: kernels of quantized layers round like bfloat16."""
+    return "bfloat16" if is_quantized else dtype
 
-    In float32 rounding depends on the order of additions; with fewer bits also on the shapes of matrix products.
-    """
-    tolerance = TOLERANCES.get(dtype, QUANTIZED_TOLERANCE)
-    return max(tolerance, QUANTIZED_TOLERANCE) if is_quantized else tolerance
+
+def last_tokens_read(pair: Pair) -> Pair:
+    """Return the same text as a pair with a continuation of at most its last MAX_READ_TOKENS tokens."""
+    context, continuation = pair
+    moved = max(0, len(continuation) - MAX_READ_TOKENS)
+    return (*context, *continuation[:moved]), continuation[moved:]
 
 
 def sample_pairs(tokens: Sequence[int], block_size: int, max_tokens: int) -> list[Pair]:
@@ -52,31 +53,42 @@ def sample_pairs(tokens: Sequence[int], block_size: int, max_tokens: int) -> lis
 
 
 def check_sharing(
-    engine_loop: EngineLoop, pairs: Sequence[Pair], sharing: PrefixSharing, tolerance: float
-) -> tuple[PrefixSharing, float]:
+    engine_loop: EngineLoop, pairs: Sequence[Pair], sharing: PrefixSharing, dtype: str, *, must_cache: bool = True
+) -> tuple[PrefixSharing, Agreement]:
     """Compare the scores of `pairs` with shared prefixes to those of whole prompts.
 
     Shared prefixes are scored twice, with an empty and with a filled cache: vLLM reads cached tokens both in the step
-    that computes them and in later ones.
+    that computes them and in later ones. Whole prompts are scored all at once and one by one: the difference is the
+    rounding of this model. Reading uninitialized memory, or another request's, makes far larger differences.
+
+    Args:
+        engine_loop: The engine.
+        pairs: What to score.
+        sharing: The sharing to check.
+        dtype: Type whose rounding is permitted.
+        must_cache: Whether the pairs are long enough for the cache, so that an engine that caches nothing is found.
 
     Returns:
-        `sharing` if all differences are within `tolerance`, else a disabled one with the reason; and the largest
-        difference of a log-likelihood.
+        `sharing` if the scores agree, else a disabled one with the reason; and how well they agree.
     """
     shared = [_scores(engine_loop, pairs, sharing) for _ in range(2)]
     cached_tokens = engine_loop.cached_tokens
-    whole = _scores(engine_loop, pairs, PrefixSharing(min_tokens=sharing.min_tokens, disabled_reason="self-check"))
-    worst = max(abs(scores[pair].loglikelihood - whole[pair].loglikelihood) for scores in shared for pair in pairs)
-    # Not `worst > tolerance`: a NaN must count as a difference.
-    if not worst <= tolerance:
-        reason = (
-            f"log-likelihoods differ by {worst:.2g} from those of whole prompts, more than rounding ({tolerance:.2g})"
-        )
-        return PrefixSharing(min_tokens=sharing.min_tokens, disabled_reason=reason), worst
-    if not cached_tokens:
+    unshared = PrefixSharing(min_tokens=sharing.min_tokens, disabled_reason="self-check")
+    whole = _scores(engine_loop, pairs, unshared)
+    alone = {pair: _scores(engine_loop, [pair], unshared)[pair] for pair in whole}
+    agreement = Agreement(
+        difference=max(_difference(one, whole) for one in shared), batch_difference=_difference(alone, whole)
+    )
+    reason = agreement.disagreement(dtype)
+    if reason is None and must_cache and not cached_tokens:
         reason = "the engine does not cache prefixes of this model"
-        return PrefixSharing(min_tokens=sharing.min_tokens, disabled_reason=reason), worst
-    return sharing, worst
+    return (replace(sharing, disabled_reason=reason) if reason else sharing), agreement
+
+
+def _difference(one: Scores, other: Scores) -> float:
+    return largest_difference(
+        [one[pair].loglikelihood for pair in other], [score.loglikelihood for score in other.values()]
+    )
 
 
 def _scores(engine_loop: EngineLoop, pairs: Sequence[Pair], sharing: PrefixSharing) -> Scores:

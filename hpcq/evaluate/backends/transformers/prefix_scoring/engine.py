@@ -14,6 +14,7 @@ from typing import Any
 import numpy as np
 import torch
 
+from hpcq.evaluate.backends.transformers.prefix_scoring.attention_probe import unsupported_attention
 from hpcq.evaluate.backends.transformers.prefix_scoring.forward import Forward, Numbers, gather_logprobs
 from hpcq.evaluate.backends.transformers.prefix_scoring.kv_cache import (
     CachedPrefix,
@@ -25,6 +26,10 @@ from hpcq.evaluate.backends.transformers.prefix_scoring.masks import attention_k
 from hpcq.evaluate.backends.transformers.prefix_scoring.packing import PackedRow, pack_rows, row_layout
 from hpcq.evaluate.prefix.forward_pass import ForwardPass
 from hpcq.evaluate.prefix.planner import PassPlan
+from hpcq.evaluate.prefix.radix_tree import Tokens
+
+_PROBED_TOKENS = 256
+_TOKENS_AFTER_WINDOW = 64
 
 
 @dataclass(frozen=True, kw_only=True, eq=False, slots=True)
@@ -55,6 +60,7 @@ class Engine:
     """Computes plans on one model.
 
     Attributes:
+        forward: Forward pass of the model.
         kv_bytes_per_token: KV bytes per token of the row that was cached last.
     """
 
@@ -69,12 +75,21 @@ class Engine:
         config = model.config.get_text_config(decoder=True)
         self._num_layers = config.num_hidden_layers
         self._attention = attention_kinds(config)
-        self._forward = Forward(model)
+        self.forward = Forward(model)
+        self._model = model
         self._dtype, self._device = model.dtype, model.get_input_embeddings().weight.device
         self._softmax_dtype = softmax_dtype
         self._batches_rows = batches_rows
         self._cached: dict[int, CachedPrefix] = {}
         self.kv_bytes_per_token = 1
+
+    def unsupported_attention(self, tokens: Tokens) -> str | None:
+        """Return why the model's attention to a text does not permit shared prefixes; None if it does.
+
+        Only the beginning of the text is read, but more than the windows that the configuration names.
+        """
+        begin = tokens[: max(_PROBED_TOKENS, self._attention.window + _TOKENS_AFTER_WINDOW)].astype(np.int64)
+        return unsupported_attention(self._model, self.forward, self._attention, begin, self._num_layers)
 
     def score(self, plan: PassPlan) -> Iterator[ScoredRequest]:
         """Yield the scores of all requests of `plan`, each as soon as it is complete."""
@@ -118,7 +133,7 @@ class Engine:
         in_group = begins[step.gather.row] >= 0
         logit_positions = (begins[step.gather.row] + step.gather.column)[in_group]
         mask = build_masks(layouts, self._attention, self._dtype, self._device)
-        logits = self._forward(tokens, logit_positions, positions=positions, mask=mask, cache=cache)
+        logits = self.forward(tokens, logit_positions, positions=positions, mask=mask, cache=cache)
         if cache is not None:
             self._cache_rows(step, begins, width, cache.layers)
         return self._gather(step, in_group, logits)

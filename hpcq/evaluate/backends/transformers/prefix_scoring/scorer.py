@@ -11,19 +11,28 @@ from typing import Any
 import torch
 from lm_eval.models.utils import has_bos_prefix
 
+from hpcq.core.sentences import first_line
 from hpcq.evaluate.backends.transformers.prefix_scoring.engine import Engine
+from hpcq.evaluate.backends.transformers.prefix_scoring.model_support import unsupported_reason
+from hpcq.evaluate.backends.transformers.prefix_scoring.quantized_activations import (
+    BatchWideScales,
+    quantizes_activations,
+    unquantized_activations,
+)
 from hpcq.evaluate.backends.transformers.prefix_scoring.self_check import (
     SELF_CHECK,
-    self_check,
-    tolerance,
-    unquantized_activations,
-    unsupported_reason,
+    Reference,
+    compare,
+    last_tokens_read,
+    whole_requests,
 )
+from hpcq.evaluate.prefix.agreement import Agreement
 from hpcq.evaluate.prefix.batching import PREFIX_CACHE_SHARE, Budget
 from hpcq.evaluate.prefix.planner import plan_passes, restrict
 from hpcq.evaluate.prefix.radix_tree import TokenRequest
 from hpcq.evaluate.prefix.token_counts import TokenCounts, count_tokens
 from hpcq.evaluate.prefix.tokenization import encode_pairs, token_requests
+from hpcq.store import Response
 
 # KV that exists at one time. It depends on the kind of machine, not on its free memory, so that all shards are equal.
 _KV_BYTES_ON_CPU = 2**31
@@ -38,8 +47,9 @@ class Scorer:
 
     Attributes:
         counts: Token counts of everything that was scored.
-        max_difference: Largest difference to HFLM's log-likelihoods in the self-check.
+        agreement: Agreement with whole requests in all checks; with quantized activations if the model has them.
         unsupported_reason: Why the model cannot be used; None if it can.
+        has_batch_wide_scale: Whether the reason is a dynamic scale of the activations of a whole batch.
     """
 
     def __init__(self, lm: Any, *, on_gpu: bool, batch_share: float = 1.0, is_offloaded: bool = False) -> None:
@@ -53,45 +63,64 @@ class Scorer:
         """
         self._lm = lm
         self.counts = TokenCounts()
-        self.max_difference = 0.0
-        self.unsupported_reason = self._check_support(batches_rows=on_gpu)
+        self.agreement = Agreement()
+        self.quantizes_activations = quantizes_activations(lm.model)
+        self.has_batch_wide_scale = False
+        self._budget = Budget()
+        self.unsupported_reason = unsupported_reason(lm.model)
+        if self.unsupported_reason is None:
+            self._engine = Engine(lm.model, softmax_dtype=lm.softmax_dtype, batches_rows=on_gpu)
+            self.unsupported_reason = self._check(self._token_requests(SELF_CHECK), self._hflm_loglikelihoods)
         if self.unsupported_reason is None:
             self._budget = _make_budget(
                 self._engine.kv_bytes_per_token, on_gpu=on_gpu, share=batch_share, is_offloaded=is_offloaded
             )
 
-    def score(self, pairs: Sequence[tuple[str, str]], wanted: Collection[int]) -> Iterator[tuple[int, float, bool]]:
-        """Yield number, log-likelihood and greedy flag of each wanted pair, as soon as it is complete.
+    def check(self, pairs: Sequence[tuple[str, str]]) -> None:
+        """Check the model with requests of the run, among them its longest; `unsupported_reason` has the result."""
+        requests = [last_tokens_read(request) for request in self._token_requests(pairs)]
+        self.unsupported_reason = self._check(requests, whole_requests(self._engine.forward, self._lm.softmax_dtype))
+
+    def score(self, pairs: Sequence[tuple[str, str]], wanted: Collection[int]) -> Iterator[tuple[int, Response]]:
+        """Yield number and response of each wanted pair, as soon as it is complete.
 
         Args:
             pairs: Contexts and continuations.
-            wanted: Indices of the pairs to score. They are computed exactly as together with all others.
+            wanted: Indices of the pairs to score. Their responses are the same as if all pairs were scored.
         """
         requests = self._token_requests(pairs)
         plan = restrict(plan_passes(requests, self._budget), wanted)
         for scored in self._engine.score(plan):
-            yield scored.request, scored.loglikelihood, scored.is_greedy
+            yield (
+                scored.request,
+                Response(scored.loglikelihood, scored.is_greedy, cut_tokens=requests[scored.request].cut_tokens),
+            )
         self.counts += count_tokens([requests[number] for number in wanted], plan)
 
-    def _check_support(self, *, batches_rows: bool) -> str | None:
-        """Make the engine and run the self-check; return why the model is unsupported, None if it is supported."""
-        lm = self._lm
+    def _check(self, requests: Sequence[TokenRequest], reference: Reference) -> str | None:
+        """Return why the model is unsupported; None if it is supported: then its agreement is recorded."""
+        model = self._lm.model
+        longest = max(requests, key=lambda request: request.input_length)
         try:
-            if reason := unsupported_reason(lm.model):
+            if reason := self._engine.unsupported_attention(longest.tokens[:-1]):
                 return reason
-            self._engine = Engine(lm.model, softmax_dtype=lm.softmax_dtype, batches_rows=batches_rows)
-            requests = self._token_requests(SELF_CHECK)
-            with unquantized_activations(lm.model):
-                self.max_difference = self_check(self._engine, requests, self._reference_loglikelihoods(requests))
+            with unquantized_activations(model):
+                agreement = compare(self._engine, requests, reference, self._budget)
+            # Quantized activations turn rounding differences into large ones: no limit could be checked with them.
+            if reason := agreement.disagreement(dtype_name(model)):
+                return reason
+            if self.quantizes_activations:
+                with BatchWideScales(model) as scales:
+                    agreement = compare(self._engine, requests, reference, self._budget)
+                if scales.layer is not None:
+                    self.has_batch_wide_scale = True
+                    return f"one dynamic scale quantizes the activations of a whole batch in {scales.layer}"
         except torch.OutOfMemoryError:
             raise
         except _UNSUPPORTED_ERRORS as error:
-            first = (str(error).splitlines() or [type(error).__name__])[0].rstrip(".")
+            first = first_line(error)
             return f"the model cannot continue from a cached prefix ({first})"
-        limit = tolerance(lm.model)
-        # The condition is also true for NaN.
-        if not self.max_difference <= limit:
-            return f"log-likelihoods of the self-check differ by {self.max_difference:.2g}, more than {limit:.2g}"
+        self.agreement |= agreement
         return None
 
     def _token_requests(self, pairs: Sequence[tuple[str, str]]) -> list[TokenRequest]:
@@ -112,9 +141,9 @@ class Scorer:
                 encoded[number] = tokens
         return encoded
 
-    def _reference_loglikelihoods(self, requests: Sequence[TokenRequest]) -> list[float]:
-        """Return HFLM's own log-likelihoods, computed one request at a time."""
-        self._lm.batch_size_per_gpu = 1
+    def _hflm_loglikelihoods(self, requests: Sequence[TokenRequest], batch_size: int) -> list[float]:
+        """Return HFLM's own log-likelihoods."""
+        self._lm.batch_size_per_gpu = batch_size
         arguments = [
             (None, one.tokens[: -one.continuation_length].tolist(), one.tokens[-one.continuation_length :].tolist())
             for one in requests
@@ -122,6 +151,11 @@ class Scorer:
         with torch.inference_mode():
             answers = self._lm._loglikelihood_tokens(arguments, disable_tqdm=True)  # noqa: SLF001
         return [float(value) for value, _ in answers]
+
+
+def dtype_name(model: Any) -> str:
+    """Return the data type of a model, without 'torch.'."""
+    return str(model.dtype).removeprefix("torch.")
 
 
 def _make_budget(kv_bytes_per_token: int, *, on_gpu: bool, share: float, is_offloaded: bool) -> Budget:

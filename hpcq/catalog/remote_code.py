@@ -1,0 +1,46 @@
+"""Code of a checkpoint (`auto_map`), which must be in its own folder: code of another repository is not pinned."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Iterator, Mapping
+from pathlib import Path
+from typing import Any
+
+_FILES = ("config.json", "tokenizer_config.json")
+_USED_CLASSES = ("AutoConfig", "AutoModelForCausalLM", "AutoTokenizer")
+_REPOSITORY_END = "--"
+"""transformers (5.17) loads 'org/name--module.Class' from the branch main of that repository."""
+
+
+def code_problem(folder: Path) -> str | None:
+    """Return which code of a checkpoint with `trust_remote_code` is not in its folder, and the fix, as a clause."""
+    return next(_problems(folder), None)
+
+
+def _problems(folder: Path) -> Iterator[str]:
+    for name in _FILES:
+        for reference in _references(folder / name):
+            repository, separator, class_name = reference.rpartition(_REPOSITORY_END)
+            if separator:
+                yield (
+                    f"auto_map in {name} names code of another repository ({reference}), which is neither pinned nor"
+                    f" staged: copy the *.py files of {repository} into a folder with this model, and replace the name"
+                    f" by '{class_name}'"
+                )
+            file = f"{class_name.rpartition('.')[0]}.py"
+            if not separator and not (folder / file).is_file():
+                yield f"it has no {file}, which auto_map in {name} names: download it again"
+
+
+def _references(path: Path) -> Iterator[str]:
+    """Yield the names of classes in the `auto_map` of a file. A tokenizer has a list: the slow and the fast class."""
+    try:
+        content = json.loads(path.read_text(encoding="utf-8"))
+    except (OSError, ValueError):
+        return
+    named: Any = content.get("auto_map") if isinstance(content, dict) else None
+    if isinstance(named, Mapping):
+        named = [named.get(key) for key in _USED_CLASSES]
+    for entry in named if isinstance(named, list) else ():
+        yield from (one for one in (entry if isinstance(entry, list) else [entry]) if isinstance(one, str))

@@ -1,0 +1,58 @@
+"""Tokenizer of a checkpoint, of the same revision as its model, and the check that it fits the model."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import transformers
+
+from hpcq.core.errors import SetupError, UserInputError
+from hpcq.core.sentences import first_line
+from hpcq.core.work_records import EvaluateWork
+from hpcq.verify.config_errors import config_errors, missing_package
+from hpcq.verify.loaded_model import tokenizer_problem
+
+
+def source_settings(work: EvaluateWork) -> dict[str, Any]:
+    """Return the arguments of `from_pretrained` that select the revision, and allow the checkpoint's code to run."""
+    settings: dict[str, Any] = {"trust_remote_code": work.variant.model.trust_remote_code}
+    if not Path(work.checkpoint_path).is_dir():
+        settings["revision"] = work.revision
+    return settings
+
+
+def load_tokenizer(work: EvaluateWork) -> Any:
+    """Load the tokenizer as lm-eval's HFLM (0.4.13) does, which would take it from the branch main.
+
+    Raises:
+        SetupError: The checkpoint has no tokenizer, or a package that it needs is missing.
+        UserInputError: transformers cannot load it.
+    """
+    with config_errors(work.checkpoint_path):  # which AutoTokenizer reads, too
+        transformers.AutoConfig.from_pretrained(work.checkpoint_path, **source_settings(work))
+    options = dict(work.options)
+    bos = {"add_bos_token": options["add_bos_token"]} if "add_bos_token" in options else {}
+    try:
+        return transformers.AutoTokenizer.from_pretrained(work.checkpoint_path, **source_settings(work), **bos)
+    except ImportError as error:
+        raise SetupError(missing_package(work.checkpoint_path, error)) from error
+    except OSError as error:
+        raise SetupError(f"{work.checkpoint_path}: it has no tokenizer ({first_line(error)}).") from error
+    except (KeyError, TypeError, ValueError) as error:
+        reason = first_line(error).rstrip(":")
+        raise UserInputError(
+            f"{work.checkpoint_path}: transformers cannot load its tokenizer: {reason}: copy the model's tokenizer"
+            " files, such as tokenizer.json."
+        ) from error
+
+
+def check_tokenizer(work: EvaluateWork, tokenizer: Any, model: Any) -> None:
+    """Check that the model has embeddings for the tokens.
+
+    Raises:
+        UserInputError: It has too few.
+    """
+    problem = tokenizer_problem(tokenizer, model.get_input_embeddings().weight.shape[0])
+    if problem:
+        raise UserInputError(f"{work.checkpoint_path}: {problem}: copy the model's tokenizer files.")

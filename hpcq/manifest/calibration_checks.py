@@ -1,0 +1,138 @@
+"""Checks of the calibration text of a manifest: it exists, can be read, and is long enough."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Iterator
+from pathlib import Path
+
+from hpcq.catalog import packages
+from hpcq.core.calibration_source import DEFAULT_CONFIG, CalibrationSource
+from hpcq.core.errors import UserInputError
+from hpcq.core.text_marker import read_text_marker
+from hpcq.manifest.context import Context, NamedModel, dataset_commit
+from hpcq.manifest.error_messages import Problem, unknown_name
+from hpcq.manifest.fs_access import is_file, unreadable_part
+from hpcq.manifest.lookups import resolve_path
+from hpcq.manifest.pins import calibration_repository
+from hpcq.quantize.calibration import shorter_calibration
+from hpcq.quantize.calibration_text import TEXT_SUFFIXES, TextSummary, summarize_text
+
+_TOKENIZER_CONFIG = "tokenizer_config.json"
+_TEMPLATE_FILES = ("chat_template.jinja", "chat_template.json")
+
+
+def check_location(context: Context) -> Iterator[Problem]:
+    """Find a text that is neither a readable file nor in a package nor on the hub."""
+    key_path, dataset, path = ("calibration", "dataset"), context.manifest.calibration.dataset, context.calibration_path
+    if calibration_repository(context.manifest):
+        return
+    unreadable = unreadable_part(path or resolve_path(dataset, context.manifest))
+    if unreadable:
+        yield key_path, f"'{dataset}' cannot be read: no permission for {unreadable}."
+    elif path is None and ("/" in dataset or dataset.endswith(TEXT_SUFFIXES)):
+        yield key_path, f"'{dataset}' does not exist."
+    elif path is None:
+        sentence = unknown_name("calibration text", dataset, packages.packaged_calibrations())
+        yield key_path, f"{sentence} It may also be the path of a .jsonl or .txt file."
+    elif path.suffix not in TEXT_SUFFIXES:
+        yield key_path, f"'{dataset}' is neither a .jsonl nor a .txt file."
+
+
+def check_text(context: Context) -> Iterator[Problem]:
+    """Find a text that is on this file system and cannot be used: not readable, too short, chats without a template."""
+    models = [model for model in context.models if _needs_calibration(model)]
+    if context.manifest.is_synthetic or not models:
+        return
+    if calibration_repository(context.manifest):
+        yield from staged_text_problems(context)
+        return
+    section = context.manifest.calibration
+    try:
+        summary = _summary(context)
+    except UserInputError as error:
+        yield ("calibration", "dataset"), str(error)
+        return
+    if summary is None:
+        return
+    if summary.is_chat:
+        without = [model.id for model in models if not _may_have_chat_template(model.folder)]
+        if without:
+            sentence = (
+                f"'{section.dataset}' has chat messages, but {', '.join(without)} has no chat template. Set a column "
+                "of strings, or add chat_template.jinja to the model's folder."
+            )
+            yield ("calibration", "column"), sentence
+    elif summary.is_whole:
+        yield from _length_problems(context, summary.max_tokens)
+
+
+def staged_text_problems(context: Context) -> Iterator[Problem]:
+    """Find a staged text from the hub or a mirror that is too short. Its size is known from its completion marker."""
+    repository, section = calibration_repository(context.manifest), context.manifest.calibration
+    commit = dataset_commit(repository, context) if repository else None
+    if repository is None or commit is None:
+        return
+    source = CalibrationSource(
+        repo_id=repository.id,
+        commit=commit,
+        config=section.config or DEFAULT_CONFIG,
+        split=section.split,
+        column=section.column,
+    )
+    marker = read_text_marker(source.path(context.cache)) if source.is_pinned else None
+    if marker is not None:
+        yield from _length_problems(context, marker.size)
+
+
+def repetition_notes(context: Context) -> Iterator[str]:
+    """Yield a note if a text is long enough only because passages are repeated."""
+    section = context.manifest.calibration
+    summary = _summary(context) if any(map(_needs_calibration, context.models)) else None
+    needed = section.samples * section.sequence_length
+    if summary and summary.is_whole and summary.max_distinct_tokens < needed <= summary.max_tokens:
+        yield (
+            f"The calibration text '{section.dataset}' is long enough only because passages are repeated: without them "
+            f"it has at most {summary.max_distinct_tokens} of {needed} tokens."
+        )
+
+
+def _summary(context: Context) -> TextSummary | None:
+    """Return the summary of a text in a file; None: it is not on this file system, or no file is read.
+
+    Raises:
+        UserInputError: A line is invalid, or the file has no text.
+    """
+    path = context.calibration_path
+    if context.manifest.is_synthetic or path is None or path.suffix not in TEXT_SUFFIXES:
+        return None
+    if not is_file(path) or unreadable_part(path):
+        return None
+    return summarize_text(path, context.manifest.calibration.column)
+
+
+def _length_problems(context: Context, max_tokens: int) -> Iterator[Problem]:
+    section = context.manifest.calibration
+    needed = section.samples * section.sequence_length
+    if max_tokens < needed:
+        sentence = (
+            f"{section.samples} samples of {section.sequence_length} tokens need {needed} tokens, but "
+            f"'{section.dataset}' has at most {max_tokens}: {shorter_calibration(max_tokens, section.sequence_length)}."
+        )
+        yield ("calibration", "samples"), sentence
+
+
+def _needs_calibration(model: NamedModel) -> bool:
+    return any(use.scheme and use.scheme.needs_calibration for use in model.schemes)
+
+
+def _may_have_chat_template(folder: Path | None) -> bool:
+    """Return whether a model has a chat template, or is not on this file system yet."""
+    if folder is None or not is_file(folder / _TOKENIZER_CONFIG):
+        return True
+    if any(is_file(folder / name) for name in _TEMPLATE_FILES):
+        return True
+    try:
+        return "chat_template" in json.loads((folder / _TOKENIZER_CONFIG).read_text(encoding="utf-8"))
+    except (OSError, ValueError):
+        return True
