@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import gc
 import os
 import shutil
 import signal
@@ -103,6 +104,13 @@ def _working_directory(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Pat
     with isolation.guarded_checkout():
         yield folder
     os.chdir(before)
+
+
+@pytest.fixture(scope="module", autouse=True)
+def _unclosed_files() -> Iterator[None]:
+    """Fail a file of tests that leaves files or pipes open; the garbage collector would warn in another file's test."""
+    yield
+    gc.collect()
 
 
 @pytest.fixture(autouse=True)

@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import os
 import pickle
+import shutil
 import signal
 import socket
 import subprocess
@@ -48,7 +49,8 @@ class WarmWorkers:
 
     def __exit__(self, *_: object) -> None:
         self._process.terminate()
-        self._process.wait()
+        with self._process:  # waits, and closes its pipe
+            shutil.rmtree(self._folder)
 
     @property
     def _socket(self) -> Path:
