@@ -22,6 +22,7 @@ from hpcq.core.work_records import UnitKind
 from hpcq.launch.recovery.end_attempts import EndedJob, close_and_decide, record_failed_start
 from hpcq.launch.recovery.node_exclusion import join_excluded, nodes_to_exclude
 from hpcq.launch.recovery.retry_policy import Decision
+from hpcq.launch.submission_files import SCRIPT_NAME
 from hpcq.launch.submissions import SubmissionSpec, read_spec
 from hpcq.slurm.jobs import SlurmJob, SlurmState
 from hpcq.slurm.scontrol import can_start, current_job, pending_jobs, requeue, show_job, update_jobs
@@ -148,7 +149,7 @@ class Epilogue:
             changes["MinMemoryNode"] = f"{int(memory_gib * 1024)}"
         if decision.action is Action.RETRY_ELSEWHERE:
             faulty = nodes_to_exclude(read_attempts(spec.layout.attempts), self._job.partition, spec.retries)
-            script = self._folder / f"{self._own.job_id.partition('_')[0]}_submission.sh"
+            script = self._folder / SCRIPT_NAME
             if faulty and can_start(script, join_excluded(spec.exclude, faulty)):
                 changes["ExcNodeList"] = join_excluded(spec.exclude, faulty)
         return changes

@@ -6,7 +6,6 @@ does what `hpcq resume` does, except for units on hold.
 
 from __future__ import annotations
 
-import os
 import sys
 
 from hpcq.api import find
@@ -21,7 +20,6 @@ from hpcq.launch.recovery.stale_attempts import close_stale_attempts, failure_of
 from hpcq.monitor.unit_job import UnitJobStatus
 from hpcq.slurm.scontrol import show_job
 
-_JOB_VARIABLE_PREFIXES = ("SLURM_", "SLURMD_", "SBATCH_", "SRUN_", "SUBMITIT_")
 _NEVER_SATISFIED = "DependencyNeverSatisfied"
 
 
@@ -36,7 +34,6 @@ def resubmit_missing(layout: RunLayout, policy: RetryPolicy) -> None:
     for unit, job in unit_jobs(layout).items():
         if not job.is_live:
             _close_last_job(layout, unit, job, policy)
-    _clear_job_environment()
     result = find(layout.folder).submit(unattended=True)
     for submission in result.submissions:
         sys.stderr.write(
@@ -62,9 +59,3 @@ def _close_last_job(layout: RunLayout, unit: str, status: UnitJobStatus, policy:
         close_and_decide(
             layout, record_failed_start(layout, unit, job, failure), policy, failure=failure, reason=str(failure)
         )
-
-
-def _clear_job_environment() -> None:
-    """Remove this job's variables: sbatch exports its environment, and Slurm overwrites only those of the new job."""
-    for name in [name for name in os.environ if name.startswith(_JOB_VARIABLE_PREFIXES) and name != "SLURM_CONF"]:
-        del os.environ[name]

@@ -1,14 +1,14 @@
-"""Slurm launcher: submit arrays through submitit, split where they are longer than MaxArraySize."""
+"""Slurm launcher: submit arrays in submitit's formats, split where they are longer than MaxArraySize."""
 
 from __future__ import annotations
 
 import contextlib
-import io
 import math
 import os
 import shlex
 import sys
 import tempfile
+import time
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from functools import cached_property
@@ -27,7 +27,9 @@ from hpcq.launch.multinode import rendezvous
 from hpcq.launch.recovery.node_exclusion import join_excluded, nodes_to_exclude
 from hpcq.launch.recovery.preemption import SIGNAL_DELAY_S
 from hpcq.launch.recovery.retry_policy import next_oom_step
-from hpcq.slurm import client
+from hpcq.launch.submission_files import write_submission
+from hpcq.slurm import client, sbatch, squeue
+from hpcq.slurm.sbatch import RejectedError, deferred_interrupts, submit_script
 from hpcq.slurm.scontrol import NO_NODES_LEFT
 from hpcq.slurm.squeue import job_name
 
@@ -38,6 +40,9 @@ The timeout is included because a task that exits before it has connected to ran
 at the timeout. srun must not end rank 0 before.
 """
 
+_FIND_ATTEMPTS, _FIND_INTERVAL_S = 10, 1.0
+"""How often, and after how many seconds, the queue is asked for a job that sbatch has accepted without naming it."""
+
 
 @dataclass
 class SlurmLauncher:
@@ -46,6 +51,7 @@ class SlurmLauncher:
     layout: RunLayout
     _jobs: dict[str, tuple[str, ...]] = field(init=False, default_factory=dict)
     _arrays: dict[str, ArraySpec] = field(init=False, default_factory=dict)
+    _accepted: list[Submission] = field(init=False, default_factory=list)
 
     @cached_property
     def max_array_size(self) -> int:
@@ -68,15 +74,14 @@ class SlurmLauncher:
             UserInputError: An option, a name or a path cannot be passed to sbatch.
         """
         client.require_clients()
+        self._accepted = []
         self._jobs = {name: tuple(jobs) for name, jobs in (known_jobs or {}).items()}
         self._arrays = {array.name: array for array in arrays}
-        accepted = []
         for array in arrays:
             parts = split(array.units, self.max_array_size)
             found = [self._submit_part(array, part, units, len(parts)) for part, units in enumerate(parts)]
             self._jobs[array.name] = tuple(submission.job_id for submission in found)
-            accepted += found
-        return accepted
+        return self._accepted
 
     def _submit_part(self, array: ArraySpec, part: int, units: Sequence[UnitSpec], parts: int) -> Submission:
         folder = self._new_folder(array, part)
@@ -92,8 +97,11 @@ class SlurmLauncher:
         options["wckey"] = None  # submitit's default is rejected by clusters that enforce accounting by wckey
         options["setup"] = _setup(environment, array, package)
         jobs = [UnitJob.from_spec(array, unit, self.layout) for unit in units]
-        job_id = self._sbatch_excluding_faulty(folder, array, options, jobs)
-        return submissions.record_submission(self.layout, folder, spec, job_id)
+        with deferred_interrupts():
+            job_id = self._sbatch_excluding_faulty(folder, array, options, jobs)
+            submission = submissions.record_submission(self.layout, folder, spec, job_id)
+        self._accepted.append(submission)
+        return submission
 
     @cached_property
     def _attempts(self) -> Mapping[str, Sequence[AttemptRecord]]:
@@ -103,15 +111,53 @@ class SlurmLauncher:
     def _sbatch_excluding_faulty(
         self, folder: Path, array: ArraySpec, options: Mapping[str, Any], jobs: Sequence[UnitJob]
     ) -> str:
-        """Submit without nodes that had a recent fault; include them if no other node is left."""
+        """Submit without nodes that had a recent fault; include them if no other node is left. Return the job id."""
         faulty = nodes_to_exclude(self._attempts, array.partition, array.retries)
-        if faulty:
+        excluded = {**options, "exclude": join_excluded(array.exclude, faulty)}
+        for last, chosen in ([(False, excluded)] if faulty else []) + [(True, options)]:
+            script = write_submission(folder, python=array.environment.python, options=chosen, calls=jobs)
             try:
-                return _sbatch(folder, array, {**options, "exclude": join_excluded(array.exclude, faulty)}, jobs)
-            except SetupError as error:
-                if NO_NODES_LEFT not in str(error):
-                    raise
-        return _sbatch(folder, array, options, jobs)
+                return self._sbatch(folder, script)
+            except RejectedError as error:
+                if last or NO_NODES_LEFT not in str(error):
+                    raise SetupError(self._rejection(array, str(error))) from error
+        raise AssertionError("unreachable")
+
+    def _sbatch(self, folder: Path, script: Path) -> str:
+        """Submit the script of `folder` and return the job id; if its answer is lost, ask the queue for the job."""
+        try:
+            answer = submit_script(script)
+        except RejectedError:
+            if found := self._find_job(folder, attempts=1):
+                return found
+            raise
+        found = answer.job_id or self._find_job(folder, attempts=_FIND_ATTEMPTS)
+        if found is None:
+            raise RejectedError(
+                f"sbatch printed no job id, and the queue has no such job. It printed:\n{answer.output}"
+            )
+        return found
+
+    def _find_job(self, folder: Path, *, attempts: int) -> str | None:
+        """Return the id of the job whose comment is `folder`; None if the queue has none or does not answer."""
+        for attempt in range(attempts):
+            if attempt:
+                time.sleep(_FIND_INTERVAL_S)
+            with contextlib.suppress(SetupError):
+                for job_id, job in squeue.poll(self.layout.name).items():
+                    if job.comment == str(folder):
+                        return job_id.partition("_")[0]
+        return None
+
+    def _rejection(self, array: ArraySpec, output: str) -> str:
+        """Return the message for an array that sbatch did not accept: all that it printed, and what was accepted."""
+        lines = [f"sbatch rejected array {array.name} (partition {array.partition}):"]
+        lines += [f"  {line.removeprefix('sbatch: ').removeprefix('error: ')}" for line in output.splitlines()]
+        if self._accepted:
+            jobs = ", ".join(f"{one.array} as job {one.job_id}" for one in self._accepted)
+            lines.append(f"Submitted before: {jobs}. `hpcq cancel {self.layout.name}` cancels them.")
+        lines.append(sbatch.advice(output))
+        return "\n".join(lines)
 
     def _new_folder(self, array: ArraySpec, part: int) -> Path:
         """Create a folder per submission: submitit names files by job id only, and a reinstalled cluster reuses ids."""
@@ -166,7 +212,8 @@ def sbatch_options(array: ArraySpec, *, parts: int = 1, dependency: str | None =
         UserInputError: A value cannot be written to a batch script, or the rendezvous timeout is invalid.
     """
     throttle = max(1, array.throttle // parts) if array.throttle else len(array.units)
-    srun_args = [f"--cpus-per-task={array.cpus_per_unit}"]  # not inherited from sbatch since Slurm 22.05
+    # Neither is inherited from sbatch: the CPUs since Slurm 22.05, and the variables after `--export=NONE`.
+    srun_args = [f"--cpus-per-task={array.cpus_per_unit}", "--export=ALL"]
     if array.nodes > 1:
         # A node that fails reports its error to rank 0 before it exits, and all nodes exit when rank 0 does.
         variables = {
@@ -212,23 +259,3 @@ def _refuse_unprintable(name: str, options: Iterable[tuple[str, object]]) -> Non
     for key, value in options:
         if isinstance(value, str) and not value.isprintable():
             raise UserInputError(f"Array {name}: {key} = {value!r} contains unprintable characters: remove them.")
-
-
-def _sbatch(folder: Path, array: ArraySpec, options: Mapping[str, Any], jobs: Sequence[UnitJob]) -> str:
-    # Imported here: submitit takes 0.1 s to import, and `status` and `cancel` do not need it.
-    from submitit.core.utils import FailedJobError, FailedSubmissionError
-    from submitit.slurm.slurm import SlurmExecutor
-
-    executor = SlurmExecutor(folder=folder, python=shlex.quote(array.environment.python))
-    executor.update_parameters(**options)
-    try:
-        # submitit prints the error of sbatch and also raises it.
-        with storage_errors(folder), contextlib.redirect_stderr(io.StringIO()):
-            submitted = executor.submit_array(jobs)
-    except (FailedJobError, FailedSubmissionError) as error:
-        message = (str(error).strip() or "no reason given").splitlines()[-1]
-        raise SetupError(
-            f"sbatch rejected array {array.name} (partition {array.partition}): "
-            f"{message.removeprefix('sbatch: error: ')}. Correct the cluster profile and run the command again."
-        ) from error
-    return str(submitted[0].job_id).partition("_")[0]

@@ -5,10 +5,11 @@ from __future__ import annotations
 import os
 import re
 import shutil
+from collections.abc import Mapping
 from pathlib import Path
-from typing import Annotated, Literal, Self
+from typing import Annotated, Literal, NamedTuple, Self
 
-from pydantic import AfterValidator, Field, PlainValidator, ValidationError, model_validator
+from pydantic import AfterValidator, Field, PlainValidator, PrivateAttr, ValidationError, model_validator
 
 from hpcq.catalog.gpus import GPU, find_gpu, gpu_names
 from hpcq.core.errors import ManifestError
@@ -71,6 +72,15 @@ _MANAGED_OPTIONS: dict[str, str | None] = {
     "wrap": None,
 }
 """sbatch options that hpcq sets or that conflict with those, each with the profile's key for it, if there is one."""
+
+
+_SHELL_SETTINGS = {
+    "SBATCH_ACCOUNT": "account",
+    "SBATCH_PARTITION": "partition",
+    "SBATCH_QOS": "qos",
+    "SBATCH_RESERVATION": "reservation",
+}
+"""Variables of sbatch that people set for all of their jobs, and the profile's keys that replace them."""
 
 
 def _known_gpu(name: str) -> str:
@@ -196,6 +206,17 @@ class FilesystemSettings(Section):
     )
 
 
+class ShellSetting(NamedTuple):
+    """A setting of a profile whose value is from a variable of the submitting shell."""
+
+    key: str
+    variable: str
+    value: str
+
+    def __str__(self) -> str:
+        return f"{self.key} = '{self.value}' is from {self.variable}, because the profile has none."
+
+
 class Profile(Section):
     """A cluster, or this machine."""
 
@@ -209,6 +230,12 @@ class Profile(Section):
     environments: dict[NonBlankStr, EnvironmentSettings] = Field(
         {}, description="Python environments: core, transformers, vllm, vllm-cpu, or your own."
     )
+    _from_shell: tuple[ShellSetting, ...] = PrivateAttr(())
+
+    @property
+    def from_shell(self) -> tuple[ShellSetting, ...]:
+        """Settings that are from the submitting shell, because the profile's file has none."""
+        return self._from_shell
 
     @model_validator(mode="after")
     def _check_sections_and_roles(self) -> Self:
@@ -245,7 +272,7 @@ def load_profile(name_or_path: str, relative_to: Path) -> Profile:
         profile = Profile.model_validate(document)
     except ValidationError as error:
         raise ManifestError([source.message(*problem) for problem in to_problems(error, Profile)]) from None
-    return _with_parallel_units(profile)
+    return _with_shell_settings(_with_parallel_units(profile), os.environ)
 
 
 def local_profile() -> Profile:
@@ -261,6 +288,35 @@ def _with_parallel_units(profile: Profile) -> Profile:
         return profile
     units = _parallel_units(profile.local.cpus_per_unit)
     return profile.model_copy(update={"local": profile.local.model_copy(update={"parallel_units": units})})
+
+
+def _with_shell_settings(profile: Profile, variables: Mapping[str, str]) -> Profile:
+    """Fill in what users set once in their shell for all jobs, where a Slurm profile has no value; a lock records it.
+
+    Raises:
+        ManifestError: A value is not printable.
+    """
+    if profile.scheduler != "slurm":
+        return profile
+    found = {name: variables[name] for name in _SHELL_SETTINGS if variables.get(name, "").strip()}
+    if bad := [name for name, value in found.items() if not value.isprintable()]:
+        raise ManifestError([f"{bad[0]} = {found[bad[0]]!r} contains unprintable characters: correct the variable."])
+    slurm, classes, used = profile.slurm, profile.gpu_classes, []
+    for name, value in found.items():
+        key = _SHELL_SETTINGS[name]
+        if key == "partition":
+            without = [label for label, one in classes.items() if one.partition is None]
+            classes = classes | {label: classes[label].model_copy(update={key: value}) for label in without}
+            used += [ShellSetting(f"gpu_classes.{label}.partition", name, value) for label in without]
+        elif key == "reservation" and key not in slurm.extra:
+            slurm = slurm.model_copy(update={"extra": {**slurm.extra, key: value}})
+            used.append(ShellSetting("slurm.extra.reservation", name, value))
+        elif key in ("account", "qos") and getattr(slurm, key) is None:
+            slurm = slurm.model_copy(update={key: value})
+            used.append(ShellSetting(f"slurm.{key}", name, value))
+    filled = profile.model_copy(update={"slurm": slurm, "gpu_classes": classes})
+    filled._from_shell = tuple(used)  # noqa: SLF001  # the model is frozen, and this is no field
+    return filled
 
 
 def _find_profile(name: str, relative_to: Path) -> Path:

@@ -30,6 +30,7 @@ from hpcq.run.load import LoadedRun, check_replaceable_plan, write_run
 from hpcq.run.next_submission import next_submission
 from hpcq.run.preflight import check_known_names, check_submittable, gpu_count
 from hpcq.run.staging import missing_inputs, prepare_staging
+from hpcq.slurm.environment import sbatch_options
 from hpcq.stage.progress import SilentReporter, StageReporter
 
 _LOG = logging.getLogger(__name__)
@@ -121,16 +122,30 @@ def _plan_result(loaded: LoadedRun, jobs: Mapping[str, UnitJobStatus], *, slurm_
     following = next_submission(loaded, jobs)
     states = {unit.id: unit.state for unit in following.status.units}
     timeline = simulate_estimates(following.arrays, loaded.profile)
+    document = plan_document(loaded.plan, following.arrays, states, timeline)
     return PlanResult(
         loaded=loaded,
         status=following.status,
         arrays=following.arrays,
         document={
-            **plan_document(loaded.plan, following.arrays, states, timeline),
+            **document,
+            "notes": [*document["notes"], *_shell_notes(loaded)],
             "slurm_error": slurm_error,
             "not_staged": [str(each.item) for each in missing_inputs(loaded)],
         },
     )
+
+
+def _shell_notes(loaded: LoadedRun) -> list[str]:
+    """Return what the submitting shell changes, and what of it has no effect."""
+    if not loaded.on_slurm:
+        return []
+    used = loaded.profile.from_shell
+    notes = [str(setting) for setting in used]
+    ignored = sorted(sbatch_options() - {setting.variable for setting in used})
+    if ignored:
+        notes.append(f"{', '.join(ignored)}: not passed on to Slurm, because the cluster profile decides.")
+    return notes
 
 
 def estimate_gpu_hours(loaded: LoadedRun, *, retry_failed: bool = False) -> dict[str, float]:

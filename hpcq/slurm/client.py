@@ -10,6 +10,7 @@ import shutil
 import subprocess
 
 from hpcq.core.errors import SetupError
+from hpcq.slurm.environment import client_environment
 
 CLIENT_TIMEOUT_S = 30.0
 
@@ -22,7 +23,13 @@ def run_client(program: str, *arguments: str) -> str:
     """
     try:
         done = subprocess.run(
-            [program, *arguments], capture_output=True, text=True, timeout=CLIENT_TIMEOUT_S, check=False
+            [program, *arguments],
+            capture_output=True,
+            text=True,
+            errors="replace",  # names and comments of other users' jobs
+            timeout=CLIENT_TIMEOUT_S,
+            check=False,
+            env=client_environment(),
         )
     except FileNotFoundError:
         raise SetupError(

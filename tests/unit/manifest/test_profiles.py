@@ -156,3 +156,25 @@ variables = { MONKEY = "1", TOKENIZERS_PARALLELISM = "false", MAX_TOKENS = "8", 
 """
     )
     assert len(load_profile(str(path), Path()).environments["core"].setup) == 4
+
+
+def test_what_users_set_in_their_shell_fills_what_the_profile_leaves_open(
+    monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    """Account, partition, QOS and reservation of sbatch's variables; the profile's values have priority."""
+    path = tmp_path / "small.toml"
+    path.write_text(SMALL + '[slurm]\nqos = "long"\n')
+    for name in ("ACCOUNT", "PARTITION", "QOS", "RESERVATION"):
+        monkeypatch.setenv(f"SBATCH_{name}", name.lower())
+    profile = load_profile(str(path), tmp_path)
+    slurm = profile.slurm
+    assert (slurm.account, slurm.qos, slurm.extra) == ("account", "long", {"reservation": "reservation"})
+    assert profile.gpu_classes["h100"].partition == "partition"
+    assert [str(setting) for setting in profile.from_shell] == [
+        "slurm.account = 'account' is from SBATCH_ACCOUNT, because the profile has none.",
+        "gpu_classes.h100.partition = 'partition' is from SBATCH_PARTITION, because the profile has none.",
+        "slurm.extra.reservation = 'reservation' is from SBATCH_RESERVATION, because the profile has none.",
+    ]
+    monkeypatch.setenv("SBATCH_ACCOUNT", "two\nlines")
+    with pytest.raises(ManifestError, match=r"SBATCH_ACCOUNT = 'two\\nlines' contains unprintable characters"):
+        load_profile(str(path), tmp_path)
