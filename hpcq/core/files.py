@@ -100,8 +100,24 @@ def make_folder(folder: Path) -> None:
         missing.append(folder)
         folder = folder.parent
     for new in reversed(missing):
-        new.mkdir(exist_ok=True)
+        try:
+            new.mkdir()
+        except FileExistsError:  # another process has just created it
+            if not new.is_dir():
+                raise
+        else:
+            _limit_mode(new, new.parent)
         fsync(new.parent)
+
+
+def _limit_mode(path: Path, folder: Path) -> None:
+    """Make `path` no more accessible than `folder`: a run's folders are private, with any umask and any default ACL."""
+    if path.is_symlink():
+        return
+    mode = stat.S_IMODE(path.stat().st_mode)
+    limited = mode & (folder.stat().st_mode | stat.S_IRWXU)
+    if limited != mode:
+        path.chmod(limited)
 
 
 def temporary_path(path: Path) -> Path:
@@ -181,8 +197,7 @@ def committed_file(path: Path) -> Iterator[Path]:
         if path.is_dir():
             raise StorageError(f"{path}: is a folder; name a file.")
         yield temporary
-        # With any umask, a file is never more accessible than its folder: a run's folders are private.
-        temporary.chmod(stat.S_IMODE(temporary.stat().st_mode) & (path.parent.stat().st_mode | stat.S_IRWXU))
+        _limit_mode(temporary, path.parent)
         fsync(temporary)
         temporary.replace(path)
         fsync(path.parent)
@@ -201,8 +216,10 @@ def committed_folder(path: Path) -> Iterator[Path]:
     remove_stale_temporaries(path.parent, path.name)
     with _temporary(path) as temporary:
         temporary.mkdir()
+        _limit_mode(temporary, path.parent)
         yield temporary
         for item in (*temporary.rglob("*"), temporary):
+            _limit_mode(item, path.parent)
             fsync(item)
         try:
             temporary.rename(path)

@@ -15,6 +15,7 @@ from typing import Any
 from hpcq.core.files import storage_errors, write_text
 
 SCRIPT_NAME = "submission.sh"
+_PICKLE_MODE = 0o600
 
 
 def write_submission(
@@ -40,7 +41,9 @@ def write_submission(
         for index, call in enumerate(calls):
             delayed = DelayedSubmission(call)
             delayed.set_timeout(options["time"], executor.max_num_timeout)
-            delayed.dump(folder / f"{index}.pkl")
+            pickle = folder / f"{index}.pkl"
+            delayed.dump(pickle)
+            pickle.chmod(_PICKLE_MODE)  # a default ACL may grant more (acl(5))
         script = folder / SCRIPT_NAME
         command = executor._submitit_command_str  # noqa: SLF001
         write_text(script, executor._make_submission_file_text(command, uid=""))  # noqa: SLF001

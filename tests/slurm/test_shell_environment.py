@@ -94,7 +94,7 @@ def test_no_variable_of_the_shell_changes_a_run(hpcq: Hpcq, cluster: VirtualClus
 
 
 def accounts_of_live_jobs() -> set[str]:
-    """Return the accounts of the run's pending and running jobs. The virtual cluster has no accounting: any is right."""
+    """Return the accounts of the run's pending and running jobs. The virtual cluster accepts any account."""
     live = [job_id for job_id, job in poll("rehearsal").items() if not job.state.has_ended]
     return set(re.findall(r"Account=(\S+)", "".join(run_client("scontrol", "show", "job", job_id) for job_id in live)))
 
