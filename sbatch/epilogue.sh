@@ -19,6 +19,11 @@ _hpcq_epilogue() {
     trap - EXIT
     # After the requeue, Slurm ends this job with SIGTERM first: what remains takes less than KillWait.
     trap '' TERM
+    if [ -n "${hpcq_in_setup:-}" ]; then
+        echo "hpcq: the setup lines of the cluster profile ended the shell with exit code $status${hpcq_failed_line:+; the last \
+that failed: $hpcq_failed_line}" >&2
+        [ "$status" -ne 0 ] || status=1
+    fi
     # 77: sbatch/private.sh has refused to execute files in these folders.
     if [ "$status" -eq 77 ] || { [ "$status" -eq 0 ] && [ "$_hpcq_when" = failed ]; }; then
         exit "$status"

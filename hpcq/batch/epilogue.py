@@ -59,7 +59,7 @@ def _run(folder: Path, spec: SubmissionSpec, own: SlurmJob, status: int, log_off
         return NOT_DONE  # Slurm or the user is ending the job
     epilogue = Epilogue(folder=folder, spec=spec, own=own, job=job)
     if status:
-        record = epilogue.record() or epilogue.record_failed_start(status)
+        record = epilogue.record() or epilogue.record_failed_start(status, log_offset)
         if record.outcome is Outcome.DONE:
             status = 0
         elif epilogue.decide_and_requeue(record, status, log_offset):
@@ -88,17 +88,29 @@ class Epilogue:
         records = read_unit_attempts(self._spec.layout.attempts, self._unit)
         return next((one for one in reversed(records) if (one.job_id, one.restart) == own), None)
 
-    def record_failed_start(self, status: int) -> AttemptRecord:
-        """Record the attempt on behalf of the unit. The default is a node fault: the unit may start on another node."""
+    def record_failed_start(self, status: int, log_offset: int) -> AttemptRecord:
+        """Record the attempt on behalf of the unit. The default is a node fault, while another node may be better."""
         job = EndedJob(
             job_id=self._own.job_id,
             launcher=Launcher.SLURM,
             node=self._own.node or "",
             log=str(self._log),
             restart=self._own.restarts,
+            log_offset=log_offset,
         )
-        failure = classify_exit_code(status) or _ENDED_BY_SIGNAL.get(status, Failure.NODE_FAULT)
+        failure = classify_exit_code(status) or _ENDED_BY_SIGNAL.get(status)
+        if failure is None:
+            failure = Failure.MISSING_RESOURCE if self._fails_everywhere() else Failure.NODE_FAULT
         return record_failed_start(self._spec.layout, self._unit, job, failure)
+
+    def _fails_everywhere(self) -> bool:
+        """Whether no unit of the array has started so far, on more nodes than one or the only one."""
+        attempts = read_attempts(self._spec.layout.attempts)
+        records = [record for unit in self._spec.units for record in attempts.get(unit, ())]
+        if any(record.pid for record in records):
+            return False
+        nodes = {record.node for record in records} | {self._own.node or ""}
+        return len(nodes) > 1 or not self._spec.retries.max_excluded_nodes
 
     def decide_and_requeue(self, record: AttemptRecord, status: int, log_offset: int) -> bool:
         """Decide unless the unit has, record and carry out the decision; return whether the job was requeued."""

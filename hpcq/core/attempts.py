@@ -257,12 +257,18 @@ def _unit_and_number(path: Path) -> tuple[str, int] | None:
     return (unit, int(number)) if number.isdecimal() else None
 
 
-def last_log_line(log: str | None) -> str:
-    """Return the last line that a job printed before its unit started, and its log, for use in a reason."""
+def last_log_line(log: str | None, offset: int = 0) -> str:
+    """Return the last line that a job printed before its unit started, and its log, for use in a reason.
+
+    Args:
+        log: Path of the log.
+        offset: Size in bytes of what earlier starts of the job have printed.
+    """
     try:
-        lines = Path(log).read_text(encoding="utf-8", errors="replace").split("\n") if log else []
+        content = Path(log).read_bytes() if log else b""
     except OSError:
         return f"no log at {log}"
+    lines = content[offset:].decode(errors="replace").split("\n")
     printed = [line.strip() for line in lines if line.strip()]
     return f"{printed[-1]} ({log})" if printed else f"no output in {log}"
 

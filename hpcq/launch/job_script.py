@@ -24,6 +24,20 @@ PACKAGE = Path(hpcq.__file__).resolve().parent
 _MODULE_NAME = re.compile(r"[\w./][\w.+/@=:-]*")
 _VARIABLE_NAME = re.compile(r"[A-Za-z_]\w*")
 
+_BEFORE_SETUP = (
+    "# The cluster's own lines: they may use unset variables (conda's do), and may return an error that is harmless.",
+    "set +eu",
+    "hpcq_in_setup=1",
+    "trap 'hpcq_failed_line=$BASH_COMMAND' ERR",
+)
+_AFTER_SETUP = (
+    "trap - ERR",
+    "unset hpcq_in_setup",
+    '[ -z "${hpcq_failed_line:-}" ] || echo "hpcq: a line of setup returned an error: $hpcq_failed_line" >&2',
+    "set -e",
+)
+"""sbatch/epilogue.sh reads the variables if a line ends the shell."""
+
 
 def write_environment(path: Path, environment: Environment, *, threads: int, package_path: Path) -> None:
     """Write the script that prepares a shell for `environment`; batch scripts source it.
@@ -69,8 +83,7 @@ def environment_text(environment: Environment, *, threads: int, package_path: Pa
         f". {shlex.quote(str(script('prologue.sh')))}",
     ]
     if environment.setup:
-        # Activation scripts (conda's, for example) read variables that may be unset.
-        lines += ["set +u", *environment.setup]
+        lines += [*_BEFORE_SETUP, *environment.setup, *_AFTER_SETUP]
     return "\n".join(lines) + "\n"
 
 

@@ -197,7 +197,15 @@ def _setup(environment: Path, array: ArraySpec, package: Path) -> list[str]:
     strict, check, enter = job_script.source_lines(environment)
     when = "always" if array.kind is UnitKind.MERGE else "failed"
     arguments = (job_script.script("epilogue.sh"), when, environment.parent, package, sys.executable)
-    return [strict, check, f". {shlex.join(map(str, (*arguments, array.environment.python)))}", enter]
+    python = shlex.quote(array.environment.python)
+    message = f'echo "hpcq: node $(hostname) has no interpreter "{python} >&2'
+    return [
+        strict,
+        check,
+        f". {shlex.join(map(str, (*arguments, array.environment.python)))}",
+        enter,
+        f"command -v {python} >/dev/null || {{ {message}; exit 127; }}",
+    ]
 
 
 def split(units: Sequence[UnitSpec], size: int) -> list[Sequence[UnitSpec]]:

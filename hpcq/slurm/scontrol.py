@@ -50,7 +50,10 @@ def show_job(job_id: str) -> SlurmJob | None:
 
 def parse_job(output: str) -> SlurmJob:
     """Parse the output of `scontrol show job --oneliner`."""
-    found = dict(re.findall(r"(\w+)=(\S*)", output.partition("\n")[0]))
+    # A name or a comment may contain what looks like a field: the first of a name counts, and JobId is the first.
+    found: dict[str, str] = {}
+    for key, value in re.findall(r"(?:^| )(\w+)=(\S*)", _record(output)):
+        found.setdefault(key, value)
     code, _, number = found.get("ExitCode", "0:0").partition(":")
     end_time = found.get("EndTime", "Unknown")
     state, reason = parse_state(found.get("JobState", ""), found.get("Reason", ""))
@@ -66,6 +69,11 @@ def parse_job(output: str) -> SlurmJob:
         is_preempted=found.get("PreemptTime", "None") != "None",
         exit_code=int(code) or (_SIGNAL_BASE + int(number) if int(number or 0) else 0),
     )
+
+
+def _record(output: str) -> str:
+    """Return the line of a job's record; a site may print others before it."""
+    return next((line for line in output.splitlines() if line.startswith("JobId=")), "")
 
 
 def requeue(job_id: str) -> None:

@@ -76,13 +76,15 @@ def node_groups() -> tuple[NodeGroup, ...]:
 
 
 def parse_nodes(listing: str) -> list[NodeRow]:
-    """Parse the output of sinfo; a node with two types of GPUs has one row per type."""
+    """Parse the output of sinfo; a node with two types of GPUs has one row per type. Other lines are skipped."""
     rows = []
     for line in listing.splitlines():
         cells = [cell.strip() for cell in line.split("|")]
         if len(cells) != _FORMAT.count("|") + 1:
             continue
         node, partition, gres, cpus, memory, features, limit, size, availability, state = cells
+        if not (cpus.rstrip("+").isdecimal() and memory.rstrip("+").isdecimal()):
+            continue
         max_nodes = size.rpartition("-")[2]
         for gpu_type, gpus in _gpus(gres):
             rows.append(

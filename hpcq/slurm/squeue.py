@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import re
 from collections import defaultdict
 from collections.abc import Iterable
 
@@ -13,6 +14,12 @@ _JOB_NAME_PREFIX = "hpcq"
 
 # "Field:|" prints a field at its full width; without a suffix squeue truncates to 20 characters. Free text is last.
 _FIELDS = ("ArrayJobID", "ArrayTaskID", "State", "RestartCnt", "NodeList", "Reason", "Name", "Comment")
+
+_ROW = (
+    r"^ *(?P<array>\d+)\|(?P<index>[^|\n]*)\|(?P<state>\w+)\|(?P<restarts>\d+)\|(?P<nodes>[^|\n]*)"
+    r"\|(?P<reason>[^\n]*?)\|(?P<name>{name}[^|\n]*)\|(?P<comment>[^\n]*?)\|? *$"
+)
+"""A row of a run whose job names begin with `name`: the fields above."""
 
 
 def job_name(run: str, array: str, part: int) -> str:
@@ -41,21 +48,24 @@ def poll(run: str) -> dict[str, SlurmJob]:
 
 
 def parse_queue(listing: str, run: str) -> dict[str, SlurmJob]:
-    """Parse the output of squeue; jobs of other runs are skipped."""
+    """Parse the output of squeue; jobs of other runs are skipped, and lines that are no rows.
+
+    A name or a comment of another job may have line breaks and separators, and with several clusters there are
+    headings.
+    """
+    rows = re.compile(_ROW.format(name=re.escape(job_name_prefix(run))), re.MULTILINE)
     found = {}
-    for line in listing.splitlines():
-        array, index, state, restarts, node, reason, name, comment = line.strip().removesuffix("|").split("|", 7)
-        if name.startswith(job_name_prefix(run)):
-            job_id, (parsed, stated) = element_id(array, index), parse_state(state, reason)
-            found[job_id] = SlurmJob(
-                job_id=job_id,
-                state=parsed,
-                restarts=int(restarts),
-                reason=stated,
-                node=node or None,
-                name=name,
-                comment=comment,
-            )
+    for row in rows.finditer(listing):
+        job_id, (state, reason) = element_id(row["array"], row["index"]), parse_state(row["state"], row["reason"])
+        found[job_id] = SlurmJob(
+            job_id=job_id,
+            state=state,
+            restarts=int(row["restarts"]),
+            reason=reason,
+            node=row["nodes"] or None,
+            name=row["name"],
+            comment=row["comment"],
+        )
     return found
 
 

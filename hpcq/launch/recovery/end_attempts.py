@@ -83,6 +83,7 @@ class EndedJob:
         node: Name of its node, "" if unknown.
         log: Path of its output.
         restart: How often Slurm had restarted the job.
+        log_offset: Size in bytes of what earlier starts of the job have printed to the log.
     """
 
     job_id: str
@@ -90,6 +91,7 @@ class EndedJob:
     node: str
     log: str
     restart: int = 0
+    log_offset: int = 0
 
 
 def record_failed_start(layout: RunLayout, unit: str, job: EndedJob, failure: Failure) -> AttemptRecord:
@@ -104,7 +106,7 @@ def record_failed_start(layout: RunLayout, unit: str, job: EndedJob, failure: Fa
         end=utc_now(),
         launcher=job.launcher,
         outcome=Outcome.FAILED,
-        reason=f"it did not start: {last_log_line(job.log)}",
+        reason=f"it did not start: {last_log_line(job.log, job.log_offset)}",
         error=SetupError.__name__,
         restart=job.restart,
         failure=failure,

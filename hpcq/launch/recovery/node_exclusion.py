@@ -19,11 +19,11 @@ def nodes_to_exclude(
     Raises:
         SetupError: Slurm does not respond.
     """
-    faults = [one for records in attempts.values() for one in records if one.failure is Failure.NODE_FAULT]
-    if not faults:
+    records = [one for of_unit in attempts.values() for one in of_unit]
+    if not any(one.failure is Failure.NODE_FAULT for one in records):
         return ()
     known = partition_nodes(partition)
-    return excluded_nodes([one for one in faults if one.node in known], policy, datetime.now(UTC))
+    return excluded_nodes([one for one in records if one.node in known], policy, datetime.now(UTC))
 
 
 def join_excluded(excluded: str | None, faulty: Sequence[str]) -> str:

@@ -162,11 +162,16 @@ def next_oom_step(history: Sequence[AttemptRecord]) -> int:
 def excluded_nodes(records: Iterable[AttemptRecord], policy: RetryPolicy, moment: datetime) -> tuple[str, ...]:
     """Return the names of the nodes with the most recent faults, up to the maximum of the policy.
 
-    Exclusions expire, because hpcq cannot detect whether a node was repaired.
+    Exclusions expire, because hpcq cannot detect whether a node was repaired. A node where a unit did not start is not
+    at fault if the unit did not start on others either.
     """
     since = moment - timedelta(hours=policy.exclude_hours)
     faults: dict[str, datetime] = {}
+    records = list(records)
+    starts_nowhere = {one.unit for one in records if one.failure is Failure.MISSING_RESOURCE and not one.pid}
     for record in records:
+        if not record.pid and record.unit in starts_nowhere:
+            continue
         ended = datetime.fromisoformat(record.end) if record.end else None
         node = record.faulty_node or record.node
         if record.failure is Failure.NODE_FAULT and node and ended and ended >= since:

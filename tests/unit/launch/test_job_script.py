@@ -68,12 +68,12 @@ def test_the_profiles_variables_override_ours(tmp_path: Path) -> None:
     assert shell(tmp_path, environment, "printenv", "OMP_NUM_THREADS").stdout.strip() == "1"
 
 
-def test_a_failed_setup_line_ends_the_job_before_the_command(tmp_path: Path) -> None:
-    """The command runs only in the complete environment."""
-    environment = Environment(name="e", python="python", setup=("echo $never_set before", "false"))
-    done = shell(tmp_path, environment, "echo", "command")
-    assert done.returncode != 0
-    assert done.stdout == "before\n"
+def test_setup_lines_may_return_an_error(tmp_path: Path) -> None:
+    """Observed: `grep -q` without a hit, and a test of an unset variable, ended the shell without a word."""
+    lines = ("echo $never_set before", "grep -q nothing /dev/null", '[ -n "$PS1" ] && echo interactive', "true")
+    done = shell(tmp_path, Environment(name="e", python="python", setup=lines), "echo", "command")
+    assert (done.returncode, done.stdout) == (0, "before\ncommand\n")
+    assert done.stderr == "hpcq: a line of setup returned an error: grep -q nothing /dev/null\n"
 
 
 @pytest.mark.parametrize("name", ["gcc; touch trap", "$(id)", "a b", "", "-f"])

@@ -43,6 +43,27 @@ def test_an_entry_has_slurms_fields() -> None:
     assert (jobs["12_3"].reason, jobs["12_3"].node) == ("JobArrayTaskLimit", None)
 
 
+FOREIGN = """\
+CLUSTER: prometheus
+12|3|PENDING|0||Nodes required for job are DOWN|DRAINED|hpcq:mine:a:0|/runs/mine|
+17|N/A|RUNNING|0|h100-1|None|my job|a comment
+of two lines|
+18|N/A|RUNNING|0|h100-1|None|a name
+13|N/A|RUNNING|0|n|None|with | separators|(null)|
+  12|0|RUNNING|2|h100-1|None|hpcq:mine:a:0|/runs/mine|
+slurm_load_jobs error: Socket timed out on send/recv operation
+"""
+
+
+def test_foreign_text_is_skipped() -> None:
+    """Observed: a line break in the comment of any job of the user was a traceback in every command."""
+    jobs = squeue.parse_queue(FOREIGN, "mine")
+    assert {job_id: (job.reason, job.comment) for job_id, job in jobs.items()} == {
+        "12_3": ("Nodes required for job are DOWN|DRAINED", "/runs/mine"),
+        "12_0": (None, "/runs/mine"),
+    }
+
+
 @pytest.mark.parametrize(
     "slurm_state", ["BOOT_FAIL", "DEADLINE", "FAILED", "NODE_FAIL", "OUT_OF_MEMORY", "TIMEOUT", "NEW_WORD"]
 )
