@@ -25,7 +25,7 @@ from hpcq.core.addressing import slug
 from hpcq.core.errors import SetupError, UserInputError
 from hpcq.core.files import make_folder, write_text
 from hpcq.data import find_manifest
-from hpcq.monitor.status import ACTIVE_STATES, RunStatus
+from hpcq.monitor.status import RunStatus
 from hpcq.run import operations
 from hpcq.run.load import (
     LoadedRun,
@@ -288,7 +288,7 @@ class Run:
             loaded, retry_failed=retry_failed, unattended=unattended, on_status=on_status, reporter=reporter
         )
         status = result.status
-        while wait and status.state in ACTIVE_STATES:
+        while wait and status.may_be_active:
             time.sleep(WAIT_INTERVAL_S)
             status = operations.query_status(read_run(str(loaded.layout.folder)))
             if on_status:

@@ -24,8 +24,12 @@ from hpcq.launch.recovery.node_exclusion import join_excluded, nodes_to_exclude
 from hpcq.launch.recovery.retry_policy import Decision
 from hpcq.launch.submission_files import SCRIPT_NAME
 from hpcq.launch.submissions import SubmissionSpec, read_spec
+from hpcq.slurm.client import patience
 from hpcq.slurm.jobs import SlurmJob, SlurmState
 from hpcq.slurm.scontrol import can_start, current_job, pending_jobs, requeue, show_job, update_jobs
+
+PATIENCE_S = 1800.0
+"""Seconds for which a call is repeated while Slurm does not answer. The job's time limit ends it earlier."""
 
 DONE, NOT_DONE = 0, 1
 """Exit codes of this program."""
@@ -47,7 +51,8 @@ def main(arguments: Sequence[str]) -> int:
     signal.signal(signal.SIGTERM, signal.SIG_IGN)
     spec, own = read_spec(folder), current_job()
     try:
-        return _run(folder, spec, own, status, log_offset)
+        with patience(PATIENCE_S):
+            return _run(folder, spec, own, status, log_offset)
     except HpcqError as error:
         sys.stderr.write(f"hpcq: {error}\n")
         return NOT_DONE

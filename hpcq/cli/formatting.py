@@ -146,6 +146,8 @@ def status_lines(status: RunStatus) -> list[str]:
     progress = run_progress(status)
     counts = ", ".join(f"{count} {state}" for state, count in sorted(status.counts.items()))
     lines = [f"run {status.run}: {status.state} ({counts})"]
+    if status.slurm_error:
+        lines.append(f"Slurm does not answer, so unfinished units are shown as last recorded: {status.slurm_error}")
     if progress.total:
         left = f", about {format_duration(progress.seconds_left)} left" if progress.seconds_left is not None else ""
         lines.append(f"requests: {progress.done} of {progress.total}{left}")

@@ -18,20 +18,23 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 
 def run(arguments: argparse.Namespace) -> int:
-    """Print the state; exit code 1 if the run is not done and no job or command works on it."""
+    """Print the state; exit code 1: not done, and no job or command works on it; 3: Slurm does not answer."""
     import hpcq
     from hpcq.cli.formatting import status_lines
+    from hpcq.core.errors import SetupError
     from hpcq.core.work_records import UnitState
     from hpcq.monitor.status import ACTIVE_STATES
 
     while True:
         status = hpcq.find(arguments.run_name).status()
         is_active = status.state in ACTIVE_STATES or status.is_locked
-        again = arguments.watch and is_active
+        again = arguments.watch and (is_active or status.may_be_active)
         if not arguments.json:
             print("\n".join(status_lines(status)), flush=True)
         elif not again:
             print_json(status.as_json())
         if not again:
+            if status.slurm_error:
+                return SetupError.exit_code
             return 0 if is_active or status.state is UnitState.DONE else 1
         time.sleep(WATCH_INTERVAL_S)

@@ -74,9 +74,11 @@ def submit_and_wait(run: Run, *, wait: bool, as_json: bool, yes: bool, retry_fai
 def _wait_until_ended(result: SubmitResult) -> RunStatus:
     run, status = hpcq.find(result.layout.folder), result.status
     with progress_display() as on_status:
-        while status.state in ACTIVE_STATES:
+        while status.may_be_active:
             time.sleep(WAIT_INTERVAL_S)
-            status = run.status()
+            before, status = status, run.status()
+            if status.slurm_error and not before.slurm_error:
+                print(f"hpcq: {status.slurm_error} Waiting until it does.", file=sys.stderr, flush=True)
             on_status(status)
     return status
 

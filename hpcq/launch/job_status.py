@@ -16,23 +16,24 @@ from hpcq.slurm.squeue import job_name, poll
 _POLL_INTERVAL_S = 1.0
 
 
-def unit_jobs(layout: RunLayout, *, may_write: bool = True) -> dict[str, UnitJobStatus]:
+def unit_jobs(layout: RunLayout, *, may_write: bool = True, timeout_s: float | None = None) -> dict[str, UnitJobStatus]:
     """Return the state of the last job of each submitted unit.
 
     Args:
         layout: Paths of the run.
         may_write: Write the records of submissions whose process died between sbatch and its record.
+        timeout_s: Timeout of each call to Slurm.
 
     Raises:
         SetupError: Slurm is missing or does not respond.
     """
     before = {submission.job_id for submission in read_submissions(layout)}
-    queue = poll(layout.name)
+    queue = poll(layout.name, timeout_s)
     recovered = recover_unrecorded(layout, queue, may_write=may_write)
     submissions = [*read_submissions(layout), *(recovered if not may_write else ())]
     known = {job_id.partition("_")[0] for job_id in queue}
     if {submission.job_id for submission in submissions} - before - known:
-        queue = poll(layout.name)  # Slurm has accepted jobs after it answered
+        queue = poll(layout.name, timeout_s)  # Slurm has accepted jobs after it answered
     return {
         unit: _unit_job_status(layout.name, submission, index, queue)
         for submission in submissions
@@ -40,9 +41,11 @@ def unit_jobs(layout: RunLayout, *, may_write: bool = True) -> dict[str, UnitJob
     }
 
 
-def unit_jobs_if_any(layout: RunLayout, *, may_write: bool = True) -> dict[str, UnitJobStatus]:
+def unit_jobs_if_any(
+    layout: RunLayout, *, may_write: bool = True, timeout_s: float | None = None
+) -> dict[str, UnitJobStatus]:
     """As `unit_jobs`, but without a call to Slurm if nothing was submitted."""
-    return unit_jobs(layout, may_write=may_write) if was_submitted(layout) else {}
+    return unit_jobs(layout, may_write=may_write, timeout_s=timeout_s) if was_submitted(layout) else {}
 
 
 def wait_until_ended(layout: RunLayout, jobs: Iterable[UnitJobStatus], timeout_s: float) -> list[UnitJobStatus]:

@@ -89,11 +89,14 @@ class RunStatus:
         run: Name of the run.
         units: Status of each unit, in the order of the plan.
         is_locked: Whether a command is working on the run.
+        slurm_error: Why Slurm did not answer; the states of units without a result are then as last recorded. None: it
+            answered, or was not asked.
     """
 
     run: str
     units: tuple[UnitStatus, ...] = field(repr=False)
     is_locked: bool = False
+    slurm_error: str | None = None
 
     @property
     def counts(self) -> dict[str, int]:
@@ -110,6 +113,11 @@ class RunStatus:
             if state in found:
                 return state
         return UnitState.DONE
+
+    @property
+    def may_be_active(self) -> bool:
+        """Whether jobs or processes work on the run, or may: Slurm did not answer."""
+        return self.state in ACTIVE_STATES or self.slurm_error is not None
 
     @property
     def asked_tokens(self) -> int | None:
@@ -130,17 +138,21 @@ class RunStatus:
             "counts": self.counts,
             "asked_tokens": self.asked_tokens,
             "computed_tokens": self.computed_tokens,
+            "slurm_error": self.slurm_error,
             "units": [asdict(unit) for unit in self.units],
         }
 
 
-def run_status(layout: RunLayout, units: Sequence[Unit], jobs: Mapping[str, UnitJobStatus]) -> RunStatus:
+def run_status(
+    layout: RunLayout, units: Sequence[Unit], jobs: Mapping[str, UnitJobStatus], *, slurm_error: str | None = None
+) -> RunStatus:
     """Determine the status of a run.
 
     Args:
         layout: Paths of the run.
         units: The units, in the order of the plan.
         jobs: State of the units' jobs in Slurm, by unit id; empty if Slurm was not queried.
+        slurm_error: Why Slurm did not answer; None if it did, or was not queried.
     """
     completed = completed_units(layout, units)
     attempts = read_attempts(layout.attempts)
@@ -148,10 +160,19 @@ def run_status(layout: RunLayout, units: Sequence[Unit], jobs: Mapping[str, Unit
     for unit in units:
         name = unit.id
         status = _unit_status(layout, unit, attempts.get(name, []), jobs.get(name), is_completed=name in completed)
+        if slurm_error and status.state is not UnitState.DONE and _is_recorded_as_running(attempts.get(name, [])):
+            status = replace(status, state=UnitState.RUNNING, reason="as last recorded")
         statuses[name] = _cancel_if_blocked(
             status, [statuses[needed] for needed in unit.depends_on if needed in statuses]
         )
-    return RunStatus(run=layout.name, units=tuple(statuses.values()), is_locked=is_locked(layout))
+    return RunStatus(
+        run=layout.name, units=tuple(statuses.values()), is_locked=is_locked(layout), slurm_error=slurm_error
+    )
+
+
+def _is_recorded_as_running(attempts: Sequence[AttemptRecord]) -> bool:
+    """Whether the last attempt is a job of Slurm that has not recorded its end."""
+    return bool(attempts) and attempts[-1].launcher is Launcher.SLURM and attempts[-1].outcome is Outcome.RUNNING
 
 
 def _cancel_if_blocked(status: UnitStatus, dependencies: Sequence[UnitStatus]) -> UnitStatus:

@@ -27,6 +27,7 @@ from hpcq.plan.units import PlannedUnit
 from hpcq.report.failed_variants import VariantFailure
 from hpcq.run.load import RunRecord, load_run
 from hpcq.run.merge_record import read_merge_unit
+from hpcq.run.status_with_jobs import status_with_jobs
 from hpcq.run.submit import MAX_LISTED_JOBS, SubmitResult, local_resources
 from hpcq.stage.staged_tasks import is_data_present
 from hpcq.verify.marks import Mark
@@ -44,7 +45,7 @@ def query_status(record: RunRecord) -> RunStatus:
     current = run_status(record.layout, record.units, {})
     if current.state is UnitState.DONE:
         return current
-    return run_status(record.layout, record.units, unit_jobs_if_any(record.layout))
+    return status_with_jobs(record.layout, record.units)
 
 
 def failed_variants(record: RunRecord) -> dict[str, VariantFailure]:

@@ -30,6 +30,7 @@ from hpcq.run.load import LoadedRun, check_replaceable_plan, write_run
 from hpcq.run.next_submission import next_submission
 from hpcq.run.preflight import check_known_names, check_submittable, gpu_count
 from hpcq.run.staging import missing_inputs, prepare_staging
+from hpcq.run.status_with_jobs import status_with_jobs
 from hpcq.slurm.environment import sbatch_options
 from hpcq.stage.progress import SilentReporter, StageReporter
 
@@ -206,8 +207,7 @@ def submit_run(
         elif orders:
             report_status = _status_reporter(loaded, on_status) if on_status else _no_status
             LocalLauncher(loaded.layout, local_resources(loaded.profile), on_poll=report_status).run(orders)
-    jobs = unit_jobs_if_any(loaded.layout)
-    status = run_status(loaded.layout, loaded.plan.units, jobs)
+    status = status_with_jobs(loaded.layout, loaded.plan.units)
     return SubmitResult(
         layout=loaded.layout,
         is_synthetic=loaded.is_synthetic,

@@ -13,6 +13,7 @@ from pathlib import Path
 from types import FrameType
 
 from hpcq.core.errors import HpcqError
+from hpcq.slurm.client import NOT_AVAILABLE
 from hpcq.slurm.environment import client_environment
 
 TIMEOUT_S = 120.0
@@ -27,13 +28,7 @@ _SENTENCE = re.compile(r"Submitted batch job (\d+)( on cluster \S+)?")
 _LIMITS = ("MaxSubmitJob", "MaxJobs", "job submit limit")
 """Parts of sbatch's error messages at a limit on the number of jobs. sbatch has no exit code of its own for it."""
 
-_NOT_AVAILABLE = (
-    "Socket timed out",
-    "Unable to contact slurm controller",
-    "temporarily unable to accept job",
-    "did not end within",
-)
-"""Parts of sbatch's error messages if the controller is busy or absent."""
+_TIMED_OUT = "sbatch did not end within"
 
 _INTERRUPTS = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)
 
@@ -76,7 +71,7 @@ def submit_script(script: Path) -> Answer:
             start_new_session=True,
         )
     except subprocess.TimeoutExpired:
-        raise RejectedError(f"sbatch did not end within {TIMEOUT_S:g} s.") from None
+        raise RejectedError(f"{_TIMED_OUT} {TIMEOUT_S:g} s.") from None
     output = "\n".join(filter(None, (done.stderr.strip(), done.stdout.strip())))
     if done.returncode:
         raise RejectedError(output or f"sbatch ended with exit code {done.returncode} and no message.")
@@ -102,7 +97,7 @@ def advice(output: str) -> str:
             "This is a limit on submitted jobs or their size: if the size is right, wait until some of your jobs have"
             " ended, and run the command again."
         )
-    if any(phrase in output for phrase in _NOT_AVAILABLE):
+    if any(phrase in output for phrase in (*NOT_AVAILABLE, _TIMED_OUT)):
         return (
             "Slurm did not answer in time: run the command again in a few minutes. It finds the job if Slurm has"
             " accepted it after all."

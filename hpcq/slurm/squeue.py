@@ -32,18 +32,18 @@ def job_name_prefix(run: str) -> str:
     return f"{_JOB_NAME_PREFIX}:{run}:"
 
 
-def poll(run: str) -> dict[str, SlurmJob]:
+def poll(run: str, timeout_s: float | None = None) -> dict[str, SlurmJob]:
     """Return all jobs of the run that Slurm still knows, by job id: pending, running, and recently ended ones.
 
     Each element of an array is a job. Runs of the same name in different folders are all listed; their job ids differ.
 
     Raises:
-        SetupError: Slurm is missing or does not respond.
+        SlurmUnavailableError: Slurm does not answer, within `timeout_s` seconds if it is given.
+        SetupError: Slurm is missing.
     """
     fields = ",".join(f"{name}:|" for name in _FIELDS)
-    listing = run_client(
-        "squeue", "--noheader", "--array", "--states=all", f"--user={os.getuid()}", f"--Format={fields}"
-    )
+    options = ("--noheader", "--array", "--states=all", f"--user={os.getuid()}", f"--Format={fields}")
+    listing = run_client("squeue", *options, timeout_s=timeout_s)
     return parse_queue(listing, run)
 
 
