@@ -109,7 +109,9 @@ class Submission:
         part: Number of this submission among those of its array. An array longer than the scheduler's maximum is
             split into several submissions.
         folder: submitit's folder of this submission: batch script, pickles, output before a unit started.
-        time: Time of submission, UTC, ISO 8601.
+        time: Time of submission, UTC, ISO 8601, by the clock of the submitting host.
+        number: Number of the submission within its run, from 1: the order of submissions, which no clock can change.
+            0: recorded by an earlier version.
     """
 
     array: str
@@ -118,6 +120,7 @@ class Submission:
     units: tuple[str, ...]
     folder: str
     time: str
+    number: int = 0
     schema: int = 1
 
     def element(self, index: int) -> str:

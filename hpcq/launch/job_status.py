@@ -17,7 +17,21 @@ _POLL_INTERVAL_S = 1.0
 
 
 def unit_jobs(layout: RunLayout, *, may_write: bool = True, timeout_s: float | None = None) -> dict[str, UnitJobStatus]:
-    """Return the state of the last job of each submitted unit.
+    """Return the state of the job of each submitted unit: of a pending or running one, else of the last one.
+
+    Parameters and errors are those of `all_jobs`.
+    """
+    found: dict[str, UnitJobStatus] = {}
+    for unit, job in all_jobs(layout, may_write=may_write, timeout_s=timeout_s):
+        if unit not in found or job.is_live or not found[unit].is_live:
+            found[unit] = job
+    return found
+
+
+def all_jobs(
+    layout: RunLayout, *, may_write: bool = True, timeout_s: float | None = None
+) -> list[tuple[str, UnitJobStatus]]:
+    """Return each job of the run with the id of its unit, in the order of their submissions.
 
     Args:
         layout: Paths of the run.
@@ -34,11 +48,11 @@ def unit_jobs(layout: RunLayout, *, may_write: bool = True, timeout_s: float | N
     known = {job_id.partition("_")[0] for job_id in queue}
     if {submission.job_id for submission in submissions} - before - known:
         queue = poll(layout.name, timeout_s)  # Slurm has accepted jobs after it answered
-    return {
-        unit: _unit_job_status(layout.name, submission, index, queue)
+    return [
+        (unit, _unit_job_status(layout.name, submission, index, queue))
         for submission in submissions
         for index, unit in enumerate(submission.units)
-    }
+    ]
 
 
 def unit_jobs_if_any(
@@ -60,7 +74,7 @@ def wait_until_ended(layout: RunLayout, jobs: Iterable[UnitJobStatus], timeout_s
     deadline_s = time.monotonic() + timeout_s
     wanted = {job.job_id for job in jobs}
     while True:
-        left = [job for job in unit_jobs(layout).values() if job.job_id in wanted and job.is_live]
+        left = [job for _, job in all_jobs(layout) if job.job_id in wanted and job.is_live]
         if not left or time.monotonic() > deadline_s:
             return left
         time.sleep(_POLL_INTERVAL_S)

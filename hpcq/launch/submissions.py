@@ -78,15 +78,26 @@ def read_spec(folder: Path) -> SubmissionSpec:
 
 def record_submission(layout: RunLayout, folder: Path, spec: SubmissionSpec, job_id: str) -> Submission:
     """Record that Slurm accepted the submission in `folder` as `job_id`."""
-    submission = _accepted(folder, spec, job_id)
-    path = layout.submissions / f"{submission.array}.{job_id}.json"
-    write_text(path, json.dumps(asdict(submission), indent=1) + "\n")
+    number = 1 + max((one.number for one in read_submissions(layout)), default=0)
+    submission = _accepted(folder, spec, job_id, number)
+    _write(layout, submission)
     return submission
 
 
-def _accepted(folder: Path, spec: SubmissionSpec, job_id: str) -> Submission:
+def _write(layout: RunLayout, submission: Submission) -> None:
+    path = layout.submissions / f"{submission.array}.{submission.job_id}.json"
+    write_text(path, json.dumps(asdict(submission), indent=1) + "\n")
+
+
+def _accepted(folder: Path, spec: SubmissionSpec, job_id: str, number: int) -> Submission:
     return Submission(
-        array=spec.array, part=spec.part, job_id=job_id, units=spec.units, folder=str(folder), time=utc_now()
+        array=spec.array,
+        part=spec.part,
+        job_id=job_id,
+        units=spec.units,
+        folder=str(folder),
+        time=utc_now(),
+        number=number,
     )
 
 
@@ -98,7 +109,7 @@ def read_submissions(layout: RunLayout) -> list[Submission]:
         content = json.loads(path.read_text(encoding="utf-8"))
         content["units"] = tuple(content["units"])
         found.append(Submission(**{key: value for key, value in content.items() if key in known}))
-    return sorted(found, key=lambda submission: (submission.time, submission.array, submission.part))
+    return sorted(found, key=lambda one: (one.number, one.time, one.array, one.part))
 
 
 def was_submitted(layout: RunLayout) -> bool:
@@ -114,13 +125,14 @@ def recover_unrecorded(layout: RunLayout, queue: Mapping[str, SlurmJob], *, may_
         queue: The run's jobs in Slurm, by id.
         may_write: Write the records; otherwise, return the submissions only.
     """
-    recorded = {submission.job_id for submission in read_submissions(layout)}
-    found = []
+    known = read_submissions(layout)
+    recorded, last = {one.job_id for one in known}, max((one.number for one in known), default=0)
+    found: list[Submission] = []
     for job_id, folder in sorted({(job_id.partition("_")[0], Path(job.comment)) for job_id, job in queue.items()}):
         if job_id not in recorded and folder.parent == layout.launcher_logs and (folder / _SPEC_FILE).is_file():
-            spec = read_spec(folder)
-            accepted = record_submission(layout, folder, spec, job_id) if may_write else _accepted(folder, spec, job_id)
-            found.append(accepted)
+            found.append(_accepted(folder, read_spec(folder), job_id, last + len(found) + 1))
+            if may_write:
+                _write(layout, found[-1])
     return found
 
 

@@ -14,11 +14,11 @@ from hpcq.core.permissions import make_private_folders
 from hpcq.core.unit_ids import select_units
 from hpcq.core.work_records import MergeWork, UnitState
 from hpcq.launch.build_array_spec import build_array_spec
-from hpcq.launch.job_status import unit_jobs_if_any, wait_until_ended
+from hpcq.launch.job_status import all_jobs, unit_jobs_if_any, wait_until_ended
 from hpcq.launch.local_control import interrupt_lock_owner, interrupt_units
 from hpcq.launch.local_launcher import LocalLauncher
 from hpcq.launch.recovery.end_attempts import EndedJob, record_cancelled
-from hpcq.launch.submissions import read_submissions
+from hpcq.launch.submissions import read_submissions, was_submitted
 from hpcq.manifest.loader import load_schema
 from hpcq.manifest.lookups import cluster_profile
 from hpcq.monitor.status import RunStatus, run_status
@@ -135,22 +135,22 @@ def cancel_units(record: RunRecord, units: Sequence[str] = ()) -> list[str]:
             `CANCEL_TIMEOUT_S`.
     """
     named = _selected(record, units)
-    jobs = {unit_id: job for unit_id, job in unit_jobs_if_any(record.layout).items() if job.is_live}
-    wanted = {unit_id for unit_id in jobs if unit_id in named or not units}
-    if wanted:
+    listed = all_jobs(record.layout) if was_submitted(record.layout) else []
+    jobs = [(unit, job) for unit, job in listed if job.is_live and (unit in named or not units)]
+    if jobs:
         from hpcq.slurm.squeue import cancel as cancel_jobs
 
-        cancel_jobs(jobs[unit_id].job_id for unit_id in wanted)
-        for unit_id in wanted:
-            job = jobs[unit_id]
+        cancel_jobs(job.job_id for _, job in jobs)
+        for unit_id, job in jobs:
             if job.state is UnitState.PENDING:  # a running job records its cancellation itself
                 ended = EndedJob(job_id=job.job_id, launcher=Launcher.SLURM, node="", log=job.log)
                 record_cancelled(record.layout, unit_id, ended)
-        ending = wait_until_ended(record.layout, (jobs[unit_id] for unit_id in wanted), CANCEL_TIMEOUT_S)
+        wanted = {unit for unit, _ in jobs}
+        ending = wait_until_ended(record.layout, (job for _, job in jobs), CANCEL_TIMEOUT_S)
         if ending:
-            listed = ", ".join(job.job_id for job in ending[:MAX_LISTED_JOBS])
+            names = ", ".join(job.job_id for job in ending[:MAX_LISTED_JOBS])
             raise SetupError(
-                f"Cancelled {len(wanted)} units, but {len(ending)} of their jobs are still completing ({listed})."
+                f"Cancelled {len(wanted)} units, but {len(ending)} of their jobs are still completing ({names})."
                 " Run `hpcq resume` after they have ended: it skips units with an active job. See `hpcq status`."
             )
         return sorted(wanted)

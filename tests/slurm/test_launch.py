@@ -185,8 +185,8 @@ def test_units_that_are_submitted_during_a_poll_are_pending_or_running(
     spec = synthetic_array(layout, "late", [synthetic_unit(layout, "late")], extra={"begin": "now+3600"})
     poll = squeue.poll
 
-    def poll_then_submit(run: str) -> dict[str, SlurmJob]:
-        queue = poll(run)
+    def poll_then_submit(run: str, timeout_s: float | None = None) -> dict[str, SlurmJob]:
+        queue = poll(run, timeout_s)
         if not read_submissions(layout):
             SlurmLauncher(layout).submit([spec])
         return queue
