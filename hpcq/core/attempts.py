@@ -17,7 +17,7 @@ from typing import Any
 
 from hpcq.core.errors import HpcqError
 from hpcq.core.failures import Failure
-from hpcq.core.files import list_folder, make_folder, storage_errors, write_text
+from hpcq.core.files import list_folder, make_folder, read_regular, storage_errors, write_text
 from hpcq.core.node_context import NodeContext
 from hpcq.core.outcomes import Action, Launcher, Outcome, parse_value
 
@@ -204,7 +204,7 @@ def _read(path: Path) -> AttemptRecord | None:
     """Return the record; None if the file is truncated or not an attempt record."""
     known = AttemptRecord.__dataclass_fields__
     try:
-        content = json.loads(path.read_text(encoding="utf-8"))
+        content = json.loads(read_regular(path))
         record = _parse({key: value for key, value in content.items() if key in known})
     except (FileNotFoundError, IsADirectoryError, ValueError, TypeError, AttributeError, RecursionError):
         return None

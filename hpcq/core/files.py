@@ -41,6 +41,9 @@ _HINTS = {
 }
 _TRANSIENT = (errno.ENOSPC, errno.EDQUOT, errno.EIO, errno.ESTALE)
 """Errors that may go away while a process waits: a user frees space, a file server comes back."""
+MAX_RECORD_BYTES = 1 << 28
+"""Maximum size of manifests, plans and records: a plan of 100,000 units has a quarter of it."""
+
 _TEMPORARY_SUFFIX = ".part"
 _UNKNOWN_HOST = "0" * 8
 _TEMPORARY_NAME = re.compile(r"\..+\.(?P<host>[0-9a-f]{8})-(?P<pid>\d+)-(?P<start>\d+)-[0-9a-f]{8}\.part")
@@ -78,6 +81,28 @@ def fsync(path: Path) -> None:
         os.fsync(descriptor)
     finally:
         os.close(descriptor)
+
+
+class IrregularFileError(ValueError):
+    """Something else is where a file should be: a FIFO, a device, or more bytes than such a file can have."""
+
+
+def read_regular(path: Path, max_bytes: int = MAX_RECORD_BYTES) -> bytes:
+    """Return the content of a regular file. A FIFO would block, and a device may have no end.
+
+    Raises:
+        IrregularFileError: It is no regular file, or larger than `max_bytes`.
+        OSError: It cannot be read.
+    """
+    with open(os.open(path, os.O_RDONLY | os.O_NONBLOCK | os.O_CLOEXEC), "rb") as file:  # noqa: PTH123
+        found = os.fstat(file.fileno())
+        if stat.S_ISDIR(found.st_mode):
+            raise IsADirectoryError(errno.EISDIR, os.strerror(errno.EISDIR), str(path))
+        if not stat.S_ISREG(found.st_mode):
+            raise IrregularFileError("it is not a regular file")
+        if found.st_size > max_bytes:
+            raise IrregularFileError(f"it has {found.st_size} bytes, more than {max_bytes}")
+        return file.read()
 
 
 def list_folder(folder: Path) -> list[Path]:

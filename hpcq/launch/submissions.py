@@ -12,7 +12,7 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 
 from hpcq.core.attempts import utc_now
-from hpcq.core.files import list_folder, write_text
+from hpcq.core.files import list_folder, read_regular, write_text
 from hpcq.core.paths import RunLayout
 from hpcq.core.work_records import UnitKind
 from hpcq.launch.array_spec import ArraySpec, Submission, UnitSpec
@@ -62,7 +62,7 @@ def write_spec(
 
 def read_spec(folder: Path) -> SubmissionSpec:
     """Read the specification that `write_spec` wrote."""
-    content = json.loads((folder / _SPEC_FILE).read_text(encoding="utf-8"))
+    content = json.loads(read_regular(folder / _SPEC_FILE))
     name = content["layout"].pop("name")
     return SubmissionSpec(
         array=content["array"],
@@ -106,7 +106,7 @@ def read_submissions(layout: RunLayout) -> list[Submission]:
     known = set(Submission.__dataclass_fields__)
     found = []
     for path in _records(layout):
-        content = json.loads(path.read_text(encoding="utf-8"))
+        content = json.loads(read_regular(path))
         content["units"] = tuple(content["units"])
         found.append(Submission(**{key: value for key, value in content.items() if key in known}))
     return sorted(found, key=lambda one: (one.number, one.time, one.array, one.part))

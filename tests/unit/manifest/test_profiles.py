@@ -96,6 +96,8 @@ CASES: dict[str, tuple[str, str]] = {
     "no option": (SMALL + "[slurm.extra]\n'mail user' = 'me'\n", ":9: slurm.extra.mail user: is not a valid long option of sbatch, such as 'reservation'."),
     "dashes": (SMALL + "[slurm.extra]\n'--reservation' = 'me'\n", ":9: slurm.extra.--reservation: is not a valid long option of sbatch, such as 'reservation'."),
     "line break": (SMALL + '[slurm.extra]\n"x=1\\ny" = 1\n', ":9: slurm.extra.x=1\ny: is not a valid long option of sbatch, such as 'reservation'."),
+    "command in a partition": (SMALL + 'partition = "gpu\\n; touch trap"\n', ":8: gpu_classes.h100.partition: must be one line of printable characters, not with '\\n'."),
+    "command in an interpreter": (SMALL + '[environments.core]\npython = "python\\n; touch trap"\n', ":9: environments.core.python: must be one line of printable characters, not with '\\n'."),
     "no name": (SMALL + "[slurm.extra]\n'' = 1\n", ":9: slurm.extra.: is not a valid long option of sbatch, such as 'reservation'."),
     "variables": (SMALL + "[environments.core.variables]\nN = 1\n", ":9: environments.core.variables.N: must be a string, not 1."),
 }  # fmt: skip
