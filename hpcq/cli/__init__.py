@@ -18,6 +18,7 @@ from hpcq.cli.steady_output import steady_output
 from hpcq.core import umask
 from hpcq.core.errors import HpcqError, StorageError
 from hpcq.core.files import describe_os_error
+from hpcq.core.sentences import terminal_text
 
 VERBS = ("plan", "submit", "status", "logs", "resume", "cancel", "merge", "report", "stage", "init")
 STEADY_VERBS = ("submit", "resume", "cancel", "merge")
@@ -76,7 +77,7 @@ def _run(argv: Sequence[str] | None) -> int:
             code = arguments.run(arguments)
         sys.stdout.flush()
     except HpcqError as error:
-        print(error, file=sys.stderr)
+        print(terminal_text(str(error)), file=sys.stderr)
         return error.exit_code
     except BrokenPipeError:
         # The reader closed the pipe (`hpcq report … | head`): not an error, but nothing more can be written.

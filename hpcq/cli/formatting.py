@@ -8,6 +8,7 @@ from collections import Counter
 from collections.abc import Mapping
 from typing import TYPE_CHECKING, Any
 
+from hpcq.core.sentences import one_line
 from hpcq.core.work_records import UnitState
 from hpcq.report.table import format_duration, format_token_savings
 from hpcq.report.text_tables import aligned_columns
@@ -164,7 +165,7 @@ def status_lines(status: RunStatus) -> list[str]:
 
 
 def _status_cells(unit: UnitStatus) -> tuple[str, ...]:
-    detail = unit.reason or unit.phase or ""
+    detail = one_line(unit.reason or unit.phase or "")
     if unit.failure and unit.decision and unit.state is not UnitState.DONE:
         detail = f"{detail} [{unit.failure}: {unit.decision}]".lstrip()
     job = f"job {unit.job_id}" if unit.job_id else ""

@@ -7,6 +7,7 @@ import sys
 import time
 
 from hpcq.cli.arguments import UNIT_HELP, add_run
+from hpcq.core.sentences import terminal_text
 
 FOLLOW_INTERVAL_S = 0.5
 
@@ -31,7 +32,7 @@ def run(arguments: argparse.Namespace) -> int:
                 if str(path) not in positions or (text and arguments.follow):
                     print(f"==> {path} <==")
                 positions[str(path)] = log.tell()
-            sys.stdout.write(text)
+            sys.stdout.write(terminal_text(text))
         sys.stdout.flush()
         if not arguments.follow:
             return 0

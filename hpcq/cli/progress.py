@@ -9,6 +9,7 @@ from collections.abc import Callable, Iterator
 from typing import TYPE_CHECKING
 
 from hpcq.cli.formatting import request_progress
+from hpcq.core.sentences import one_line
 from hpcq.core.work_records import UnitState
 from hpcq.monitor.eta import run_progress, unit_seconds_left
 from hpcq.monitor.status import RunStatus, UnitStatus
@@ -49,7 +50,7 @@ class _PlainLines:
             before = self._reported.get(unit.id, UnitState.WAITING)
             if unit.state is not before:
                 self._reported[unit.id] = unit.state
-                reason = f": {unit.reason}" if unit.reason else ""
+                reason = f": {one_line(unit.reason)}" if unit.reason else ""
                 self._print(f"{unit.id}: {unit.state}{reason}")
         if time.monotonic() - self._printed_s >= PLAIN_INTERVAL_S:
             self._printed_s = time.monotonic()

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 
+from hpcq.core.sentences import one_line
 from hpcq.report.mark_notes import mark_notes, symbols
 from hpcq.report.model_labels import model_labels
 from hpcq.report.rows import Row
@@ -93,11 +94,6 @@ def _failure_notes(rows: Sequence[Row], names: Mapping[tuple[str, str], str]) ->
     """Yield a sentence per variant without some of its scores because a unit has failed."""
     failures = {(row.run, row.variant): row.failure for row in rows if row.failure}
     yield from (f"{names[line]}: {failure.sentence}" for line, failure in failures.items())
-
-
-def one_line(text: str) -> str:
-    """Return `text` without line breaks and control characters, which names of models and files can contain."""
-    return " ".join("".join(character if character.isprintable() else " " for character in text).split())
 
 
 def _line_name(row: Row, model: str | None, *, with_run: bool) -> str:
