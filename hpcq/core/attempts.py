@@ -5,8 +5,10 @@ The job writes the record, workers update it (`total`, `restored`), the monitor 
 
 from __future__ import annotations
 
+import contextlib
 import datetime
 import json
+import os
 import threading
 import traceback
 from collections.abc import Callable, Iterable
@@ -139,18 +141,23 @@ class Attempt:
         write_text(self.path, json.dumps(asdict(self.record), indent=1, sort_keys=True) + "\n")
 
 
-def new_attempt(folder: Path, record: AttemptRecord) -> Attempt:
+def new_attempt(folder: Path, record: AttemptRecord, *, first: int | None = None) -> Attempt:
     """Write `record` under the next free number and return the attempt; its own `attempt` number is ignored.
 
     No two processes get the same number: a process claims one by creating a folder, which only one process can do. A
     number stays unused if its claimant was killed before it wrote the record.
+
+    Args:
+        folder: Folder of the run's attempts.
+        record: The record.
+        first: Number to try first, by a caller that has read the attempts. None: the folder is listed.
 
     Raises:
         StorageError: The record cannot be written.
     """
     with storage_errors(folder):
         make_folder(folder)
-        number = next_attempt_number(folder, record.unit)
+        number = first or next_attempt_number(folder, record.unit)
         while True:
             claim = folder / f".{record.unit}.{number}.claim"
             try:
@@ -181,7 +188,7 @@ def read_unit_attempts(folder: Path, unit: str) -> list[AttemptRecord]:
     Raises:
         StorageError: The folder or a file cannot be read.
     """
-    return _read_all([path for path in _records(folder) if path.name.startswith(f"{unit}.")]).get(unit, [])
+    return _read_all(_unit_records(folder, unit)).get(unit, [])
 
 
 def _read_all(paths: Iterable[Path]) -> dict[str, list[AttemptRecord]]:
@@ -198,6 +205,17 @@ def _read_all(paths: Iterable[Path]) -> dict[str, list[AttemptRecord]]:
 
 def _records(folder: Path) -> list[Path]:
     return [path for path in list_folder(folder) if path.suffix == ".json" and not path.name.startswith(".")]
+
+
+def _unit_records(folder: Path, unit: str) -> list[Path]:
+    """Return the records of the unit, and of units whose ids begin with its own and a dot.
+
+    A run has thousands of records, and each attempt starts with this: only names are compared.
+    """
+    with contextlib.suppress(FileNotFoundError), storage_errors(folder), os.scandir(folder) as entries:
+        prefix = f"{unit}."
+        return [Path(one.path) for one in entries if one.name.startswith(prefix) and one.name.endswith(".json")]
+    return []
 
 
 def _read(path: Path) -> AttemptRecord | None:
@@ -275,5 +293,5 @@ def last_log_line(log: str | None, offset: int = 0) -> str:
 
 def next_attempt_number(folder: Path, unit: str) -> int:
     """Return the number of the next attempt, from 1. Attempts that cannot be read count too."""
-    names = filter(None, map(_unit_and_number, _records(folder)))
+    names = filter(None, map(_unit_and_number, _unit_records(folder, unit)))
     return max((number for name, number in names if name == unit), default=0) + 1

@@ -8,6 +8,7 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from hpcq.core.attempts import read_attempts
 from hpcq.core.errors import SetupError, UserInputError
 from hpcq.core.outcomes import Launcher
 from hpcq.core.permissions import make_private_folders
@@ -141,10 +142,11 @@ def cancel_units(record: RunRecord, units: Sequence[str] = ()) -> list[str]:
         from hpcq.slurm.squeue import cancel as cancel_jobs
 
         cancel_jobs(job.job_id for _, job in jobs)
+        attempts = read_attempts(record.layout.attempts)
         for unit_id, job in jobs:
             if job.state is UnitState.PENDING:  # a running job records its cancellation itself
                 ended = EndedJob(job_id=job.job_id, launcher=Launcher.SLURM, node="", log=job.log)
-                record_cancelled(record.layout, unit_id, ended)
+                record_cancelled(record.layout, unit_id, ended, attempts)
         wanted = {unit for unit, _ in jobs}
         ending = wait_until_ended(record.layout, (job for _, job in jobs), CANCEL_TIMEOUT_S)
         if ending:

@@ -5,8 +5,10 @@ The caller determines which attempts are dead, and of what failure.
 
 from __future__ import annotations
 
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from datetime import UTC, datetime
+from typing import Any
 
 from hpcq.core.attempts import (
     Attempt,
@@ -96,7 +98,11 @@ class EndedJob:
 
 def record_failed_start(layout: RunLayout, unit: str, job: EndedJob, failure: Failure) -> AttemptRecord:
     """Record an attempt on behalf of the job: it counts, and later commands report why the unit did not start."""
-    record = AttemptRecord(
+    return new_attempt(layout.attempts, _failed_start(unit, job, failure)).record
+
+
+def _failed_start(unit: str, job: EndedJob, failure: Failure) -> AttemptRecord:
+    return AttemptRecord(
         unit=unit,
         attempt=0,
         job_id=job.job_id,
@@ -111,7 +117,6 @@ def record_failed_start(layout: RunLayout, unit: str, job: EndedJob, failure: Fa
         restart=job.restart,
         failure=failure,
     )
-    return new_attempt(layout.attempts, record).record
 
 
 def record_interrupted(layout: RunLayout, record: AttemptRecord) -> None:
@@ -121,10 +126,21 @@ def record_interrupted(layout: RunLayout, record: AttemptRecord) -> None:
     Attempt(layout.attempts, ended)
 
 
-def record_cancelled(layout: RunLayout, unit: str, job: EndedJob) -> None:
-    """Record that the user cancelled the job. The unit is on hold until the user resumes it."""
-    of_job = [one for one in read_unit_attempts(layout.attempts, unit) if one.job_id == job.job_id]
-    record = of_job[-1] if of_job else record_failed_start(layout, unit, job, Failure.KILLED)
-    reason = record.reason if record.pid else "cancelled before it started"
-    held = replace(record, outcome=Outcome.INTERRUPTED, failure=None, decision=Action.HOLD, reason=reason)
-    Attempt(layout.attempts, held)
+def record_cancelled(
+    layout: RunLayout, unit: str, job: EndedJob, attempts: Mapping[str, Sequence[AttemptRecord]] | None = None
+) -> None:
+    """Record that the user cancelled the job. The unit is on hold until the user resumes it.
+
+    Args:
+        layout: Paths of the run.
+        unit: The unit.
+        job: Its job.
+        attempts: All attempts of the run, if the caller has read them.
+    """
+    known = read_unit_attempts(layout.attempts, unit) if attempts is None else attempts.get(unit, ())
+    held: dict[str, Any] = {"outcome": Outcome.INTERRUPTED, "failure": None, "decision": Action.HOLD}
+    if of_job := [one for one in known if one.job_id == job.job_id]:
+        Attempt(layout.attempts, replace(of_job[-1], **held, reason=of_job[-1].reason))
+        return
+    record = replace(_failed_start(unit, job, Failure.KILLED), **held, reason="cancelled before it started")
+    new_attempt(layout.attempts, record, first=max((one.attempt for one in known), default=0) + 1)
