@@ -16,7 +16,7 @@ from hpcq.catalog.safetensors_headers import stored_dtype
 from hpcq.core.errors import SetupError, UserInputError
 from hpcq.core.sentences import first_line
 from hpcq.verify.config_errors import config_errors, missing_package
-from hpcq.verify.loaded_model import forward_problem, loading_problem, tokenizer_problem, values_problem
+from hpcq.verify.loaded_model import TRIAL_TOKENS, forward_problem, loading_problem, tokenizer_problem, values_problem
 
 PROBE = (
     "The library opens at nine. Anna returns two novels and a guide to the Alps, pays a fine of 3.50, and asks for a "
@@ -24,7 +24,6 @@ PROBE = (
     "until Thursday. Anna takes the French one, because she wants to practise before her journey to Lyon in June."
 )
 """A text that every tokenizer of natural language can tokenize."""
-_TRIAL_TOKENS = 3
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -86,17 +85,14 @@ def load_base(base: Path, *, compute_dtype: str | None, trust_remote_code: bool)
     problem = values_problem(model.named_parameters())
     if problem:
         raise UserInputError(f"{base}: {problem}: download the checkpoint again.")
+    tokenizer = _load_tokenizer(
+        base, trust_remote_code=trust_remote_code, vocabulary=model.get_input_embeddings().weight.shape[0]
+    )
     with torch.inference_mode():
-        problem = forward_problem(lambda: model(input_ids=torch.zeros((1, _TRIAL_TOKENS), dtype=torch.long)))
+        problem = forward_problem(lambda: model(input_ids=torch.arange(TRIAL_TOKENS)[None]).logits)
     if problem:
         raise UserInputError(f"{base}: {problem}: correct its config.json.")
-    return LoadedModel(
-        model=model.eval(),
-        tokenizer=_load_tokenizer(
-            base, trust_remote_code=trust_remote_code, vocabulary=model.get_input_embeddings().weight.shape[0]
-        ),
-        saved_dtype=saved_dtype,
-    )
+    return LoadedModel(model=model.eval(), tokenizer=tokenizer, saved_dtype=saved_dtype)
 
 
 def attention_settings(config: Any) -> dict[str, str]:

@@ -42,6 +42,12 @@ MAX_ZERO_SHARE = 0.2
 _CHUNK_VALUES = 2**24
 """Number of values that are checked at once; their mask takes 16 MiB."""
 
+TRIAL_TOKENS = 8
+"""Number of tokens that a model computes when it is checked: those with the ids 0 to 7."""
+
+_SAME_LOGITS = 1e-3
+"""Largest difference of logits after different tokens, relative to those of one token, that rounding explains."""
+
 _TRIAL_TEXT = "The library opens at nine."
 """A text that every tokenizer of natural language can tokenize."""
 
@@ -140,23 +146,36 @@ def _is_finite(tensor: Any) -> bool:
     return all(bool((chunk.float() if chunk.element_size() == 1 else chunk).isfinite().all()) for chunk in chunks)
 
 
-def forward_problem(forward: Callable[[], object]) -> str | None:
+def forward_problem(forward: Callable[[], Any]) -> str | None:
     """Return why a loaded model cannot compute a text, as a clause; None: it can.
 
-    Sizes in a configuration may contradict each other although all weights fit.
+    Sizes in a configuration may contradict each other although all weights fit. A last norm of zeros makes all logits
+    equal: then a score depends on the lengths of the choices only.
 
     Args:
-        forward: Computes a few tokens.
+        forward: Computes TRIAL_TOKENS different tokens and returns their logits (batch × tokens × vocabulary).
 
     Raises:
         RuntimeError: The device failed, or its memory is full.
     """
     try:
-        forward()
+        logits = forward()
     except (ArithmeticError, AttributeError, LookupError, RuntimeError, TypeError, ValueError) as error:
         if classify_error(error) is not Failure.BUG:
             raise
         return f"transformers cannot compute a text with it: {first_line(error)}"
+    spread = (logits.amax(dim=-1) - logits.amin(dim=-1)).amax()
+    if bool(spread == 0):
+        return "all of its logits are equal"
+    if bool((logits - logits[:, :1]).abs().amax() <= _SAME_LOGITS * spread):
+        return "its logits are the same after every token"
+    return None
+
+
+def equal_scores_problem(loglikelihoods: Collection[float]) -> str | None:
+    """Return that a model does not tell tokens apart, as a clause, from the log-likelihoods of different tokens."""
+    if len(loglikelihoods) > 1 and len(set(loglikelihoods)) == 1:
+        return f"different tokens after a text have the same log-likelihood ({next(iter(loglikelihoods)):.2f})"
     return None
 
 

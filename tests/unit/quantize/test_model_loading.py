@@ -55,6 +55,27 @@ def test_missing_weights_are_refused(copy: Path) -> None:
         load(copy)
 
 
+@pytest.mark.parametrize(
+    ("name", "clause"),
+    [
+        ("model.norm.weight", "all of its logits are equal"),
+        ("model.embed_tokens.weight", "its logits are the same after every token"),
+    ],
+)
+def test_a_model_that_does_not_read_its_text_is_refused(copy: Path, name: str, clause: str) -> None:
+    """Observed: with a last norm of zeros, scores that depend on the lengths of the choices, without a mark."""
+
+    def damage(tensors: dict[str, Any]) -> None:
+        head = tensors["model.embed_tokens.weight"].clone()
+        tensors[name].copy_(head[:1].expand_as(head) if "embed" in name else torch.zeros(()))
+        tensors["lm_head.weight"] = head
+
+    edit_tensors(copy, damage)
+    edit_json(copy / "config.json", tie_word_embeddings=False)
+    with pytest.raises(UserInputError, match=clause):
+        load(copy)
+
+
 def test_unexpected_weights_are_refused(copy: Path) -> None:
     """transformers would ignore them: the configuration is that of a smaller model."""
     edit_json(copy / "config.json", num_hidden_layers=1, layer_types=None)

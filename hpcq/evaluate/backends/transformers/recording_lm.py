@@ -13,8 +13,7 @@ import torch
 from lm_eval.models.huggingface import HFLM
 
 from hpcq.evaluate.backends.transformers.finite_logits import check_logits
-
-_TRIAL_TOKENS = 3
+from hpcq.verify.loaded_model import TRIAL_TOKENS
 
 
 class RecordingLM(HFLM):
@@ -35,10 +34,11 @@ class RecordingLM(HFLM):
         self.cut_tokens.clear()
         self.has_finite_logits = True
 
-    def compute_trial(self) -> None:
-        """Compute a few tokens."""
+    def compute_trial(self) -> torch.Tensor:
+        """Compute TRIAL_TOKENS tokens and return their logits."""
         with torch.inference_mode():
-            self._model_call(torch.zeros((1, _TRIAL_TOKENS), dtype=torch.long, device=self.device))
+            logits: torch.Tensor = self._model_call(torch.arange(TRIAL_TOKENS, device=self.device)[None])
+        return logits
 
     def _loglikelihood_tokens(self, requests: Sequence[Any], *arguments: Any, **settings: Any) -> Any:
         """Record what HFLM removes: it keeps the last `max_length` + 1 tokens, of which the model reads all but one."""

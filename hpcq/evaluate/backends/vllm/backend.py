@@ -31,13 +31,14 @@ from hpcq.evaluate.backends.vllm.self_check import (
     last_tokens_read,
     rounding_type,
     sample_pairs,
+    scores_of_single_tokens,
 )
 from hpcq.evaluate.backends.vllm.tokenizer import LmEvalTokenizer, Pair
 from hpcq.evaluate.prefix.agreement import Agreement, largest_rounding
 from hpcq.evaluate.requests import GENERATE, Request
 from hpcq.store import TOLERANCE_ATTRIBUTE, RequestKey, Response
 from hpcq.verify.config_errors import config_errors
-from hpcq.verify.loaded_model import tokenizer_problem
+from hpcq.verify.loaded_model import equal_scores_problem, tokenizer_problem
 
 OPTION_NAMES = ("add_bos_token", "max_length", "prefix_sharing")
 """Keys of `EvaluateWork.options`: lm-eval's add_bos_token, max_length (tokens of prompt and response), and whether
@@ -117,6 +118,7 @@ class VllmBackend:
         dtype = str(self._engine.vllm_config.model_config.dtype).removeprefix("torch.")
         self._rounding_type = rounding_type(dtype, is_quantized=work.variant.scheme.is_quantized)
         with RootCause():
+            self._check_single_tokens()
             self._sharing = self._check_prefix_sharing()
 
     def run_follower(self) -> None:
@@ -267,6 +269,15 @@ class VllmBackend:
                         self._sharing,
                         stop_tokens=self._generation.stop_tokens,
                     )
+
+    def _check_single_tokens(self) -> None:
+        """Check that the model tells tokens apart."""
+        length = int(self._engine.vllm_config.model_config.max_model_len)
+        [tokens] = self._tokenizer.encode([SAMPLE_TEXT])
+        problem = equal_scores_problem(scores_of_single_tokens(EngineLoop(self._engine), tokens[: length - 1]))
+        self._engine.reset_prefix_cache()
+        if problem:
+            raise UserInputError(f"{self._work.checkpoint_path}: {problem}: download the checkpoint again.")
 
     def _check_prefix_sharing(self) -> PrefixSharing:
         """Return whether to share prefixes: if requested, supported and exact. Log a warning if it is not possible."""

@@ -52,6 +52,14 @@ def sample_pairs(tokens: Sequence[int], block_size: int, max_tokens: int) -> lis
     ]
 
 
+def scores_of_single_tokens(engine_loop: EngineLoop, tokens: Sequence[int]) -> list[float]:
+    """Return the log-likelihoods of the different tokens of a text, each after the first half of the text."""
+    half = len(tokens) // 2
+    pairs = [(tuple(tokens[:half]), (token,)) for token in dict.fromkeys(tokens[half:])]
+    scores = _scores(engine_loop, pairs, PrefixSharing(min_tokens=len(tokens), disabled_reason="self-check"))
+    return [score.loglikelihood for score in scores.values()]
+
+
 def check_sharing(
     engine_loop: EngineLoop, pairs: Sequence[Pair], sharing: PrefixSharing, dtype: str, *, must_cache: bool = True
 ) -> tuple[PrefixSharing, Agreement]:
