@@ -76,6 +76,11 @@ class Model:
         return slug(self.id.rstrip("/").rsplit("/", 1)[-1])
 
 
+def default_compute_dtype(weights: str) -> str:
+    """Return the data type in which weights of a type (`Scheme.weights`) are computed: bfloat16 if quantized."""
+    return {"fp32": "float32", "fp16": "float16"}.get(weights, "bfloat16")
+
+
 @dataclass(frozen=True, kw_only=True)
 class Scheme:
     """How to quantize.

@@ -10,12 +10,19 @@ from hpcq.catalog.generation_settings import GenerationSettings
 from hpcq.catalog.model_shape import ModelShape
 from hpcq.catalog.tools import quantizers
 from hpcq.core.paths import RunLayout
-from hpcq.core.work_records import Calibration, Checkpoint, Model, Scheme, Task, Variant, Versions
+from hpcq.core.work_records import (
+    Calibration,
+    Checkpoint,
+    Model,
+    Scheme,
+    Task,
+    Variant,
+    Versions,
+    default_compute_dtype,
+)
 from hpcq.manifest.context import Context
 from hpcq.manifest.profiles import Profile
 from hpcq.manifest.schema import Manifest
-
-_COMPUTE_DTYPES = {"fp32": "float32", "fp16": "float16"}
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -56,7 +63,7 @@ class EvaluateSettings:
         """Return the data type for computing `scheme`. 'auto': that of its weights, bfloat16 if quantized."""
         if self.dtype != "auto":
             return self.dtype
-        return _COMPUTE_DTYPES.get(scheme.weights, "bfloat16")
+        return default_compute_dtype(scheme.weights)
 
 
 @dataclass(frozen=True, kw_only=True)

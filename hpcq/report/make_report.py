@@ -3,13 +3,15 @@
 from __future__ import annotations
 
 import dataclasses
+import json
 from collections import Counter
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
 from hpcq.core.errors import RunIncompleteError
+from hpcq.core.work_records import default_compute_dtype
 from hpcq.report.failed_variants import VariantFailure
 from hpcq.report.formats import FORMATTERS, Report
 from hpcq.report.published import add_published_scores, find_studies
@@ -157,4 +159,20 @@ def _notes_of(run: MergedRun, results: Results) -> list[str]:
         notes.append(f"{merge['conflicts']} requests have conflicting responses: see `hpcq merge {run.name}`.")
     if any(variant.marks is None for variant in results.variants):
         notes.append(f"merged by an earlier version, which did not verify the responses: run `hpcq merge {run.name}`.")
-    return notes
+    return [*notes, *_compute_dtype_notes(results)]
+
+
+def _compute_dtype_notes(results: Results) -> Iterator[str]:
+    """Yield which variants were computed in another type than their scheme implies: `evaluate.dtype` was set."""
+    others: dict[str, list[str]] = {}
+    for variant in results.variants:
+        provenance = variant.provenance
+        weights, dtype = (
+            json.loads(str(provenance.get("recipe") or "{}")).get("weights"),
+            str(provenance.get("dtype") or ""),
+        )
+        if weights and dtype and dtype != default_compute_dtype(weights):
+            others.setdefault(dtype, []).append(str(provenance["scheme"]))
+    for dtype, schemes in others.items():
+        names = "all variants" if len(schemes) == len(results.variants) else ", ".join(dict.fromkeys(schemes))
+        yield f"Computed in {dtype} (evaluate.dtype): {names}. The name of a scheme is the type of its weights."

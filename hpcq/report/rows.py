@@ -55,6 +55,7 @@ class Row:
         published_source: Name of that study.
         model_revision: Commit, branch or tag of the model on the hub; None if none was named.
         model_digest: SHA-256 of the model's files; None if it is unknown.
+        dtype: Data type of the computation.
         checkpoint: Id of the checkpoint, with its commit, if others quantized it.
         marks: Warnings about the score: the marks of the task, and those of all tasks of the variant.
         failure: Why responses are missing; None if none is, or if no unit has failed.
@@ -90,6 +91,7 @@ class Row:
     published_source: str | None = None
     model_revision: str | None = None
     model_digest: str | None = None
+    dtype: str | None = None
     checkpoint: str | None = None
     marks: tuple[Mark, ...] = ()
     failure: VariantFailure | None = None
@@ -197,6 +199,7 @@ def _row(run: str, variant: VariantScores, score: Score, marks: tuple[Mark, ...]
         batch_difference=_number(provenance, "batch_difference"),
         model_revision=str(provenance.get("model_revision") or "") or None,
         model_digest=str(provenance.get("model_digest") or "") or None,
+        dtype=str(provenance.get("dtype") or "") or None,
         checkpoint="@".join(filter(None, (str(provenance.get(key) or "") for key in _CHECKPOINT_KEYS))) or None,
         marks=marks,
     )

@@ -32,6 +32,7 @@ def merged(
     notes: Sequence[str] = (),
     compare: Sequence[str] = (),
     scores: bool = True,
+    **provenance: str,
 ) -> MergedRun:
     """Write the merged results of a run with two variants and one task, by default scored, to the folder `runs`."""
     score = Score(task="arc_challenge", metric="acc_norm", filter="none", value=0.6, stderr=0.05, n=n)
@@ -49,6 +50,7 @@ def merged(
                 provenance={
                     "model": MODEL, "scheme": scheme, "tool": "none" if scheme == "bf16" else "llmcompressor",
                     "backend": "accelerate", "evaluate_seconds": 5.0,
+                    "dtype": "bfloat16", "recipe": json.dumps({"weights": scheme}), **provenance,
                 },
             )
             for variant, scheme in VARIANTS.items()
@@ -64,6 +66,16 @@ def table_of(report: str) -> list[list[str]]:
     """Return the cells of a Markdown table, heading first."""
     rows = [line for line in report.splitlines() if line.startswith("| ")]
     return [[cell.strip() for cell in line.strip("|").split("|")] for line in rows]
+
+
+def test_a_row_is_not_named_after_a_type_that_was_not_used(tmp_path: Path) -> None:
+    """Observed: with evaluate.dtype, "bf16" was computed in float32, and no format said so."""
+    note = "Computed in float32 (evaluate.dtype): all variants. The name of a scheme is the type of its weights."
+    overridden, planned = merged(tmp_path, "overridden", dtype="float32"), merged(tmp_path, "planned")
+    assert note in make_report([overridden], output_format="md")
+    assert note not in make_report([planned], output_format="md")
+    rows = json.loads(make_report([overridden], output_format="json"))["rows"]
+    assert {row["dtype"] for row in rows} == {"float32"}
 
 
 def test_runs_with_the_same_variants_have_separate_lines(tmp_path: Path) -> None:
