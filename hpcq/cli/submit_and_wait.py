@@ -13,6 +13,7 @@ from hpcq.cli.formatting import status_lines, terminal_width
 from hpcq.cli.progress import progress_display
 from hpcq.cli.stage_display import stage_display
 from hpcq.core.errors import RunIncompleteError, UserInputError
+from hpcq.core.failures import Failure
 from hpcq.core.work_records import UnitKind, UnitState
 from hpcq.monitor.status import ACTIVE_STATES, RunStatus
 
@@ -105,7 +106,9 @@ def _print_result(status: RunStatus, result: SubmitResult) -> None:
             sys.stdout.write(hpcq.make_report([result.layout.folder], width=terminal_width()))
         except RunIncompleteError as error:
             print(f"\n{error}")
-    if status.state is not UnitState.DONE:
+    if any(unit.failure is Failure.INVALID_INPUT and unit.state is UnitState.FAILED for unit in status.units):
+        print("\nAfter a correction of the files or of the manifest: submit the manifest again.")
+    elif status.state is not UnitState.DONE:
         print(f"\nRun the missing units again: hpcq resume {result.layout.name} --failed")
 
 

@@ -20,7 +20,7 @@ from transformers import AutoModelForCausalLM
 
 from hpcq.catalog.checkpoint_formats import checkpoint_scheme, find_declaration
 from hpcq.core.attempts import Attempt, AttemptRecord, next_attempt_number, utc_now
-from hpcq.core.errors import SetupError, UserInputError, WorkerError
+from hpcq.core.errors import SetupError, UserInputError
 from hpcq.core.work_records import Checkpoint, EvaluateWork, MergeWork, Model, Scheme, Task, Variant
 from hpcq.evaluate.backends.transformers.backend import AccelerateBackend
 from hpcq.evaluate.merge import merge
@@ -283,7 +283,7 @@ def test_damaged_weights_are_refused(
 ) -> None:
     """A checkpoint whose tensors are missing, ambiguous or not used is refused with the name of one."""
     folder = edited(made(name), tmp_path / name, change)
-    with pytest.raises(WorkerError, match=message):
+    with pytest.raises(UserInputError, match=message):
         AccelerateBackend(work_of(folder, base)).load()
 
 

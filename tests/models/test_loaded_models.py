@@ -108,7 +108,7 @@ def test_a_model_that_is_not_that_of_its_files_is_refused(
     leave them, was scored without a mark.
     """
     folder = edited(base, tmp_path / "damaged", damage)
-    with pytest.raises(WorkerError, match=message):
+    with pytest.raises(UserInputError, match=message):
         AccelerateBackend(work_of(folder, base)).load()
 
 
@@ -131,7 +131,7 @@ def test_experts_under_names_that_transformers_does_not_know_are_refused(base: P
                 name
             )
 
-    with pytest.raises(WorkerError, match=r"weights of the model are missing in its files, such as .*experts"):
+    with pytest.raises(UserInputError, match=r"weights of the model are missing in its files, such as .*experts"):
         AccelerateBackend(work_of(edited(folder, tmp_path / "renamed", rename), base)).load()
 
 

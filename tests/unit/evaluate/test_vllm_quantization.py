@@ -8,7 +8,7 @@ from types import SimpleNamespace
 
 import pytest
 
-from hpcq.core.errors import WorkerError
+from hpcq.core.errors import UserInputError, WorkerError
 from hpcq.core.work_records import EvaluateWork, Model, Scheme, Variant
 from hpcq.evaluate.backends.vllm.quantization import check_tensors, describe_quantization
 from tests.checkpoint_files import AWQ, write_checkpoint
@@ -81,7 +81,7 @@ def test_a_tensor_that_no_worker_reads_is_refused(folder: Path) -> None:
     """With several workers each reads its layers or experts; only what none reads does not belong to the model."""
     work = replace(WORK, checkpoint_path=str(folder))
     check_tensors(loaded(Config(num_hidden_layers=2), ["a.weight"], ["b.weight"]), work)
-    with pytest.raises(WorkerError, match=r"the weight b\.weight in its files does not belong to the model"):
+    with pytest.raises(UserInputError, match=r"the weight b\.weight in its files does not belong to the model"):
         check_tensors(loaded(Config(num_hidden_layers=2), ["a.weight", "b.weight"], ["b.weight"]), work)
 
 
@@ -98,7 +98,7 @@ def test_tensors_that_the_model_does_not_need_are_accepted(
     """A stored copy of a tied head, and a layer for multi-token prediction."""
     work = replace(UNQUANTIZED, checkpoint_path=str(folder))
     check_tensors(loaded(Config(num_hidden_layers=2, **accepting), [name]), work)
-    with pytest.raises(WorkerError, match="does not belong to the model"):
+    with pytest.raises(UserInputError, match="does not belong to the model"):
         check_tensors(loaded(Config(num_hidden_layers=2, **refusing), [name]), work)
 
 
@@ -109,5 +109,5 @@ def test_an_order_of_inputs_is_needed_if_it_is_not_the_usual_one(folder: Path) -
     engine = loaded(Config(num_hidden_layers=2), ["model.layers.0.mlp.up_proj.g_idx"])
     check_tensors(engine, work)
     ordered = replace(work, variant=replace(work.variant, scheme=replace(gptq, activation_order=True)))
-    with pytest.raises(WorkerError, match="g_idx"):
+    with pytest.raises(UserInputError, match="g_idx"):
         check_tensors(engine, ordered)

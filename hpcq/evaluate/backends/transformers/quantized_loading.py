@@ -14,7 +14,7 @@ from compressed_tensors.offload import disable_onloading
 
 from hpcq.catalog.checkpoint_formats import CheckpointFormat, find_declaration
 from hpcq.catalog.safetensors_headers import read_headers
-from hpcq.core.errors import WorkerError
+from hpcq.core.errors import UserInputError, WorkerError
 from hpcq.core.work_records import EvaluateWork
 from hpcq.evaluate.backends.transformers.decompression import decompression_config
 from hpcq.evaluate.backends.transformers.dequantization import PARTS, DequantizationConfig, dequantization_config
@@ -93,7 +93,7 @@ def conversion_errors(quantization: Any, path: str) -> Iterator[None]:
         if not problems:
             raise
         more = f" {len(problems) - 1} more layers have such a problem." if len(problems) > 1 else ""
-        raise WorkerError(f"{path}: {problems[0]}{more}") from error
+        raise UserInputError(f"{path}: {problems[0]}{more}") from error
 
 
 def check_loaded(
@@ -109,8 +109,8 @@ def check_loaded(
         has_other_parts: Whether the checkpoint is multimodal.
 
     Raises:
-        WorkerError: Tensors are missing, do not fit, were not used or are not finite, or the model would be computed as
-            another scheme.
+        UserInputError: Tensors are missing, do not fit, were not used or are not finite.
+        WorkerError: The model would be computed as another scheme.
     """
     problem = loading_problem(
         _without_zero_biases(work, loading_info),
@@ -119,7 +119,7 @@ def check_loaded(
     )
     problem = problem or values_problem((*model.named_parameters(), *offloaded_tensors(model)))
     if problem:
-        raise WorkerError(f"{work.checkpoint_path}: {problem}: {_fix(work)}.")
+        raise UserInputError(f"{work.checkpoint_path}: {problem}: {_fix(work)}.")
     if isinstance(quantization, DequantizationConfig):
         _check_weights(work, quantization)
     elif isinstance(quantization, transformers.CompressedTensorsConfig):
@@ -147,7 +147,7 @@ def _check_weights(work: EvaluateWork, quantization: DequantizationConfig) -> No
     headers = read_headers(Path(work.checkpoint_path))
     stored = sum(header.name.endswith(".qweight") or header.dtype == _FP8_CODE for header in headers)
     if not quantization.weights or (headers and stored != quantization.weights):
-        raise WorkerError(
+        raise UserInputError(
             f"{work.checkpoint_path}: {quantization.weights} of its {stored} quantized weights have all their scales."
         )
 

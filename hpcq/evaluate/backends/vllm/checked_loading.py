@@ -21,7 +21,7 @@ from vllm.model_executor.layers.vocab_parallel_embedding import VocabParallelEmb
 from vllm.model_executor.model_loader import register_model_loader
 from vllm.model_executor.model_loader.default_loader import DefaultModelLoader
 
-from hpcq.core.errors import WorkerError
+from hpcq.core.errors import UserInputError, WorkerError
 from hpcq.core.sentences import first_line
 from hpcq.evaluate.backends.vllm.quantization import LOAD_FORMAT, UNUSED
 from hpcq.verify.loaded_model import missing_problem, values_problem
@@ -45,7 +45,8 @@ class CheckedLoader(DefaultModelLoader):
         """Load the weights.
 
         Raises:
-            WorkerError: vLLM cannot load a tensor, weights are missing or incomplete, or values are not finite.
+            UserInputError: Weights are missing or incomplete, or values are not finite.
+            WorkerError: vLLM cannot load a tensor.
         """
         self._monitor = monitor = _LoadMonitor(dict(model.named_parameters()))
         try:
@@ -61,7 +62,7 @@ class CheckedLoader(DefaultModelLoader):
         written = ((name, value) for name, value in model.named_parameters() if monitor.written(name, value))
         problem = missing_problem(incomplete) or values_problem(written)
         if problem:
-            raise WorkerError(f"{model_config.model}: {problem}: {_FIX}.")
+            raise UserInputError(f"{model_config.model}: {problem}: {_FIX}.")
         setattr(model, UNUSED, monitor.unused())
 
     def track_weights_loading(

@@ -8,7 +8,7 @@ from typing import Any
 
 from hpcq.catalog.checkpoint_formats import CONFIG_FILE, find_declaration
 from hpcq.catalog.hf_config import OTHER_PARTS
-from hpcq.core.errors import WorkerError
+from hpcq.core.errors import UserInputError, WorkerError
 from hpcq.core.work_records import EvaluateWork, Scheme
 from hpcq.verify.loaded_model import unexpected_names, unexpected_problem, zero_tensors
 
@@ -27,7 +27,7 @@ def check_tensors(engine: Any, work: EvaluateWork) -> None:
     """Check that each tensor of the checkpoint was read by a worker, except those that no model of its family has.
 
     Raises:
-        WorkerError: No worker has read a tensor, so the model differs from its files.
+        UserInputError: No worker has read a tensor, so the model differs from its files.
     """
     first, *others = (set(names) for names in engine.collective_rpc("hpcq_unused_tensors"))
     config, scheme = engine.vllm_config.model_config.hf_config, work.variant.scheme
@@ -42,7 +42,7 @@ def check_tensors(engine: Any, work: EvaluateWork) -> None:
     zero = zero_tensors(Path(work.checkpoint_path), [name for name in names if name.endswith(".bias")])
     names = [name for name in names if name not in zero]
     if names:
-        raise WorkerError(
+        raise UserInputError(
             f"{work.checkpoint_path}: {unexpected_problem(names)}: download the checkpoint again, or correct its "
             "config.json."
         )
