@@ -4,8 +4,9 @@
 PYTHON ?= python3
 ARGS ?=
 
-# These tests need torch and lm-eval, and run in the environment 'transformers'; most others run in 'core'.
-WORKER_TESTS = tests/models tests/unit/evaluate tests/unit/quantize tests/unit/stage tests/faults/test_quantize_kills.py
+# The tests of these two lists need torch and lm-eval, and run in the environment 'transformers'; most others run in 'core'.
+MODEL_TESTS = tests/models
+WORKER_TESTS = tests/unit/evaluate tests/unit/quantize tests/unit/stage tests/faults/test_quantize_kills.py
 # Tests of the vLLM backend run in the environment 'vllm-cpu'.
 VLLM_TESTS = tests/vllm
 # These tests start jobs and servers, and wait for them most of the time.
@@ -14,7 +15,7 @@ JOB_TESTS = tests/faults tests/hub tests/slurm
 ENVIRONMENT = $(PYTHON) -m hpcq.core.environments
 WORKERS = $(wildcard $(WORKER_TESTS))
 
-.PHONY: help quickstart test test-jobs test-core test-workers test-vllm lint bench docs \
+.PHONY: help quickstart test test-jobs test-core test-models test-workers test-vllm lint bench docs \
 	environments environments-vllm python python-is-new-enough
 
 help:
@@ -38,7 +39,7 @@ test: environments environments-vllm
 	@echo 'Staging the model and the benchmark items that the tests read'
 	@"$$($(ENVIRONMENT) core)" -m hpcq stage tests/staged.toml
 	@output=$$(mktemp) && failed=0 && \
-	{ $(MAKE) --no-print-directory --keep-going --jobs=3 --output-sync=target test-core test-workers test-vllm >"$$output" 2>&1 & } && others=$$! && trap 'kill $$others' INT TERM && \
+	{ $(MAKE) --no-print-directory --keep-going --jobs=4 --output-sync=target test-core test-models test-workers test-vllm >"$$output" 2>&1 & } && others=$$! && trap 'kill $$others' INT TERM && \
 	{ $(MAKE) --no-print-directory test-jobs || failed=1; } && \
 	echo 'Waiting for the other tests' && \
 	{ wait $$others || failed=1; } && cat "$$output" && rm "$$output" && exit $$failed
@@ -47,7 +48,10 @@ test-jobs:
 	$(call run_pytest,core,$(JOB_TESTS) $(addprefix --ignore=,$(WORKERS)))
 
 test-core:
-	$(call run_pytest,core,tests $(addprefix --ignore=,$(JOB_TESTS) $(WORKERS) $(VLLM_TESTS)))
+	$(call run_pytest,core,tests $(addprefix --ignore=,$(JOB_TESTS) $(MODEL_TESTS) $(WORKERS) $(VLLM_TESTS)))
+
+test-models:
+	$(call run_pytest,transformers,$(MODEL_TESTS))
 
 test-workers:
 	$(call run_pytest,transformers,$(WORKERS))
