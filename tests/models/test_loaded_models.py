@@ -146,6 +146,25 @@ def test_a_model_that_cannot_compute_a_text_is_refused(base: Path, tmp_path: Pat
         AccelerateBackend(work_of(folder, base)).load()
 
 
+def test_an_expert_of_another_shape_is_refused(base: Path, tmp_path: Path) -> None:
+    """transformers fuses experts while it loads. Observed: its RuntimeError, which names no file."""
+    name = "model.layers.1.mlp.experts.3.down_proj.weight"
+    sound = write_family("qwen3_moe", tmp_path / "model", base)
+    folder = edited(sound, tmp_path / "damaged", lambda found: found.update({name: found[name][:-1].clone()}))
+    with pytest.raises(UserInputError, match=r"damaged: transformers cannot load it: "):
+        AccelerateBackend(work_of(folder, base)).load()
+
+
+def test_a_padding_token_without_embeddings_is_refused(base: Path, tmp_path: Path) -> None:
+    """Observed: "IndexError: index out of range in self" at the first batch of different lengths."""
+    name, tokens = "model.embed_tokens.weight", len(AutoTokenizer.from_pretrained(base))
+    folder = edited(base, tmp_path / "model", lambda found: found.update({name: found[name][:tokens].clone()}))
+    edit_json(folder / "config.json", vocab_size=tokens)
+    edit_json(folder / "tokenizer_config.json", pad_token="<beyond the vocabulary>")  # noqa: S106  # no password
+    with pytest.raises(UserInputError, match=r"padding token has the id \d+, but the model has \d+ tokens: choose"):
+        AccelerateBackend(work_of(folder, base)).load()
+
+
 @pytest.mark.parametrize(
     ("content", "problem"),
     [("bos_token_id", "expected `,`"), ("pre_tokenizer", "PreTokenizer"), ("version", "expected a string")],

@@ -24,7 +24,9 @@ from hpcq.catalog.attention_softcap import caps_attention
 from hpcq.catalog.generation_settings import GenerationSettings
 from hpcq.catalog.hf_config import OTHER_PARTS
 from hpcq.catalog.weight_files import weights_problem
+from hpcq.core.error_classification import classify_error
 from hpcq.core.errors import SetupError, UserInputError, WorkerError
+from hpcq.core.failures import Failure
 from hpcq.core.sentences import first_line
 from hpcq.core.work_records import EvaluateWork
 from hpcq.evaluate.backends.generation import check_end_token, check_room_for_prompt, checkpoint_generation_settings
@@ -329,7 +331,9 @@ def _load_model(work: EvaluateWork, device: str, attention: Any) -> tuple[Any, f
                 weights_problem(Path(work.checkpoint_path)) or f"transformers cannot load it ({first_line(error)})"
             )
             raise SetupError(f"{work.checkpoint_path}: {problem}.") from error
-        except (KeyError, ValueError) as error:
+        except (KeyError, RuntimeError, ValueError) as error:
+            if isinstance(error, RuntimeError) and classify_error(error) is not Failure.BUG:
+                raise  # of the device, or of its memory
             raise UserInputError(
                 f"{work.checkpoint_path}: transformers cannot load it: {first_line(error)}."
             ) from error

@@ -53,6 +53,12 @@ def check_tokenizer(work: EvaluateWork, tokenizer: Any, model: Any) -> None:
     Raises:
         UserInputError: It has too few.
     """
-    problem = tokenizer_problem(tokenizer, model.get_input_embeddings().weight.shape[0])
+    vocabulary = model.get_input_embeddings().weight.shape[0]
+    problem = tokenizer_problem(tokenizer, vocabulary)
     if problem:
         raise UserInputError(f"{work.checkpoint_path}: {problem}: copy the model's tokenizer files.")
+    if (tokenizer.pad_token_id or 0) >= vocabulary:
+        raise UserInputError(
+            f"{work.checkpoint_path}: its padding token has the id {tokenizer.pad_token_id}, but the model has"
+            f" {vocabulary} tokens: choose another pad_token in tokenizer_config.json, such as the end token."
+        )
