@@ -7,27 +7,29 @@ backends compute with these models and checkpoints.
 
 from __future__ import annotations
 
+import itertools
 import json
 from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
+from docs.family_scores import BACKENDS, NOT_MEASURED, outcome_text
 from docs.family_scores import RECORD as SCORES
-from docs.family_scores import UNQUANTIZED
 from hpcq.catalog.kernels import find_kernel
 from hpcq.catalog.unquantized_modules import has_experts
 from tests.families import FAMILIES
 from tests.quantize_matrix import SCHEMES, named_scheme, planned_problem
 
 RECORD = Path(__file__).with_name("families.json")
-BACKENDS = ("accelerate", "vllm")
-_NO_KERNEL, _NOT_MEASURED = "no kernel", "?"
+_UNTESTED = "accepted, not tested"
+_NO_KERNEL, _NO_CHECKPOINT = "no kernel", "no checkpoint"
 _SECOND = """\
-Log-likelihoods of the same models and checkpoints in float32 on CPUs: the largest difference from lm-eval's own, in
-nats. Two of equal value are within 1e-4 nats and 1e-5 of the value; "differs by" marks others. "–" is a pair without a
-checkpoint, or a refusal at plan time, whose reason has the number in parentheses. "no kernel" is a refusal because vLLM
-computes no quantized experts on CPUs. "?" is a pair that is planned, but not measured. vLLM 0.32 was measured on CPUs
-only: its kernels for GPUs are not in this table."""
+Log-likelihoods of the quantized checkpoints in float32 on CPUs: the largest difference from lm-eval's own on the same
+checkpoint, in nats. "differs by" marks a difference of more than 1e-4 nats plus 1e-5 of the value. The table has only
+families, and columns, with a recorded outcome. "–" is a refusal at plan time and "failed" a failure, both with the
+number of the reason. "no kernel" is a refusal because vLLM computes no quantized experts on CPUs. "no checkpoint" is a
+pair of family and scheme without numbers in the first table. vLLM 0.32 was measured on CPUs only: its kernels for GPUs
+are not in this table."""
 
 Checkpoints = Mapping[str, Mapping[str, Mapping[str, Any]]]
 Scores = Mapping[tuple[str, str, str], Mapping[str, Any]]
@@ -51,15 +53,16 @@ class Footnotes:
 
 
 def families_table() -> str:
-    """Return both tables, each with the reasons of its refusals, as Markdown.
+    """Return the table of checkpoints and that of their evaluations, each with the reasons of refusals, as Markdown.
 
     Raises:
         ValueError: A pair with a record is refused by the planner.
     """
     found = json.loads(RECORD.read_text(encoding="utf-8"))
     versions = ", ".join(f"{name} {version}" for name, version in found["versions"].items())
-    lines = [f"Recorded with {versions}.", "", *_checkpoints_table(found["checkpoints"]), "", "### Backends", ""]
-    return "\n".join([*lines, *_backends_table(found["checkpoints"], _scores())]) + "\n"
+    begin = f"Tiny models with random weights and two to four layers, recorded with {versions}."
+    lines = [begin, "", *_checkpoints_table(found["checkpoints"]), "", "### Backends", ""]
+    return "\n".join([*lines, *backends_table(found["checkpoints"], _scores())]) + "\n"
 
 
 def _scores() -> Scores:
@@ -85,43 +88,61 @@ def _checkpoint_cell(family: str, scheme: str, checkpoints: Checkpoints, notes: 
     if problem is not None:
         return f"– ({notes.number(family, problem)})"
     if record is None:
-        return "accepted"
+        return _UNTESTED
     total = record["quantized_linears"] + record["unquantized_linears"]
     return f"{record['quantized_linears']}/{total}, {record['largest_error']:.2f}"
 
 
-def _backends_table(checkpoints: Checkpoints, scores: Scores) -> Iterator[str]:
+def backends_table(checkpoints: Checkpoints, scores: Scores) -> Iterator[str]:
+    """Yield the lines of the table of evaluations, with the number of recorded ones.
+
+    Args:
+        checkpoints: Metadata of the recorded checkpoints, by family and scheme.
+        scores: Recorded evaluations, by family, scheme and backend.
+    """
     notes = Footnotes()
-    columns = [(scheme, backend) for scheme in (UNQUANTIZED, *SCHEMES) for backend in BACKENDS]
-    columns = [(scheme, backend) for scheme, backend in columns if not _is_unsupported(scheme, backend)]
-    unsupported = [scheme for scheme in SCHEMES if _is_unsupported(scheme, "vllm")]
-    titles = {scheme: f"`{scheme}`" for scheme in SCHEMES} | {UNQUANTIZED: "unquantized"}
-    yield f"{_SECOND} It has no kernel on CPUs for {', '.join(titles[one] for one in unsupported)}: no column."
-    yield ""
-    yield f"| family | {' | '.join(f'{titles[scheme]}, {backend}' for scheme, backend in columns)} |"
+    planned = [
+        (family, scheme, backend)
+        for family in FAMILIES
+        for scheme in SCHEMES
+        for backend in BACKENDS
+        if scheme in checkpoints.get(family, {}) and not _is_without_kernel(family, scheme, backend)
+    ]
+    recorded = [one for one in planned if one in scores]
+    yield (
+        f"{len(recorded)} of {len(planned)} evaluations of these checkpoints are recorded. An evaluation is a pair of a"
+        " checkpoint and a backend that has a kernel for it on CPUs. vLLM 0.32 has no kernel on CPUs for"
+        f" {_without_kernel('vllm')}."
+    )
+    if not recorded:
+        return
+    yield from ("", _SECOND, "")
+    columns = [one for one in itertools.product(SCHEMES, BACKENDS) if one in {pair[1:] for pair in recorded}]
+    yield f"| family | {' | '.join(f'`{scheme}`, {backend}' for scheme, backend in columns)} |"
     yield "|---" * (len(columns) + 1) + "|"
-    for family in FAMILIES:
+    for family in [one for one in FAMILIES if one in {pair[0] for pair in recorded}]:
         cells = [_score_cell(family, scheme, backend, checkpoints, scores, notes) for scheme, backend in columns]
         yield f"| {family} | {' | '.join(cells)} |"
     yield from ("", *notes.lines())
 
 
-def _is_unsupported(scheme: str, backend: str) -> bool:
-    return scheme != UNQUANTIZED and find_kernel(backend, named_scheme(scheme), None) is None
+def _without_kernel(backend: str) -> str:
+    """Return the schemes for which a backend has no kernel on CPUs."""
+    return ", ".join(f"`{scheme}`" for scheme in SCHEMES if find_kernel(backend, named_scheme(scheme), None) is None)
+
+
+def _is_without_kernel(family: str, scheme: str, backend: str) -> bool:
+    has_quantized_experts = has_experts(FAMILIES[family].sizes)
+    return find_kernel(backend, named_scheme(scheme), None, has_experts=has_quantized_experts) is None
 
 
 def _score_cell(
     family: str, scheme: str, backend: str, checkpoints: Checkpoints, scores: Scores, notes: Footnotes
 ) -> str:
-    if scheme != UNQUANTIZED and scheme not in checkpoints.get(family, {}):
-        return "–"
+    if scheme not in checkpoints.get(family, {}):
+        return _NO_CHECKPOINT
     row = scores.get((family, scheme, backend))
     if row is None:
-        is_refused = scheme != UNQUANTIZED and find_kernel(
-            backend, named_scheme(scheme), None, has_experts=has_experts(FAMILIES[family].sizes)
-        ) is None  # fmt: skip
-        return _NO_KERNEL if is_refused else _NOT_MEASURED
-    problem = row["refused"] or row["failed"]
-    if problem:
-        return f"– ({notes.number(family, problem)})"
-    return f"{'' if row['is_equal'] else 'differs by '}{row['difference']:.0e}"
+        return _NO_KERNEL if _is_without_kernel(family, scheme, backend) else NOT_MEASURED
+    reason = row["refused"] or row["failed"]
+    return outcome_text(row, str(notes.number(family, reason)) if reason else "")

@@ -308,7 +308,9 @@ class Run:
         return operations.query_status(self._record())
 
     def scores(self, *, compare: str | None = None) -> Records[Row]:
-        """Return the scores of the run: one record per variant, task, metric and filter.
+        """Return the scores of the run: a tuple with one record per variant, task, metric and filter.
+
+        `.to_pandas()` of the result makes a DataFrame, with one column per field of `Row`.
 
         Args:
             compare: A study with published scores, or 'published' for all studies; None for those in the manifest.
@@ -327,7 +329,9 @@ class Run:
         return Records(report_rows([_merged_run(self._record())], compare=compare).rows)
 
     def responses(self, task: str | None = None, *, variant: str | None = None) -> Records[ResponseRecord]:
-        """Return the stored responses of the run.
+        """Return the stored responses of the run: a tuple with one record per response.
+
+        `.to_pandas()` of the result makes a DataFrame, with one column per field of `ResponseRecord`.
 
         Args:
             task: lm-eval's name of a task; None for all tasks.

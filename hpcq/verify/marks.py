@@ -277,9 +277,9 @@ class MarkKind(Enum):
         symbol="D",
         label="equivalent computations of a log-likelihood differ",
         meaning="A few requests were computed from shared prefixes, alone, and in a batch. The results differ by more"
-        " than the rounding of the data type. Usually the reason is quantized activations: a small difference can move"
+        " than the rounding of the data type. Usually the reason is quantized activations. A small difference can move"
         " an activation to another quantization level, and the difference grows from layer to layer. Every"
-        " implementation has this uncertainty: do not interpret differences between scores that depend on a few items.",
+        " implementation has this uncertainty. Do not interpret differences between scores that depend on a few items.",
         find=_rounding,
     )
     BATCHES = MarkRule(
