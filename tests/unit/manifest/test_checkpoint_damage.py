@@ -78,3 +78,70 @@ def test_a_damaged_model_is_refused_at_plan_time(
     assert sentence.startswith("mine.toml:5: models.0.path: 'model': ")
     assert problem in sentence
     assert sentence.endswith("model).")
+
+
+def _settings(content: str) -> None:
+    WEIGHTS.with_name("generation_config.json").write_text(content)
+
+
+@pytest.mark.parametrize(
+    ("content", "clause"),
+    [
+        (
+            "version https://git-lfs.github.com/spec/v1\noid sha256:4d7a\nsize 132\n",
+            "generation_config.json is a Git LFS pointer, not the file itself: correct it or download it again",
+        ),
+        ('{"eos_token_id": 2,}', "generation_config.json is not valid JSON: correct it or download it again"),
+        ("[]", "generation_config.json is not a JSON object: correct it or download it again"),
+        (
+            '{"eos_token_id": "2"}',
+            'in generation_config.json, eos_token_id has values that are not token ids: "2": correct eos_token_id',
+        ),
+        (
+            '{"eos_token_id": [2, 1024]}',
+            "in generation_config.json, eos_token_id has 1024, but the model has 1024 tokens: correct it",
+        ),
+    ],
+)
+def test_stop_tokens_that_cannot_be_read_are_refused(load_text: LoadText, content: str, clause: str) -> None:
+    """A task that generates text needs the stop tokens; other tasks do not read the file.
+
+    Observed: the plan accepted such files without a message, all stop tokens were lost, and the task got a score
+    without a mark.
+    """
+    write(Path("model"))
+    _settings(content)
+
+    load_text(MANIFEST)
+    with pytest.raises(ManifestError) as caught:
+        load_text(MANIFEST.replace("arc_challenge", "gsm8k"))
+    [sentence] = caught.value.problems
+    assert sentence.startswith(f"mine.toml:5: models.0.path: 'model': {clause}, or delete the file (")
+
+
+@pytest.mark.parametrize(
+    "content", ['{"eos_token_id": [2, 1023]}', '{"eos_token_id": null}', "{}", '{"repetition_penalty": "1.3"}']
+)
+def test_other_generation_settings_are_no_problem(load_text: LoadText, content: str) -> None:
+    """Settings other than stop tokens are ignored, so that none of them can be invalid."""
+    write(Path("model"))
+    _settings(content)
+    load_text(MANIFEST.replace("arc_challenge", "gsm8k"))
+
+
+def test_a_broken_link_to_generation_settings_is_refused(load_text: LoadText) -> None:
+    """A link into a cache that was deleted is not the absence of the file.
+
+    Observed: it was treated as no file, so that the stop tokens of config.json were used.
+    """
+    write(Path("model"))
+    WEIGHTS.with_name("generation_config.json").symlink_to("blobs/4d7a")
+    with pytest.raises(ManifestError, match=r"'model': generation_config\.json is a broken symbolic link: correct it"):
+        load_text(MANIFEST.replace("arc_challenge", "gsm8k"))
+
+
+def test_stop_tokens_of_config_are_checked_without_generation_settings(load_text: LoadText) -> None:
+    """Without a generation_config.json, stop tokens come from config.json."""
+    write(Path("model"), eos_token_id=99999999)
+    with pytest.raises(ManifestError, match=r"in config\.json, eos_token_id has 99999999, but the model has 1024 tok"):
+        load_text(MANIFEST.replace("arc_challenge", "gsm8k"))
