@@ -13,9 +13,10 @@ from typing import Any
 
 from hpcq.catalog.checkpoint_formats import CONFIG_FILE, CheckpointFormatError, checkpoint_scheme, find_declaration
 from hpcq.catalog.checkpoint_problems import missing_config
+from hpcq.catalog.config_differences import config_differences
 from hpcq.catalog.hf_config import read_checkpoint_shape
 from hpcq.catalog.model_config import UnsupportedConfigError
-from hpcq.catalog.model_shape import ModelShape
+from hpcq.catalog.model_shape import Block, ModelShape
 from hpcq.catalog.safetensors_headers import read_headers
 from hpcq.catalog.weight_files import ambiguous_weights
 from hpcq.core.work_records import Scheme
@@ -170,7 +171,8 @@ def _compared(
     if differences:
         return replace(named, problem=f"is not a checkpoint of this model: {', '.join(differences)}.")
     if has_base and base_folder:
-        named = replace(named, notes=(*named.notes, *_tokenizer_notes(named.text, folder, base_folder)))
+        notes = (*_tokenizer_notes(named.text, folder, base_folder), *_config_notes(named.text, folder, base_folder))
+        named = replace(named, notes=(*named.notes, *notes))
     try:
         stored_bytes = sum(header.bytes for header in read_headers(folder))
     except FileNotFoundError as error:
@@ -188,8 +190,15 @@ def _size_differences(shape: ModelShape, base: ModelShape) -> Iterator[str]:
         own, expected = getattr(shape, name), getattr(base, name)
         if own != expected:
             yield f"its {name} is {own}, not {expected}"
-    if shape.layers == base.layers and [*shape.blocks] != [*base.blocks]:
-        yield "its layers have other sizes"
+    own_blocks, base_blocks = ([*map(_without_window, one.blocks)] for one in (shape, base))
+    if shape.layers == base.layers and own_blocks != base_blocks:
+        named = [*config_differences(shape.config, base.config, has_sizes=True)] if base.config else []
+        yield from named or ["its layers have other sizes"]
+
+
+def _without_window(block: Block) -> Block:
+    """Return the block without the window of its attention, which changes no weight."""
+    return replace(block, attention=block.attention and replace(block.attention, window=None))
 
 
 def _key_differences(config: Mapping[str, Any], base: Mapping[str, Any]) -> Iterator[str]:
@@ -206,6 +215,15 @@ def _tokenizer_notes(text: str, folder: Path, base_folder: Path) -> Iterator[str
     if differing:
         files = ", ".join(differing)
         yield f"{text}: its tokenizer differs from its base model's ({files}): prompts may have other tokens."
+
+
+def _config_notes(text: str, folder: Path, base_folder: Path) -> Iterator[str]:
+    configs = [_json(one / CONFIG_FILE) for one in (folder, base_folder)]
+    differences = [*config_differences(*configs)] if all(isinstance(one, dict) for one in configs) else []
+    if differences:
+        settings = ", ".join(differences)
+        cause = "its config.json has other settings than its base model's"
+        yield f"{text}: {cause}: {settings}. Its scores may differ for this reason."
 
 
 def _content(path: Path) -> object:

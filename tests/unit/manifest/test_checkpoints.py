@@ -15,7 +15,7 @@ from hpcq.core.hub_cache import RepoKind, hub_cache
 from hpcq.manifest import Context, Manifest, check_manifest, load, lock_text, resolve
 from hpcq.manifest.pins import Pin, Pins, Repository
 from hpcq.manifest.resolved import ResolvedManifest
-from tests.checkpoint_files import AWQ, GPTQ, write_checkpoint
+from tests.checkpoint_files import AWQ, GPTQ, LLAMA, write_checkpoint
 
 LoadText = Callable[..., Context]
 
@@ -155,9 +155,31 @@ def test_another_tokenizer_is_a_note(resolve_text: Callable[..., ResolvedManifes
     )
 
 
+def test_other_settings_of_the_computation_are_a_note(
+    resolve_text: Callable[..., ResolvedManifest], tmp_path: Path
+) -> None:
+    """One note names each key in which config.json differs from the base model's, with both values.
+
+    Observed: a checkpoint with another rope_theta or activation function was compared with its base without a note,
+    and one with another sliding window was refused because "its layers have other sizes".
+    """
+    rope = {"rope_type": "linear", "factor": 2.0, "rope_theta": 1000.0}
+    write_checkpoint(tmp_path / "gptq", GPTQ, rope_parameters=rope, hidden_act="gelu", sliding_window=64)
+    (tmp_path / "base" / "config.json").write_text(json.dumps({**LLAMA, "rope_theta": 10000.0}))
+    [note] = [note for note in resolve_text("./gptq").notes if "settings" in note]
+    assert note == (
+        "./gptq: its config.json has other settings than its base model's: "
+        'hidden_act is "gelu", not "silu", sliding_window is 64, not null, '
+        'rope_type is "linear", not "default", rope_theta is 1000.0, not 10000.0.'
+        " Its scores may differ for this reason."
+    )
+
+
 @pytest.mark.parametrize(
     ("config", "message"),
     [
+        ({"num_attention_heads": 8}, "of this model: num_attention_heads is 8, not 4"),
+        ({"intermediate_size": 768}, "of this model: intermediate_size is 768, not 512"),
         ({"hidden_size": 128}, r"'\./x': is not a checkpoint of this model: its hidden_size is 128, not 256"),
         ({"vocab_size": 1000}, "its vocab_size is 1000, not 1024"),
         ({"architectures": ["MistralForCausalLM"]}, "its architecture is MistralForCausalLM, not LlamaForCausalLM"),
