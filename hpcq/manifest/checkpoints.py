@@ -11,7 +11,13 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
-from hpcq.catalog.checkpoint_formats import CONFIG_FILE, CheckpointFormatError, checkpoint_scheme, find_declaration
+from hpcq.catalog.checkpoint_formats import (
+    CONFIG_FILE,
+    CheckpointFormatError,
+    check_other_files,
+    checkpoint_scheme,
+    find_declaration,
+)
 from hpcq.catalog.checkpoint_problems import missing_config
 from hpcq.catalog.config_differences import config_differences
 from hpcq.catalog.hf_config import read_checkpoint_shape
@@ -129,6 +135,7 @@ def named_checkpoint(
         if declaration is None:
             return replace(named, problem="is not quantized: its config.json has no quantization_config.")
         scheme = checkpoint_scheme(declaration, origin)
+        check_other_files(named.folder, declaration)
     except CheckpointFormatError as error:
         return replace(named, problem=str(error))
     named = _compared(replace(named, scheme=scheme), named.folder, base, base_folder)

@@ -226,6 +226,49 @@ def test_what_cannot_be_a_checkpoint_is_refused(resolve_text: Callable[..., Reso
         assert "mine.toml:7: models.0.checkpoints: " in problem
 
 
+@pytest.mark.parametrize(
+    ("name", "content", "phrase"),
+    [
+        (
+            "quant_config.json",
+            {"w_bit": 4, "q_group_size": 128, "version": "GEMM"},
+            "quant_method in config.json: 'gptq', but quant_config.json declares 'awq'",
+        ),
+        ("quantize_config.json", {"bits": 8}, "bits in config.json: 4, but quantize_config.json declares 8"),
+        ("quantize_config.json", {"bits": 4, "group_size": 128, "desc_act": False}, None),
+        ("quantize_config.json", [], None),
+    ],
+)
+def test_two_formats_in_one_folder_are_refused(
+    resolve_text: Callable[..., ResolvedManifest], tmp_path: Path, name: str, content: object, phrase: str | None
+) -> None:
+    """Two files that declare different formats are refused with both names; older tools wrote the same format twice.
+
+    Observed: config.json declared GPTQ and quant_config.json AWQ, and the plan took the former without a note.
+    """
+    folder = write_checkpoint(tmp_path / "x", GPTQ)
+    (folder / name).write_text(json.dumps(content))
+    if phrase is None:
+        assert resolve_text("./x").foreign
+        return
+    with pytest.raises(ManifestError) as caught:
+        resolve_text("./x")
+    [problem] = caught.value.problems
+    assert f"'./x': quantization_config.{phrase}: move the wrong file to another folder." in problem
+
+
+def test_a_broken_declaration_of_a_base_is_refused(load_text: LoadText, tmp_path: Path) -> None:
+    """The message has the key.
+
+    Observed: a base model with a text as quantization_config was planned as unquantized.
+    """
+    write_checkpoint(tmp_path / "base", quantization_config="fp8")
+    with pytest.raises(
+        ManifestError, match=r"'org/Base': quantization_config in config\.json: must be a table: correct"
+    ):
+        load_text(manifest_text())
+
+
 def test_adapters_are_refused(load_text: LoadText, base: Path, tmp_path: Path) -> None:
     """A folder of PEFT is no model, with a config.json or without; the message has the fix."""
     (base / "adapter_config.json").write_text("{}")
