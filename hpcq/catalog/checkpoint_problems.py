@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import re
+import zipfile
 from collections import Counter, defaultdict
 from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
 from functools import lru_cache
@@ -12,6 +13,7 @@ from typing import Any
 
 from hpcq.catalog.model_shape import ModelShape
 from hpcq.catalog.safetensors_headers import INDEX_FILE, SINGLE_FILE, TensorHeader, headers_of
+from hpcq.catalog.tensor_shapes import shape_problem
 from hpcq.catalog.tokenizer_file import TOKENIZER_FILE, largest_token, vocabulary_problem
 from hpcq.catalog.weight_files import weight_files, weights_problem
 from hpcq.core.sentences import listed
@@ -23,6 +25,9 @@ _COPY_TOKENIZER = "copy the model's tokenizer files"
 NO_TOKENIZER = "it has no tokenizer: copy the model's tokenizer files into the folder"
 ADAPTER_FILE = "adapter_config.json"
 IS_ADAPTER = f"is an adapter ({ADAPTER_FILE}), not a model: merge it into its base model, and use the result."
+_ZIP, _PICKLE = b"PK\x03\x04", b"\x80"
+_SMALLEST_PICKLE = 1024
+"""Bytes; the file of one tensor is longer."""
 _LFS = "run 'git lfs pull' in the folder"
 _EMBEDDING = re.compile(r"(^|\.)(embed_tokens|tok_embeddings|embed_in|wte|word_embeddings)\.weight$")
 _HEAD = re.compile(r"(^|\.)(lm_head|embed_out|output)\.(weight|qweight|weight_packed)$")
@@ -137,11 +142,23 @@ def _file_problems(folder: Path, *, is_complete: bool) -> Iterator[str]:
         problem = _weight_problem(path) if path.exists() else _absence(path) if is_needed else None
         if problem:
             yield problem
-    for path in sorted(folder.glob("*.bin")) if not files else ():
-        if is_pointer(path):
-            yield f"{path.name} is a pointer of Git LFS, not the file itself: {_LFS}"
+    if not files:
+        yield from filter(None, (pickle_problem(path) for path in weight_files(folder) if path.suffix == ".bin"))
     if len(files) > 1 or (folder / INDEX_FILE).is_file():
         yield from _index_problems(folder, files)
+
+
+def pickle_problem(path: Path) -> str | None:
+    """Return why a file is not one of torch.save's (2.14): a zip file, or a pickle; None: it is one, or is unknown."""
+    if is_pointer(path):
+        return f"{path.name} is a pointer of Git LFS, not the file itself: {_LFS}"
+    with path.open("rb") as file:
+        beginning = file.read(len(_ZIP))
+    if beginning[:1] == _PICKLE and path.stat().st_size >= _SMALLEST_PICKLE:
+        return None
+    if beginning == _ZIP:
+        return None if zipfile.is_zipfile(path) else f"{path.name} is not complete (it is a cut zip file): {_DOWNLOAD}"
+    return f"{path.name} is not a file of PyTorch: {_DOWNLOAD}"
 
 
 def _absence(path: Path) -> str:
@@ -208,6 +225,8 @@ def _content_problems(folder: Path, headers: Sequence[TensorHeader], shape: Mode
             )
         if not shape.tied_embeddings and not any(_HEAD.search(header.name) for header in headers):
             yield f"it has no head (lm_head), and its config.json does not tie the embeddings: {_DOWNLOAD}"
+    if shape and (reshaped := shape_problem(headers, shape)):
+        yield f"{reshaped}: correct config.json, or {_DOWNLOAD}"
     names = {header.name for header in headers}
     yield from _missing_in_layers(names, shape)
     yield from _missing_in_experts(names)

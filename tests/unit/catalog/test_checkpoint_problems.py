@@ -172,6 +172,81 @@ def test_contradictions_are_named(tmp_path: Path, tensors: Shapes, config: dict[
     assert found in (problem(write(tmp_path / "model", tensors, **config)) or "")
 
 
+UP = "model.layers.1.mlp.up_proj.weight"
+
+
+@pytest.mark.parametrize(
+    ("tensors", "config", "found"),
+    [
+        (
+            TENSORS,
+            {"num_key_value_heads": 1},
+            "k_proj.weight is 128x256, but its config.json describes 64x256 (num_key_value_heads, head_dim): correct c",
+        ),
+        (
+            {**TENSORS, UP: (256, 512)},
+            {},
+            f"{UP} is 256x512, but its config.json describes 512x256 (the shape is reversed)",
+        ),
+        (TENSORS, {"intermediate_size": 768}, "gate_proj.weight is 512x256, but its config.json describes 768x256"),
+        (
+            {**TENSORS, "model.layers.2.self_attn.q_proj.bias": (128,)},
+            {"attention_bias": True},
+            "model.layers.2.self_attn.q_proj.bias is 128, but its config.json describes 256 (num_attention_heads, hea",
+        ),
+        (
+            {f"language_model.{name}": shape for name, shape in {**TENSORS, UP: (256, 512)}.items()},
+            {},
+            f"language_model.{UP} is 256x512",
+        ),
+        (TENSORS, {"quantization_config": {"quant_method": "gptq"}, "num_key_value_heads": 1}, None),
+        ({**TENSORS, "vision.layers.0.self_attn.q_proj.weight": (8, 8)}, {}, None),
+        ({**TENSORS, "mtp.layers.0.self_attn.q_proj.weight": (8, 8)}, {}, None),
+    ],
+)
+def test_layers_of_other_shapes_are_named(
+    tmp_path: Path, tensors: Shapes, config: dict[str, Any], found: str | None
+) -> None:
+    """The shape of every linear layer follows from config.json; those of other parts of a model are not compared.
+
+    Observed: num_key_value_heads of another model and a reversed matrix passed the plan, at most with a note.
+    """
+    told = problem(write(tmp_path / "model", tensors, **config))
+    assert told is None if found is None else found in (told or "")
+
+
+def test_layers_of_gpt2_have_inputs_first(tmp_path: Path) -> None:
+    """GPT-2's layers are transformers' Conv1D."""
+    sizes = {"vocab_size": 1024, "n_embd": 256, "num_hidden_layers": 1, "n_head": 4, "n_positions": 64}
+    folder = write(tmp_path / "model", {"h.0.attn.c_attn.weight": (256, 768)}, model_type="gpt2", **sizes)
+    assert problem(folder) is None
+    write_safetensors(folder / "model.safetensors", **{"h.0.attn.c_attn.weight": (768, 256)})
+    assert "h.0.attn.c_attn.weight is 768x256, but its config.json describes 256x768" in (problem(folder) or "")
+
+
+@pytest.mark.parametrize(
+    ("content", "found"),
+    [
+        (b"junkjunk", "pytorch_model.bin is not a file of PyTorch: "),
+        (b"\x80\x02", "pytorch_model.bin is not a file of PyTorch: "),
+        (b"", "pytorch_model.bin is not a file of PyTorch: "),
+        (b"PK\x03\x04junk", "pytorch_model.bin is not complete (it is a cut zip file): "),
+        (POINTER, "pytorch_model.bin is a"),
+        (b"\x80\x02" + bytes(2000), None),
+    ],
+)
+def test_files_that_pytorch_did_not_save_are_named(tmp_path: Path, content: bytes, found: str | None) -> None:
+    """A file of torch.save is a zip file or a pickle.
+
+    Observed: a pytorch_model.bin of eight bytes passed the plan.
+    """
+    folder = write(tmp_path / "model")
+    (folder / "model.safetensors").unlink()
+    (folder / "pytorch_model.bin").write_bytes(content)
+    told = problem(folder)
+    assert told is None if found is None else (told or "").startswith(found)
+
+
 def test_one_expert_without_a_projection_is_named(tmp_path: Path) -> None:
     """The experts of a layer have the same tensors."""
     experts = {
