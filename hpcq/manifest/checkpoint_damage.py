@@ -2,22 +2,29 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
+from hpcq.catalog.architectures import architectures_of, generates_with
 from hpcq.catalog.checkpoint_formats import CONFIG_FILE
 from hpcq.catalog.checkpoint_problems import absence_problem, content_problem, file_problem
+from hpcq.catalog.config_values import value_problem
 from hpcq.catalog.generation_settings import generation_problem
 from hpcq.catalog.hf_config import read_checkpoint_shape
 from hpcq.catalog.model_config import InvalidConfigError, UnsupportedConfigError
 from hpcq.catalog.model_shape import ModelShape
-from hpcq.catalog.remote_code import code_problem
+from hpcq.catalog.remote_code import code_problem, has_own_code, model_types
 from hpcq.catalog.tasks import generates_text
+from hpcq.catalog.tools import backends
 from hpcq.manifest.context import Context
-from hpcq.manifest.error_messages import Problem
+from hpcq.manifest.error_messages import Problem, did_you_mean
 from hpcq.manifest.fs_access import is_folder
+from hpcq.manifest.lookups import model_config
 from hpcq.manifest.value_origin import KeyPath
+
+_ACCELERATE = "accelerate"
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -88,14 +95,42 @@ def _evaluated(context: Context) -> Iterator[_Evaluated]:
                 )
 
 
-def _config_problem(folder: Path) -> str | None:
-    try:
-        read_checkpoint_shape(folder)
-    except InvalidConfigError as error:
-        return f"{error}: correct it, or download it again"
-    except UnsupportedConfigError:
-        return None
-    return None
+def check_code(context: Context) -> Iterator[Problem]:
+    """Find models that transformers does not know, and whose own code may not be used or does not exist."""
+    for one in _evaluated(context):
+        config = model_config(one.folder) or {}
+        model_type = config.get("model_type")
+        if not isinstance(model_type, str) or model_type in model_types() or not _needs_transformers(context, config):
+            continue
+        unknown = f"transformers has no model_type '{model_type}'"
+        if not has_own_code(config):
+            hint = did_you_mean(model_type, model_types())
+            yield one.key_path, f"'{one.text}': {unknown}: correct {CONFIG_FILE} ({one.folder}).{hint}"
+        elif not one.has_code:
+            trust = "set trust_remote_code = true for this model, if you trust it"
+            yield one.problem(f"{CONFIG_FILE} needs the model's own code (auto_map), because {unknown}: {trust}")
+
+
+def _needs_transformers(context: Context, config: Mapping[str, Any]) -> bool:
+    """Return whether hpcq's version of transformers makes the model. An environment of the user may have another."""
+    settings = context.manifest.evaluate
+    is_own = context.profile is None or backends()[_ACCELERATE].environment in context.profile.environments
+    return (
+        not settings.environment and not is_own and generates_with(settings.backend, architectures_of(config)) is False
+    )
+
+
+def _config_problem(folder: Path, shape: ModelShape | None) -> str | None:
+    """Return which value of config.json is invalid, and the fix, as a clause."""
+    problem = value_problem(model_config(folder) or {})
+    if problem is None and shape is None:
+        try:
+            read_checkpoint_shape(folder)
+        except InvalidConfigError as error:
+            problem = str(error)
+        except UnsupportedConfigError:
+            return None
+    return problem and f"{problem}: correct it, or download it again"
 
 
 def _problems(one: _Evaluated) -> Iterator[str]:
@@ -106,7 +141,7 @@ def _problems(one: _Evaluated) -> Iterator[str]:
         if one.is_complete and (folder / CONFIG_FILE).is_file():
             problem = problem or absence_problem(folder)
         problem = problem or (code_problem(folder) if one.has_code else None)
-        problem = problem or (None if one.shape else _config_problem(folder)) or content_problem(folder, one.shape)
+        problem = problem or _config_problem(folder, one.shape) or content_problem(folder, one.shape)
     except OSError as error:
         problem = f"it cannot be read ({error.strerror or error})"
     if problem:

@@ -26,7 +26,7 @@ from hpcq.catalog.weight_files import ambiguous_weights
 from hpcq.core.errors import ManifestError
 from hpcq.core.work_records import SYNTHETIC, Scheme
 from hpcq.manifest import calibration_checks, contradictions
-from hpcq.manifest.checkpoint_damage import check_files, check_generation
+from hpcq.manifest.checkpoint_damage import check_code, check_files, check_generation
 from hpcq.manifest.checkpoints import NamedCheckpoint, is_folder_text
 from hpcq.manifest.context import Context, NamedModel, NamedTask, look_up
 from hpcq.manifest.error_messages import Problem, did_you_mean, unknown_name
@@ -373,6 +373,7 @@ _CHECKS: tuple[tuple[tuple[str, ...], _Check], ...] = (
     (("models", "evaluate"), _causal_models),
     (("models", "evaluate"), _checkpoints),
     (("models", "evaluate"), check_files),
+    (("models", "cluster", "evaluate"), check_code),
     (("models", "tasks", "evaluate"), check_generation),
     (("models", "evaluate"), _model_shapes),
     (("schemes",), _definitions),

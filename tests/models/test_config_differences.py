@@ -7,6 +7,7 @@ import json
 import pytest
 
 from hpcq.catalog.config_differences import config_differences
+from hpcq.catalog.config_values import value_problem
 from hpcq.catalog.families import FAMILIES
 from tests.models.family_configs import CONFIGS
 
@@ -21,5 +22,6 @@ def test_what_transformers_writes_is_no_difference(name: str) -> None:
         pytest.skip("its configuration class is not in transformers")
     base = {**settings, "model_type": kind}
     saved = json.loads(AutoConfig.for_model(kind, **settings).to_json_string(use_diff=False))
+    assert value_problem(saved) is None
     assert not [*config_differences(saved, base)]
     assert not [*config_differences(base, saved)]
