@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import os
 import re
 import zipfile
 from collections import Counter, defaultdict
@@ -20,7 +21,7 @@ from hpcq.core.sentences import listed
 
 _JSON_FILES = ("config.json", "tokenizer_config.json", TOKENIZER_FILE, "special_tokens_map.json", INDEX_FILE)
 _POINTER = b"version https://git-lfs.github.com/spec/"
-_DOWNLOAD = "download it again"
+_DOWNLOAD = "copy or download it again"
 _COPY_TOKENIZER = "copy the model's tokenizer files"
 NO_TOKENIZER = "it has no tokenizer: copy the model's tokenizer files into the folder"
 ADAPTER_FILE = "adapter_config.json"
@@ -82,7 +83,9 @@ def absence_problem(folder: Path) -> str | None:
 
 def missing_config(folder: Path) -> str:
     """Return why a folder without config.json is not a checkpoint, and the fix, as the end of a sentence."""
-    return IS_ADAPTER if (folder / ADAPTER_FILE).is_file() else "is not a checkpoint: config.json is missing."
+    if (folder / ADAPTER_FILE).is_file():
+        return IS_ADAPTER
+    return f"is not a checkpoint: {folder / 'config.json'} is missing. Copy or download it, or correct the path."
 
 
 def is_adapter(folder: Path) -> bool:
@@ -138,6 +141,11 @@ def _file_problems(folder: Path, *, is_complete: bool) -> Iterator[str]:
         yield from _json_problems(folder / name)
     files = _weight_files(folder)
     for path in files:
+        if not path.is_relative_to(folder) or ".." in path.relative_to(folder).parts:
+            yield (
+                f"{INDEX_FILE} names a file outside of the folder ({os.path.relpath(path, folder)}): copy it into the "
+                "folder, and correct the index"
+            )
         is_needed = is_complete or path.is_symlink()
         problem = _weight_problem(path) if path.exists() else _absence(path) if is_needed else None
         if problem:
@@ -151,7 +159,7 @@ def _file_problems(folder: Path, *, is_complete: bool) -> Iterator[str]:
 def pickle_problem(path: Path) -> str | None:
     """Return why a file is not one of torch.save's (2.14): a zip file, or a pickle; None: it is one, or is unknown."""
     if is_pointer(path):
-        return f"{path.name} is a pointer of Git LFS, not the file itself: {_LFS}"
+        return f"{path.name} is a Git LFS pointer, not the file itself: {_LFS}"
     with path.open("rb") as file:
         beginning = file.read(len(_ZIP))
     if beginning[:1] == _PICKLE and path.stat().st_size >= _SMALLEST_PICKLE:
@@ -164,7 +172,7 @@ def pickle_problem(path: Path) -> str | None:
 def _absence(path: Path) -> str:
     """Return why a file does not exist, and the fix, as a clause."""
     if path.is_symlink():
-        return f"{path.name} is a link to a file that does not exist: {_DOWNLOAD}"
+        return f"{path.name} is a broken symbolic link: {_DOWNLOAD}"
     partial = next((one.name for one in sorted(path.parent.glob(f"{path.name}*"))), None)
     also = f", but {partial} exists" if partial else ""
     return f"{path.name}, which {INDEX_FILE} names, is missing{also}: {_DOWNLOAD}"
@@ -172,7 +180,7 @@ def _absence(path: Path) -> str:
 
 def _weight_problem(path: Path) -> str | None:
     if is_pointer(path):
-        return f"{path.name} is a pointer of Git LFS, not the file itself: {_LFS}"
+        return f"{path.name} is a Git LFS pointer, not the file itself: {_LFS}"
     if not path.stat().st_size:
         return f"{path.name} is empty: {_DOWNLOAD}"
     try:
@@ -186,7 +194,7 @@ def _json_problems(path: Path) -> Iterator[str]:
     if not path.is_file():
         return
     if is_pointer(path):
-        yield f"{path.name} is a pointer of Git LFS, not the file itself: {_LFS}"
+        yield f"{path.name} is a Git LFS pointer, not the file itself: {_LFS}"
         return
     content = _json(path, path.stat().st_mtime_ns)
     if not isinstance(content, dict):
@@ -201,7 +209,7 @@ def _index_problems(folder: Path, files: Sequence[Path]) -> Iterator[str]:
     """Yield tensors that the index places in a file that lacks them, and tensors that two files have."""
     if not all(path.is_file() for path in files):
         return
-    names = {path.name: [header.name for header in headers_of(path)] for path in files}
+    names = {str(path.relative_to(folder)): [header.name for header in headers_of(path)] for path in files}
     weight_map = _json(folder / INDEX_FILE, (folder / INDEX_FILE).stat().st_mtime_ns)["weight_map"]
     absent = sorted(name for name, file in weight_map.items() if name not in names.get(str(file), ()))
     if absent:
@@ -224,7 +232,10 @@ def _content_problems(folder: Path, headers: Sequence[TensorHeader], shape: Mode
                 f"correct config.json, or {_DOWNLOAD}"
             )
         if not shape.tied_embeddings and not any(_HEAD.search(header.name) for header in headers):
-            yield f"it has no head (lm_head), and its config.json does not tie the embeddings: {_DOWNLOAD}"
+            yield (
+                "it has no head (lm_head), and its config.json does not tie the embeddings: set tie_word_embeddings to "
+                f"true, if the model was trained so, or {_DOWNLOAD}"
+            )
     if shape and (reshaped := shape_problem(headers, shape)):
         yield f"{reshaped}: correct config.json, or {_DOWNLOAD}"
     names = {header.name for header in headers}
@@ -247,12 +258,15 @@ def _missing_in_layers(names: Collection[str], shape: ModelShape | None) -> Iter
     extra = max(layers)
     if extra >= shape.layers and not shape.config.get(_MORE_LAYERS) and not shape.left_out:
         yield (
-            f"it has a layer {extra}, but its config.json describes {shape.layers} layers, numbered from 0: "
+            f"it has tensors of layer index {extra}, but num_hidden_layers is {shape.layers}: "
             f"correct config.json, or {_DOWNLOAD}"
         )
     lost = next((number for number in range(shape.layers) if number not in layers), None)
     if lost is not None:
-        yield f"it has no tensor of layer {lost} of {shape.layers}: {_DOWNLOAD}"
+        yield (
+            f"it has no tensor of layer index {lost}, but num_hidden_layers is {shape.layers}: "
+            f"correct config.json, or {_DOWNLOAD}"
+        )
     for kind in set(shape.pattern):
         parts = {number: layers.get(number, set()) for number, own in enumerate(shape.pattern) if own == kind}
         counts = Counter(part for found in parts.values() for part in found)
@@ -297,7 +311,7 @@ def _weight_files(folder: Path) -> list[Path]:
 
 
 def is_pointer(path: Path) -> bool:
-    """Return whether a file is a pointer of Git LFS."""
+    """Return whether a file is a Git LFS pointer."""
     with path.open("rb") as file:
         return file.read(len(_POINTER)) == _POINTER
 

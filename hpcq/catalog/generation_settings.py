@@ -132,7 +132,7 @@ def generation_problem(folder: Path, vocabulary: int | None) -> str | None:
     file = GENERATION_CONFIG_FILE if is_own else CONFIG_FILE
     if settings.problem:
         is_named = settings.problem.startswith(file)
-        remedy = "correct it or download it again" if is_named else f"correct {_STOP_KEY}"
+        remedy = "correct it, copy or download it again" if is_named else f"correct {_STOP_KEY}"
         remedy += ", or delete the file" if is_own else ""
         return f"{settings.problem if is_named else f'in {file}, {settings.problem}'}: {remedy}"
     beyond = [token for token in settings.stop_tokens if vocabulary is not None and token >= vocabulary]

@@ -44,7 +44,7 @@ def _problems(folder: Path) -> Iterator[str]:
                 )
             file = f"{class_name.rpartition('.')[0]}.py"
             if not separator and not (folder / file).is_file():
-                yield f"it has no {file}, which auto_map in {name} names: download it again"
+                yield f"it has no {file}, which auto_map in {name} names: copy the file into the folder"
 
 
 def _references(path: Path) -> Iterator[str]:

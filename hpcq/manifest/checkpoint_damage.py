@@ -130,7 +130,7 @@ def _config_problem(folder: Path, shape: ModelShape | None) -> str | None:
             problem = str(error)
         except UnsupportedConfigError:
             return None
-    return problem and f"{problem}: correct it, or download it again"
+    return problem and f"{problem}: correct it, or copy or download it again"
 
 
 def _problems(one: _Evaluated) -> Iterator[str]:

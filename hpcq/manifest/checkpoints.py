@@ -39,6 +39,7 @@ _COMPARED_KEYS = {
 }
 _TOKENIZER_FILES = ("tokenizer.json", "tokenizer.model", "vocab.json", "merges.txt")
 _TEMPLATE_FILES = ("chat_template.jinja",)
+_NOT_QUANTIZED = " is not quantized: its config.json has no quantization_config. Give it as a model of its own."
 _WEIGHTS = ("model*.safetensors", "pytorch_model*.bin")
 
 
@@ -71,7 +72,7 @@ class NamedCheckpoint:
         folder: Its folder, which may not exist yet; None if the commit is not known.
         scheme: What it declares; None if it is unknown.
         shape: Its sizes; None if they are unknown.
-        problem: Why it cannot be evaluated; None: it can, or it is not staged yet.
+        problem: Why it cannot be evaluated, as what follows its name in a sentence; None: it can, or is not staged yet.
         notes: Remarks for readers of the scores.
         stored_bytes: Bytes of its tensors, from the headers of its files; None: unknown.
     """
@@ -129,17 +130,18 @@ def named_checkpoint(
         return named
     problem = _folder_problem(named.folder, is_staged=not named.is_on_hub)
     if problem:
-        return replace(named, problem=problem)
+        return replace(named, problem=f" {problem}")
     try:
         declaration = find_declaration(named.folder)
         if declaration is None:
-            return replace(named, problem="is not quantized: its config.json has no quantization_config.")
+            return replace(named, problem=_NOT_QUANTIZED)
         scheme = checkpoint_scheme(declaration, origin)
         check_other_files(named.folder, declaration)
     except CheckpointFormatError as error:
-        return replace(named, problem=str(error))
+        return replace(named, problem=f": {error}")
     named = _compared(replace(named, scheme=scheme), named.folder, base, base_folder)
-    return named if named.problem or named.folder is None else replace(named, problem=ambiguous_weights(named.folder))
+    ambiguous = None if named.problem or named.folder is None else ambiguous_weights(named.folder)
+    return replace(named, problem=f" {ambiguous}") if ambiguous else named
 
 
 def _folder_problem(folder: Path, *, is_staged: bool) -> str | None:
@@ -176,17 +178,17 @@ def _compared(
         named = replace(named, notes=(f"{named.text}: {note}",))
     named = replace(named, shape=shape)
     if differences:
-        return replace(named, problem=f"is not a checkpoint of this model: {', '.join(differences)}.")
+        return replace(named, problem=f" is not a checkpoint of this model: {', '.join(differences)}.")
     if has_base and base_folder:
         notes = (*_tokenizer_notes(named.text, folder, base_folder), *_config_notes(named.text, folder, base_folder))
         named = replace(named, notes=(*named.notes, *notes))
     try:
         stored_bytes = sum(header.bytes for header in read_headers(folder))
     except FileNotFoundError as error:
-        missing = f"{Path(error.filename).name}, which its index names, is missing: download it again."
+        missing = f": {Path(error.filename).name}, which its index names, is missing: copy or download it again."
         return named if named.is_on_hub else replace(named, problem=missing)
     except (OSError, ValueError, KeyError) as error:
-        return replace(named, problem=f"its weights cannot be read ({error}).")
+        return replace(named, problem=f": its weights cannot be read ({error}).")
     return replace(named, stored_bytes=stored_bytes or None)
 
 

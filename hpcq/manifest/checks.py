@@ -145,7 +145,7 @@ def _checkpoints(context: Context) -> Iterator[Problem]:
                 yield named.key_path, f"'{named.text}' is listed twice: another text names the same checkpoint."
             seen.add(identity)
             if named.problem:
-                yield named.key_path, f"'{named.text}': {named.problem}"
+                yield named.key_path, f"'{named.text}'{named.problem}"
             elif not named.is_on_hub and not is_folder(named.folder or Path()) and not context.manifest.is_synthetic:
                 yield named.key_path, _no_folder(requested, named)
             elif named.is_on_hub and named.text.partition("@")[0].count("/") != 1:

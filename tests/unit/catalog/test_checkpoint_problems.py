@@ -86,6 +86,13 @@ def _move_tensor(folder: Path) -> None:
     (folder / "model.safetensors.index.json").write_text(json.dumps(index))
 
 
+def _outside(folder: Path) -> None:
+    other = write(folder.with_name("base"))
+    index = json.loads((folder / "model.safetensors.index.json").read_text())
+    index["weight_map"] = dict.fromkeys(index["weight_map"], f"../{other.name}/model.safetensors")
+    (folder / "model.safetensors.index.json").write_text(json.dumps(index))
+
+
 def _partial(folder: Path) -> None:
     path = folder / "model-00002-of-00002.safetensors"
     path.rename(f"{path}.incomplete")
@@ -108,13 +115,17 @@ SECOND = "model-00002-of-00002.safetensors"
             f"{SECOND}, which model.safetensors.index.json names, is missing: ",
         ),
         (_partial, f"names, is missing, but {SECOND}.incomplete exists"),
-        (_dangle, f"{SECOND} is a link to a file that does not exist"),
-        (lambda folder: (folder / SECOND).write_bytes(POINTER), f"{SECOND} is a pointer of Git LFS, .*'git lfs pull'"),
+        (_dangle, f"{SECOND} is a broken symbolic link"),
+        (lambda folder: (folder / SECOND).write_bytes(POINTER), f"{SECOND} is a Git LFS pointer, .*'git lfs pull'"),
         (lambda folder: (folder / SECOND).write_bytes(b""), f"{SECOND} is empty"),
         (lambda folder: (folder / SECOND).write_bytes(b"<html>Not found</html>" * 9), "is not a complete safetensors"),
         (_cut, f"{SECOND} has [0-9]+ bytes, [0-9]+ according to its header"),
+        (
+            _outside,
+            r"json names a file outside of the folder \(\.\./base/model.safetensors\): copy it into the folder, ",
+        ),
         (_move_tensor, "model-00001-of-00002.safetensors lacks model.norm.weight"),
-        (lambda folder: (folder / "tokenizer.json").write_bytes(POINTER), "tokenizer.json is a pointer of Git LFS"),
+        (lambda folder: (folder / "tokenizer.json").write_bytes(POINTER), "tokenizer.json is a Git LFS pointer"),
         (lambda folder: (folder / "tokenizer.json").write_text("{"), "tokenizer.json is not a JSON object"),
         (
             lambda folder: (folder / "model.safetensors.index.json").write_text("{}"),
@@ -123,7 +134,7 @@ SECOND = "model-00002-of-00002.safetensors"
     ],
 )
 def test_damaged_files_are_named(tmp_path: Path, damage: Callable[[Path], object], found: str) -> None:
-    """An absent shard, a pointer of Git LFS, a cut file and others are named with what to do.
+    """An absent shard, a Git LFS pointer, a cut file and others are named with what to do.
 
     Observed: cut files and absent shards passed the plan.
     """
@@ -147,10 +158,14 @@ def without(*names: str) -> Shapes:
 @pytest.mark.parametrize(
     ("tensors", "config", "found"),
     [
-        (without("lm_head.weight"), {}, "it has no head"),
+        (without("lm_head.weight"), {}, "not tie the embeddings: set tie_word_embeddings to true"),
         (without("model.layers.1.self_attn.k_proj.weight"), {}, "layer 1 has no self_attn.k_proj.weight"),
-        (without(*(f"model.layers.2.{name}" for name in LAYER)), {}, "no tensor of layer 2 of 3"),
-        (TENSORS, {"num_hidden_layers": 2}, "it has a layer 2, but its config.json describes 2 layers"),
+        (
+            without(*(f"model.layers.2.{name}" for name in LAYER)),
+            {},
+            "no tensor of layer index 2, but num_hidden_layers is 3: correct",
+        ),
+        (TENSORS, {"num_hidden_layers": 2}, "it has tensors of layer index 2, but num_hidden_layers is 2: correct"),
         (
             TENSORS,
             {"vocab_size": 1000},
@@ -277,7 +292,7 @@ def test_a_head_that_is_not_the_tied_one_is_refused(tmp_path: Path) -> None:
         (lambda folder: (folder / "model.safetensors").rename(folder / "pytorch_model.bin"), None),
         (
             lambda folder: (folder / "model.safetensors").unlink(),
-            "it has no weights (model.safetensors): download it again",
+            "it has no weights (model.safetensors): copy or download it again",
         ),
         (
             lambda folder: (folder / "model.safetensors").rename(folder / "weights.safetensors"),
@@ -285,11 +300,11 @@ def test_a_head_that_is_not_the_tied_one_is_refused(tmp_path: Path) -> None:
         ),
         (
             lambda folder: (folder / "model.safetensors").rename(folder / "consolidated.safetensors"),
-            "it has no weights (model.safetensors): download it again",
+            "it has no weights (model.safetensors): copy or download it again",
         ),
         (
             lambda folder: (folder / "model.safetensors").rename(folder / SECOND),
-            f"it has {SECOND}, but no model.safetensors.index.json: download it again",
+            f"it has {SECOND}, but no model.safetensors.index.json: copy or download it again",
         ),
         (
             lambda folder: (folder / "model.safetensors").rename(folder / "weights.bin"),

@@ -89,10 +89,10 @@ def _settings(content: str) -> None:
     [
         (
             "version https://git-lfs.github.com/spec/v1\noid sha256:4d7a\nsize 132\n",
-            "generation_config.json is a Git LFS pointer, not the file itself: correct it or download it again",
+            "generation_config.json is a Git LFS pointer, not the file itself: correct it, copy or download it again",
         ),
-        ('{"eos_token_id": 2,}', "generation_config.json is not valid JSON: correct it or download it again"),
-        ("[]", "generation_config.json is not a JSON object: correct it or download it again"),
+        ('{"eos_token_id": 2,}', "generation_config.json is not valid JSON: correct it, copy or download it again"),
+        ("[]", "generation_config.json is not a JSON object: correct it, copy or download it again"),
         (
             '{"eos_token_id": "2"}',
             'in generation_config.json, eos_token_id has values that are not token ids: "2": correct eos_token_id',

@@ -180,7 +180,7 @@ def test_other_settings_of_the_computation_are_a_note(
     [
         ({"num_attention_heads": 8}, "of this model: num_attention_heads is 8, not 4"),
         ({"intermediate_size": 768}, "of this model: intermediate_size is 768, not 512"),
-        ({"hidden_size": 128}, r"'\./x': is not a checkpoint of this model: its hidden_size is 128, not 256"),
+        ({"hidden_size": 128}, r"'\./x' is not a checkpoint of this model: its hidden_size is 128, not 256"),
         ({"vocab_size": 1000}, "its vocab_size is 1000, not 1024"),
         ({"architectures": ["MistralForCausalLM"]}, "its architecture is MistralForCausalLM, not LlamaForCausalLM"),
     ],
@@ -210,13 +210,13 @@ def test_what_cannot_be_a_checkpoint_is_refused(resolve_text: Callable[..., Reso
     with pytest.raises(ManifestError) as caught:
         resolve_text(*texts)
     expected = [
-        "'./plain': is not quantized: its config.json has no quantization_config.",
+        "'./plain' is not quantized: its config.json has no quantization_config. Give it as a model of its own.",
         "'./unknown': quantization_config.quant_method in config.json: 'new' is an unknown format",
-        "'./silent': has no tokenizer: copy the tokenizer files of its base model into the folder.",
-        "'./named': has no model.safetensors: rename gptq_model-4bit-128g.safetensors to model.safetensors.",
+        "'./silent' has no tokenizer: copy the tokenizer files of its base model into the folder.",
+        "'./named' has no model.safetensors: rename gptq_model-4bit-128g.safetensors to model.safetensors.",
         "'./cut': its weights cannot be read",
-        "'./partial': model-1-of-2.safetensors, which its index names, is missing: download it again.",
-        "'./empty': is not a checkpoint: config.json is missing.",
+        "'./partial': model-1-of-2.safetensors, which its index names, is missing: copy or download it again.",
+        f"'./empty' is not a checkpoint: {tmp_path}/empty/config.json is missing. Copy or download it, or corr",
         "'./none' is not a folder.",
         "'justaname' is not an id on the hub, such as 'org/name'. For a folder, write './justaname'.",
     ]
@@ -280,7 +280,7 @@ def test_adapters_are_refused(load_text: LoadText, base: Path, tmp_path: Path) -
             load_text(manifest_text())
     shutil.move(base, tmp_path / "adapter")
     write_checkpoint(base)
-    with pytest.raises(ManifestError, match=r"'\./adapter': is an adapter \(adapter_config\.json\)"):
+    with pytest.raises(ManifestError, match=r"'\./adapter' is an adapter \(adapter_config\.json\)"):
         load_text(manifest_text("./adapter"))
 
 

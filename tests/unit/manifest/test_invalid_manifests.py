@@ -223,7 +223,9 @@ CASES: dict[str, tuple[str, list[str]]] = {
     ),
     "model no checkpoint": (
         full(models='[[models]]\nid = "own"\npath = "folder"\n'),
-        [":5: models.0.path: 'folder' is not a checkpoint: config.json is missing."],
+        [
+            ":5: models.0.path: 'folder' is not a checkpoint: FOLDER/folder/config.json is missing. Copy or download it, or correct the path."
+        ],
     ),
     "model file": (
         full(models='[[models]]\nid = "own"\npath = "text.md"\n'),
