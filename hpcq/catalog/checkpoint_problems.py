@@ -12,9 +12,10 @@ from functools import lru_cache
 from pathlib import Path
 from typing import Any
 
+from hpcq.catalog.checkpoint_formats import CheckpointFormatError, find_declaration
 from hpcq.catalog.model_shape import ModelShape
 from hpcq.catalog.safetensors_headers import INDEX_FILE, SINGLE_FILE, TensorHeader, headers_of
-from hpcq.catalog.tensor_shapes import shape_problem
+from hpcq.catalog.tensor_shapes import shape_problem, type_problem
 from hpcq.catalog.tokenizer_file import TOKENIZER_FILE, largest_token, vocabulary_problem
 from hpcq.catalog.weight_files import weight_files, weights_problem
 from hpcq.core.sentences import listed
@@ -238,6 +239,8 @@ def _content_problems(folder: Path, headers: Sequence[TensorHeader], shape: Mode
             )
     if shape and (reshaped := shape_problem(headers, shape)):
         yield f"{reshaped}: correct config.json, or {_DOWNLOAD}"
+    if shape and not _declares_quantization(folder) and (quantized := type_problem(headers, shape)):
+        yield f"{quantized}: restore its quantization_config, or {_DOWNLOAD}"
     names = {header.name for header in headers}
     yield from _missing_in_layers(names, shape)
     yield from _missing_in_experts(names)
@@ -248,6 +251,14 @@ def _content_problems(folder: Path, headers: Sequence[TensorHeader], shape: Mode
         yield (
             f"{TOKENIZER_FILE} has token ids up to {largest}, but the model has {vocabulary} tokens: {_COPY_TOKENIZER}"
         )
+
+
+def _declares_quantization(folder: Path) -> bool:
+    """Return whether a checkpoint declares a quantization, known or not."""
+    try:
+        return find_declaration(folder) is not None
+    except CheckpointFormatError:
+        return True
 
 
 def _missing_in_layers(names: Collection[str], shape: ModelShape | None) -> Iterator[str]:

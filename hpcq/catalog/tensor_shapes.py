@@ -1,4 +1,4 @@
-"""Shapes of a checkpoint's linear layers, compared with those that its config.json describes."""
+"""Shapes and types of a checkpoint's linear layers, compared with what its config.json describes."""
 
 from __future__ import annotations
 
@@ -9,6 +9,7 @@ from hpcq.catalog.safetensors_headers import TensorHeader
 
 _FLOATS = ("F32", "F16", "BF16")
 """Types of weights that are not quantized, and so have the shape of their layer."""
+_UNQUANTIZED = (*_FLOATS, "F64")
 _TRANSPOSED_FAMILIES = ("gpt2",)
 """Families whose layers are transformers' Conv1D, with inputs by outputs."""
 _TEXT_PART = "language_model"
@@ -25,6 +26,19 @@ def shape_problem(headers: Sequence[TensorHeader], shape: ModelShape) -> str | N
         return None
     stored = {header.name: header for header in headers if header.dtype in _FLOATS}
     return next(_problems(stored, shape), None)
+
+
+def type_problem(headers: Sequence[TensorHeader], shape: ModelShape) -> str | None:
+    """Return which layer of a checkpoint that declares no quantization is quantized, as the beginning of a clause.
+
+    transformers (5.17) would take the stored numbers for weights, without scales.
+    """
+    stored = {header.name: header for header in headers}
+    for name, _ in _layers(stored, shape):
+        header = stored.get(f"{name}.weight")
+        if header and header.dtype not in _UNQUANTIZED:
+            return f"{header.name} has the type {header.dtype}, but its config.json declares no quantization"
+    return None
 
 
 def _problems(stored: Mapping[str, TensorHeader], shape: ModelShape) -> Iterator[str]:
