@@ -317,7 +317,7 @@ CASES: dict[str, tuple[str, list[str]]] = {
     ),
     "group zero": (
         full(schemes='[schemes]\nuse = ["gptq-w4a16-g0"]\n'),
-        [f":6: schemes.use: unknown scheme 'gptq-w4a16-g0'; {KNOWN_SCHEMES}. Did you mean 'gptq-w4a16'?"],
+        [":6: schemes.use: 'gptq-w4a16-g0' does not exist: the group size must be 1 or more."],
     ),
     "ignore is no expression": (
         full(schemes=MINE + 'base = "fp8"\nignore = ["lm_head", "re:*.mlp"]\n'),
