@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import zipfile
 from pathlib import Path
 from typing import Any
 
@@ -41,7 +42,8 @@ def complete(folder: Path) -> None:
     """Add a tokenizer, and weights in a format of which no header is read."""
     (folder / "tokenizer.json").write_text(TOKENIZER)
     if not any(folder.glob("*.safetensors*")):
-        (folder / "pytorch_model.bin").write_bytes(b"weights")
+        with zipfile.ZipFile(folder / "pytorch_model.bin", "w") as file:
+            file.writestr("archive/data.pkl", b"weights")
 
 
 def write_checkpoint(folder: Path, quantization: dict[str, Any] | None = None, **config: Any) -> Path:

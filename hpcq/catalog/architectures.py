@@ -42,6 +42,17 @@ def architecture_problem(backend: str, architectures: Sequence[str] | None) -> s
     return None if known[first] else f"{info.title} supports {named} only for embeddings or classification"
 
 
+def generates_with(backend: str, architectures: Sequence[str]) -> bool | None:
+    """Return whether the backend has own code that generates text with a model; None: unknown (plugins).
+
+    Only vLLM has such code. The backend accelerate needs the code of transformers.
+    """
+    if backend == "accelerate":
+        return False
+    known = _known().get(backend)
+    return None if known is None else any(known.get(name, False) for name in architectures)
+
+
 def cpu_problem(backend: str, architectures: Sequence[str] | None) -> str | None:
     """Return why the backend cannot compute a model on CPUs, as the end of a sentence; None: it can, or is unknown.
 

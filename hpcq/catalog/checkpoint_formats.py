@@ -114,6 +114,26 @@ def find_declaration(folder: Path) -> Declaration | None:
     return None
 
 
+def check_other_files(folder: Path, declaration: Declaration) -> None:
+    """Check that no other file of the folder declares another format: two loaders would compute different weights.
+
+    Raises:
+        CheckpointFormatError: One does; the message has both files.
+    """
+    for name, read in OTHER_FILES.items():
+        if name == declaration.file or not (folder / name).is_file():
+            continue
+        try:
+            other = _declaration(name, *read(_read(folder / name)))
+        except CheckpointFormatError:
+            continue  # not read: `declaration` has priority
+        for key in _COMPARED_KEYS:
+            own, found = declaration.settings.get(key), other.settings.get(key)
+            if own is not None and found is not None and own != found:
+                phrase = f"{_shown(own)}, but {name} declares {_shown(found)}: move the wrong file to another folder"
+                raise declaration.error(key, phrase)
+
+
 def checkpoint_scheme(declaration: Declaration, origin: str) -> Scheme:
     """Return the scheme that a checkpoint declares.
 
@@ -126,6 +146,8 @@ def checkpoint_scheme(declaration: Declaration, origin: str) -> Scheme:
     """
     method = declaration.settings.get("quant_method")
     describe = _DESCRIPTIONS.get(str(method))
+    if method is None:
+        raise declaration.error("quant_method", f"is missing; supported are {', '.join(_DESCRIPTIONS)}")
     if describe is None:
         what = "is a format that no backend loads" if method in _NOT_LOADABLE else "is an unknown format"
         raise declaration.error("quant_method", f"{_shown(method)} {what}; supported are {', '.join(_DESCRIPTIONS)}")
@@ -177,6 +199,7 @@ _NOT_LOADABLE = (
     "torchao",
     "vptq",
 )
+_COMPARED_KEYS = ("quant_method", "bits", "group_size")
 _HEAD = "lm_head"
 _AUTOAWQ_DEFAULTS: Settings = {"version": "gemm", "zero_point": True}
 _AUTOAWQ_NAMES = {"w_bit": "bits", "q_group_size": "group_size"}
@@ -298,7 +321,9 @@ def _fp8(declaration: Declaration) -> dict[str, Any]:
     declaration.value("fmt", ("e4m3", None))
     is_dynamic = declaration.value("activation_scheme", ("dynamic", "static"), "dynamic") == "dynamic"
     block = declaration.settings.get("weight_block_size")
-    if block is not None and not (isinstance(block, list) and len(set(block)) == 1 and isinstance(block[0], int)):
+    if block is not None and not (
+        isinstance(block, list) and block and block == block[:1] * len(block) and isinstance(block[0], int)
+    ):
         raise declaration.error("weight_block_size", f"{_shown(block)} is not supported; supported are square blocks")
     if block is not None and not is_dynamic:
         raise declaration.error("activation_scheme", "'static' is not supported with weight_block_size")
@@ -413,7 +438,7 @@ def _group(declaration: Declaration, name: str, group: Settings) -> dict[str, An
     if granularity is None:
         raise declaration.error(f"{key}.weights.strategy", f"{_shown(weights.get('strategy'))} is not supported")
     block = weights.get("block_structure")
-    if granularity == "block" and not (isinstance(block, list) and len(set(block)) == 1):
+    if granularity == "block" and not (isinstance(block, list) and block and block == block[:1] * len(block)):
         raise declaration.error(f"{key}.weights.block_structure", f"{_shown(block)} is not supported")
     size = block[0] if granularity == "block" and isinstance(block, list) else weights.get("group_size")
     return {
@@ -430,7 +455,8 @@ def _group(declaration: Declaration, name: str, group: Settings) -> dict[str, An
 def _tensor_format(declaration: Declaration, key: str, settings: Settings) -> str:
     kind, bits, strategy = settings.get("type"), settings.get("num_bits"), settings.get("strategy")
     is_small_float = (kind, bits) == ("float", 4)
-    found = _TENSOR_FORMATS.get((str(kind), int(bits or 0), str(strategy) if is_small_float else None))
+    size = bits if isinstance(bits, int) else 0
+    found = _TENSOR_FORMATS.get((str(kind), size, str(strategy) if is_small_float else None))
     if found is None or (kind == "float" and settings.get("scale_dtype") == "torch.uint8" and not is_small_float):
         raise declaration.error(key, f"{bits}-bit {kind} with scales per {strategy} is not supported")
     return found

@@ -3,26 +3,33 @@
 from __future__ import annotations
 
 import json
+import os
 import re
+import zipfile
 from collections import Counter, defaultdict
 from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
 from functools import lru_cache
 from pathlib import Path
 from typing import Any
 
+from hpcq.catalog.checkpoint_formats import CheckpointFormatError, find_declaration
 from hpcq.catalog.model_shape import ModelShape
 from hpcq.catalog.safetensors_headers import INDEX_FILE, SINGLE_FILE, TensorHeader, headers_of
+from hpcq.catalog.tensor_shapes import shape_problem, type_problem
 from hpcq.catalog.tokenizer_file import TOKENIZER_FILE, largest_token, vocabulary_problem
 from hpcq.catalog.weight_files import weight_files, weights_problem
 from hpcq.core.sentences import listed
 
 _JSON_FILES = ("config.json", "tokenizer_config.json", TOKENIZER_FILE, "special_tokens_map.json", INDEX_FILE)
 _POINTER = b"version https://git-lfs.github.com/spec/"
-_DOWNLOAD = "download it again"
+_DOWNLOAD = "copy or download it again"
 _COPY_TOKENIZER = "copy the model's tokenizer files"
 NO_TOKENIZER = "it has no tokenizer: copy the model's tokenizer files into the folder"
 ADAPTER_FILE = "adapter_config.json"
 IS_ADAPTER = f"is an adapter ({ADAPTER_FILE}), not a model: merge it into its base model, and use the result."
+_ZIP, _PICKLE = b"PK\x03\x04", b"\x80"
+_SMALLEST_PICKLE = 1024
+"""Bytes; the file of one tensor is longer."""
 _LFS = "run 'git lfs pull' in the folder"
 _EMBEDDING = re.compile(r"(^|\.)(embed_tokens|tok_embeddings|embed_in|wte|word_embeddings)\.weight$")
 _HEAD = re.compile(r"(^|\.)(lm_head|embed_out|output)\.(weight|qweight|weight_packed)$")
@@ -77,7 +84,9 @@ def absence_problem(folder: Path) -> str | None:
 
 def missing_config(folder: Path) -> str:
     """Return why a folder without config.json is not a checkpoint, and the fix, as the end of a sentence."""
-    return IS_ADAPTER if (folder / ADAPTER_FILE).is_file() else "is not a checkpoint: config.json is missing."
+    if (folder / ADAPTER_FILE).is_file():
+        return IS_ADAPTER
+    return f"is not a checkpoint: {folder / 'config.json'} is missing. Copy or download it, or correct the path."
 
 
 def is_adapter(folder: Path) -> bool:
@@ -133,21 +142,38 @@ def _file_problems(folder: Path, *, is_complete: bool) -> Iterator[str]:
         yield from _json_problems(folder / name)
     files = _weight_files(folder)
     for path in files:
+        if not path.is_relative_to(folder) or ".." in path.relative_to(folder).parts:
+            yield (
+                f"{INDEX_FILE} names a file outside of the folder ({os.path.relpath(path, folder)}): copy it into the "
+                "folder, and correct the index"
+            )
         is_needed = is_complete or path.is_symlink()
         problem = _weight_problem(path) if path.exists() else _absence(path) if is_needed else None
         if problem:
             yield problem
-    for path in sorted(folder.glob("*.bin")) if not files else ():
-        if is_pointer(path):
-            yield f"{path.name} is a pointer of Git LFS, not the file itself: {_LFS}"
+    if not files:
+        yield from filter(None, (pickle_problem(path) for path in weight_files(folder) if path.suffix == ".bin"))
     if len(files) > 1 or (folder / INDEX_FILE).is_file():
         yield from _index_problems(folder, files)
+
+
+def pickle_problem(path: Path) -> str | None:
+    """Return why a file is not one of torch.save's (2.14): a zip file, or a pickle; None: it is one, or is unknown."""
+    if is_pointer(path):
+        return f"{path.name} is a Git LFS pointer, not the file itself: {_LFS}"
+    with path.open("rb") as file:
+        beginning = file.read(len(_ZIP))
+    if beginning[:1] == _PICKLE and path.stat().st_size >= _SMALLEST_PICKLE:
+        return None
+    if beginning == _ZIP:
+        return None if zipfile.is_zipfile(path) else f"{path.name} is not complete (it is a cut zip file): {_DOWNLOAD}"
+    return f"{path.name} is not a file of PyTorch: {_DOWNLOAD}"
 
 
 def _absence(path: Path) -> str:
     """Return why a file does not exist, and the fix, as a clause."""
     if path.is_symlink():
-        return f"{path.name} is a link to a file that does not exist: {_DOWNLOAD}"
+        return f"{path.name} is a broken symbolic link: {_DOWNLOAD}"
     partial = next((one.name for one in sorted(path.parent.glob(f"{path.name}*"))), None)
     also = f", but {partial} exists" if partial else ""
     return f"{path.name}, which {INDEX_FILE} names, is missing{also}: {_DOWNLOAD}"
@@ -155,7 +181,7 @@ def _absence(path: Path) -> str:
 
 def _weight_problem(path: Path) -> str | None:
     if is_pointer(path):
-        return f"{path.name} is a pointer of Git LFS, not the file itself: {_LFS}"
+        return f"{path.name} is a Git LFS pointer, not the file itself: {_LFS}"
     if not path.stat().st_size:
         return f"{path.name} is empty: {_DOWNLOAD}"
     try:
@@ -169,7 +195,7 @@ def _json_problems(path: Path) -> Iterator[str]:
     if not path.is_file():
         return
     if is_pointer(path):
-        yield f"{path.name} is a pointer of Git LFS, not the file itself: {_LFS}"
+        yield f"{path.name} is a Git LFS pointer, not the file itself: {_LFS}"
         return
     content = _json(path, path.stat().st_mtime_ns)
     if not isinstance(content, dict):
@@ -184,7 +210,7 @@ def _index_problems(folder: Path, files: Sequence[Path]) -> Iterator[str]:
     """Yield tensors that the index places in a file that lacks them, and tensors that two files have."""
     if not all(path.is_file() for path in files):
         return
-    names = {path.name: [header.name for header in headers_of(path)] for path in files}
+    names = {str(path.relative_to(folder)): [header.name for header in headers_of(path)] for path in files}
     weight_map = _json(folder / INDEX_FILE, (folder / INDEX_FILE).stat().st_mtime_ns)["weight_map"]
     absent = sorted(name for name, file in weight_map.items() if name not in names.get(str(file), ()))
     if absent:
@@ -207,7 +233,14 @@ def _content_problems(folder: Path, headers: Sequence[TensorHeader], shape: Mode
                 f"correct config.json, or {_DOWNLOAD}"
             )
         if not shape.tied_embeddings and not any(_HEAD.search(header.name) for header in headers):
-            yield f"it has no head (lm_head), and its config.json does not tie the embeddings: {_DOWNLOAD}"
+            yield (
+                "it has no head (lm_head), and its config.json does not tie the embeddings: set tie_word_embeddings to "
+                f"true, if the model was trained so, or {_DOWNLOAD}"
+            )
+    if shape and (reshaped := shape_problem(headers, shape)):
+        yield f"{reshaped}: correct config.json, or {_DOWNLOAD}"
+    if shape and not _declares_quantization(folder) and (quantized := type_problem(headers, shape)):
+        yield f"{quantized}: restore its quantization_config, or {_DOWNLOAD}"
     names = {header.name for header in headers}
     yield from _missing_in_layers(names, shape)
     yield from _missing_in_experts(names)
@@ -220,6 +253,14 @@ def _content_problems(folder: Path, headers: Sequence[TensorHeader], shape: Mode
         )
 
 
+def _declares_quantization(folder: Path) -> bool:
+    """Return whether a checkpoint declares a quantization, known or not."""
+    try:
+        return find_declaration(folder) is not None
+    except CheckpointFormatError:
+        return True
+
+
 def _missing_in_layers(names: Collection[str], shape: ModelShape | None) -> Iterator[str]:
     """Yield tensors that a layer lacks although most layers of the same kind have them."""
     layers = _parts_of_layers(names, shape.prefix.rpartition(".")[2]) if shape else {}
@@ -228,12 +269,15 @@ def _missing_in_layers(names: Collection[str], shape: ModelShape | None) -> Iter
     extra = max(layers)
     if extra >= shape.layers and not shape.config.get(_MORE_LAYERS) and not shape.left_out:
         yield (
-            f"it has a layer {extra}, but its config.json describes {shape.layers} layers, numbered from 0: "
+            f"it has tensors of layer index {extra}, but num_hidden_layers is {shape.layers}: "
             f"correct config.json, or {_DOWNLOAD}"
         )
     lost = next((number for number in range(shape.layers) if number not in layers), None)
     if lost is not None:
-        yield f"it has no tensor of layer {lost} of {shape.layers}: {_DOWNLOAD}"
+        yield (
+            f"it has no tensor of layer index {lost}, but num_hidden_layers is {shape.layers}: "
+            f"correct config.json, or {_DOWNLOAD}"
+        )
     for kind in set(shape.pattern):
         parts = {number: layers.get(number, set()) for number, own in enumerate(shape.pattern) if own == kind}
         counts = Counter(part for found in parts.values() for part in found)
@@ -278,7 +322,7 @@ def _weight_files(folder: Path) -> list[Path]:
 
 
 def is_pointer(path: Path) -> bool:
-    """Return whether a file is a pointer of Git LFS."""
+    """Return whether a file is a Git LFS pointer."""
     with path.open("rb") as file:
         return file.read(len(_POINTER)) == _POINTER
 

@@ -72,6 +72,7 @@ _SAMPLING: Mapping[str, tuple[object, ...]] = {
 }
 """Settings that apply only to sampled answers."""
 _MAX_VALUE_CHARACTERS = 40
+_LFS_POINTER = "version https://git-lfs.github.com/spec/"
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -103,7 +104,7 @@ class GenerationSettings:
 def read_generation_settings(folder: Path) -> GenerationSettings:
     """Return the settings in generation_config.json; without that file, in config.json.
 
-    An invalid file or value is reported in `problem`, not raised, because text can be generated without it.
+    An invalid file or value is reported in `problem`, not raised: tasks without generated text do not need it.
     """
     own, problem = _read(folder / GENERATION_CONFIG_FILE)
     document = _with_text_part(_read(folder / CONFIG_FILE)[0] or {}) if own is None else own
@@ -117,12 +118,39 @@ def read_generation_settings(folder: Path) -> GenerationSettings:
     )
 
 
+def generation_problem(folder: Path, vocabulary: int | None) -> str | None:
+    """Return why answers would end at other tokens than the checkpoint's, and the fix, as a clause; None: they do not.
+
+    Settings of a wrong type are no problem: they are ignored like all other settings (`GenerationSettings.ignored`).
+
+    Args:
+        folder: Folder of the checkpoint.
+        vocabulary: Size of the model's vocabulary; None: unknown.
+    """
+    own = folder / GENERATION_CONFIG_FILE
+    settings, is_own = read_generation_settings(folder), own.is_file() or own.is_symlink()
+    file = GENERATION_CONFIG_FILE if is_own else CONFIG_FILE
+    if settings.problem:
+        is_named = settings.problem.startswith(file)
+        remedy = "correct it, copy or download it again" if is_named else f"correct {_STOP_KEY}"
+        remedy += ", or delete the file" if is_own else ""
+        return f"{settings.problem if is_named else f'in {file}, {settings.problem}'}: {remedy}"
+    beyond = [token for token in settings.stop_tokens if vocabulary is not None and token >= vocabulary]
+    if not beyond:
+        return None
+    remedy = f"correct it, or delete the {'file' if is_own else 'key'}"
+    return f"in {file}, {_STOP_KEY} has {beyond[0]}, but the model has {vocabulary} tokens: {remedy}"
+
+
 def _read(path: Path) -> tuple[dict[str, Any] | None, str | None]:
     """Return the JSON object in a file, or why there is none; both are None if the file does not exist."""
     try:
-        document = json.loads(path.read_text(encoding="utf-8-sig"))
+        content = path.read_text(encoding="utf-8-sig")
+        if content.startswith(_LFS_POINTER):
+            return None, f"{path.name} is a Git LFS pointer, not the file itself"
+        document = json.loads(content)
     except FileNotFoundError:
-        return None, None
+        return None, f"{path.name} is a broken symbolic link" if path.is_symlink() else None
     except OSError as error:
         return None, f"{path.name} cannot be read ({error.strerror})"
     except (ValueError, RecursionError):

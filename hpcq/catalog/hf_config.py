@@ -11,7 +11,7 @@ from typing import Any
 from hpcq.catalog.block_parts import join_parts, linear
 from hpcq.catalog.families import FAMILIES, TEXT_PARTS, Family
 from hpcq.catalog.ignored_layers import matches
-from hpcq.catalog.model_config import ModelConfig, UnsupportedConfigError
+from hpcq.catalog.model_config import InvalidConfigError, ModelConfig, UnsupportedConfigError
 from hpcq.catalog.model_shape import VALUE_BYTES, Block, Linear, ModelShape
 from hpcq.catalog.safetensors_headers import stored_dtype, tensor_bytes
 from hpcq.catalog.unquantized_modules import unquantized_modules
@@ -47,9 +47,9 @@ def read_checkpoint_shape(folder: Path) -> ModelShape:
     try:
         shape = parse_config(config)
     except UnsupportedConfigError as error:
-        if found is None:
+        if found is None or isinstance(error, InvalidConfigError):
             raise
-        raise type(error)(f"{error}; its safetensors files have {found / 2**30:.1f} GiB") from None
+        raise UnsupportedConfigError(f"{error}; its safetensors files have {found / 2**30:.1f} GiB") from None
     dtype = stated_dtype(config) or stored_dtype(folder) or _dtype_of_size(shape, found or _pickle_bytes(folder))
     shape = replace(shape, stored_dtype=dtype)
     if found is None:

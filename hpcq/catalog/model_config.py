@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from collections.abc import Mapping
 from typing import Any
 
@@ -75,6 +76,7 @@ class ModelConfig:
             default: Value of an absent key, or of null.
 
         Raises:
+            InvalidConfigError: It is a text or negative.
             UnsupportedConfigError: It is missing, zero, or different for each block.
         """
         value = self.get(key)
@@ -83,7 +85,9 @@ class ModelConfig:
             raise UnsupportedConfigError(f"its config.json has no {key}")
         if isinstance(value, float) and value.is_integer():
             value = int(value)
-        if not isinstance(value, int) or isinstance(value, bool):
+        if isinstance(value, str | bool):
+            raise InvalidConfigError(f"{key} in its config.json is {json.dumps(value)}, not a number")
+        if not isinstance(value, int):
             raise UnsupportedConfigError(f"{key} in its config.json is not one number for all blocks")
         if value < 1:
             kind = InvalidConfigError if value < 0 or key in _NEVER_ZERO else UnsupportedConfigError

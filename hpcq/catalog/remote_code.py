@@ -7,6 +7,9 @@ from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
+from hpcq.catalog.toml_rows import catalog_rows
+
+MODEL_TYPES_FILE = "model_types.toml"
 _FILES = ("config.json", "tokenizer_config.json")
 _USED_CLASSES = ("AutoConfig", "AutoModelForCausalLM", "AutoTokenizer")
 _REPOSITORY_END = "--"
@@ -16,6 +19,17 @@ _REPOSITORY_END = "--"
 def code_problem(folder: Path) -> str | None:
     """Return which code of a checkpoint with `trust_remote_code` is not in its folder, and the fix, as a clause."""
     return next(_problems(folder), None)
+
+
+def model_types() -> frozenset[str]:
+    """Return the values of `model_type` that transformers knows, so that a checkpoint needs no own code."""
+    return frozenset(catalog_rows(MODEL_TYPES_FILE)["model_types"])
+
+
+def has_own_code(config: Mapping[str, Any]) -> bool:
+    """Return whether a config.json names own code that makes the configuration and the model."""
+    named = config.get("auto_map")
+    return isinstance(named, Mapping) and all(key in named for key in ("AutoConfig", "AutoModelForCausalLM"))
 
 
 def _problems(folder: Path) -> Iterator[str]:
@@ -30,7 +44,7 @@ def _problems(folder: Path) -> Iterator[str]:
                 )
             file = f"{class_name.rpartition('.')[0]}.py"
             if not separator and not (folder / file).is_file():
-                yield f"it has no {file}, which auto_map in {name} names: download it again"
+                yield f"it has no {file}, which auto_map in {name} names: copy the file into the folder"
 
 
 def _references(path: Path) -> Iterator[str]:

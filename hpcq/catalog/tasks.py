@@ -114,6 +114,12 @@ def find_task(name: str) -> TaskInfo | None:
     return _tasks().get(name)
 
 
+def generates_text(name: str) -> bool:
+    """Return whether the models write text in a task; an unknown task may do so."""
+    info = find_task(name)
+    return info is None or info.output_type != "loglikelihood"
+
+
 def synthetic_size(name: str, limit: int | None) -> tuple[int, int]:
     """Return the number of documents of a task with the synthetic backend, and of requests per document."""
     info = find_task(name)

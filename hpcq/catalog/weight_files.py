@@ -53,10 +53,10 @@ def weights_problem(folder: Path) -> str | None:
         return None
     found = next((path.name for path in weight_files(folder)), None)
     if found is None:
-        return f"it has no weights ({_SINGLE_AND_INDEX[0][0]}): download it again"
+        return f"it has no weights ({_SINGLE_AND_INDEX[0][0]}): copy or download it again"
     single, index = _SINGLE_AND_INDEX[found.endswith(".bin")]
     if _SHARD.search(found):
-        return f"it has {found}, but no {index}: download it again"
+        return f"it has {found}, but no {index}: copy or download it again"
     return f"it has no {single}: rename {found} to {single}"
 
 

@@ -11,11 +11,18 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
-from hpcq.catalog.checkpoint_formats import CONFIG_FILE, CheckpointFormatError, checkpoint_scheme, find_declaration
+from hpcq.catalog.checkpoint_formats import (
+    CONFIG_FILE,
+    CheckpointFormatError,
+    check_other_files,
+    checkpoint_scheme,
+    find_declaration,
+)
 from hpcq.catalog.checkpoint_problems import missing_config
+from hpcq.catalog.config_differences import config_differences
 from hpcq.catalog.hf_config import read_checkpoint_shape
 from hpcq.catalog.model_config import UnsupportedConfigError
-from hpcq.catalog.model_shape import ModelShape
+from hpcq.catalog.model_shape import Block, ModelShape
 from hpcq.catalog.safetensors_headers import read_headers
 from hpcq.catalog.weight_files import ambiguous_weights
 from hpcq.core.work_records import Scheme
@@ -32,6 +39,7 @@ _COMPARED_KEYS = {
 }
 _TOKENIZER_FILES = ("tokenizer.json", "tokenizer.model", "vocab.json", "merges.txt")
 _TEMPLATE_FILES = ("chat_template.jinja",)
+_NOT_QUANTIZED = " is not quantized: its config.json has no quantization_config. Give it as a model of its own."
 _WEIGHTS = ("model*.safetensors", "pytorch_model*.bin")
 
 
@@ -64,7 +72,7 @@ class NamedCheckpoint:
         folder: Its folder, which may not exist yet; None if the commit is not known.
         scheme: What it declares; None if it is unknown.
         shape: Its sizes; None if they are unknown.
-        problem: Why it cannot be evaluated; None: it can, or it is not staged yet.
+        problem: Why it cannot be evaluated, as what follows its name in a sentence; None: it can, or is not staged yet.
         notes: Remarks for readers of the scores.
         stored_bytes: Bytes of its tensors, from the headers of its files; None: unknown.
     """
@@ -122,16 +130,18 @@ def named_checkpoint(
         return named
     problem = _folder_problem(named.folder, is_staged=not named.is_on_hub)
     if problem:
-        return replace(named, problem=problem)
+        return replace(named, problem=f" {problem}")
     try:
         declaration = find_declaration(named.folder)
         if declaration is None:
-            return replace(named, problem="is not quantized: its config.json has no quantization_config.")
+            return replace(named, problem=_NOT_QUANTIZED)
         scheme = checkpoint_scheme(declaration, origin)
+        check_other_files(named.folder, declaration)
     except CheckpointFormatError as error:
-        return replace(named, problem=str(error))
+        return replace(named, problem=f": {error}")
     named = _compared(replace(named, scheme=scheme), named.folder, base, base_folder)
-    return named if named.problem or named.folder is None else replace(named, problem=ambiguous_weights(named.folder))
+    ambiguous = None if named.problem or named.folder is None else ambiguous_weights(named.folder)
+    return replace(named, problem=f" {ambiguous}") if ambiguous else named
 
 
 def _folder_problem(folder: Path, *, is_staged: bool) -> str | None:
@@ -168,16 +178,17 @@ def _compared(
         named = replace(named, notes=(f"{named.text}: {note}",))
     named = replace(named, shape=shape)
     if differences:
-        return replace(named, problem=f"is not a checkpoint of this model: {', '.join(differences)}.")
+        return replace(named, problem=f" is not a checkpoint of this model: {', '.join(differences)}.")
     if has_base and base_folder:
-        named = replace(named, notes=(*named.notes, *_tokenizer_notes(named.text, folder, base_folder)))
+        notes = (*_tokenizer_notes(named.text, folder, base_folder), *_config_notes(named.text, folder, base_folder))
+        named = replace(named, notes=(*named.notes, *notes))
     try:
         stored_bytes = sum(header.bytes for header in read_headers(folder))
     except FileNotFoundError as error:
-        missing = f"{Path(error.filename).name}, which its index names, is missing: download it again."
+        missing = f": {Path(error.filename).name}, which its index names, is missing: copy or download it again."
         return named if named.is_on_hub else replace(named, problem=missing)
     except (OSError, ValueError, KeyError) as error:
-        return replace(named, problem=f"its weights cannot be read ({error}).")
+        return replace(named, problem=f": its weights cannot be read ({error}).")
     return replace(named, stored_bytes=stored_bytes or None)
 
 
@@ -188,8 +199,15 @@ def _size_differences(shape: ModelShape, base: ModelShape) -> Iterator[str]:
         own, expected = getattr(shape, name), getattr(base, name)
         if own != expected:
             yield f"its {name} is {own}, not {expected}"
-    if shape.layers == base.layers and [*shape.blocks] != [*base.blocks]:
-        yield "its layers have other sizes"
+    own_blocks, base_blocks = ([*map(_without_window, one.blocks)] for one in (shape, base))
+    if shape.layers == base.layers and own_blocks != base_blocks:
+        named = [*config_differences(shape.config, base.config, has_sizes=True)] if base.config else []
+        yield from named or ["its layers have other sizes"]
+
+
+def _without_window(block: Block) -> Block:
+    """Return the block without the window of its attention, which changes no weight."""
+    return replace(block, attention=block.attention and replace(block.attention, window=None))
 
 
 def _key_differences(config: Mapping[str, Any], base: Mapping[str, Any]) -> Iterator[str]:
@@ -206,6 +224,15 @@ def _tokenizer_notes(text: str, folder: Path, base_folder: Path) -> Iterator[str
     if differing:
         files = ", ".join(differing)
         yield f"{text}: its tokenizer differs from its base model's ({files}): prompts may have other tokens."
+
+
+def _config_notes(text: str, folder: Path, base_folder: Path) -> Iterator[str]:
+    configs = [_json(one / CONFIG_FILE) for one in (folder, base_folder)]
+    differences = [*config_differences(*configs)] if all(isinstance(one, dict) for one in configs) else []
+    if differences:
+        settings = ", ".join(differences)
+        cause = "its config.json has other settings than its base model's"
+        yield f"{text}: {cause}: {settings}. Its scores may differ for this reason."
 
 
 def _content(path: Path) -> object:

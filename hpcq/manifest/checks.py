@@ -13,7 +13,7 @@ from pathlib import Path
 
 from hpcq.catalog import packages
 from hpcq.catalog.architectures import text_problem
-from hpcq.catalog.checkpoint_formats import CONFIG_FILE, CheckpointFormatError, find_declaration
+from hpcq.catalog.checkpoint_formats import CheckpointFormatError, find_declaration
 from hpcq.catalog.checkpoint_problems import ADAPTER_FILE, IS_ADAPTER, is_adapter, missing_config
 from hpcq.catalog.ignored_layers import head_name, ignore_problem, linear_names
 from hpcq.catalog.models import model_ids
@@ -26,7 +26,7 @@ from hpcq.catalog.weight_files import ambiguous_weights
 from hpcq.core.errors import ManifestError
 from hpcq.core.work_records import SYNTHETIC, Scheme
 from hpcq.manifest import calibration_checks, contradictions
-from hpcq.manifest.checkpoint_damage import check_files
+from hpcq.manifest.checkpoint_damage import check_code, check_files, check_generation
 from hpcq.manifest.checkpoints import NamedCheckpoint, is_folder_text
 from hpcq.manifest.context import Context, NamedModel, NamedTask, look_up
 from hpcq.manifest.error_messages import Problem, did_you_mean, unknown_name
@@ -109,12 +109,14 @@ def _checkpoint(index: int, text: str, manifest: Manifest) -> Iterator[Problem]:
 def _quantized_bases(context: Context) -> Iterator[Problem]:
     """Reject a quantized checkpoint as a base checkpoint: it would be evaluated as unquantized, or quantized again."""
     for index, model in enumerate(context.models):
-        if not model.schemes or model.folder is None or not is_file(model.folder / CONFIG_FILE):
+        if not model.schemes or model.folder is None or model_config(model.folder) is None:
             continue
+        key_path = ("models", index, "id" if model.entry.path is None else "path")
         try:
             declaration = find_declaration(model.folder)
-        except CheckpointFormatError:
-            continue  # reported as an unknown shape, or by the worker
+        except CheckpointFormatError as error:
+            yield key_path, f"'{model.id}': {str(error).removesuffix('.')}: correct or remove it ({model.folder})."
+            continue
         if declaration is not None:
             text = model.entry.path or model.id
             text = text if model.entry.path is None or is_folder_text(text) else f"./{text}"
@@ -122,7 +124,7 @@ def _quantized_bases(context: Context) -> Iterator[Problem]:
                 f"'{model.id}' is a quantized checkpoint ({declaration.settings['quant_method']}): give its base model"
                 f" as id or path, with checkpoints = ['{text}'], and schemes = [] if the base is not evaluated."
             )
-            yield ("models", index, "id" if model.entry.path is None else "path"), sentence
+            yield key_path, sentence
 
 
 def _causal_models(context: Context) -> Iterator[Problem]:
@@ -143,7 +145,7 @@ def _checkpoints(context: Context) -> Iterator[Problem]:
                 yield named.key_path, f"'{named.text}' is listed twice: another text names the same checkpoint."
             seen.add(identity)
             if named.problem:
-                yield named.key_path, f"'{named.text}': {named.problem}"
+                yield named.key_path, f"'{named.text}'{named.problem}"
             elif not named.is_on_hub and not is_folder(named.folder or Path()) and not context.manifest.is_synthetic:
                 yield named.key_path, _no_folder(requested, named)
             elif named.is_on_hub and named.text.partition("@")[0].count("/") != 1:
@@ -371,6 +373,8 @@ _CHECKS: tuple[tuple[tuple[str, ...], _Check], ...] = (
     (("models", "evaluate"), _causal_models),
     (("models", "evaluate"), _checkpoints),
     (("models", "evaluate"), check_files),
+    (("models", "cluster", "evaluate"), check_code),
+    (("models", "tasks", "evaluate"), check_generation),
     (("models", "evaluate"), _model_shapes),
     (("schemes",), _definitions),
     (("models", "schemes"), _scheme_names),

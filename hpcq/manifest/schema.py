@@ -77,6 +77,9 @@ def _known_scheme(name: str, info: ValidationInfo) -> str:
     """Reject a name that is unknown both with and without its group size."""
     if info.context is not None:
         known = (*scheme_names(), *info.context.get(DEFINED_SCHEMES, ()))
+        base, _, size = name.rpartition("-g")
+        if base in known and size.isdecimal() and not int(size):
+            raise validation_error(f"'{name}' does not exist: the group size must be 1 or more.")
         if name not in known and split_group_size(name)[0] not in known:
             raise validation_error(unknown_name("scheme", name, known))
     return name

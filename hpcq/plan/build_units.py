@@ -5,7 +5,7 @@ from __future__ import annotations
 import dataclasses
 from collections.abc import Collection, Iterator, Sequence
 
-from hpcq.catalog.tasks import find_task
+from hpcq.catalog.tasks import generates_text
 from hpcq.catalog.tools import backends
 from hpcq.core.environments import CORE_ENVIRONMENT
 from hpcq.core.unit_ids import UnitId
@@ -25,7 +25,6 @@ from hpcq.manifest.lookups import resolve_path
 from hpcq.manifest.resolved import EvaluateSettings
 from hpcq.plan.attention import softcap_attention
 from hpcq.plan.cost import constants
-from hpcq.plan.cost.tokens import LOGLIKELIHOOD
 from hpcq.plan.memory.weights import base_bytes, gib
 from hpcq.plan.placement.assignment import Assignment
 from hpcq.plan.placement.candidates import Placement, PlacementError, place_merge
@@ -148,13 +147,9 @@ def _generating_as_defined(
     if not (generation and generation.ignored and backends()[settings.backend].applied_generation_config):
         return tasks
     return tuple(
-        dataclasses.replace(task, ignores_generation_config=True) if _generates(task) else task for task in tasks
+        dataclasses.replace(task, ignores_generation_config=True) if generates_text(task.name) else task
+        for task in tasks
     )
-
-
-def _generates(task: Task) -> bool:
-    facts = find_task(task.name)
-    return facts is None or facts.output_type != LOGLIKELIHOOD
 
 
 def _gib(placement: Placement) -> float | None:

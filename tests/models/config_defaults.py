@@ -21,6 +21,7 @@ CATALOG = Path(__file__).resolve().parents[2] / "hpcq" / "catalog"
 _READERS = (
     "attention_softcap",
     "attention_windows",
+    "config_differences",
     "block_parts",
     "families",
     "early_blocks",

@@ -140,7 +140,7 @@ def test_an_unquantized_checkpoint_declares_nothing(tmp_path: Path) -> None:
     [
         ({"quant_method": "new"}, r"quantization_config\.quant_method in config\.json: 'new' is an unknown format"),
         ({"quant_method": "hqq"}, "'hqq' is a format that no backend loads"),
-        ({"bits": 4}, "quant_method in config.json: null is an unknown format"),
+        ({"bits": 4}, "quant_method in config.json: is missing; supported are"),
         (
             {**GPTQ, "bits": 5},
             r"quantization_config\.bits in config\.json: 5 is not supported; supported are 2, 3, 4, 8",
@@ -157,6 +157,7 @@ def test_an_unquantized_checkpoint_declares_nothing(tmp_path: Path) -> None:
         (compressed(INT4_GROUP, format="marlin-24"), "format in config.json: 'marlin-24' is not supported"),
         (compressed(INT4_GROUP, kv_cache_scheme=FP8_INPUT), "a quantized KV cache cannot be evaluated"),
         (compressed(INT4_GROUP, sparsity_config={"format": "sparse-24-bitmask"}), "sparsity_config.format"),
+        (compressed({**INT4_GROUP, "num_bits": "x"}), r"config_groups\.group_0\.weights in config\.json: x-bit int"),
         (compressed({**INT4_GROUP, "num_bits": 3}), r"config_groups\.group_0\.weights in config\.json: 3-bit int"),
         (
             compressed(INT4_GROUP, config_groups={"a": {"weights": INT4_GROUP}, "b": {"weights": FP8_CHANNEL}}),

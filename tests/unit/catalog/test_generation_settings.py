@@ -1,4 +1,4 @@
-"""generation_config.json: stop tokens are read, every setting that would change an answer is named, nothing fails."""
+"""generation_config.json: stop tokens are read, every setting that would change an answer is named."""
 
 from __future__ import annotations
 
@@ -89,3 +89,11 @@ def test_code_that_replaces_generation_is_named(tmp_path: Path) -> None:
     (tmp_path / "custom_generate" / "generate.py").write_text("", encoding="utf-8")
 
     assert _read(tmp_path, {}).ignored == ("custom_generate/generate.py",)
+
+
+def test_a_setting_of_a_wrong_type_is_named(tmp_path: Path) -> None:
+    """A penalty in quotes is ignored like a number, and named for the mark ^G."""
+    found = _read(tmp_path, {"repetition_penalty": "1.3", "min_length": "x", "bad_words_ids": {"a": 1}})
+
+    assert found.ignored == ('bad_words_ids={"a": 1}', 'min_length="x"', 'repetition_penalty="1.3"')
+    assert found.problem is None

@@ -38,7 +38,7 @@ def write(folder: Path, **files: dict[str, Any]) -> Path:
         ),
         (
             {"config": {"auto_map": {"AutoConfig": "configuration_own.Own"}}},
-            "it has no configuration_own.py, which auto_map in config.json names: download it again",
+            "it has no configuration_own.py, which auto_map in config.json names: copy the file into the folder",
         ),
     ],
 )

@@ -78,3 +78,150 @@ def test_a_damaged_model_is_refused_at_plan_time(
     assert sentence.startswith("mine.toml:5: models.0.path: 'model': ")
     assert problem in sentence
     assert sentence.endswith("model).")
+
+
+def _settings(content: str) -> None:
+    WEIGHTS.with_name("generation_config.json").write_text(content)
+
+
+@pytest.mark.parametrize(
+    ("content", "clause"),
+    [
+        (
+            "version https://git-lfs.github.com/spec/v1\noid sha256:4d7a\nsize 132\n",
+            "generation_config.json is a Git LFS pointer, not the file itself: correct it, copy or download it again",
+        ),
+        ('{"eos_token_id": 2,}', "generation_config.json is not valid JSON: correct it, copy or download it again"),
+        ("[]", "generation_config.json is not a JSON object: correct it, copy or download it again"),
+        (
+            '{"eos_token_id": "2"}',
+            'in generation_config.json, eos_token_id has values that are not token ids: "2": correct eos_token_id',
+        ),
+        (
+            '{"eos_token_id": [2, 1024]}',
+            "in generation_config.json, eos_token_id has 1024, but the model has 1024 tokens: correct it",
+        ),
+    ],
+)
+def test_stop_tokens_that_cannot_be_read_are_refused(load_text: LoadText, content: str, clause: str) -> None:
+    """A task that generates text needs the stop tokens; other tasks do not read the file.
+
+    Observed: the plan accepted such files without a message, all stop tokens were lost, and the task got a score
+    without a mark.
+    """
+    write(Path("model"))
+    _settings(content)
+
+    load_text(MANIFEST)
+    with pytest.raises(ManifestError) as caught:
+        load_text(MANIFEST.replace("arc_challenge", "gsm8k"))
+    [sentence] = caught.value.problems
+    assert sentence.startswith(f"mine.toml:5: models.0.path: 'model': {clause}, or delete the file (")
+
+
+@pytest.mark.parametrize(
+    "content", ['{"eos_token_id": [2, 1023]}', '{"eos_token_id": null}', "{}", '{"repetition_penalty": "1.3"}']
+)
+def test_other_generation_settings_are_no_problem(load_text: LoadText, content: str) -> None:
+    """Settings other than stop tokens are ignored, so that none of them can be invalid."""
+    write(Path("model"))
+    _settings(content)
+    load_text(MANIFEST.replace("arc_challenge", "gsm8k"))
+
+
+def test_a_broken_link_to_generation_settings_is_refused(load_text: LoadText) -> None:
+    """A link into a cache that was deleted is not the absence of the file.
+
+    Observed: it was treated as no file, so that the stop tokens of config.json were used.
+    """
+    write(Path("model"))
+    WEIGHTS.with_name("generation_config.json").symlink_to("blobs/4d7a")
+    with pytest.raises(ManifestError, match=r"'model': generation_config\.json is a broken symbolic link: correct it"):
+        load_text(MANIFEST.replace("arc_challenge", "gsm8k"))
+
+
+def test_stop_tokens_of_config_are_checked_without_generation_settings(load_text: LoadText) -> None:
+    """Without a generation_config.json, stop tokens come from config.json."""
+    write(Path("model"), eos_token_id=99999999)
+    with pytest.raises(ManifestError, match=r"in config\.json, eos_token_id has 99999999, but the model has 1024 tok"):
+        load_text(MANIFEST.replace("arc_challenge", "gsm8k"))
+
+
+@pytest.mark.parametrize(
+    ("values", "clause"),
+    [
+        ({"num_attention_heads": "9"}, 'num_attention_heads in its config.json is "9", not a number: correct it'),
+        (
+            {"max_position_embeddings": "8k"},
+            'max_position_embeddings in its config.json is "8k", not a number: correct it',
+        ),
+        (
+            {"rope_scaling": {"type": "linear", "factor": 0}},
+            "rope_scaling.factor in its config.json is 0, not a number above 0: correct it",
+        ),
+        (
+            {"rope_parameters": {"full_attention": {"rope_theta": "1e6"}}},
+            'rope_parameters.full_attention.rope_theta in its config.json is "1e6", not a number above 0: correct it',
+        ),
+        ({"rms_norm_eps": "1e-5"}, 'rms_norm_eps in its config.json is "1e-5", not a number above 0: correct it'),
+        (
+            {"tie_word_embeddings": "false"},
+            'tie_word_embeddings in its config.json is "false", not true or false: correct it',
+        ),
+        ({"rope_scaling": "linear"}, 'rope_scaling in its config.json is "linear", not a table: correct it'),
+    ],
+)
+def test_invalid_values_of_config_are_refused(load_text: LoadText, values: dict[str, object], clause: str) -> None:
+    """Texts instead of numbers, and factors of zero, are named with the key.
+
+    Observed: the plan accepted them, at most with the note that the size of the model is unknown; the unit failed.
+    """
+    write(Path("model"), **values)
+    with pytest.raises(ManifestError) as caught:
+        load_text(MANIFEST)
+    [sentence] = caught.value.problems
+    assert sentence.startswith(f"mine.toml:5: models.0.path: 'model': {clause}, or ")
+
+
+CODE = {"AutoConfig": "configuration_x.XConfig", "AutoModelForCausalLM": "modeling_x.XForCausalLM"}
+OWN = {"model_type": "x_model", "architectures": ["XForCausalLM"]}
+
+
+@pytest.mark.parametrize(
+    ("values", "clause"),
+    [
+        (
+            {**OWN, "auto_map": CODE},
+            "config.json needs the model's own code (auto_map), because transformers has no model_type 'x_model': set",
+        ),
+        ({"model_type": "lama"}, "transformers has no model_type 'lama': correct config.json ("),
+        ({"auto_map": CODE}, None),
+    ],
+)
+def test_models_that_transformers_does_not_know_are_refused(
+    load_text: LoadText, values: dict[str, object], clause: str | None
+) -> None:
+    """Such a model needs its own code, and the permission to run it; a known model_type does not.
+
+    Observed: the plan accepted both, and the unit failed.
+    """
+    write(Path("model"), **values)
+    if clause is None:
+        load_text(MANIFEST)
+        return
+    with pytest.raises(ManifestError) as caught:
+        load_text(MANIFEST)
+    [sentence] = caught.value.problems
+    assert sentence.startswith(f"mine.toml:5: models.0.path: 'model': {clause}")
+    assert values.get("auto_map") or sentence.endswith("Did you mean 'llama'?")
+
+
+def test_own_code_may_be_allowed_or_be_that_of_vllm(load_text: LoadText) -> None:
+    """With trust_remote_code, with an architecture of vLLM, or with the user's own environment, nothing is refused."""
+    folder = write(Path("model"), **OWN, auto_map=CODE)
+    for name in ("configuration_x.py", "modeling_x.py"):
+        (folder / name).write_text("")
+    trusted = MANIFEST.replace('path = "model"', 'path = "model"\ntrust_remote_code = true')
+    load_text(trusted.replace('"bf16", "fp8-dynamic"', '"bf16"'))
+    write(Path("model"), **{**OWN, "architectures": ["BailingMoeForCausalLM"]}, auto_map=CODE)
+    load_text(MANIFEST, "evaluate.backend=vllm", 'schemes.use=["bf16"]')

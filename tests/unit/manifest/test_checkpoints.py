@@ -15,7 +15,7 @@ from hpcq.core.hub_cache import RepoKind, hub_cache
 from hpcq.manifest import Context, Manifest, check_manifest, load, lock_text, resolve
 from hpcq.manifest.pins import Pin, Pins, Repository
 from hpcq.manifest.resolved import ResolvedManifest
-from tests.checkpoint_files import AWQ, GPTQ, write_checkpoint
+from tests.checkpoint_files import AWQ, GPTQ, LLAMA, write_checkpoint
 
 LoadText = Callable[..., Context]
 
@@ -155,10 +155,32 @@ def test_another_tokenizer_is_a_note(resolve_text: Callable[..., ResolvedManifes
     )
 
 
+def test_other_settings_of_the_computation_are_a_note(
+    resolve_text: Callable[..., ResolvedManifest], tmp_path: Path
+) -> None:
+    """One note names each key in which config.json differs from the base model's, with both values.
+
+    Observed: a checkpoint with another rope_theta or activation function was compared with its base without a note,
+    and one with another sliding window was refused because "its layers have other sizes".
+    """
+    rope = {"rope_type": "linear", "factor": 2.0, "rope_theta": 1000.0}
+    write_checkpoint(tmp_path / "gptq", GPTQ, rope_parameters=rope, hidden_act="gelu", sliding_window=64)
+    (tmp_path / "base" / "config.json").write_text(json.dumps({**LLAMA, "rope_theta": 10000.0}))
+    [note] = [note for note in resolve_text("./gptq").notes if "settings" in note]
+    assert note == (
+        "./gptq: its config.json has other settings than its base model's: "
+        'hidden_act is "gelu", not "silu", sliding_window is 64, not null, '
+        'rope_type is "linear", not "default", rope_theta is 1000.0, not 10000.0.'
+        " Its scores may differ for this reason."
+    )
+
+
 @pytest.mark.parametrize(
     ("config", "message"),
     [
-        ({"hidden_size": 128}, r"'\./x': is not a checkpoint of this model: its hidden_size is 128, not 256"),
+        ({"num_attention_heads": 8}, "of this model: num_attention_heads is 8, not 4"),
+        ({"intermediate_size": 768}, "of this model: intermediate_size is 768, not 512"),
+        ({"hidden_size": 128}, r"'\./x' is not a checkpoint of this model: its hidden_size is 128, not 256"),
         ({"vocab_size": 1000}, "its vocab_size is 1000, not 1024"),
         ({"architectures": ["MistralForCausalLM"]}, "its architecture is MistralForCausalLM, not LlamaForCausalLM"),
     ],
@@ -188,13 +210,13 @@ def test_what_cannot_be_a_checkpoint_is_refused(resolve_text: Callable[..., Reso
     with pytest.raises(ManifestError) as caught:
         resolve_text(*texts)
     expected = [
-        "'./plain': is not quantized: its config.json has no quantization_config.",
+        "'./plain' is not quantized: its config.json has no quantization_config. Give it as a model of its own.",
         "'./unknown': quantization_config.quant_method in config.json: 'new' is an unknown format",
-        "'./silent': has no tokenizer: copy the tokenizer files of its base model into the folder.",
-        "'./named': has no model.safetensors: rename gptq_model-4bit-128g.safetensors to model.safetensors.",
+        "'./silent' has no tokenizer: copy the tokenizer files of its base model into the folder.",
+        "'./named' has no model.safetensors: rename gptq_model-4bit-128g.safetensors to model.safetensors.",
         "'./cut': its weights cannot be read",
-        "'./partial': model-1-of-2.safetensors, which its index names, is missing: download it again.",
-        "'./empty': is not a checkpoint: config.json is missing.",
+        "'./partial': model-1-of-2.safetensors, which its index names, is missing: copy or download it again.",
+        f"'./empty' is not a checkpoint: {tmp_path}/empty/config.json is missing. Copy or download it, or corr",
         "'./none' is not a folder.",
         "'justaname' is not an id on the hub, such as 'org/name'. For a folder, write './justaname'.",
     ]
@@ -202,6 +224,49 @@ def test_what_cannot_be_a_checkpoint_is_refused(resolve_text: Callable[..., Reso
     for problem, sentence in zip(caught.value.problems, expected, strict=True):
         assert sentence in problem
         assert "mine.toml:7: models.0.checkpoints: " in problem
+
+
+@pytest.mark.parametrize(
+    ("name", "content", "phrase"),
+    [
+        (
+            "quant_config.json",
+            {"w_bit": 4, "q_group_size": 128, "version": "GEMM"},
+            "quant_method in config.json: 'gptq', but quant_config.json declares 'awq'",
+        ),
+        ("quantize_config.json", {"bits": 8}, "bits in config.json: 4, but quantize_config.json declares 8"),
+        ("quantize_config.json", {"bits": 4, "group_size": 128, "desc_act": False}, None),
+        ("quantize_config.json", [], None),
+    ],
+)
+def test_two_formats_in_one_folder_are_refused(
+    resolve_text: Callable[..., ResolvedManifest], tmp_path: Path, name: str, content: object, phrase: str | None
+) -> None:
+    """Two files that declare different formats are refused with both names; older tools wrote the same format twice.
+
+    Observed: config.json declared GPTQ and quant_config.json AWQ, and the plan took the former without a note.
+    """
+    folder = write_checkpoint(tmp_path / "x", GPTQ)
+    (folder / name).write_text(json.dumps(content))
+    if phrase is None:
+        assert resolve_text("./x").foreign
+        return
+    with pytest.raises(ManifestError) as caught:
+        resolve_text("./x")
+    [problem] = caught.value.problems
+    assert f"'./x': quantization_config.{phrase}: move the wrong file to another folder." in problem
+
+
+def test_a_broken_declaration_of_a_base_is_refused(load_text: LoadText, tmp_path: Path) -> None:
+    """The message has the key.
+
+    Observed: a base model with a text as quantization_config was planned as unquantized.
+    """
+    write_checkpoint(tmp_path / "base", quantization_config="fp8")
+    with pytest.raises(
+        ManifestError, match=r"'org/Base': quantization_config in config\.json: must be a table: correct"
+    ):
+        load_text(manifest_text())
 
 
 def test_adapters_are_refused(load_text: LoadText, base: Path, tmp_path: Path) -> None:
@@ -215,7 +280,7 @@ def test_adapters_are_refused(load_text: LoadText, base: Path, tmp_path: Path) -
             load_text(manifest_text())
     shutil.move(base, tmp_path / "adapter")
     write_checkpoint(base)
-    with pytest.raises(ManifestError, match=r"'\./adapter': is an adapter \(adapter_config\.json\)"):
+    with pytest.raises(ManifestError, match=r"'\./adapter' is an adapter \(adapter_config\.json\)"):
         load_text(manifest_text("./adapter"))
 
 

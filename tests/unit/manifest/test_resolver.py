@@ -283,7 +283,7 @@ LOCAL = '[run]\nname = "x"\n[[models]]\npath = "own"\n[schemes]\nuse = ["bf16"]\
         (
             lambda folder: (folder / "model.safetensors").unlink(),
             (),
-            "it has no weights (model.safetensors): download it again",
+            "it has no weights (model.safetensors): copy or download it again",
         ),
         (
             lambda folder: (folder / "tokenizer.json").unlink(),
@@ -300,7 +300,7 @@ LOCAL = '[run]\nname = "x"\n[[models]]\npath = "own"\n[schemes]\nuse = ["bf16"]\
                 '{"auto_map": {"AutoTokenizer": ["a.B", null]}}'
             ),
             ("models.0.trust_remote_code=true",),
-            "it has no a.py, which auto_map in tokenizer_config.json names: download it again",
+            "it has no a.py, which auto_map in tokenizer_config.json names: copy the file into the folder",
         ),
     ],
 )

@@ -145,7 +145,7 @@ def test_only_answers_that_settings_changed_have_another_address(tmp_path: Path)
     assert _marked_tasks({"repetition_penalty": 1.3}, "accelerate", tmp_path) == ["gsm8k"]
     assert _marked_tasks({"max_new_tokens": 3}, "accelerate", tmp_path) == ["gsm8k"]
     assert _marked_tasks({"repetition_penalty": 1.3}, "vllm", tmp_path) == []
-    for harmless in ({"do_sample": True, "temperature": 0.6, "eos_token_id": [1, 2]}, {"repetition_penalty": 1.0}, 3):
+    for harmless in ({"do_sample": True, "temperature": 0.6, "eos_token_id": [1, 2]}, {"repetition_penalty": 1.0}, {}):
         assert _marked_tasks(harmless, "accelerate", tmp_path) == []
 
 

@@ -156,7 +156,10 @@ def plan_of_config(**values: object) -> Plan:
     ("values", "reason"),
     [
         ({"architectures": ["MyOwnForCausalLM"]}, "vLLM 0.32 does not support MyOwnForCausalLM"),
-        ({"model_type": "myown", "architectures": ["MyOwnForCausalLM"]}, "vLLM 0.32 does not support MyOwnForCausalLM"),
+        (
+            {"model_type": "diffllama", "architectures": ["MyOwnForCausalLM"]},
+            "vLLM 0.32 does not support MyOwnForCausalLM",
+        ),
         ({}, "vLLM 0.32 needs the key architectures, which its config.json does not have"),
         ({"architectures": None}, "vLLM 0.32 needs the key architectures, which its config.json does not have"),
         ({"architectures": []}, "vLLM 0.32 needs the key architectures, which its config.json does not have"),

@@ -291,10 +291,13 @@ INVALID = {
         messages=("vLLM 0.32 does not support QWenLMHeadModel", "evaluate.backend = 'accelerate'"),
     ),
     "a folder without a checkpoint": Invalid(
-        model='path = "."', messages=("'.' is not a checkpoint: config.json is missing",)
+        model='path = "."', messages=("'.' is not a checkpoint: ", "config.json is missing. Copy or download it")
     ),
     "an unknown scheme": Invalid(
         schemes="gptq-w4a61", messages=("unknown scheme 'gptq-w4a61'", "Did you mean 'gptq-w4a16'?")
+    ),
+    "a group size of zero": Invalid(
+        schemes="gptq-w4a16-g0", messages=("'gptq-w4a16-g0' does not exist: the group size must be 1 or more.",)
     ),
     "a group size for a scheme without groups": Invalid(
         schemes="fp8-g64", messages=("'fp8' has no groups. Use 'fp8'",)
