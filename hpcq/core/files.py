@@ -44,6 +44,7 @@ _TRANSIENT = (errno.ENOSPC, errno.EDQUOT, errno.EIO, errno.ESTALE)
 MAX_RECORD_BYTES = 1 << 28
 """Maximum size of manifests, plans and records: a plan of 100,000 units has a quarter of it."""
 
+_OTHERS_READ = stat.S_IRGRP | stat.S_IXGRP | stat.S_IROTH | stat.S_IXOTH
 _TEMPORARY_SUFFIX = ".part"
 _UNKNOWN_HOST = "0" * 8
 _TEMPORARY_NAME = re.compile(r"\..+\.(?P<host>[0-9a-f]{8})-(?P<pid>\d+)-(?P<start>\d+)-[0-9a-f]{8}\.part")
@@ -135,12 +136,18 @@ def make_folder(folder: Path) -> None:
         fsync(new.parent)
 
 
-def _limit_mode(path: Path, folder: Path) -> None:
-    """Make `path` no more accessible than `folder`: a run's folders are private, with any umask and any default ACL."""
+def _limit_mode(path: Path, folder: Path, allowed: int = 0) -> None:
+    """Make `path` no more accessible than `folder`: a run's folders are private, with any umask and any default ACL.
+
+    Args:
+        path: A file or folder in `folder`.
+        folder: The folder.
+        allowed: Bits of the mode that `path` may have in any folder.
+    """
     if path.is_symlink():
         return
     mode = stat.S_IMODE(path.stat().st_mode)
-    limited = mode & (folder.stat().st_mode | stat.S_IRWXU)
+    limited = mode & (folder.stat().st_mode | stat.S_IRWXU | allowed)
     if limited != mode:
         path.chmod(limited)
 
@@ -241,10 +248,9 @@ def committed_folder(path: Path) -> Iterator[Path]:
     remove_stale_temporaries(path.parent, path.name)
     with _temporary(path) as temporary:
         temporary.mkdir()
-        _limit_mode(temporary, path.parent)
         yield temporary
         for item in (*temporary.rglob("*"), temporary):
-            _limit_mode(item, path.parent)
+            _limit_mode(item, path.parent, _OTHERS_READ)
             fsync(item)
         try:
             temporary.rename(path)
