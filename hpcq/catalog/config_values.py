@@ -14,6 +14,11 @@ _NUMBERS = ("rope_theta", "rms_norm_eps", "layer_norm_eps", "layer_norm_epsilon"
 _FLAGS = ("tie_word_embeddings", "attention_bias", "mlp_bias", "use_sliding_window")
 """Keys whose values are true or false; a text would be true."""
 _ROPE_TABLES = ("rope_scaling", "rope_parameters")
+_ROTARY_HEADS = ("deepseek_v2", "deepseek_v3")
+"""Families of which transformers (5.17) takes the size of the rotary embedding from head_dim, if it is there.
+
+With a size of 1 or 2 there is one frequency, which torch repeats for all: a wrong score without an error.
+"""
 
 
 def value_problem(config: Mapping[str, Any]) -> str | None:
@@ -24,6 +29,9 @@ def value_problem(config: Mapping[str, Any]) -> str | None:
 
 
 def _problems(values: Mapping[str, Any], prefix: str) -> Iterator[str]:
+    head, rotary = values.get("head_dim"), values.get("qk_rope_head_dim")
+    if values.get("model_type") in _ROTARY_HEADS and rotary is not None and head not in (None, rotary):
+        yield _sentence(f"{prefix}head_dim", head, f"{json.dumps(rotary)} as qk_rope_head_dim")
     for key in _FLAGS:
         if isinstance(values.get(key), str):
             yield _sentence(prefix + key, values[key], "true or false")

@@ -250,13 +250,14 @@ def _planned_bytes(checkpoint: Path) -> int | None:
 
 
 def _stored_bytes(checkpoint: Path) -> int:
-    """Return the bytes of the tensors, read without hpcq's own code."""
+    """Return the bytes of the tensors of the text model, read without hpcq's own code."""
     from safetensors import safe_open
 
     total = 0
     for path in checkpoint.glob("*.safetensors"):
         with safe_open(path, framework="pt") as file:
-            total += sum(file.get_tensor(key).nbytes for key in file.keys())  # noqa: SIM118 (not a dict)
+            names = [key for key in file.keys() if "vision" not in key and "multi_modal" not in key]  # noqa: SIM118
+            total += sum(file.get_tensor(name).nbytes for name in names)
     return total
 
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import math
+import re
 import shutil
 from collections.abc import Callable
 from dataclasses import replace
@@ -111,7 +112,8 @@ def add_layer(case: Case, random: Random) -> str | None:
     """Add the tensors of a layer that the configuration does not count."""
 
     def change(tensors: dict[str, Tensor]) -> str | None:
-        new = {name.replace(".1.", ".2.", 1): tensor for name, tensor in tensors.items() if ".1." in name}
+        layer = re.compile(r"^(\D*\.)1\.")  # the first number of a name is the layer's
+        new = {layer.sub(r"\g<1>2.", name): tensor for name, tensor in tensors.items() if layer.match(name)}
         if not new:
             return None
         tensors |= new

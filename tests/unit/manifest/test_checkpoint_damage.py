@@ -163,6 +163,10 @@ def test_stop_tokens_of_config_are_checked_without_generation_settings(load_text
             {"rope_parameters": {"full_attention": {"rope_theta": "1e6"}}},
             'rope_parameters.full_attention.rope_theta in its config.json is "1e6", not a number above 0: correct it',
         ),
+        (
+            {"model_type": "deepseek_v3", "qk_rope_head_dim": 16, "head_dim": 1},
+            "head_dim in its config.json is 1, not 16 as qk_rope_head_dim: correct it",
+        ),
         ({"rms_norm_eps": "1e-5"}, 'rms_norm_eps in its config.json is "1e-5", not a number above 0: correct it'),
         (
             {"tie_word_embeddings": "false"},
