@@ -257,7 +257,7 @@ FAMILIES: dict[str, Family] = {
         "gptj", {}, vocab_size=VOCABULARY, n_embd=128, n_layer=2, n_head=4, rotary_dim=16, n_positions=1024
     ),
     "mpt": _family(
-        "mpt", {}, vocab_size=VOCABULARY, d_model=128, n_layers=2, n_heads=4, expansion_ratio=2, max_seq_len=1024
+        "mpt", {}, vocab_size=VOCABULARY, d_model=128, n_layers=2, n_heads=4, expansion_ratio=2, max_seq_len=2048
     ),
     "falcon_alibi": _family(
         "falcon",
