@@ -62,6 +62,10 @@ _INSTEAD_OF = {"smoothquant": ("fp8-dynamic", "gptq-w8a16"), "awq": ("gptq-w4a16
 _TITLES = {"smoothquant": "SmoothQuant", "awq": "AWQ"}
 
 
+_WITHOUT_TRANSFORMS = ("zamba2",)
+"""Families of unknown sizes in which llmcompressor finds the layers of no transform (tests/quantize_matrix.py)."""
+
+
 class Transform(Enum):
     """Whether llmcompressor's SmoothQuant or AWQ moves scales between the right layers of a family."""
 
@@ -160,6 +164,8 @@ def quantization_problem(config: Config, scheme: Scheme) -> str | None:
 
 def transform_verdict(family: str, method: str) -> Transform | None:
     """Return what was measured about a transform of llmcompressor; None: nothing, or it depends on options."""
+    if family in _WITHOUT_TRANSFORMS:
+        return Transform.MISSING
     of_method = catalog_rows("transforms.toml").get(method, {})
     return next((verdict for verdict in Transform if family in of_method.get(verdict.value, ())), None)
 
