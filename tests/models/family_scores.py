@@ -276,6 +276,8 @@ profile = "local"
 use = ["bf16"]
 [calibration]
 dataset = "text.jsonl"
+samples = 2
+sequence_length = 256
 [tasks]
 use = ["arc_challenge"]
 data = "packages"
