@@ -139,8 +139,8 @@ def evaluate_model(name: str, scheme: str, backend: str, folder: Path) -> Outcom
     except HpcqError as error:
         return replace(outcome, failed=f"{type(error).__name__}: {error}", seconds=time.monotonic() - begin_s)
     if backend == "accelerate":  # vLLM changes transformers' layers in its own processes
-        _reference(checkpoint, SHORT_TASKS, _reference_path(place, SHORT_TASKS))
-    theirs = _reference(checkpoint, tasks, _reference_path(place, tasks))
+        _reference(checkpoint, SHORT_TASKS, _reference_path(place, SHORT_TASKS), is_quantized=scheme != UNQUANTIZED)
+    theirs = _reference(checkpoint, tasks, _reference_path(place, tasks), is_quantized=scheme != UNQUANTIZED)
     pairs = [(responses[key], theirs[key]) for key in theirs]
     numbers = [(ours, expected) for ours, expected in pairs if isinstance(ours, float) and isinstance(expected, float)]
     differences = [abs(ours - expected) for ours, expected in numbers]
@@ -229,13 +229,19 @@ def _reference_path(place: Path, tasks: Mapping[str, Any]) -> Path:
     return place / f"reference-{'-'.join(tasks)}.json"
 
 
-def _reference(checkpoint: Path, tasks: Mapping[str, Any], path: Path) -> dict[tuple[str, int, int], Any]:
-    """Return lm-eval's responses, which are computed in the environment `transformers`."""
+def _reference(
+    checkpoint: Path, tasks: Mapping[str, Any], path: Path, *, is_quantized: bool
+) -> dict[tuple[str, int, int], Any]:
+    """Return lm-eval's responses, which are computed in the environment `transformers`.
+
+    Those of a quantized checkpoint are of the plain model with its numbers (tests/dequantized.py): transformers computes
+    experts and some other layers of a compressed checkpoint in bfloat16, whatever type lm-eval asks for.
+    """
     if not path.is_file():
         from tests.lm_eval_reference import write_reference
 
         rows = [{"name": task, "data_path": _items(task), **settings} for task, settings in tasks.items()]
-        write_reference(model=str(checkpoint), tasks=rows, output=str(path))
+        write_reference(model=str(checkpoint), tasks=rows, output=str(path), is_quantized=is_quantized)
     rows = json.loads(path.read_text(encoding="utf-8"))
     return {(task, document, index): value for task, document, index, value, _ in rows}
 
@@ -312,7 +318,7 @@ def planned_refusals(pairs: Sequence[tuple[str, str]], backend: str, folder: Pat
 
 def _in_new_process(name: str, scheme: str, backend: str, folder: Path) -> Outcome:
     """Evaluate in a new process: vLLM's engine cannot be made twice in one."""
-    path = folder / "scores" / "outcome.json"
+    path = folder / "scores" / f"outcome-{backend}.json"
     path.parent.mkdir(exist_ok=True)
     path.unlink(missing_ok=True)
     context = multiprocessing.get_context("forkserver")
