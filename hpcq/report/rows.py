@@ -46,7 +46,8 @@ class Row:
         evaluate_seconds: Time to answer the requests, summed over shards.
         asked_tokens: Tokens of all log-likelihood requests of the variant, without prefix sharing.
         computed_tokens: Tokens computed for these requests.
-        prefix_sharing: 'exact' (within 1e-4), 'within rounding', or the reason why prefixes were not shared.
+        prefix_sharing: 'exact' (within 1e-4), 'within rounding', 'within the rounding of quantized activations', or the
+            reason why prefixes were not shared.
         prefix_sharing_difference: Largest difference, in nats, of a log-likelihood in the check of prefix sharing.
         prefix_sharing_tolerance: Largest difference that was permitted.
         batch_difference: Largest difference of a log-likelihood between two batch sizes, without shared prefixes.

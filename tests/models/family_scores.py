@@ -234,8 +234,8 @@ def _reference(
 ) -> dict[tuple[str, int, int], Any]:
     """Return lm-eval's responses, which are computed in the environment `transformers`.
 
-    Those of a quantized checkpoint are of the plain model with its numbers (tests/dequantized.py): transformers computes
-    experts and some other layers of a compressed checkpoint in bfloat16, whatever type lm-eval asks for.
+    Those of a quantized checkpoint are of the plain model with its numbers (tests/dequantized.py): transformers
+    computes experts and some other layers of a compressed checkpoint in bfloat16, whatever type lm-eval asks for.
     """
     if not path.is_file():
         from tests.lm_eval_reference import write_reference
