@@ -298,6 +298,13 @@ class MarkKind(Enum):
         " all prompts fit, set evaluate.max_length to at most the model's original length: then the backends agree.",
         find=segment_text("fixed_rope"),
     )
+    ATTENTION_DIFFERENCE = MarkRule(
+        symbol="A",
+        label="attention differs between the backends by design",
+        meaning="vLLM and transformers compute the attention of this family in two ways. Compare its scores only with"
+        " scores of the same backend.",
+        find=segment_text("attention_difference"),
+    )
     OTHER = MarkRule(
         symbol="?",
         label="mark of another version of hpcq",

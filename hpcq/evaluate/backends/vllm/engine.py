@@ -11,6 +11,7 @@ from typing import Any
 
 from hpcq.core.node_context import NodeContext
 from hpcq.core.processes import identity
+from hpcq.evaluate.backends.vllm.attention_design import attention_difference
 from hpcq.evaluate.backends.vllm.quantization import LOAD_FORMAT
 from hpcq.evaluate.backends.vllm.reporter import REPORTER
 from hpcq.evaluate.backends.vllm.root_cause import process_died
@@ -167,6 +168,9 @@ def describe_engine(engine: Any) -> dict[str, str | int | float]:
         "loaded_dtype": str(config.model_config.dtype).removeprefix("torch."),
         "max_length": int(config.model_config.max_model_len),
         "fixed_rope": fixed_rope(config.model_config.hf_text_config, int(config.model_config.max_model_len)),
+        "attention_difference": attention_difference(
+            config.model_config.hf_text_config, int(config.model_config.max_model_len)
+        ),
         "model_runner": 2 if config.use_v2_model_runner else 1,
         "block_size": int(config.cache_config.block_size),
         "kv_cache_tokens": int(config.cache_config.num_gpu_blocks or 0) * int(config.cache_config.block_size),
