@@ -42,6 +42,7 @@ def test_what_the_cpu_build_cannot_import_is_known() -> None:
     assert cpu_problem("vllm", ("Gemma3ForConditionalGeneration",)) == (
         "vLLM 0.32 does not support Gemma3ForConditionalGeneration on CPUs"
     )
+    assert cpu_problem("vllm", ("JambaForCausalLM",)) == "vLLM 0.32 does not support JambaForCausalLM on CPUs"
     assert cpu_problem("vllm", ("Gemma3ForCausalLM",)) is None
     assert cpu_problem("vllm", None) is None
     assert cpu_problem("accelerate", ("Gemma3ForConditionalGeneration",)) is None
