@@ -12,17 +12,23 @@ _hpcq_when=$1 _hpcq_folder=$2 _hpcq_package=$3
 shift 3
 _hpcq_pythons=("$@")
 # Slurm appends to the log each time it restarts a job: the current content is from earlier starts.
-_hpcq_log_offset=$(stat -Lc %s "/proc/$$/fd/2" 2>/dev/null || echo 0)
+_hpcq_log_size() {
+    stat -Lc %s "/proc/$$/fd/2" 2>/dev/null || echo 0
+}
+_hpcq_log_offset=$(_hpcq_log_size)
 
 _hpcq_epilogue() {
     local status=$? python
     trap - EXIT
     # After the requeue, Slurm ends this job with SIGTERM first: what remains takes less than KillWait.
     trap '' TERM
-    if [ -n "${hpcq_in_setup:-}" ]; then
+    # What a line of setup has printed is a better reason than this message.
+    if [ -n "${hpcq_in_setup:-}" ] && [ "$(_hpcq_log_size)" -eq "$_hpcq_log_offset" ]; then
         echo "hpcq: the setup lines of the cluster profile ended the shell with exit code $status${hpcq_failed_line:+; the last \
 that failed: $hpcq_failed_line}" >&2
-        [ "$status" -ne 0 ] || status=1
+    fi
+    if [ -n "${hpcq_in_setup:-}" ] && [ "$status" -eq 0 ]; then
+        status=1
     fi
     # 77: sbatch/private.sh has refused to execute files in these folders.
     if [ "$status" -eq 77 ] || { [ "$status" -eq 0 ] && [ "$_hpcq_when" = failed ]; }; then

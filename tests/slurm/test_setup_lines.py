@@ -26,7 +26,8 @@ NUMBERS = itertools.count()
 HARMLESS = ('[ -n "$PS1" ] && echo interactive', "grep -q nothing /dev/null", "unset no_such_name", "false")
 
 BROKEN = {
-    "exit": ({"setup": ("cd /no/such/folder", "exit 3")}, "; the last that failed: cd /no/such/folder"),
+    "exit": ({"setup": ("cd /no/such/folder", "exit 3")}, "cd: /no/such/folder: No such file or directory"),
+    "silent": ({"setup": ("false", "exit 3")}, "ended the shell with exit code 3; the last that failed: false"),
     "success": ({"setup": ("exit 0",)}, "the setup lines of the cluster profile ended the shell with exit code 0"),
     "module": ({"modules": ("no-such/1.0",)}, "'module load no-such/1.0' failed on node"),
     "interpreter": ({"python": "/no/such/python"}, "has no interpreter /no/such/python"),
