@@ -54,6 +54,8 @@ SHORT_TASKS: dict[str, dict[str, Any]] = {"arc_challenge": {"num_fewshot": 3, "l
 _VLLM_OPTIONS, _VLLM_ENGINE = (("max_length", 512),), (("max_num_seqs", 4), ("kv_cache_gib", 0.25))
 UNQUANTIZED = "bf16"
 RECORD = Path(__file__).parents[2] / "docs" / "family_scores.json"
+PLAIN_SCHEMES = ("fp8", "gptq")
+"""Beginnings of the names of schemes that tests/dequantized.py can write as a plain model."""
 _TIMEOUT_S = 900
 _PRELOADED = {
     "accelerate": ("hpcq.evaluate.backends.transformers.prefix_scoring.engine", "tests.lm_eval_reference"),
@@ -139,8 +141,10 @@ def evaluate_model(name: str, scheme: str, backend: str, folder: Path) -> Outcom
     except HpcqError as error:
         return replace(outcome, failed=f"{type(error).__name__}: {error}", seconds=time.monotonic() - begin_s)
     if backend == "accelerate":  # vLLM changes transformers' layers in its own processes
-        _reference(checkpoint, SHORT_TASKS, _reference_path(place, SHORT_TASKS), is_quantized=scheme != UNQUANTIZED)
-    theirs = _reference(checkpoint, tasks, _reference_path(place, tasks), is_quantized=scheme != UNQUANTIZED)
+        _reference(
+            checkpoint, SHORT_TASKS, _reference_path(place, SHORT_TASKS), is_quantized=scheme.startswith(PLAIN_SCHEMES)
+        )
+    theirs = _reference(checkpoint, tasks, _reference_path(place, tasks), is_quantized=scheme.startswith(PLAIN_SCHEMES))
     pairs = [(responses[key], theirs[key]) for key in theirs]
     numbers = [(ours, expected) for ours, expected in pairs if isinstance(ours, float) and isinstance(expected, float)]
     differences = [abs(ours - expected) for ours, expected in numbers]
@@ -234,8 +238,8 @@ def _reference(
 ) -> dict[tuple[str, int, int], Any]:
     """Return lm-eval's responses, which are computed in the environment `transformers`.
 
-    Those of a quantized checkpoint are of the plain model with its numbers (tests/dequantized.py): transformers
-    computes experts and some other layers of a compressed checkpoint in bfloat16, whatever type lm-eval asks for.
+    Those of PLAIN_SCHEMES are of the plain model with the checkpoint's numbers: transformers computes experts and some
+    other layers of a compressed checkpoint in bfloat16, whatever type lm-eval asks for.
     """
     if not path.is_file():
         from tests.lm_eval_reference import write_reference
