@@ -239,7 +239,7 @@ def _reference(
     """Return lm-eval's responses, which are computed in the environment `transformers`.
 
     Those of PLAIN_SCHEMES are of the plain model with the checkpoint's numbers: transformers computes experts and some
-    other layers of a compressed checkpoint in bfloat16, whatever type lm-eval asks for.
+    other layers of a compressed checkpoint in bfloat16, also if lm-eval asks for float32.
     """
     if not path.is_file():
         from tests.lm_eval_reference import write_reference

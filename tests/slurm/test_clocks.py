@@ -34,7 +34,7 @@ def held(layout: RunLayout) -> ArraySpec:
     return synthetic_array(layout, "held", [synthetic_unit(layout, "unit")], extra={"begin": "now+3600"})
 
 
-def test_the_last_submission_counts_whatever_its_host_s_clock_says(
+def test_the_last_submission_counts_with_any_clock_of_its_host(
     layout: RunLayout, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """Observed: the older submission won, its dead jobs were shown, and the live ones were submitted again."""
