@@ -1,6 +1,6 @@
 """Environment of Slurm's clients and jobs: this process's variables without those that are options of the clients.
 
-What Slurm is told depends on the plan and the cluster profile alone, not on the shell or the job
+Requests to Slurm depend on the plan and the cluster profile alone, not on the shell or the job
 that runs hpcq. The input variables are those of the manual pages of sbatch, salloc, srun, squeue, sinfo, scontrol,
 scancel and sacct.
 """
