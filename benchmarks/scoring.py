@@ -18,7 +18,7 @@ import time
 from collections.abc import Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from parts.layouts import LETTERS, TEXTS, WORKED, RequestGroup, group_by_document, lm_eval_requests, synthetic_layout
 from parts.thresholds import Threshold, print_thresholds
@@ -28,6 +28,9 @@ from hpcq.core.environments import create
 from hpcq.core.work_records import EvaluateWork, Model, Scheme, Variant
 from hpcq.evaluate.prefix.token_counts import TokenCounts
 from hpcq.evaluate.requests import GENERATE
+
+if TYPE_CHECKING:
+    from hpcq.evaluate.chat_templates import ChatTemplate
 
 MODEL_ID = "HuggingFaceTB/SmolLM2-135M-Instruct"
 OURS, THEIRS = "hpcq", "lm-eval"
@@ -75,14 +78,23 @@ class Case:
         )
 
 
-def cases() -> list[Case]:
-    """Return the cases, with few documents each, so that the benchmark takes minutes."""
+def cases(chat: ChatTemplate) -> list[Case]:
+    """Return the cases, with few documents each, so that the benchmark takes minutes.
+
+    Args:
+        chat: The model's chat template.
+    """
     winogrande = [request for group in lm_eval_requests("winogrande", shots=5, documents=12) for request in group]
     return [
         Case(
             name="ARC-Challenge, 25 shots",
             min_ratio=3.5,
             groups=lm_eval_requests("arc_challenge", shots=25, documents=2),
+        ),
+        Case(
+            name="ARC-Challenge, 25 turns of a chat",
+            min_ratio=3.5,
+            groups=lm_eval_requests("arc_challenge", shots=25, documents=2, chat=chat),
         ),
         Case(name="HellaSwag, 10 shots", min_ratio=3.5, groups=lm_eval_requests("hellaswag", shots=10, documents=2)),
         Case(name="WinoGrande, 5 shots", min_ratio=None, groups=[winogrande], batch_size=4),
@@ -109,24 +121,27 @@ def cases() -> list[Case]:
     ]
 
 
+def evaluate_work() -> EvaluateWork:
+    """Return an evaluation of the model, without tasks."""
+    model = str(staged_model_path(MODEL_ID))
+    scheme = Scheme(name="bf16", tool="none", method="none", weights="bf16", activations="bf16")
+    variant = Variant(model=Model(id=MODEL_ID, path=model), scheme=scheme)
+    return EvaluateWork(
+        variant=variant,
+        tasks=(),
+        backend="accelerate",
+        dtype="float32",
+        checkpoint_path=model,
+        segments_path="",
+        device="cpu",
+    )
+
+
 def backend() -> Any:
     """Return the loaded backend."""
     from hpcq.evaluate.backends.transformers.backend import AccelerateBackend
 
-    model = str(staged_model_path(MODEL_ID))
-    scheme = Scheme(name="bf16", tool="none", method="none", weights="bf16", activations="bf16")
-    variant = Variant(model=Model(id=MODEL_ID, path=model), scheme=scheme)
-    made = AccelerateBackend(
-        EvaluateWork(
-            variant=variant,
-            tasks=(),
-            backend="accelerate",
-            dtype="float32",
-            checkpoint_path=model,
-            segments_path="",
-            device="cpu",
-        )
-    )
+    made = AccelerateBackend(evaluate_work())
     made.load()
     return made
 
@@ -223,12 +238,14 @@ def memory_thresholds(made: Any) -> list[Threshold]:
 
 def main(names: Sequence[str]) -> None:
     """Measure and print the cases whose names start with one of `names`; all, and memory, if there are none."""
+    from hpcq.evaluate.chat_templates import read_chat_template
+
     made = backend()
     print(made.describe())
     print("tokens: requested; computed by lm-eval, which shares choices of one token; computed by hpcq")
     print(f"{'task':32}{'req.':>8}{'lm-eval':>8}{'hpcq':>7}{'lm-eval s':>11}{'hpcq s':>8}{'ratio':>7}  equal")
     thresholds = []
-    for case in cases():
+    for case in cases(read_chat_template(evaluate_work())):
         if names and not case.name.startswith(tuple(names)):
             continue
         measure(made, case)

@@ -20,7 +20,8 @@ from parts.thresholds import Threshold, print_thresholds
 
 from hpcq.core import environments
 from hpcq.core.paths import cache_folder
-from hpcq.core.work_records import Shard, Task
+from hpcq.core.prompt_settings import Prompt
+from hpcq.core.work_records import EvaluateWork, Model, Scheme, Shard, Task, Variant
 from hpcq.evaluate.prefix.batching import Budget
 from hpcq.evaluate.prefix.planner import plan_passes
 from hpcq.evaluate.prefix.radix_tree import TokenRequest, build_tree
@@ -111,6 +112,19 @@ def measure(name: str, requests: Sequence[Request], tokenizer: Any) -> tuple[lis
     return chunks, computed
 
 
+def _work() -> EvaluateWork:
+    """Return an evaluation of the model, for its chat template."""
+    scheme = Scheme(name="bf16", tool="none", method="none", weights="bf16", activations="bf16")
+    return EvaluateWork(
+        variant=Variant(model=Model(id=MODEL.name, path=str(MODEL)), scheme=scheme),
+        tasks=(),
+        backend="accelerate",
+        dtype="float32",
+        checkpoint_path=str(MODEL),
+        segments_path="",
+    )
+
+
 def main() -> None:
     """Count the tokens of every task, and the imbalance of eight shards over all of them."""
     if importlib.util.find_spec("lm_eval") is None:
@@ -123,11 +137,12 @@ def main() -> None:
         raise SystemExit(f"{MODEL} does not exist. Create it with `hpcq stage manifests/quickstart.toml`.")
     from transformers import AutoTokenizer
 
+    from hpcq.evaluate.chat_templates import read_chat_template
     from hpcq.evaluate.lm_eval_tasks import build_tasks
 
-    tokenizer = AutoTokenizer.from_pretrained(MODEL)
+    tokenizer, chat = AutoTokenizer.from_pretrained(MODEL), read_chat_template(_work())
     data = cache_folder() / "data"
-    tasks = {}
+    tasks, chats = {}, {}
     for name, shots in TASKS.items():
         folder = data / name.removeprefix("leaderboard_")
         if not folder.is_dir():
@@ -135,6 +150,10 @@ def main() -> None:
             continue
         (built,) = build_tasks([Task(name=name, num_fewshot=shots or None, data_path=str(folder))])
         tasks[f"{name}, {shots}-shot"] = built.requests()
+        if shots:
+            turns = Prompt(chat_template=True, fewshot_as_multiturn=True)
+            [built] = build_tasks([Task(name=name, num_fewshot=shots, data_path=str(folder), prompt=turns)], chat)
+            chats[f"{name}, {shots} turns"] = built.requests()
     for kind, choices in ((LETTERS, 4), (LETTERS, 10), (WORKED, 10), (TEXTS, 10)):
         tasks[f"{choices} {kind}, 5-shot"] = synthetic_layout(kind, choices=choices, documents=LAYOUT_DOCUMENTS)
     print(f"{'tokens':22}{'requests':>9}{'requested':>12}{'lm-eval HF':>12}{'computed':>12}", end="")
@@ -146,6 +165,8 @@ def main() -> None:
         if requests[0].kind == LOGLIKELIHOOD:
             chunks += found
             computed |= costs
+    for name, requests in chats.items():
+        measure(name, requests, tokenizer)
     name = f"slowest of {SHARDS} shards / mean, computed tokens of all log-likelihood tasks"
     print_thresholds([Threshold(name=name, measured=imbalance(chunks, computed), limit=MAX_IMBALANCE, is_maximum=True)])
 

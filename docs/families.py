@@ -29,7 +29,12 @@ checkpoint, in nats. "differs by" marks a difference of more than 1e-4 nats plus
 families, and columns, with a recorded outcome. "–" is a refusal at plan time and "failed" a failure, both with the
 number of the reason. "no kernel" is a refusal because vLLM computes no quantized experts on CPUs. "no checkpoint" is a
 pair of family and scheme without numbers in the first table. vLLM 0.32 was measured on CPUs only: its kernels for GPUs
-are not in this table."""
+are not in this table.
+
+All that differ have a scheme that rounds activations. hpcq computes the requests in other batches than lm-eval, and
+from shared prefixes. A difference of 1e-7 can then move an activation to another quantization level, and the difference
+grows from layer to layer, most of all where it changes the choice of experts. The weights are the same: they were
+compared one by one. Reports mark such variants with `^D` and the largest difference that a check of the run found."""
 
 Checkpoints = Mapping[str, Mapping[str, Mapping[str, Any]]]
 Scores = Mapping[tuple[str, str, str], Mapping[str, Any]]

@@ -94,8 +94,10 @@ def _generates(backend: str) -> bool:
 
 def _bytes_summary(rows: Sequence[Row]) -> str:
     planned = [row for row in rows if is_measured(row) and row["planned_bytes"] is not None]
-    wrong = list(dict.fromkeys(row["model"] for row in planned if row["planned_bytes"] != row["stored_bytes"]))
-    return f"The planned bytes of the weights equal the stored bytes in {_all_but(wrong)}."
+    wrong = dict.fromkeys(row["model"] for row in planned if row["planned_bytes"] != row["stored_bytes"])
+    unknown = dict.fromkeys(row["model"] for row in rows if is_measured(row) and row["planned_bytes"] is None)
+    sentence = f"The planned bytes of the weights equal the stored bytes in {_all_but([*wrong, *unknown])}."
+    return f"{sentence} hpcq does not know the size of {', '.join(unknown)}." if unknown else sentence
 
 
 def _all_but(names: Sequence[str]) -> str:
@@ -105,7 +107,7 @@ def _all_but(names: Sequence[str]) -> str:
 def _sharing(row: Row | None) -> str:
     if row is None or not is_measured(row):
         return NOT_MEASURED
-    return "yes" if row["sharing"] in _SHARED else f"no: {row['sharing']}"
+    return "yes" if row["sharing"] in _SHARED else f"no: {row['sharing'] or 'the reason was not recorded'}"
 
 
 def _cell(row: Row | None) -> str:

@@ -21,6 +21,7 @@ _END_OF_SENTENCE = re.compile(r"(?<=[.!?])\s+(?=[A-Z`])")
 
 def generated_parts() -> Mapping[Path, str]:
     """Return the generated part of each document."""
+    from docs.claims import claims_section
     from docs.families import families_table
     from docs.family_scores import scores_table
     from hpcq.manifest import Manifest, Profile
@@ -36,6 +37,7 @@ def generated_parts() -> Mapping[Path, str]:
         ROOT / "docs" / "trust.md": mark_table(),
         ROOT / "docs" / "families.md": families_table(),
         ROOT / "docs" / "scores.md": scores_table(),
+        ROOT / "docs" / "claims.md": claims_section(),
     }
 
 

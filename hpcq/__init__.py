@@ -11,7 +11,20 @@ Example:
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
-    from hpcq.api import Records, ResponseRecord, Run, find, init_manifest, init_profile, load, make_report, runs
+    from hpcq.api import (
+        Records,
+        ResponseRecord,
+        Run,
+        build_report,
+        cut_prompts,
+        export,
+        find,
+        init_manifest,
+        init_profile,
+        load,
+        make_report,
+        runs,
+    )
 
 __version__ = "0.1.0"
 
@@ -20,6 +33,9 @@ __all__ = [
     "ResponseRecord",
     "Run",
     "__version__",
+    "build_report",
+    "cut_prompts",
+    "export",
     "find",
     "init_manifest",
     "init_profile",

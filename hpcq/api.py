@@ -15,45 +15,32 @@ Example:
 from __future__ import annotations
 
 import json
-import time
 from collections.abc import Callable, Iterable, Iterator, Mapping
-from dataclasses import dataclass, replace
+from dataclasses import replace
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, TypeVar
 
 from hpcq.core.addressing import slug
-from hpcq.core.errors import SetupError, UserInputError
+from hpcq.core.errors import KeyedInputError, SetupError, UserInputError
 from hpcq.core.files import make_folder, write_text
+from hpcq.core.frozen import dataclass
 from hpcq.data import find_manifest
 from hpcq.monitor.status import RunStatus
 from hpcq.run import operations
-from hpcq.run.load import (
-    LoadedRun,
-    RunRecord,
-    check_same_plan,
-    find_lock_file,
-    find_runs,
-    load_manifest,
-    load_run,
-    manifest_layout,
-    read_run,
-)
-from hpcq.run.submit import (
-    PlanResult,
-    StatusCallback,
-    SubmitResult,
-    check_run,
-    estimate_gpu_hours,
-    plan_run,
-    submit_run,
-)
-from hpcq.stage.progress import ResultList, SilentReporter, StagedItem, StageReporter
+from hpcq.run.record import RunRecord, find_lock_file, find_runs, manifest_layout, read_run
+from hpcq.run.wait import wait_until_ended
 
 if TYPE_CHECKING:
     import pandas
 
+    from hpcq.report.cut_prompts import CutPrompts
+    from hpcq.report.formats import Report
     from hpcq.report.make_report import MergedRun
     from hpcq.report.rows import Row
+    from hpcq.run.load import LoadedRun
+    from hpcq.run.submit import PlanResult, StatusCallback, SubmitResult
+    from hpcq.stage.progress import StagedItem, StageReporter
 
 __all__ = [
     "PlanResult",
@@ -62,6 +49,9 @@ __all__ = [
     "Run",
     "RunStatus",
     "SubmitResult",
+    "build_report",
+    "cut_prompts",
+    "export",
     "find",
     "init_manifest",
     "init_profile",
@@ -70,12 +60,21 @@ __all__ = [
     "runs",
 ]
 
-WAIT_INTERVAL_S = 2.0
+_LOADED_ON_USE = ("PlanResult", "SubmitResult")
 
 Confirm = Callable[[Mapping[str, float], float], bool]
 """Receives GPU-hours per GPU class and the limit that they exceed; returns whether to submit."""
 
 T = TypeVar("T")
+
+
+def __getattr__(name: str) -> Any:
+    """Import the results of planning and submitting on first use, because they import the whole planner."""
+    if name not in _LOADED_ON_USE:
+        raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
+    from hpcq.run import submit
+
+    return getattr(submit, name)
 
 
 class Records(tuple[T, ...]):
@@ -112,7 +111,8 @@ class ResponseRecord:
         doc_id: Index of the document in the task's data set.
         request_index: Index of the request among those of its document (for multiple choice: the choice).
         repeat: Index of the repetition of the request.
-        loglikelihood: Natural logarithm of the probability; None for generated text.
+        loglikelihood: Natural logarithm of the probability; None for generated text. For a window of the fidelity
+            panel, that of all its tokens but the first; the other numbers are arrays in `results.h5` (docs/formats.md).
         is_greedy: Whether greedy decoding would produce the continuation; None where the request does not ask for it.
         text: Generated text; None for log-likelihoods.
         cut_tokens: Tokens that were removed from the left of the prompt to fit the model; None if that is unknown.
@@ -130,7 +130,7 @@ class ResponseRecord:
 
 
 class Run:
-    """A run: the manifest that defines it and the folder with what it has computed. Made by `load` and `runs`.
+    """A run: the manifest that defines it and the folder with what it has computed. Created by `load` and `runs`.
 
     Every method reads the current state from disk (and from Slurm where it must). A method that reads results raises a
     UserInputError if the run was submitted with other settings than this manifest's.
@@ -195,6 +195,8 @@ class Run:
             >>> [unit.kind.value for unit in loaded.plan.units]
             ['evaluate', 'merge']
         """
+        from hpcq.run.load import load_manifest, load_run
+
         if self._is_manifest:
             return load_manifest(self._manifest, self._overrides)
         return load_run(self._name, self._overrides)
@@ -202,8 +204,8 @@ class Run:
     def plan(self) -> PlanResult:
         """Plan without submitting anything: the arrays are exactly those that `submit` would submit now.
 
-        If the run has jobs and Slurm does not answer, the field `slurm_error` of the document has the reason, and units
-        whose jobs are pending or running count as missing.
+        If the run has jobs and Slurm does not respond, the field `slurm_error` of the document has the reason, and
+        units whose jobs are pending or running count as missing.
 
         Raises:
             ManifestError: The manifest is invalid; the message lists every problem.
@@ -215,19 +217,23 @@ class Run:
             >>> [unit["kind"] for unit in planned.document["units"]]
             ['evaluate', 'merge']
         """
+        from hpcq.run.submit import plan_run
+
         return plan_run(self.load())
 
     def estimate_gpu_hours(self, *, retry_failed: bool = False) -> dict[str, float]:
         """Estimate the GPU-hours per GPU class that `submit` would add now. Pending and running jobs are not counted.
 
         Raises:
-            SetupError: Slurm does not answer.
+            SetupError: Slurm does not respond.
 
         Example:
             >>> import hpcq
             >>> hpcq.load("m.toml").estimate_gpu_hours()
             {}
         """
+        from hpcq.run.submit import estimate_gpu_hours
+
         return estimate_gpu_hours(self.load(), retry_failed=retry_failed)
 
     def check(self) -> PlanResult:
@@ -242,6 +248,8 @@ class Run:
             >>> hpcq.load("m.toml").check().document["refused"]
             []
         """
+        from hpcq.run.submit import check_run
+
         return check_run(self.load())
 
     def submit(
@@ -264,7 +272,7 @@ class Run:
                 `plan.confirm_above_gpu_hours` of the manifest. Nothing is submitted unless it returns True.
             retry_failed: Also submit units that have failed permanently.
             unattended: Called by a job, not by the user: skip units on hold, and do not ask.
-            on_status: Called now and then with the state of the run while this function waits for it.
+            on_status: Called every few seconds with the state of the run while this function waits for it.
             reporter: Receives reports of what is staged before the submission.
 
         Raises:
@@ -281,22 +289,27 @@ class Run:
         finished = None if self._is_manifest or self._overrides else self._finished()
         if finished is not None:
             return finished
+        from hpcq.run.submit import submit_run
+
         loaded = self.load()
         if not unattended:
             _confirm_gpu_hours(loaded, confirm, retry_failed=retry_failed)
         result = submit_run(
             loaded, retry_failed=retry_failed, unattended=unattended, on_status=on_status, reporter=reporter
         )
-        status = result.status
-        while wait and status.may_be_active:
-            time.sleep(WAIT_INTERVAL_S)
-            status = operations.query_status(read_run(str(loaded.layout.folder)))
-            if on_status:
-                on_status(status)
+        if not wait:
+            return result
+        started = find(loaded.layout.folder)
+        status = wait_until_ended(result.status, lambda: started.status(patient=True), on_status)
         return replace(result, status=status)
 
-    def status(self) -> RunStatus:
+    def status(self, *, patient: bool = False) -> RunStatus:
         """Return the state of the run, with at most one call to Slurm for all of its units.
+
+        If Slurm does not respond in time, `slurm_error` of the result has the reason.
+
+        Args:
+            patient: Wait for Slurm for up to 30 s instead of 4 s.
 
         Example:
             >>> import hpcq
@@ -305,7 +318,7 @@ class Run:
         """
         if self._is_manifest and not manifest_layout(self._manifest, self._overrides).manifest_lock.is_file():
             return self.plan().status
-        return operations.query_status(self._record())
+        return operations.query_status(self._record(), patient=patient)
 
     def scores(self, *, compare: str | None = None) -> Records[Row]:
         """Return the scores of the run: a tuple with one record per variant, task, metric and filter.
@@ -363,11 +376,14 @@ class Run:
         """
         return make_report([self], output_format=output_format, compare=compare)
 
-    def merge(self) -> dict[str, Any]:
+    def merge(self, *, run_code: bool = False) -> dict[str, Any]:
         """Merge all committed responses on this machine and return the document of `merge --json`.
 
+        Args:
+            run_code: Run code that the models wrote on this machine, although the run belongs to a cluster.
+
         Raises:
-            UserInputError: The run has no units, or another user can write to its folders.
+            UserInputError: The run has no units, another user can write to its folders, or the merge would run code.
             SetupError: The merge failed.
 
         Example:
@@ -375,7 +391,7 @@ class Run:
             >>> hpcq.load("m.toml").merge()["missing"]
             0
         """
-        return operations.merge_run(self._record())
+        return operations.merge_run(self._record(), run_code=run_code)
 
     def logs(self, unit: str | None = None) -> list[Path]:
         """Return the log files of the run's units, oldest first; for a unit that never started, the log of its job.
@@ -425,7 +441,7 @@ class Run:
         return operations.match_units(self._record(), units)
 
     def stage(self, *, reporter: StageReporter | None = None) -> list[StagedItem]:
-        """Bring everything that the run reads to the shared file system: environments, models, data of tasks, texts.
+        """Stage environments, models, data of tasks and texts of the run on the shared file system.
 
         Can be repeated and interrupted: what is complete stays.
 
@@ -444,10 +460,14 @@ class Run:
             >>> [item.origin.value for item in hpcq.load("m.toml").stage()]
             ['already staged', 'already staged', 'already staged']
         """
+        from hpcq.catalog.make_task_index import environment_creation
         from hpcq.run.staging import stage_run
+        from hpcq.stage.progress import ResultList, SilentReporter
 
         results = ResultList(reporter or SilentReporter())
-        stage_run(self.load(), results)
+        with environment_creation():
+            loaded = self.load()
+        stage_run(loaded, results)
         return results.staged
 
     def _finished(self) -> SubmitResult | None:
@@ -466,6 +486,8 @@ class Run:
         """
         record = read_run(str(self.folder) if self._is_manifest else self._name)
         if self._is_manifest or self._overrides:
+            from hpcq.run.plan_change import check_same_plan
+
             check_same_plan(self.load())
         return record
 
@@ -523,6 +545,8 @@ def make_report(
     *,
     output_format: str = "text",
     compare: str | None = None,
+    margin_points: float | None = None,
+    claims: str | Path | None = None,
     width: int | None = None,
 ) -> str:
     """Return the scores of several runs in one table.
@@ -531,6 +555,10 @@ def make_report(
         runs: Runs, or their names, folders or manifests.
         output_format: text, md, csv, latex, html or json.
         compare: A study with published scores, or 'published' for all studies; None for those in the manifests.
+        margin_points: Largest difference from the unquantized model, in percentage points, that counts as equivalent;
+            None for the manifests'.
+        claims: A TOML file with claims to evaluate, or a study ('published' for all) whose claims are evaluated.
+            Without runs, they are evaluated on the published tables.
         width: Columns of the terminal that the text must fit; None: as wide as the table.
 
     Raises:
@@ -544,10 +572,117 @@ def make_report(
     """
     from hpcq.report import make_report
 
+    return make_report.make_report(
+        _merged_runs(runs),
+        output_format=output_format,
+        compare=compare,
+        margin_points=margin_points,
+        claims=None if claims is None else str(claims),
+        width=width,
+    )
+
+
+def build_report(
+    runs: Iterable[Run | str | Path],
+    *,
+    compare: str | None = None,
+    margin_points: float | None = None,
+    claims: str | Path | None = None,
+    width: int | None = None,
+    gate: str | Path | None = None,
+) -> Report:
+    """Return a report before it is formatted: rows, tables, and the result of a gate.
+
+    Args:
+        runs: As in `make_report`.
+        compare: As in `make_report`.
+        margin_points: As in `make_report`.
+        claims: As in `make_report`.
+        width: As in `make_report`.
+        gate: TOML file with the largest losses that pass (docs/gate.md).
+
+    Raises:
+        UserInputError: A run or the study does not exist, or the policy is invalid or selects no variant.
+        RunIncompleteError: A run has no merged results yet.
+
+    Example:
+        >>> import hpcq
+        >>> len(hpcq.build_report(hpcq.runs()).rows) > 0
+        True
+    """
+    from hpcq.report import make_report
+
+    build = partial(
+        make_report.build_report,
+        _merged_runs(runs),
+        compare=compare,
+        margin_points=margin_points,
+        claims=None if claims is None else str(claims),
+        width=width,
+    )
+    if gate is None:
+        return build()
+    from hpcq.manifest.gate_policy import PolicyFile
+
+    policy = PolicyFile(Path(gate))
+    try:
+        return build(gate=policy.policy)
+    except KeyedInputError as error:
+        raise policy.error(error) from None
+
+
+def cut_prompts(runs: Iterable[Run | str | Path]) -> list[CutPrompts]:
+    """Return how many prompts of each variant and task were cut to fit the model, with the numbers of their items.
+
+    Args:
+        runs: As in `make_report`.
+
+    Raises:
+        UserInputError: A run does not exist.
+        RunIncompleteError: A run has no merged results yet.
+
+    Example:
+        >>> import hpcq
+        >>> [found.cut for found in hpcq.cut_prompts("demo")]
+        [0]
+    """
+    from hpcq.report.cut_prompts import cut_prompts as found
+
+    return found(_merged_runs(runs))
+
+
+def export(runs: Iterable[Run | str | Path], folder: str | Path, *, output_format: str = "lm-eval") -> list[Path]:
+    """Write results in the files of another tool, in one folder per variant (docs/exports.md).
+
+    Args:
+        runs: As in `make_report`.
+        folder: Folder to write to; it is created.
+        output_format: 'lm-eval' for `results_*.json` and `samples_*.jsonl`, 'inspect' for `.eval` logs,
+            'eee' for records of Every Eval Ever.
+
+    Returns:
+        The paths of the files.
+
+    Raises:
+        UserInputError: A run does not exist, or `folder` is a file.
+        RunIncompleteError: A run has no merged results yet.
+
+    Example:
+        >>> import hpcq
+        >>> [path.name[:8] for path in hpcq.export("demo", "exported")]
+        ['results_', 'samples_']
+    """
+    from hpcq.report.exports import EXPORTERS
+
+    if Path(folder).is_file():
+        raise UserInputError(f"{folder}: is a file; name a folder.")
+    return list(EXPORTERS[output_format](_merged_runs(runs), Path(folder)))
+
+
+def _merged_runs(runs: Iterable[Run | str | Path]) -> list[MergedRun]:
     given = [runs] if isinstance(runs, str | Path) else runs
     records = [(run if isinstance(run, Run) else find(run))._record() for run in given]  # noqa: SLF001 (same module)
-    merged = [_merged_run(record) for record in records]
-    return make_report.make_report(merged, output_format=output_format, compare=compare, width=width)
+    return [_merged_run(record) for record in records]
 
 
 def init_manifest(path: str | Path = "manifest.toml", *, overwrite: bool = False) -> Path:
@@ -571,7 +706,7 @@ def init_profile(path: str | Path | None = None, *, overwrite: bool = False) -> 
 
     Raises:
         UserInputError: The file exists and `overwrite` is False.
-        SetupError: Slurm is missing, does not answer, or has no nodes that hpcq can use.
+        SetupError: Slurm is missing, does not respond, or has no nodes that hpcq can use.
 
     Example:
         >>> import hpcq
@@ -580,11 +715,13 @@ def init_profile(path: str | Path | None = None, *, overwrite: bool = False) -> 
     """
     from hpcq.manifest.templates import draft_profile
     from hpcq.slurm.client import cluster_name
+    from hpcq.slurm.sacctmgr import max_submitted_jobs
     from hpcq.slurm.sinfo import node_groups
 
-    name = cluster_name()
+    name = cluster_name() or "cluster"
     target = Path(path) if path else Path("clusters") / f"{slug(name)}.toml"
-    return _write_new(target, draft_profile(name, node_groups()), overwrite=overwrite)
+    text = draft_profile(name, node_groups(), max_submitted_jobs=max_submitted_jobs(name))
+    return _write_new(target, text, overwrite=overwrite)
 
 
 def _write_new(path: Path, text: str, *, overwrite: bool) -> Path:
@@ -610,6 +747,8 @@ def _as_toml(key: str, value: Any) -> str:
 
 
 def _confirm_gpu_hours(loaded: LoadedRun, confirm: Confirm | None, *, retry_failed: bool) -> None:
+    from hpcq.run.submit import estimate_gpu_hours
+
     limit = loaded.resolved.manifest.plan.confirm_above_gpu_hours
     if limit is None:
         return
@@ -631,6 +770,7 @@ def _merged_run(record: RunRecord) -> MergedRun:
         results=record.layout.results,
         plan_document=record.plan_document,
         failures=operations.failed_variants(record),
+        attempts=record.layout.attempts,
     )
 
 
@@ -654,5 +794,8 @@ def _read_responses(record: RunRecord, task: str | None, variant: str | None) ->
                     doc_id=key.doc_id,
                     request_index=key.request_index,
                     repeat=key.repeat,
-                    **response._asdict(),
+                    loglikelihood=response.loglikelihood,
+                    is_greedy=response.is_greedy,
+                    text=response.text,
+                    cut_tokens=response.cut_tokens,
                 )

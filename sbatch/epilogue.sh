@@ -18,10 +18,19 @@ _hpcq_log_size() {
 _hpcq_log_offset=$(_hpcq_log_size)
 
 _hpcq_epilogue() {
-    local status=$? python
+    local status=$?
     trap - EXIT
     # After the requeue, Slurm ends this job with SIGTERM first: what remains takes less than KillWait.
     trap '' TERM
+    if _hpcq_end_unit "$status"; then status=0; else status=$?; fi
+    # The EXIT trap of the site's own lines, last: it may remove what the unit has used.
+    [ -z "${hpcq_site_exit:-}" ] || _hpcq_run_site_exit "$status"
+    exit "$status"
+}
+
+# Return the exit status of the job, given that of the shell.
+_hpcq_end_unit() {
+    local status=$1 python
     # What a line of setup has printed is a better reason than this message.
     if [ -n "${hpcq_in_setup:-}" ] && [ "$(_hpcq_log_size)" -eq "$_hpcq_log_offset" ]; then
         echo "hpcq: the setup lines of the cluster profile ended the shell with exit code $status${hpcq_failed_line:+; the last \
@@ -32,7 +41,7 @@ that failed: $hpcq_failed_line}" >&2
     fi
     # 77: sbatch/private.sh has refused to execute files in these folders.
     if [ "$status" -eq 77 ] || { [ "$status" -eq 0 ] && [ "$_hpcq_when" = failed ]; }; then
-        exit "$status"
+        return "$status"
     fi
     for python in "${_hpcq_pythons[@]}"; do
         [ -x "$python" ] || continue
@@ -41,7 +50,7 @@ that failed: $hpcq_failed_line}" >&2
             "$python" -m hpcq.batch.epilogue "$_hpcq_folder" "$status" "$_hpcq_log_offset" && status=0
         break
     done
-    exit "$status"
+    return "$status"
 }
 trap _hpcq_epilogue EXIT
 # Without this, SIGTERM would end the shell before its step. bash defers the trap until srun has returned.

@@ -39,12 +39,49 @@ _hpcq_load_modules() {
     done
 }
 
+# Lines of setup may set an EXIT trap (`trap 'rm -rf $SCRATCH' EXIT`). It must not replace hpcq's, which requeues the job,
+# so hpcq_site_exit keeps its command, and hpcq's traps of EXIT and TERM are set again: after the lines, or before a line
+# ends the shell (`mkdir $SCRATCH || exit 1`).
+_hpcq_save_traps() {
+    _hpcq_traps=$(trap -p EXIT TERM)
+    _hpcq_own_exit=$(trap -p EXIT)
+    # shellcheck disable=SC2317 # the site's lines call it
+    exit() {
+        local status=$?
+        [ "$BASH_SUBSHELL" -gt 0 ] || _hpcq_restore_traps
+        builtin exit "${1-$status}"
+    }
+}
+_hpcq_restore_traps() {
+    local found words
+    unset -f exit
+    hpcq_site_exit=
+    found=$(trap -p EXIT)
+    if [ "$found" != "$_hpcq_own_exit" ]; then
+        eval "words=(${found#trap })" # -- 'command' EXIT, as quoted by bash
+        hpcq_site_exit=${words[1]-}
+    fi
+    trap - EXIT
+    eval "$_hpcq_traps"
+}
+
+# Run the command of the site's EXIT trap with exit status $1, in a subshell: it cannot change the job's exit status.
+_hpcq_run_site_exit() {
+    [ -n "${hpcq_site_exit:-}" ] || return 0
+    (
+        set +eu
+        (exit "$1")
+        eval "$hpcq_site_exit"
+    ) || true
+}
+
 # A job that stages creates the files of the cache, which others may read, with the user's umask.
 export HPCQ_USER_UMASK=${HPCQ_USER_UMASK:-$(umask)}
 umask 077
 
-# Python settings of the submitting shell do not apply to the node. Modules loaded below may extend the path.
-unset PYTHONHOME
+# Python settings of the submitting shell do not apply to the node. Modules loaded below may extend the path. The first
+# job that imports the copy of hpcq compiles it, for all others.
+unset PYTHONHOME PYTHONDONTWRITEBYTECODE PYTHONPYCACHEPREFIX
 export PYTHONPATH=$HPCQ_PACKAGE_PATH
 export PYTHONNOUSERSITE=1
 # Without this, `python -m` puts the working directory first, with every folder that has the name of a package.

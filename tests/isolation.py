@@ -24,6 +24,12 @@ RUN_FOLDERS = tuple(str(CHECKOUT / name) for name in ("runs", "logs", "checkpoin
 UNLINKED = "uv"
 """The download cache of uv, which changes it in place."""
 
+DIGESTS = "digests.json"
+"""The digests of files that were read."""
+
+BY_READING = ("facts", "task-index")
+"""Folders of facts about files, and of indexes of tasks, that hpcq creates when it reads them."""
+
 COPIED = "nltk_data"
 """Models of nltk, which refuses to follow links out of its folder."""
 
@@ -119,10 +125,14 @@ def link_cache(folder: Path, user_cache: Path) -> None:
 
 
 def cache_entries(cache: Path) -> set[Path]:
-    """Return the entries of the tests' cache, except what reading creates: the digests of files, and locks."""
+    """Return the entries of the tests' cache, except what reading creates: digests, facts and indexes, and locks.
+
+    Another process may be writing the digests: its temporary file disappears when it is complete.
+    """
     return {
         path
         for pattern in ("*", "*/*")
         for path in cache.glob(pattern)
-        if path.name != "digests.json" and path.suffix != ".lock"
+        if path.suffix != ".lock" and path.name != DIGESTS and not path.name.startswith(f".{DIGESTS}.")
+        if path.relative_to(cache).parts[0] not in BY_READING
     }

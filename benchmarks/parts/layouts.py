@@ -18,11 +18,15 @@ from __future__ import annotations
 import json
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from hpcq.catalog.packages import staged_dataset_path
+from hpcq.core.prompt_settings import Prompt
 from hpcq.core.work_records import Task
 from hpcq.evaluate.requests import Request, requests_of
+
+if TYPE_CHECKING:
+    from hpcq.evaluate.chat_templates import ChatTemplate
 
 RequestGroup = list[Request]
 Item = dict[str, Any]
@@ -35,14 +39,29 @@ _EXAMPLE_CHARACTERS, _QUESTION_CHARACTERS = 600, 790
 _HEAD = "The following are multiple choice questions (with answers) about science.\n\n"
 
 
-def lm_eval_requests(name: str, *, shots: int, documents: int, tokens: int | None = None) -> list[RequestGroup]:
-    """Return the requests of a task of lm-eval, one group per document."""
+def lm_eval_requests(
+    name: str, *, shots: int, documents: int, tokens: int | None = None, chat: ChatTemplate | None = None
+) -> list[RequestGroup]:
+    """Return the requests of a task of lm-eval, one group per document.
+
+    Args:
+        name: Name of the task.
+        shots: Examples per prompt.
+        documents: Number of documents.
+        tokens: Maximum number of generated tokens.
+        chat: Chat template; the examples are turns of the chat. None: plain text.
+    """
     from hpcq.evaluate.lm_eval_tasks import build_tasks
 
     task = Task(
-        name=name, data_path=str(staged_dataset_path(name)), limit=documents, num_fewshot=shots, max_gen_toks=tokens
+        name=name,
+        data_path=str(staged_dataset_path(name)),
+        limit=documents,
+        num_fewshot=shots,
+        max_gen_toks=tokens,
+        prompt=Prompt(chat_template=chat is not None, fewshot_as_multiturn=chat is not None),
     )
-    [built] = build_tasks([task])
+    [built] = build_tasks([task], chat)
     return group_by_document(built.requests())
 
 

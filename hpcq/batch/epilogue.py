@@ -15,8 +15,9 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from hpcq.core.attempts import AttemptRecord, read_attempts, read_unit_attempts
-from hpcq.core.errors import HpcqError, SetupError
+from hpcq.core.errors import HpcqError, JobLimitError, SetupError
 from hpcq.core.failures import Failure, classify_exit_code
+from hpcq.core.files import IrregularFileError, read_tail
 from hpcq.core.outcomes import Action, Launcher, Outcome
 from hpcq.core.work_records import UnitKind
 from hpcq.launch.recovery.end_attempts import EndedJob, close_and_decide, record_failed_start
@@ -29,13 +30,23 @@ from hpcq.slurm.jobs import SlurmJob, SlurmState
 from hpcq.slurm.scontrol import can_start, current_job, pending_jobs, requeue, show_job, update_jobs
 
 PATIENCE_S = 1800.0
-"""Seconds for which a call is repeated while Slurm does not answer. The job's time limit ends it earlier."""
+"""Seconds for which a call is repeated while Slurm does not respond. The job's time limit ends it earlier."""
+
+NEXT_PORTION_MINUTES = 10
+"""Pause before a merge tries again to submit units, if no further job can be submitted."""
+
+MAX_PORTION_ATTEMPTS = 7 * 24 * 60 // NEXT_PORTION_MINUTES
+"""Restarts of a merge, about a week: sbatch has one error for all limits of accounts, also for those that no wait
+changes (`hpcq.slurm.sbatch.is_job_limit`)."""
 
 DONE, NOT_DONE = 0, 1
 """Exit codes of this program."""
 
 _ENDED_BY_SIGNAL = {128 + signal.SIGTERM: Failure.PREEMPTED, 128 + signal.SIGUSR2: Failure.PREEMPTED}
 """Signals that arrived before the unit handled them."""
+
+_LOG_BYTES = 1 << 24
+"""The end of a log in which slurmstepd's messages are looked for."""
 
 _OUT_OF_MEMORY = re.compile(r"oom[-_ ]kill|out of memory", re.IGNORECASE)
 
@@ -72,7 +83,19 @@ def _run(folder: Path, spec: SubmissionSpec, own: SlurmJob, status: int, log_off
     if spec.kind is UnitKind.MERGE:
         from hpcq.batch.resubmit import resubmit_missing
 
-        resubmit_missing(spec.layout, spec.retries)
+        try:
+            resubmit_missing(spec.layout, spec.retries)
+        except JobLimitError as error:
+            if own.restarts >= MAX_PORTION_ATTEMPTS:
+                sys.stderr.write(
+                    f"hpcq: {error}\nhpcq: The merge was restarted {own.restarts} times, and gives up. When some of"
+                    f" your jobs have ended, run `hpcq resume {spec.layout.name}`.\n"
+                )
+                return NOT_DONE
+            sys.stderr.write(f"hpcq: {error}\nhpcq: The merge runs again in {NEXT_PORTION_MINUTES} minutes.\n")
+            requeue(own.job_id)
+            update_jobs(own.job_id, StartTime=f"now+{NEXT_PORTION_MINUTES}minutes")
+            return NOT_DONE
     return NOT_DONE if status else DONE
 
 
@@ -110,11 +133,12 @@ class Epilogue:
 
     def _fails_everywhere(self) -> bool:
         """Whether no unit of the array has started so far, on more nodes than one or the only one."""
-        attempts = read_attempts(self._spec.layout.attempts)
-        records = [record for unit in self._spec.units for record in attempts.get(unit, ())]
-        if any(record.pid for record in records):
-            return False
-        nodes = {record.node for record in records} | {self._own.node or ""}
+        nodes = {self._own.node or ""}
+        for unit in self._spec.units:
+            records = read_unit_attempts(self._spec.layout.attempts, unit)
+            if any(record.pid for record in records):
+                return False
+            nodes |= {record.node for record in records}
         return len(nodes) > 1 or not self._spec.retries.max_excluded_nodes
 
     def decide_and_requeue(self, record: AttemptRecord, status: int, log_offset: int) -> bool:
@@ -142,8 +166,8 @@ class Epilogue:
     def _was_out_of_memory(self, log_offset: int) -> bool:
         """Whether slurmstepd reported an out-of-memory kill in the job's log, the only trace of it."""
         try:
-            text = self._log.read_bytes()[log_offset:].decode(errors="replace")
-        except OSError:
+            text = read_tail(self._log, _LOG_BYTES, log_offset).decode(errors="replace")
+        except (OSError, IrregularFileError):
             return False
         return any(_OUT_OF_MEMORY.search(line) for line in text.splitlines() if line.startswith(("slurmstepd", "srun")))
 
@@ -163,7 +187,11 @@ class Epilogue:
         spec, changes = self._spec, {}
         memory_gib = spec.retries.memory_gib(spec.memory_gib, decision.oom_step)
         if decision.action is Action.RETRY_SMALLER and memory_gib and memory_gib != spec.memory_gib:
-            changes["MinMemoryNode"] = f"{int(memory_gib * 1024)}"
+            if spec.memory_option == "mem":
+                changes["MinMemoryNode"] = f"{int(memory_gib * 1024)}"
+            elif spec.memory_option == "mem-per-cpu":
+                changes["MinMemoryCPU"] = f"{int(memory_gib * 1024 / spec.cpus_per_unit)}"
+            # scontrol cannot change the memory per GPU (22.05); the next submission requests more.
         if decision.action is Action.RETRY_ELSEWHERE:
             faulty = nodes_to_exclude(read_attempts(spec.layout.attempts), self._job.partition, spec.retries)
             script = self._folder / SCRIPT_NAME

@@ -29,7 +29,9 @@ def resubmit_missing(layout: RunLayout, policy: RetryPolicy) -> None:
     Raises:
         HpcqError: Another command has the run's lock, or Slurm rejects a submission.
     """
-    if all(unit.state is UnitState.DONE for unit in find(layout.folder).status().units if unit.kind != UnitKind.MERGE):
+    units = find(layout.folder).status().units
+    is_done = all(unit.state is UnitState.DONE for unit in units if unit.kind != UnitKind.MERGE)
+    if is_done and not layout.unfinished_change.exists():
         return
     for unit, job in unit_jobs(layout).items():
         if not job.is_live:
@@ -45,7 +47,8 @@ def _close_last_job(layout: RunLayout, unit: str, status: UnitJobStatus, policy:
     """Record why the unit's last job has ended, unless the job did so itself."""
     history = close_stale_attempts(layout, unit, policy, own=None)
     last = history[-1] if history else None
-    is_done = any(record.outcome is Outcome.DONE for record in history)
+    # Another job may have done the unit's work of an earlier plan, with fewer tasks.
+    is_done = any(record.outcome is Outcome.DONE and record.job_id == status.job_id for record in history)
     is_unsatisfiable = status.job is not None and status.job.reason == _NEVER_SATISFIED
     if is_done or status.state is UnitState.DONE or is_unsatisfiable:
         return

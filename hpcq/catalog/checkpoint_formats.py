@@ -9,11 +9,11 @@ from __future__ import annotations
 
 import json
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
 from enum import StrEnum
 from pathlib import Path
 from typing import Any
 
+from hpcq.core.frozen import dataclass
 from hpcq.core.work_records import Scheme
 
 CONFIG_FILE = "config.json"

@@ -13,14 +13,16 @@ from pathlib import Path
 from typing import Any
 
 from hpcq.catalog.checkpoint_formats import CheckpointFormatError, find_declaration
+from hpcq.catalog.hf_config import MORE_LAYERS, PREDICTION_PART
 from hpcq.catalog.model_shape import ModelShape
 from hpcq.catalog.safetensors_headers import INDEX_FILE, SINGLE_FILE, TensorHeader, headers_of
 from hpcq.catalog.tensor_shapes import shape_problem, type_problem
-from hpcq.catalog.tokenizer_file import TOKENIZER_FILE, largest_token, vocabulary_problem
-from hpcq.catalog.weight_files import weight_files, weights_problem
+from hpcq.catalog.tokenizer_file import TOKENIZER_FILE, read_tokenizer
+from hpcq.catalog.weight_files import PICKLE_INDEX, indexed_names, weight_files, weights_problem
 from hpcq.core.sentences import listed
 
-_JSON_FILES = ("config.json", "tokenizer_config.json", TOKENIZER_FILE, "special_tokens_map.json", INDEX_FILE)
+_INDEXES = (INDEX_FILE, PICKLE_INDEX)
+_JSON_FILES = ("config.json", "tokenizer_config.json", TOKENIZER_FILE, "special_tokens_map.json", *_INDEXES)
 _POINTER = b"version https://git-lfs.github.com/spec/"
 _DOWNLOAD = "copy or download it again"
 _COPY_TOKENIZER = "copy the model's tokenizer files"
@@ -31,8 +33,8 @@ _ZIP, _PICKLE = b"PK\x03\x04", b"\x80"
 _SMALLEST_PICKLE = 1024
 """Bytes; the file of one tensor is longer."""
 _LFS = "run 'git lfs pull' in the folder"
-_EMBEDDING = re.compile(r"(^|\.)(embed_tokens|tok_embeddings|embed_in|wte|word_embeddings)\.weight$")
-_HEAD = re.compile(r"(^|\.)(lm_head|embed_out|output)\.(weight|qweight|weight_packed)$")
+EMBEDDING = re.compile(r"(^|\.)(embed_tokens|tok_embeddings|embed_in|wte|word_embeddings)\.weight$")
+HEAD = re.compile(r"(^|\.)(lm_head|embed_out|output)\.(weight|qweight|weight_packed)$")
 _TOKENIZER = re.compile(
     r"tokenizer\.(json|model.*)|vocab\..*|merges\.txt|tekken\.json|tokenization.*\.py"
     r"|.*\.(model|tiktoken|spm|bpe|vocab)"
@@ -40,8 +42,6 @@ _TOKENIZER = re.compile(
 _EXPERT = re.compile(r"^(?P<before>.*\.experts\.)(?P<number>\d+)\.(?P<after>.*)$")
 _BLOCK_BYTES = 2**24
 """Number of bytes of two tensors that are compared at once."""
-_MORE_LAYERS = "num_nextn_predict_layers"
-"""Key in config.json: number of additional layers, for multi-token prediction."""
 
 
 def file_problem(folder: Path, *, is_complete: bool) -> str | None:
@@ -111,17 +111,22 @@ def head_problem(folder: Path, shape: ModelShape | None) -> str | None:
     if shape is None or not shape.tied_embeddings:
         return None
     stored = [(path, header) for path in _weight_files(folder) for header in headers_of(path)]
-    heads = [found for found in stored if _HEAD.search(found[1].name)]
-    embeddings = [found for found in stored if _EMBEDDING.search(found[1].name)]
-    if len(heads) != 1 or len(embeddings) != 1 or _is_equal(heads[0], embeddings[0]):
+    heads = [found for found in stored if HEAD.search(found[1].name)]
+    embeddings = [found for found in stored if EMBEDDING.search(found[1].name)]
+    if len(heads) != 1 or len(embeddings) != 1 or is_equal_tensor(heads[0], embeddings[0]):
         return None
+    return other_head(heads[0][1].name, embeddings[0][1].name)
+
+
+def other_head(head: str, embedding: str) -> str:
+    """Return, as a clause, that a stored head differs from the embeddings to which it is tied, and the fix."""
     return (
-        f"{heads[0][1].name} differs from {embeddings[0][1].name}, although its config.json ties them: set "
-        "tie_word_embeddings to false, or remove the head"
+        f"{head} differs from {embedding}, although its config.json ties them: set tie_word_embeddings to false, or"
+        " remove the head"
     )
 
 
-def _is_equal(one: tuple[Path, TensorHeader], other: tuple[Path, TensorHeader]) -> bool:
+def is_equal_tensor(one: tuple[Path, TensorHeader], other: tuple[Path, TensorHeader]) -> bool:
     """Return whether two tensors have the same type, shape and bytes."""
     if (one[1].dtype, one[1].shape) != (other[1].dtype, other[1].shape):
         return False
@@ -152,9 +157,20 @@ def _file_problems(folder: Path, *, is_complete: bool) -> Iterator[str]:
         if problem:
             yield problem
     if not files:
-        yield from filter(None, (pickle_problem(path) for path in weight_files(folder) if path.suffix == ".bin"))
+        yield from _pickle_problems(folder, is_complete=is_complete)
     if len(files) > 1 or (folder / INDEX_FILE).is_file():
         yield from _index_problems(folder, files)
+
+
+def _pickle_problems(folder: Path, *, is_complete: bool) -> Iterator[str]:
+    """Yield the problems of PyTorch's own files, which are loaded if there are no safetensors files."""
+    found = weight_files(folder)
+    if any(path.suffix != ".bin" for path in found):
+        return
+    yield from filter(None, map(pickle_problem, found))
+    if (folder / PICKLE_INDEX).is_file() and not (folder / "pytorch_model.bin").is_file():
+        absent = [path for name in indexed_names(folder / PICKLE_INDEX) if not (path := folder / name).is_file()]
+        yield from (_absence(path, PICKLE_INDEX) for path in absent if is_complete or path.is_symlink())
 
 
 def pickle_problem(path: Path) -> str | None:
@@ -166,17 +182,21 @@ def pickle_problem(path: Path) -> str | None:
     if beginning[:1] == _PICKLE and path.stat().st_size >= _SMALLEST_PICKLE:
         return None
     if beginning == _ZIP:
-        return None if zipfile.is_zipfile(path) else f"{path.name} is not complete (it is a cut zip file): {_DOWNLOAD}"
+        return (
+            None
+            if zipfile.is_zipfile(path)
+            else f"{path.name} is not complete (it is a truncated zip file): {_DOWNLOAD}"
+        )
     return f"{path.name} is not a file of PyTorch: {_DOWNLOAD}"
 
 
-def _absence(path: Path) -> str:
+def _absence(path: Path, index: str = INDEX_FILE) -> str:
     """Return why a file does not exist, and the fix, as a clause."""
     if path.is_symlink():
         return f"{path.name} is a broken symbolic link: {_DOWNLOAD}"
     partial = next((one.name for one in sorted(path.parent.glob(f"{path.name}*"))), None)
     also = f", but {partial} exists" if partial else ""
-    return f"{path.name}, which {INDEX_FILE} names, is missing{also}: {_DOWNLOAD}"
+    return f"{path.name}, which {index} names, is missing{also}: {_DOWNLOAD}"
 
 
 def _weight_problem(path: Path) -> str | None:
@@ -197,12 +217,17 @@ def _json_problems(path: Path) -> Iterator[str]:
     if is_pointer(path):
         yield f"{path.name} is a Git LFS pointer, not the file itself: {_LFS}"
         return
+    if path.name == TOKENIZER_FILE:
+        facts = read_tokenizer(path)
+        if facts.problem:
+            yield f"{path.name} {facts.problem}: {_COPY_TOKENIZER}"
+        elif not facts.is_object:
+            yield f"{path.name} is not a JSON object: {_DOWNLOAD}"
+        return
     content = _json(path, path.stat().st_mtime_ns)
     if not isinstance(content, dict):
         yield f"{path.name} is not a JSON object: {_DOWNLOAD}"
-    elif path.name == TOKENIZER_FILE and (problem := vocabulary_problem(content)):
-        yield f"{path.name} {problem}: {_COPY_TOKENIZER}"
-    elif path.name == INDEX_FILE and not isinstance(content.get("weight_map"), dict):
+    elif path.name in _INDEXES and not isinstance(content.get("weight_map"), dict):
         yield f"{path.name} has no weight_map: {_DOWNLOAD}"
 
 
@@ -222,7 +247,7 @@ def _index_problems(folder: Path, files: Sequence[Path]) -> Iterator[str]:
 
 
 def _content_problems(folder: Path, headers: Sequence[TensorHeader], shape: ModelShape | None) -> Iterator[str]:
-    embedding = next((header for header in headers if _EMBEDDING.search(header.name)), None)
+    embedding = next((header for header in headers if EMBEDDING.search(header.name)), None)
     rows = embedding.shape[0] if embedding and embedding.shape else None
     if shape and embedding and len(embedding.shape) == 2 and embedding.dtype.startswith(("F", "BF")):  # noqa: PLR2004
         expected = (shape.vocab_size, shape.embedding_size)
@@ -232,7 +257,7 @@ def _content_problems(folder: Path, headers: Sequence[TensorHeader], shape: Mode
                 f"{embedding.name} is {found}, but its config.json describes {expected[0]}x{expected[1]}: "
                 f"correct config.json, or {_DOWNLOAD}"
             )
-        if not shape.tied_embeddings and not any(_HEAD.search(header.name) for header in headers):
+        if not shape.tied_embeddings and not any(HEAD.search(header.name) for header in headers):
             yield (
                 "it has no head (lm_head), and its config.json does not tie the embeddings: set tie_word_embeddings to "
                 f"true, if the model was trained so, or {_DOWNLOAD}"
@@ -246,7 +271,7 @@ def _content_problems(folder: Path, headers: Sequence[TensorHeader], shape: Mode
     yield from _missing_in_experts(names)
     vocabulary = shape.vocab_size if shape else rows
     path = folder / TOKENIZER_FILE
-    largest = largest_token(_json(path, path.stat().st_mtime_ns)) if path.is_file() else None
+    largest = read_tokenizer(path).largest if path.is_file() else None
     if vocabulary and largest is not None and largest >= vocabulary:
         yield (
             f"{TOKENIZER_FILE} has token ids up to {largest}, but the model has {vocabulary} tokens: {_COPY_TOKENIZER}"
@@ -266,8 +291,9 @@ def _missing_in_layers(names: Collection[str], shape: ModelShape | None) -> Iter
     layers = _parts_of_layers(names, shape.prefix.rpartition(".")[2]) if shape else {}
     if not layers or shape is None:
         return
-    extra = max(layers)
-    if extra >= shape.layers and not shape.config.get(_MORE_LAYERS) and not shape.left_out:
+    predicting = {number for number, parts in layers.items() if any(map(PREDICTION_PART.search, parts))}
+    extra = max(layers.keys() - (predicting if shape.config.get(MORE_LAYERS) else set()), default=0)
+    if extra >= shape.layers and not shape.left_out:
         yield (
             f"it has tensors of layer index {extra}, but num_hidden_layers is {shape.layers}: "
             f"correct config.json, or {_DOWNLOAD}"

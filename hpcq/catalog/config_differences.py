@@ -42,7 +42,7 @@ _KEYS = (
     "tie_word_embeddings",
     "use_sliding_window",
 )
-"""Keys that are compared with the default of the family (config_defaults.toml) if one file does not have them."""
+"""Keys that are compared with the default of the family (config_defaults.json) if one file does not have them."""
 _OFF = ("attn_logit_softcapping", "final_logit_softcapping", "sliding_window")
 """Keys that are null if a family's class has no default."""
 _WINDOW = ("sliding_window", "max_window_layers")
@@ -101,7 +101,7 @@ def config_differences(config: Config, base: Config, *, has_sizes: bool = False)
     for key in dict.fromkeys((*(_SIZES if has_sizes else ()), *_KEYS, *own.merged, *expected.merged)):
         if _has_effect(key) or (has_sizes and key in _SIZES):
             yield from _difference(key, _value(own, key), _value(expected, key))
-    yield from _rope_differences(_rope(own.merged), _rope(expected.merged))
+    yield from _rope_differences(rope_settings(own.merged), rope_settings(expected.merged))
 
 
 def _difference(name: str, value: object, expected: object) -> Iterator[str]:
@@ -133,8 +133,11 @@ def _value(values: ModelConfig, key: str) -> Any:
     return values.get(key, None if key in _OFF else _MISSING)
 
 
-def _rope(values: Config) -> dict[str, Any]:
-    """Return the settings of rotary embeddings. Those of other kinds of attention than the main one have a prefix."""
+def rope_settings(values: Config) -> dict[str, Any]:
+    """Return the settings of rotary embeddings under their newer names; empty: config.json has none.
+
+    Those of other kinds of attention than the main one have a prefix.
+    """
     found: dict[str, Any] = {}
     for table in (values.get(key) for key in _ROPE_TABLES):
         if isinstance(table, Mapping):

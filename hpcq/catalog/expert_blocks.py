@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Callable
-from dataclasses import dataclass
 
 from hpcq.catalog.attention_windows import all_but_every_fourth, every, window
 from hpcq.catalog.block_parts import (
@@ -19,6 +18,7 @@ from hpcq.catalog.block_parts import (
 from hpcq.catalog.model_config import ModelConfig
 from hpcq.catalog.model_shape import Block
 from hpcq.catalog.plain_blocks import Parts, sinks
+from hpcq.core.frozen import dataclass
 
 
 @dataclass(frozen=True, kw_only=True)

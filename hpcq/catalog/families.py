@@ -6,7 +6,7 @@ A test compares each row with the model that transformers 5.17 makes (tests/mode
 from __future__ import annotations
 
 from collections.abc import Callable
-from dataclasses import dataclass, replace
+from dataclasses import replace
 from functools import partial
 
 from hpcq.catalog import attention_windows as windows
@@ -20,6 +20,7 @@ from hpcq.catalog.expert_blocks import DeepSeek, QwenMoe
 from hpcq.catalog.model_config import ModelConfig, UnsupportedConfigError
 from hpcq.catalog.model_shape import Linear
 from hpcq.catalog.plain_blocks import Parts, Plain
+from hpcq.core.frozen import dataclass
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -9,9 +9,10 @@ from __future__ import annotations
 
 import json
 from collections.abc import Iterator, Mapping
-from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
+
+from hpcq.core.frozen import dataclass
 
 GENERATION_CONFIG_FILE = "generation_config.json"
 CONFIG_FILE = "config.json"
@@ -121,7 +122,7 @@ def read_generation_settings(folder: Path) -> GenerationSettings:
 def generation_problem(folder: Path, vocabulary: int | None) -> str | None:
     """Return why answers would end at other tokens than the checkpoint's, and the fix, as a clause; None: they do not.
 
-    Settings of a wrong type are no problem: they are ignored like all other settings (`GenerationSettings.ignored`).
+    Settings of a wrong type are accepted: they are ignored like all other settings (`GenerationSettings.ignored`).
 
     Args:
         folder: Folder of the checkpoint.

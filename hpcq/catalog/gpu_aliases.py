@@ -6,9 +6,9 @@ An ambiguous name yields the likelier type and a warning; an unknown name yields
 from __future__ import annotations
 
 import re
-from dataclasses import dataclass
 
 from hpcq.catalog.gpus import find_gpu, gpu_names
+from hpcq.core.frozen import dataclass
 
 _MIG = re.compile(r"\d+g\.\d+gb", re.IGNORECASE)
 

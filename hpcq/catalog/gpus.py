@@ -3,10 +3,11 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass, field
+from dataclasses import field
 from functools import lru_cache
 
 from hpcq.catalog.toml_rows import catalog_rows, with_tuples
+from hpcq.core.frozen import dataclass
 
 FORMAT_FALLBACKS = ("bf16", "fp16", "fp32")
 """Number formats in which a GPU computes what it cannot multiply, the best first."""

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import re
 from collections.abc import Mapping
 from dataclasses import replace
 from pathlib import Path
@@ -19,8 +20,10 @@ from hpcq.catalog.unquantized_modules import unquantized_modules
 OTHER_PARTS = ("vision_config", "audio_config", "speech_config")
 """Keys of the configurations of the other parts of a multimodal model."""
 _MAX_LAYERS = 10_000
-_MORE_LAYERS = "num_nextn_predict_layers"
+MORE_LAYERS = "num_nextn_predict_layers"
 """Key of the number of layers for multi-token prediction, which are in the checkpoint but not in the model."""
+PREDICTION_PART = re.compile(r"(^|\.)(eh_proj|enorm|hnorm|embed_tokens|shared_head)(\.|$)")
+"""Modules that only these layers have, of DeepSeek-V3 and GLM-4-MoE: other further layers belong to the model."""
 
 
 def find_config_shape(config: Mapping[str, Any]) -> ModelShape | None:
@@ -179,7 +182,7 @@ def _contradiction(config: Mapping[str, Any], shape: ModelShape, found: int) -> 
     buffers = sum(count * (block.buffers * value + block.float32 * 4) for block, count in shape.counts)
     expected = shape.parameters * value + buffers
     head = shape.vocab_size * shape.embedding_size * value if shape.tied_embeddings else 0
-    has_more = bool(shape.left_out) or bool(text.get(_MORE_LAYERS))
+    has_more = bool(shape.left_out) or bool(text.get(MORE_LAYERS))
     if found in (expected, expected + head) or (has_more and found > expected):
         return None  # some tools also save a tied head
     return f"its safetensors files have {found:,} bytes of tensors, but its config.json describes {expected:,}"

@@ -3,13 +3,13 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
-from dataclasses import dataclass
 from functools import lru_cache
 
 from hpcq.catalog.checkpoint_formats import CheckpointFormat
 from hpcq.catalog.plugins import Plugin, installed_plugins
 from hpcq.catalog.toml_rows import RowError, catalog_rows, make_record
 from hpcq.catalog.tools import backends
+from hpcq.core.frozen import dataclass
 from hpcq.core.work_records import Scheme
 
 Capability = tuple[int, int]

@@ -4,9 +4,10 @@ from __future__ import annotations
 
 import json
 from collections.abc import Mapping
+from functools import lru_cache
 from typing import Any
 
-from hpcq.catalog.toml_rows import catalog_rows
+from hpcq.catalog.toml_rows import FOLDER
 
 _ALIASES = {
     "hidden_size": ("n_embd", "d_model"),
@@ -23,8 +24,19 @@ _ALIASES = {
 }
 """Other names of the same key, by family. All names in config.json come before all defaults."""
 
-DEFAULTS_FILE = "config_defaults.toml"
-"""Defaults of transformers' configuration classes, by model_type; a test compares them with the classes."""
+DEFAULTS_FILE = "config_defaults.json"
+"""Defaults of transformers' configuration classes, by model_type: files on the hub leave out keys with default values.
+
+It is generated (`python -m tests.models.config_defaults`), with the keys that the catalog reads and values that are not
+null. It is JSON because TOML takes 17 ms to parse. A test compares it with the classes.
+"""
+
+
+@lru_cache
+def family_defaults() -> dict[str, dict[str, Any]]:
+    """Return the content of DEFAULTS_FILE. It is cached: do not modify it."""
+    content: dict[str, dict[str, Any]] = json.loads(FOLDER.joinpath(DEFAULTS_FILE).read_text(encoding="utf-8"))
+    return content
 
 
 _NEVER_ZERO = ("vocab_size", "hidden_size", "num_hidden_layers")
@@ -44,11 +56,15 @@ class ModelConfig:
     Args:
         values: Content of config.json.
         model_type: Its family, whose defaults apply to absent keys.
+
+    Attributes:
+        family: That family.
     """
 
     def __init__(self, values: Mapping[str, Any], model_type: str) -> None:
+        self.family = model_type
         self._values = values
-        self._defaults = catalog_rows(DEFAULTS_FILE).get(model_type, {})
+        self._defaults = family_defaults().get(model_type, {})
 
     @property
     def merged(self) -> dict[str, Any]:

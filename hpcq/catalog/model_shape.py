@@ -4,9 +4,11 @@ from __future__ import annotations
 
 from collections import Counter
 from collections.abc import Iterator, Mapping
-from dataclasses import dataclass, field
+from dataclasses import field
 from functools import cached_property
 from typing import Any, Literal
+
+from hpcq.core.frozen import dataclass
 
 HEAD = "lm_head"
 """Usual name of the head, which schemes ignore by default."""
@@ -119,7 +121,7 @@ class Block:
     Attributes:
         linears: Linear layers, without those of routed experts.
         other: Parameters that are in no linear layer: norms, convolutions, decay rates.
-        float32: Numbers in a checkpoint that are no parameters and always take 32 bits: the routers' correction biases.
+        float32: Numbers in a checkpoint that are not parameters and always take 32 bits: corrections of the routers.
         buffers: Other such numbers, in the type of the checkpoint.
         experts: Routed experts; None: the block has none.
         attention: None: the block has none.

@@ -6,12 +6,12 @@ A path is returned whether or not `hpcq stage` has created it.
 from __future__ import annotations
 
 from collections.abc import Iterable
-from dataclasses import dataclass
 from functools import lru_cache
 from pathlib import Path
 from typing import Any
 
 from hpcq.catalog.toml_rows import catalog_rows
+from hpcq.core.frozen import dataclass
 from hpcq.core.paths import cache_folder
 
 

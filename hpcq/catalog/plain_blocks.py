@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable
-from dataclasses import dataclass
 
 from hpcq.catalog.attention_windows import Window, no_window
 from hpcq.catalog.block_parts import (
@@ -19,6 +18,7 @@ from hpcq.catalog.block_parts import (
 )
 from hpcq.catalog.model_config import ModelConfig
 from hpcq.catalog.model_shape import Block
+from hpcq.core.frozen import dataclass
 
 Parts = Iterable[Block]
 Norms = Callable[[ModelConfig, int], Block]

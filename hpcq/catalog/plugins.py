@@ -12,7 +12,7 @@ import sys
 import tomllib
 from collections import defaultdict
 from collections.abc import Iterator, Mapping
-from dataclasses import dataclass, field
+from dataclasses import field
 from enum import StrEnum
 from functools import lru_cache
 from pathlib import Path
@@ -20,6 +20,7 @@ from typing import TYPE_CHECKING, Any
 
 from hpcq.core import environments
 from hpcq.core.errors import SetupError
+from hpcq.core.frozen import dataclass
 from hpcq.data import MODULES
 
 if TYPE_CHECKING:

@@ -23,7 +23,12 @@ def code_problem(folder: Path) -> str | None:
 
 def model_types() -> frozenset[str]:
     """Return the values of `model_type` that transformers knows, so that a checkpoint needs no own code."""
-    return frozenset(catalog_rows(MODEL_TYPES_FILE)["model_types"])
+    return known_names("model_types")
+
+
+def known_names(kind: str) -> frozenset[str]:
+    """Return the names of a kind that transformers knows: 'model_types', 'rope_types' or 'activations'."""
+    return frozenset(catalog_rows(MODEL_TYPES_FILE)[kind])
 
 
 def has_own_code(config: Mapping[str, Any]) -> bool:

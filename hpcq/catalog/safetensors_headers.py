@@ -5,9 +5,10 @@ from __future__ import annotations
 import json
 from collections import Counter
 from collections.abc import Collection, Mapping
-from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
+
+from hpcq.core.frozen import dataclass
 
 _LENGTH_BYTES = 8
 _MAX_HEADER_BYTES = 100_000_000

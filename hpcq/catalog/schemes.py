@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import re
 from collections.abc import Iterable, Mapping
-from dataclasses import dataclass, replace
+from dataclasses import replace
 from functools import lru_cache
 from typing import Any, Literal, get_args
 
@@ -13,6 +13,7 @@ from hpcq.catalog.model_shape import HEAD, Linear, ModelShape
 from hpcq.catalog.plugins import Group, Plugin, installed_plugins
 from hpcq.catalog.toml_rows import RowError, catalog_rows, make_record
 from hpcq.catalog.tools import quantizers
+from hpcq.core.frozen import dataclass
 from hpcq.core.work_records import SYNTHETIC, UNQUANTIZED, Scheme
 
 NumberFormat = Literal["fp32", "bf16", "fp16", "fp8_e4m3", "int8", "int4"]

@@ -2,13 +2,55 @@
 
 from __future__ import annotations
 
+import json
+import zlib
 from collections.abc import Iterable, Mapping
+from dataclasses import asdict
+from pathlib import Path
 from typing import Any
+
+from hpcq.core.file_facts import remembered
+from hpcq.core.frozen import dataclass
 
 TOKENIZER_FILE = "tokenizer.json"
 _PAIR = 2
 _MODEL_TYPES = ("BPE", "Unigram", "WordLevel", "WordPiece")
 """Types of the tokenizers library (0.23). A file without a type is read as the first type whose keys it has."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class TokenizerFacts:
+    """What a tokenizer.json says.
+
+    Attributes:
+        is_object: Whether it is a JSON object; otherwise nothing else is known.
+        problem: What `vocabulary_problem` returns.
+        largest: What `largest_token` returns.
+    """
+
+    is_object: bool
+    problem: str | None
+    largest: int | None
+
+
+def read_tokenizer(path: Path) -> TokenizerFacts:
+    """Return the facts about a tokenizer.json. A large file takes a second, so they are kept until it changes.
+
+    Raises:
+        OSError: The file cannot be read.
+    """
+    version = str(zlib.crc32(Path(__file__).read_bytes()))
+    return TokenizerFacts(**remembered(path, _facts, name="tokenizers", version=version))
+
+
+def _facts(path: Path) -> dict[str, Any]:
+    try:
+        content = json.loads(path.read_text(encoding="utf-8"))
+    except ValueError:
+        content = None
+    is_object = isinstance(content, dict)
+    problem = vocabulary_problem(content) if is_object else None
+    return asdict(TokenizerFacts(is_object=is_object, problem=problem, largest=largest_token(content)))
 
 
 def vocabulary_problem(content: Mapping[str, Any]) -> str | None:
@@ -23,6 +65,8 @@ def vocabulary_problem(content: Mapping[str, Any]) -> str | None:
     if not isinstance(model, dict):
         return "has no vocabulary (no key model)"
     kind, vocabulary = model.get("type"), model.get("vocab")
+    if model.get("dropout"):
+        return f"splits every text at random (model.dropout is {model['dropout']!r}): set it to null"
     if kind is not None and kind not in _MODEL_TYPES:
         return f"has a vocabulary of the type {kind!r}, which tokenizers does not support"
     if not isinstance(vocabulary, dict | list) or not vocabulary:

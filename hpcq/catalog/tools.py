@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import importlib
 from collections.abc import Iterable
-from dataclasses import dataclass, replace
+from dataclasses import replace
 from enum import StrEnum
 from functools import lru_cache
 from typing import TYPE_CHECKING, Any, TypeVar
@@ -13,6 +13,7 @@ from hpcq.catalog.plugins import Group, Plugin, installed_plugins
 from hpcq.catalog.toml_rows import RowError, catalog_rows, make_record
 from hpcq.core.environments import normalized_name
 from hpcq.core.errors import SetupError
+from hpcq.core.frozen import dataclass
 from hpcq.core.work_records import UNQUANTIZED
 
 if TYPE_CHECKING:
@@ -100,6 +101,8 @@ class BackendInfo(ToolInfo):
         has_engine_options: It takes `[evaluate.engine]`, with the sizes of the parallel layout.
         fallback: Backend for models and schemes that this one does not support.
         applied_generation_config: Earlier versions of hpcq applied the settings in generation_config.json with it.
+        reads_fidelity_panel: It answers the requests of `[fidelity]`: log-probabilities of the most probable tokens at
+            every position of a text.
         unsupported_architectures: Model architectures for which it has no code (vLLM's are in architectures.toml).
         prefill_efficiency: Share of a GPU's dense FLOP/s that prompts reach.
         layer_overhead_s: Python overhead per layer and generation step.
@@ -115,6 +118,7 @@ class BackendInfo(ToolInfo):
     has_engine_options: bool = False
     fallback: str | None = None
     applied_generation_config: bool = False
+    reads_fidelity_panel: bool = False
     unsupported_architectures: tuple[str, ...] = ()
     prefill_efficiency: float = 0.2
     layer_overhead_s: float = 0.0005

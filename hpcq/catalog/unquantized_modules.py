@@ -9,12 +9,12 @@ the start. Reads a config.json of transformers (5.17) and imports no model libra
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass
 from enum import Enum
 from typing import Any
 
 from hpcq.catalog.schemes import find_scheme
 from hpcq.catalog.toml_rows import catalog_rows
+from hpcq.core.frozen import dataclass
 from hpcq.core.work_records import Scheme
 
 Config = Mapping[str, Any]

@@ -8,14 +8,16 @@ from collections.abc import Sequence
 from fnmatch import fnmatchcase
 from pathlib import Path
 
+PICKLE_INDEX = "pytorch_model.bin.index.json"
 _SINGLE_AND_INDEX = (
     ("model.safetensors", "model.safetensors.index.json"),
-    ("pytorch_model.bin", "pytorch_model.bin.index.json"),
+    ("pytorch_model.bin", PICKLE_INDEX),
 )
 """Names of transformers (5.17), in its order: a single file is loaded rather than those of an index."""
 _OTHER_NAMES = ("*.safetensors", "*.bin")
 """Names that vLLM (0.32) loads too, in its order."""
-_COPIES = ("consolidated*", "adapter_*", "training_args.bin", "optimizer.bin", "scheduler.bin", "*.index.*")
+_OF_A_TRAINING = ("training_args.bin", "optimizer.bin")
+_COPIES = ("consolidated*", "adapter_*", *_OF_A_TRAINING, "scheduler.bin", "*.index.*")
 """The same weights in the format of Mistral or Meta, adapters, and files of a training."""
 _SHARD = re.compile(r"-\d+-of-\d+\.")
 
@@ -29,7 +31,7 @@ def weight_files(folder: Path) -> list[Path]:
         if (folder / single).is_file():
             return [folder / single]
         if (folder / index).is_file():
-            return [folder / name for name in _names(folder / index) if (folder / name).is_file()]
+            return [folder / name for name in indexed_names(folder / index) if (folder / name).is_file()]
     return next((found for pattern in _OTHER_NAMES if (found := _without_copies(folder, pattern))), [])
 
 
@@ -38,9 +40,9 @@ def ambiguous_weights(folder: Path) -> str | None:
     single, index = _SINGLE_AND_INDEX[0]
     if not (folder / single).is_file():
         return None
-    if (folder / index).is_file() and single not in _names(folder / index):
+    if (folder / index).is_file() and single not in indexed_names(folder / index):
         return (
-            f"has {single} and {index}, which names other files: transformers would load the former, vLLM the latter."
+            f"has {single} and {index}, which names other files: transformers would load {single}, vLLM those files."
             " Move one of them to another folder."
         )
     return None
@@ -61,14 +63,19 @@ def weights_problem(folder: Path) -> str | None:
 
 
 def unindexed_weights(folder: Path) -> tuple[str, ...]:
-    """Return the safetensors files that vLLM (0.32) loads in addition to model.safetensors if there is no index."""
-    single, index = _SINGLE_AND_INDEX[0]
-    if not (folder / single).is_file() or (folder / index).is_file():
-        return ()
-    return tuple(sorted(path.name for path in folder.glob("*.safetensors") if path.name != single))
+    """Return the files that vLLM (0.32) loads in addition to those that transformers loads.
+
+    It ignores safetensors files that an index does not name; of PyTorch's files, it ignores only those of a training.
+    """
+    loaded = {path.name for path in weight_files(folder)}
+    found = {path.name for path in folder.glob("*.safetensors")}
+    if found:
+        return () if (folder / _SINGLE_AND_INDEX[0][1]).is_file() else tuple(sorted(found - loaded))
+    return tuple(sorted({path.name for path in folder.glob("*.bin")} - loaded - set(_OF_A_TRAINING)))
 
 
-def _names(index: Path) -> Sequence[str]:
+def indexed_names(index: Path) -> Sequence[str]:
+    """Return the files that an index of shards names, sorted; empty if it cannot be read."""
     try:
         names = json.loads(index.read_text(encoding="utf-8"))["weight_map"].values()
         return sorted({name for name in names if isinstance(name, str)})

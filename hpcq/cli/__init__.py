@@ -1,7 +1,8 @@
 """Command line: parse arguments, call one function of `hpcq.api`, print, and turn exceptions into exit codes.
 
-Exit codes (a contract): 0 done; 1 the run has failed or incomplete units; 2 the user's input; 3 the environment; 130
-interrupted. Each verb is one module of this package, and imports heavy modules only inside its `run` function.
+Exit codes (a contract): 0 done; 1 the run has failed or incomplete units, or a gate says no; 2 the user's input; 3 the
+environment; 130 interrupted. Each verb is one module of this package, and imports heavy modules only inside its `run`
+function.
 """
 
 from __future__ import annotations

@@ -8,9 +8,10 @@ from collections import Counter
 from collections.abc import Mapping
 from typing import TYPE_CHECKING, Any
 
+from hpcq.cli.detectable_lines import detectable_lines
 from hpcq.core.sentences import one_line
 from hpcq.core.work_records import UnitState
-from hpcq.report.table import format_duration, format_token_savings
+from hpcq.report.number_formats import format_duration, format_token_savings
 from hpcq.report.text_tables import aligned_columns
 
 if TYPE_CHECKING:
@@ -53,6 +54,8 @@ def plan_lines(planned: PlanResult, *, with_units: bool = False) -> list[str]:
         lines += ["", *aligned_columns(cells, width=terminal_width())]
     lines += ["", *_not_submitted(planned)]
     lines += total_lines(document)
+    lines += _panel_lines(document["fidelity_panel"])
+    lines += detectable_lines(document, terminal_width())
     for refusal in document["refused"]:
         lines.append(f"refused: {refusal['reason']} Try this: {refusal['suggestion']}.")
     lines += [f"note: {note}" for note in document["notes"]]
@@ -72,6 +75,11 @@ def _not_submitted(planned: PlanResult) -> list[str]:
     )
     if active:
         lines.append(f"pending or running: {active} of {total} units")
+    if later := planned.document["later_units"]:
+        lines.append(
+            f"in later portions: {later} of {total} units; the merge of each portion submits the next"
+            " (slurm.max_submitted_jobs)"
+        )
     if failed := sum(unit.has_failed_permanently and unit.id not in submitted for unit in status.units):
         lines.append(
             f"failed permanently: {failed} of {total} units; submit them with `hpcq resume {status.run} --failed`"
@@ -79,7 +87,7 @@ def _not_submitted(planned: PlanResult) -> list[str]:
     if status.is_locked:
         lines.append("another hpcq command is working on this run: `submit` refuses until it has exited")
     if error := planned.document["slurm_error"]:
-        lines.append(f"Slurm was not asked for pending and running units: {error}")
+        lines.append(f"pending and running units are unknown, and count as missing: {error}")
     return lines
 
 
@@ -108,6 +116,14 @@ def _token_lines(tokens: Mapping[str, Any] | None) -> list[str]:
     estimate = format_token_savings(tokens["requested"], tokens["computed"]) if tokens["requested"] else "unknown"
     without = f"; without {', '.join(tokens['unknown_tasks'])}" if tokens["unknown_tasks"] else ""
     return [f"log-likelihood tokens (estimate): {estimate}{without}"]
+
+
+def _panel_lines(panel: Mapping[str, Any] | None) -> list[str]:
+    if panel is None:
+        return []
+    size = f"{panel['windows']} windows of {panel['window_tokens']} tokens"
+    rest = ", without what the calibration may read" if panel["leaves_out_calibration"] else ""
+    return [f"fidelity panel: {size} from {panel['dataset']}{rest}; the unquantized model reads them twice"]
 
 
 def _shape(row: Mapping[str, Any]) -> str:
@@ -148,7 +164,8 @@ def status_lines(status: RunStatus) -> list[str]:
     counts = ", ".join(f"{count} {state}" for state, count in sorted(status.counts.items()))
     lines = [f"run {status.run}: {status.state} ({counts})"]
     if status.slurm_error:
-        lines.append(f"Slurm does not answer, so unfinished units are shown as last recorded: {status.slurm_error}")
+        lines.append(f"Slurm does not respond, so unfinished units are shown as last recorded: {status.slurm_error}")
+    lines += [f"warning: {warning}" for warning in status.warnings]
     if progress.total:
         left = f", about {format_duration(progress.seconds_left)} left" if progress.seconds_left is not None else ""
         lines.append(f"requests: {progress.done} of {progress.total}{left}")

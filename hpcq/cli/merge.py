@@ -8,8 +8,11 @@ from hpcq.cli.arguments import add_json, add_run, print_json
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
-    """Add RUN and --json."""
+    """Add RUN, --run-code and --json."""
     add_run(parser)
+    parser.add_argument(
+        "--run-code", action="store_true", help="run code that the models wrote on this machine, in a sandbox"
+    )
     add_json(parser)
 
 
@@ -18,7 +21,7 @@ def run(arguments: argparse.Namespace) -> int:
     import hpcq
     from hpcq.cli.formatting import merge_lines
 
-    document = hpcq.find(arguments.run_name).merge()
+    document = hpcq.find(arguments.run_name).merge(run_code=arguments.run_code)
     if arguments.json:
         print_json(document)
     else:

@@ -13,7 +13,7 @@ from hpcq.core.sentences import one_line
 from hpcq.core.work_records import UnitState
 from hpcq.monitor.eta import run_progress, unit_seconds_left
 from hpcq.monitor.status import RunStatus, UnitStatus
-from hpcq.report.table import format_duration
+from hpcq.report.number_formats import format_duration
 
 if TYPE_CHECKING:
     from rich.console import Console

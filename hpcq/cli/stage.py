@@ -1,4 +1,4 @@
-"""Bring everything that a manifest reads to the shared file system: models, data, texts, Python environments.
+"""Stage models, data, texts and Python environments of a manifest on the shared file system.
 
 Run it on a host with a network, such as a login node. It can be interrupted and repeated.
 """

@@ -8,7 +8,7 @@ import time
 from collections.abc import Callable, Iterator
 from typing import TYPE_CHECKING
 
-from hpcq.report.table import format_duration
+from hpcq.report.number_formats import format_duration
 from hpcq.stage.progress import Item, Origin, Phase, StagedItem, StageProgress, StageReporter
 
 if TYPE_CHECKING:

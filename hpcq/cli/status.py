@@ -18,15 +18,16 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 
 def run(arguments: argparse.Namespace) -> int:
-    """Print the state; exit code 1: not done, and no job or command works on it; 3: Slurm does not answer."""
+    """Print the state; exit code 1: not done, and no job or command works on it; 3: Slurm does not respond."""
     import hpcq
     from hpcq.cli.formatting import status_lines
     from hpcq.core.errors import SetupError
     from hpcq.core.work_records import UnitState
     from hpcq.monitor.status import ACTIVE_STATES
 
+    again = False
     while True:
-        status = hpcq.find(arguments.run_name).status()
+        status = hpcq.find(arguments.run_name).status(patient=again)
         is_active = status.state in ACTIVE_STATES or status.is_locked
         again = arguments.watch and (is_active or status.may_be_active)
         if not arguments.json:

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import sys
-import time
 from collections.abc import Mapping
 
 import hpcq
@@ -15,9 +14,8 @@ from hpcq.cli.stage_display import stage_display
 from hpcq.core.errors import RunIncompleteError, UserInputError
 from hpcq.core.failures import Failure
 from hpcq.core.work_records import UnitKind, UnitState
-from hpcq.monitor.status import ACTIVE_STATES, RunStatus
-
-WAIT_INTERVAL_S = 2.0
+from hpcq.monitor.status import RunStatus
+from hpcq.run.wait import wait_until_ended
 
 
 def confirm(hours: Mapping[str, float], limit: float) -> bool:
@@ -58,10 +56,10 @@ def submit_and_wait(run: Run, *, wait: bool, as_json: bool, yes: bool, retry_fai
     with progress_display() as on_status, stage_display() as reporter:
         result = run.submit(confirm=ask, retry_failed=retry_failed, on_status=on_status, reporter=reporter)
     # Outside of the display: on a terminal, rich sends what is printed meanwhile to standard error.
-    if result.status.state in ACTIVE_STATES and not as_json:
+    if result.status.may_be_active and not as_json:
         _print_queued(result)
     status = _wait_until_ended(result) if wait else result.status
-    ended = status.state not in ACTIVE_STATES
+    ended = not status.may_be_active
     if as_json:
         arrays = [
             {"array": item.array, "job_id": item.job_id, "units": list(item.units)} for item in result.submissions
@@ -73,22 +71,20 @@ def submit_and_wait(run: Run, *, wait: bool, as_json: bool, yes: bool, retry_fai
 
 
 def _wait_until_ended(result: SubmitResult) -> RunStatus:
-    run, status = hpcq.find(result.layout.folder), result.status
+    run = hpcq.find(result.layout.folder)
     with progress_display() as on_status:
-        while status.may_be_active:
-            time.sleep(WAIT_INTERVAL_S)
-            before, status = status, run.status()
-            if status.slurm_error and not before.slurm_error:
-                print(f"hpcq: {status.slurm_error} Waiting until it does.", file=sys.stderr, flush=True)
-            on_status(status)
-    return status
+        return wait_until_ended(result.status, lambda: run.status(patient=True), on_status)
 
 
 def _print_queued(result: SubmitResult) -> None:
     for item in result.submissions:
         print(f"job {item.job_id}: {item.array}, {len(item.units)} {'unit' if len(item.units) == 1 else 'units'}")
-    if not result.submissions:
+    if result.later_units:
+        print(f"{result.later_units} more units are submitted later by the merge (slurm.max_submitted_jobs).")
+    elif not result.submissions:
         print("Nothing to submit: all missing units are pending or running.")
+    for warning in result.status.warnings:
+        print(f"warning: {warning}")
     name = result.layout.name
     print(f"\nWatch:   hpcq status {name} --watch")
     print(f"Logs:    hpcq logs {name} --follow")

@@ -5,23 +5,36 @@ The job writes the record, workers update it (`total`, `restored`), the monitor 
 
 from __future__ import annotations
 
-import contextlib
+import bisect
 import datetime
 import json
 import os
 import threading
 import traceback
 from collections.abc import Callable, Iterable
-from dataclasses import asdict, dataclass, field, replace
+from dataclasses import field, replace
 from enum import StrEnum
 from pathlib import Path
 from typing import Any
 
+from hpcq.core.attempt_blocks import BLOCK, SUFFIX, block_path, read_block, record_path, write_blocks
 from hpcq.core.errors import HpcqError
 from hpcq.core.failures import Failure
-from hpcq.core.files import list_folder, make_folder, read_regular, storage_errors, write_text
+from hpcq.core.files import (
+    IrregularFileError,
+    list_folder,
+    make_folder,
+    read_regular,
+    read_tail,
+    storage_errors,
+    write_text,
+)
+from hpcq.core.frozen import dataclass
 from hpcq.core.node_context import NodeContext
 from hpcq.core.outcomes import Action, Launcher, Outcome, parse_value
+
+_LAST_BYTES = 1 << 16
+"""The end of a log in which its last line is looked for."""
 
 
 def utc_now() -> str:
@@ -86,6 +99,9 @@ class AttemptRecord:
     schema: int = 1
 
 
+_MAX_GAP = 16
+"""Number of consecutive records that a user may delete without hiding later ones."""
+
 _ENUMS: dict[str, type[StrEnum]] = {
     "launcher": Launcher,
     "outcome": Outcome,
@@ -107,12 +123,13 @@ class Attempt:
 
     batch_share: float = 1.0
 
-    def __init__(self, folder: Path, record: AttemptRecord) -> None:
-        self.path = _path(folder, record.unit, record.attempt)
+    def __init__(self, folder: Path, record: AttemptRecord, *, is_durable: bool = True) -> None:
+        self.path = record_path(folder, record.unit, record.attempt)
         self.record = record
         self.start_followers: Callable[[], NodeContext | None] = lambda: None
         self._lock = threading.RLock()
         self._callbacks: list[Callable[[], object]] = []
+        self._is_durable = is_durable
         self._commit()
 
     def update(self, **changes: Any) -> None:
@@ -138,10 +155,11 @@ class Attempt:
                 traceback.print_exc()
 
     def _commit(self) -> None:
-        write_text(self.path, json.dumps(asdict(self.record), indent=1, sort_keys=True) + "\n")
+        text = json.dumps(vars(self.record), indent=1, sort_keys=True) + "\n"
+        write_text(self.path, text, is_durable=self._is_durable)
 
 
-def new_attempt(folder: Path, record: AttemptRecord, *, first: int | None = None) -> Attempt:
+def new_attempt(folder: Path, record: AttemptRecord) -> Attempt:
     """Write `record` under the next free number and return the attempt; its own `attempt` number is ignored.
 
     No two processes get the same number: a process claims one by creating a folder, which only one process can do. A
@@ -150,23 +168,25 @@ def new_attempt(folder: Path, record: AttemptRecord, *, first: int | None = None
     Args:
         folder: Folder of the run's attempts.
         record: The record.
-        first: Number to try first, by a caller that has read the attempts. None: the folder is listed.
 
     Raises:
         StorageError: The record cannot be written.
     """
     with storage_errors(folder):
         make_folder(folder)
-        number = first or next_attempt_number(folder, record.unit)
+        used = _unit_numbers(folder, record.unit)
+        number = max(used, default=0) + 1
+        if number % BLOCK == 0:
+            write_blocks(folder, record.unit, used, number)
         while True:
-            claim = folder / f".{record.unit}.{number}.claim"
+            claim = _claim(folder, record.unit, number)
             try:
                 claim.mkdir()
             except FileExistsError:
                 number += 1
                 continue
             try:
-                if not _path(folder, record.unit, number).exists():
+                if not record_path(folder, record.unit, number).exists():
                     return Attempt(folder, replace(record, attempt=number))
             finally:
                 claim.rmdir()
@@ -179,7 +199,9 @@ def read_attempts(folder: Path) -> dict[str, list[AttemptRecord]]:
     Raises:
         StorageError: The folder or a file cannot be read.
     """
-    return _read_all(_records(folder))
+    found = _read_all(_records(folder))
+    blocks = [path for path in list_folder(folder) if path.suffix == SUFFIX and not path.name.startswith(".")]
+    return _with_blocks(found, blocks)
 
 
 def read_unit_attempts(folder: Path, unit: str) -> list[AttemptRecord]:
@@ -188,7 +210,10 @@ def read_unit_attempts(folder: Path, unit: str) -> list[AttemptRecord]:
     Raises:
         StorageError: The folder or a file cannot be read.
     """
-    return _read_all(_unit_records(folder, unit)).get(unit, [])
+    numbers = _unit_numbers(folder, unit)
+    found = _read_all(record_path(folder, unit, number) for number in numbers)
+    blocks = {block_path(folder, unit, number) for number in range(1, max(numbers, default=0) + 1, BLOCK)}
+    return _with_blocks(found, sorted(blocks)).get(unit, [])
 
 
 def _read_all(paths: Iterable[Path]) -> dict[str, list[AttemptRecord]]:
@@ -203,28 +228,64 @@ def _read_all(paths: Iterable[Path]) -> dict[str, list[AttemptRecord]]:
     return found
 
 
+def _with_blocks(found: dict[str, list[AttemptRecord]], blocks: Iterable[Path]) -> dict[str, list[AttemptRecord]]:
+    """Add the records in `blocks` that have no file of their own."""
+    for path in blocks:
+        for content in read_block(path):
+            if (record := _record(content)) is not None:
+                known = found.setdefault(record.unit, [])
+                at = bisect.bisect_left(known, record.attempt, key=lambda one: one.attempt)
+                if at == len(known) or known[at].attempt != record.attempt:
+                    known.insert(at, record)
+    return found
+
+
 def _records(folder: Path) -> list[Path]:
     return [path for path in list_folder(folder) if path.suffix == ".json" and not path.name.startswith(".")]
 
 
-def _unit_records(folder: Path, unit: str) -> list[Path]:
-    """Return the records of the unit, and of units whose ids begin with its own and a dot.
+def _unit_numbers(folder: Path, unit: str) -> list[int]:
+    """Return the numbers of the unit's attempts that are in use, including those in blocks.
 
-    A run has thousands of records, and each attempt starts with this: only names are compared.
+    A run has thousands of records, and each attempt starts with this: the folder is not listed. A number is free if its
+    claimant was killed, and then its claim is still there, or if its record was deleted.
     """
-    with contextlib.suppress(FileNotFoundError), storage_errors(folder), os.scandir(folder) as entries:
-        prefix = f"{unit}."
-        return [Path(one.path) for one in entries if one.name.startswith(prefix) and one.name.endswith(".json")]
-    return []
+    found, last, number = [], 0, 1
+    with storage_errors(folder):
+        while number <= last + _MAX_GAP:
+            # In this order: a record is deleted after it is in its block.
+            if _exists(record_path(folder, unit, number)) or _exists(block_path(folder, unit, number)):
+                found.append(number)
+                last = number
+            elif _exists(_claim(folder, unit, number)):
+                last = number
+            number += 1
+    return found
+
+
+def _exists(path: Path) -> bool:
+    """Return whether there is something at `path`; Path.exists would also return False for an error of the server."""
+    try:
+        os.lstat(path)
+    except FileNotFoundError:
+        return False
+    return True
 
 
 def _read(path: Path) -> AttemptRecord | None:
     """Return the record; None if the file is truncated or not an attempt record."""
+    try:
+        return _record(json.loads(read_regular(path)))
+    except (FileNotFoundError, IsADirectoryError, ValueError, RecursionError):
+        return None
+
+
+def _record(content: Any) -> AttemptRecord | None:
+    """Return the record with this content; None if it is not an attempt record."""
     known = AttemptRecord.__dataclass_fields__
     try:
-        content = json.loads(read_regular(path))
         record = _parse({key: value for key, value in content.items() if key in known})
-    except (FileNotFoundError, IsADirectoryError, ValueError, TypeError, AttributeError, RecursionError):
+    except (ValueError, TypeError, AttributeError):
         return None
     return record if _is_valid(record) else None
 
@@ -265,8 +326,8 @@ def _parse(content: dict[str, Any]) -> AttemptRecord:
     return AttemptRecord(**{**content, **values, "reason": reason})
 
 
-def _path(folder: Path, unit: str, number: int) -> Path:
-    return folder / f"{unit}.{number}.json"
+def _claim(folder: Path, unit: str, number: int) -> Path:
+    return folder / f".{unit}.{number}.claim"
 
 
 def _unit_and_number(path: Path) -> tuple[str, int] | None:
@@ -283,15 +344,14 @@ def last_log_line(log: str | None, offset: int = 0) -> str:
         offset: Size in bytes of what earlier starts of the job have printed.
     """
     try:
-        content = Path(log).read_bytes() if log else b""
-    except OSError:
+        content = read_tail(Path(log), _LAST_BYTES, offset) if log else b""
+    except (OSError, IrregularFileError):
         return f"no log at {log}"
-    lines = content[offset:].decode(errors="replace").split("\n")
+    lines = content.decode(errors="replace").split("\n")
     printed = [line.strip() for line in lines if line.strip()]
     return f"{printed[-1]} ({log})" if printed else f"no output in {log}"
 
 
 def next_attempt_number(folder: Path, unit: str) -> int:
     """Return the number of the next attempt, from 1. Attempts that cannot be read count too."""
-    names = filter(None, map(_unit_and_number, _unit_records(folder, unit)))
-    return max((number for name, number in names if name == unit), default=0) + 1
+    return max(_unit_numbers(folder, unit), default=0) + 1

@@ -3,10 +3,10 @@
 from __future__ import annotations
 
 import re
-from dataclasses import dataclass
 from pathlib import Path
 
 from hpcq.core.errors import UserInputError
+from hpcq.core.frozen import dataclass
 from hpcq.core.hub_cache import HubCache
 
 DEFAULT_CONFIG = "default"

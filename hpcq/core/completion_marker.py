@@ -7,10 +7,10 @@ from __future__ import annotations
 
 import hashlib
 import json
-from dataclasses import dataclass
 from pathlib import Path
 
 from hpcq.core.files import storage_errors, write_text
+from hpcq.core.frozen import dataclass
 from hpcq.core.paths import COMPLETION_FILE
 
 
@@ -21,16 +21,30 @@ class CompletionMarker:
     Attributes:
         address: Content address of the responses.
         digest: First 16 hexadecimal digits of the SHA-256 of the marker file.
+        also: Content addresses of the same responses to fewer tasks.
     """
 
     address: str
     digest: str
+    also: tuple[str, ...] = ()
+
+    def is_for(self, address: str | None) -> bool:
+        """Return whether the responses with this address are complete."""
+        return address in (self.address, *self.also)
 
 
 def write_completion_marker(folder: Path, *, address: str, requests: int, attempt: int) -> None:
     """Commit the marker of the unit whose segments are in `folder`."""
     content = {"schema": 1, "requests": requests, "address": address, "attempt": attempt}
     write_text(folder / COMPLETION_FILE, json.dumps(content) + "\n")
+
+
+def extend_completion_marker(folder: Path, *, earlier: str, address: str) -> None:
+    """Record in the marker for the address `earlier` that `address`, a part of the same responses, is complete."""
+    marker = read_completion_marker(folder)
+    if marker is not None and marker.is_for(earlier) and not marker.is_for(address):
+        document = json.loads((folder / COMPLETION_FILE).read_bytes())
+        write_text(folder / COMPLETION_FILE, json.dumps({**document, "also": [*marker.also, address]}) + "\n")
 
 
 def read_completion_marker(folder: Path) -> CompletionMarker | None:
@@ -48,4 +62,7 @@ def read_completion_marker(folder: Path) -> CompletionMarker | None:
         return None
     if not isinstance(document, dict) or "address" not in document:
         return None
-    return CompletionMarker(address=str(document["address"]), digest=hashlib.sha256(content).hexdigest()[:16])
+    digest = hashlib.sha256(content).hexdigest()[:16]
+    return CompletionMarker(
+        address=str(document["address"]), digest=digest, also=tuple(map(str, document.get("also", ())))
+    )

@@ -9,12 +9,12 @@ from __future__ import annotations
 import contextlib
 import hashlib
 import json
-from collections.abc import Container, Iterable, Mapping
+from collections.abc import Container, Iterable, Iterator, Mapping
 from pathlib import Path
 
 from hpcq.core.checkpoint_files import files_in, relevant_files
 from hpcq.core.errors import StorageError
-from hpcq.core.files import digest_of_file, write_text
+from hpcq.core.files import digest_of_file, file_stamp, write_text
 from hpcq.core.paths import cache_folder
 
 _ITEM_FILES = ("*.jsonl",)
@@ -61,7 +61,7 @@ def remember_digest(path: Path, digest: str) -> None:
         OSError: The file does not exist.
     """
     known = _read_cache()
-    known[str(path.resolve())] = (*_stamp(path), digest)
+    known[str(path.resolve())] = (*file_stamp(path), digest)
     _write_cache(known)
 
 
@@ -100,13 +100,24 @@ def _checkpoint_files(folder: Path, ignored: Container[str]) -> list[Path]:
     return [folder / name for name in relevant_files(files_in(folder)) if name not in ignored]
 
 
-def digest_of_items(folder: Path) -> str:
+def digest_of_items(folder: Path, members: Iterable[str] = ()) -> str:
     """Return the SHA-256 over names and contents of all `<split>.jsonl` files of a task, also if a limit is set.
+
+    Args:
+        folder: Folder of the files; of a group, that of its members' folders.
+        members: Names of the members of a group.
 
     Raises:
         OSError: A file cannot be read.
     """
-    return _digest(folder, (path for pattern in _ITEM_FILES for path in folder.glob(pattern)))
+    folders = [folder / member for member in members] or [folder]
+    return _digest(folder, (path for one in folders for path in item_files(one)))
+
+
+def item_files(folder: Path) -> Iterator[Path]:
+    """Yield the `<split>.jsonl` files of a folder."""
+    for pattern in _ITEM_FILES:
+        yield from folder.glob(pattern)
 
 
 def digest_of_files(folder: Path, names: Iterable[str]) -> str:
@@ -148,19 +159,14 @@ def _total(digests: Iterable[tuple[str, str]]) -> str:
 def _digest_of_file(path: Path, known: _Cache) -> str:
     found = _known(path, known)
     if found is None:
-        stamp, found = _stamp(path), digest_of_file(path)
+        stamp, found = file_stamp(path), digest_of_file(path)
         known[str(path.resolve())] = (*stamp, found)
     return found
 
 
 def _known(path: Path, known: _Cache) -> str | None:
     entry = known.get(str(path.resolve()))
-    return entry[3] if entry is not None and entry[:3] == _stamp(path) else None
-
-
-def _stamp(path: Path) -> tuple[int, int, int]:
-    status = path.stat()
-    return status.st_size, status.st_mtime_ns, status.st_ino
+    return entry[3] if entry is not None and entry[:3] == file_stamp(path) else None
 
 
 def _cache_file() -> Path:

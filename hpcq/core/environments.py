@@ -7,6 +7,7 @@ creates an environment if it does not exist and prints the path of its interpret
 from __future__ import annotations
 
 import argparse
+import compileall
 import contextlib
 import difflib
 import fcntl
@@ -40,6 +41,12 @@ CORE_ENVIRONMENT = "core"
 
 NAME_VARIABLE = "HPCQ_ENVIRONMENT"
 """Environment variable of a job: the name of its Python environment, for the provenance of results."""
+
+PACKAGE_VARIABLE = "HPCQ_PACKAGE_DIGEST"
+"""Environment variable of a job: the digest of its code (`hpcq.launch.package_snapshot`), for the same provenance."""
+
+COMMIT_VARIABLE = "HPCQ_GIT_COMMIT"
+"""Environment variable of a job: the commit of the checkout from which it was submitted, for the same provenance."""
 
 _MARKER = "hpcq-complete.json"
 _PIN = re.compile(r"(?P<name>[A-Za-z0-9][\w.-]*)(?:\[[\w,.-]+\])?==(?P<version>[\w.!+-]+)")
@@ -138,11 +145,11 @@ def interpreter(name: str, modules: Path = MODULES) -> Path:
 def _installed_python() -> Path:
     """Return the python of the environment that this package is installed in, which need not be the running one.
 
-    A job of another environment finds the package by a link, which CHECKOUT (here: `lib/python3.x/site-packages`)
-    has resolved. A user installation has no python of its own.
+    CHECKOUT is `lib/python3.x/site-packages` here, and in a job the snapshot of the package that it runs. A user
+    installation has no python of its own.
     """
     own = CHECKOUT.parents[2] / "bin" / "python"
-    return own if own.is_file() else Path(sys.executable)
+    return own if CHECKOUT.name == "site-packages" and own.is_file() else Path(sys.executable)
 
 
 def exists(name: str, modules: Path = MODULES) -> bool:
@@ -187,6 +194,8 @@ def _build(name: str, target: Path, modules: Path) -> None:
         installer.install(target, locks_to_install(name, target, modules, installer))
         if name == CORE_ENVIRONMENT:
             installer.install_editable(target, CHECKOUT)
+            # uv compiles what it installs; commands and jobs may run where Python must not write bytecode.
+            compileall.compile_dir(CHECKOUT / "hpcq", quiet=2)
         if not (target / "bin" / "python").is_file():
             raise SetupError("uv reported success, but there is no interpreter.")  # noqa: TRY301 (same report as uv's)
     except SetupError as error:

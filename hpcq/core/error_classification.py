@@ -12,12 +12,12 @@ import builtins
 import errno
 import re
 from collections.abc import Iterator, Mapping
-from dataclasses import dataclass
 from enum import IntEnum
 from http import HTTPStatus
 
 from hpcq.core.errors import ConnectionLostError, HpcqError, ProcessDiedError, SetupError, StorageError, UserInputError
 from hpcq.core.failures import Failure
+from hpcq.core.frozen import dataclass
 
 
 class CudaError(IntEnum):

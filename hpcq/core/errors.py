@@ -48,12 +48,16 @@ class SetupError(HpcqError):
     exit_code = 3
 
 
+class JobLimitError(SetupError):
+    """The limit on submitted jobs is reached: more can be submitted when some have ended."""
+
+
 class StorageError(SetupError):
     """The file system refused an operation: no space, no permission, read-only, stale file handle."""
 
 
 class ConnectionLostError(SetupError):
-    """A server does not answer, or not without errors, after all retries."""
+    """A server does not respond, or not without errors, after all retries."""
 
 
 class RunIncompleteError(HpcqError):
@@ -62,6 +66,10 @@ class RunIncompleteError(HpcqError):
 
 class SegmentCorruptError(HpcqError):
     """A segment cannot be trusted: truncated, altered, foreign, or of a later version. The merge sets it aside."""
+
+
+class SegmentVanishedError(SegmentCorruptError):
+    """A file of segments was listed and no longer exists: it was compacted, or deleted."""
 
 
 class ProcessDiedError(HpcqError):

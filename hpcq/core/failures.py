@@ -24,7 +24,7 @@ class Failure(StrEnum):
         FULL_DISK: No space, no quota, or the file system refuses to write.
         MISSING_RESOURCE: Something that the plan relied on is missing on this machine. A retry succeeds only after a
             user has provided it.
-        INVALID_INPUT: The manifest, the model or the data are at fault.
+        INVALID_INPUT: The manifest, the model or the data are invalid.
         BUG: Anything else, and every error that may have several causes.
         UNKNOWN: A class of another version of hpcq.
     """

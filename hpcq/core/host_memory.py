@@ -8,12 +8,19 @@ from __future__ import annotations
 
 import os
 from collections.abc import Iterator, Mapping
-from dataclasses import dataclass
 from pathlib import Path, PurePosixPath
+
+from hpcq.core.frozen import dataclass
 
 GIB = 2**30
 _MIB = 2**20
 _PROC = Path("/proc/self")
+_JOB_MEMORY = (
+    ("SLURM_MEM_PER_NODE", None),
+    ("SLURM_MEM_PER_CPU", "SLURM_CPUS_ON_NODE"),
+    ("SLURM_MEM_PER_GPU", "SLURM_GPUS_ON_NODE"),
+)
+"""Variables of a job with its memory in MiB, and with the number by which to multiply it."""
 
 
 def host_memory_bytes(proc: Path = _PROC, environ: Mapping[str, str] = os.environ) -> int:
@@ -21,19 +28,23 @@ def host_memory_bytes(proc: Path = _PROC, environ: Mapping[str, str] = os.enviro
 
     Args:
         proc: Folder of this process in /proc.
-        environ: Environment variables. SLURM_MEM_PER_NODE is a job's memory in MiB, also where Slurm does not use
-            control groups; 0: all memory of the node.
+        environ: Environment variables. SLURM_MEM_PER_NODE (or _CPU or _GPU, by how it was requested) is a job's memory
+            in MiB, also where Slurm does not use control groups; 0: all memory of the node.
     """
-    # Imported here, because commands that need no memory start without it. MemTotal, which psutil reads, is that of an
-    # LXC container; sysconf has that of its host.
-    import psutil
-
-    machine: int = psutil.virtual_memory().total
-    limits = [machine, *_cgroup_limits(proc)]
-    job_mib = environ.get("SLURM_MEM_PER_NODE", "")
-    if job_mib.isdecimal() and int(job_mib):
-        limits.append(int(job_mib) * _MIB)
+    limits = [_machine_bytes(), *_cgroup_limits(proc)]
+    for per, count in _JOB_MEMORY:
+        factors = environ.get(per, ""), environ.get(count, "") if count else "1"
+        if all(factor.isdecimal() and int(factor) for factor in factors):
+            limits.append(int(factors[0]) * int(factors[1]) * _MIB)
     return min(limits)
+
+
+def _machine_bytes() -> int:
+    """Return MemTotal of /proc/meminfo, which is that of an LXC container; sysconf has that of its host."""
+    for line in _lines(Path("/proc/meminfo")):
+        if line.startswith("MemTotal:"):
+            return int(line.split()[1]) * 1024
+    return os.sysconf("SC_PHYS_PAGES") * os.sysconf("SC_PAGE_SIZE")
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -7,11 +7,11 @@ exists is complete only if its completion marker says so (`hpcq.stage`).
 from __future__ import annotations
 
 import os
-from dataclasses import dataclass
 from enum import StrEnum
 from pathlib import Path
 
 from hpcq.core.addressing import address_of, slug
+from hpcq.core.frozen import dataclass
 
 DEFAULT_REVISION = "main"
 _KEY_CHARACTERS = 12

@@ -10,7 +10,10 @@ Value = TypeVar("Value", bound=StrEnum)
 
 def parse_value(kind: type[Value], value: Any) -> Value:
     """Return the member of `kind` with this value; its member UNKNOWN for a value of another version of hpcq."""
-    return next((member for member in kind if member.value == value), kind("unknown"))
+    try:
+        return kind(value)
+    except ValueError:
+        return kind("unknown")
 
 
 class Launcher(StrEnum):

@@ -2,12 +2,15 @@
 
 from __future__ import annotations
 
+import contextlib
 import os
-from dataclasses import dataclass
+from collections.abc import Iterable
+from dataclasses import field
 from pathlib import Path
 
 from hpcq.core.addressing import DIGEST_CHARACTERS
-from hpcq.core.files import list_folder
+from hpcq.core.files import list_folder, storage_errors
+from hpcq.core.frozen import dataclass
 from hpcq.core.unit_ids import UnitId
 from hpcq.core.work_records import UnitKind, Variant
 
@@ -17,12 +20,19 @@ COMPLETION_FILE = "complete.json"
 
 @dataclass(frozen=True, kw_only=True)
 class RunLayout:
-    """Paths of the run `name`, all absolute."""
+    """Paths of the run `name`, all absolute, and who may change the folders above (`hpcq.core.permissions`).
+
+    Attributes:
+        trusted_users: Names of users.
+        trusted_groups: Names of groups.
+    """
 
     name: str
     runs: Path
     checkpoints: Path
     logs: Path
+    trusted_users: tuple[str, ...] = field(default=(), compare=False)
+    trusted_groups: tuple[str, ...] = field(default=(), compare=False)
 
     @property
     def folder(self) -> Path:
@@ -38,6 +48,16 @@ class RunLayout:
     def plan(self) -> Path:
         """Units and arrays: the document of `plan --json`."""
         return self.folder / "plan.json"
+
+    @property
+    def unfinished_change(self) -> Path:
+        """Empty file that exists while the lock file and the plan are replaced: after a kill, they may not match."""
+        return self.folder / ".change"
+
+    @property
+    def history(self) -> Path:
+        """Earlier lock files and plans of the run, one numbered folder each."""
+        return self.folder / "history"
 
     @property
     def merge_record(self) -> Path:
@@ -81,8 +101,18 @@ class RunLayout:
 
     @property
     def launcher_logs(self) -> Path:
-        """submitit's folder: batch scripts, pickles, and output from before a unit started."""
+        """One folder per submission: batch script, records of its units, and output from before a unit started."""
         return self.job_logs / "submitit"
+
+    @property
+    def packages(self) -> Path:
+        """Copies of the package hpcq that this user's jobs run, shared by all runs in the folder."""
+        return self.runs / f".packages-{os.geteuid()}"
+
+    @property
+    def package_links(self) -> Path:
+        """Links to the copies that the run's jobs use."""
+        return self.folder / "packages"
 
     def unit_log(self, unit_id: str, attempt: int) -> Path:
         """Return the log of an attempt. Other nodes of the unit write to `<unit>.<attempt>-<node>.log`."""
@@ -106,14 +136,41 @@ def checkpoint_path(checkpoints: Path, variant: Variant) -> Path:
     return checkpoints / variant.model.slug / f"{variant.scheme.slug}-{variant.address[:DIGEST_CHARACTERS]}"
 
 
+def chat_template_record(segments: Path, variant: Variant) -> Path:
+    """Return the file, next to the folder `segments` of a run, with the chat template of a variant's checkpoint."""
+    return segments.parent / "chat_templates" / f"{variant.id}.json"
+
+
 def segment_folders(segments: Path, variant: Variant) -> list[Path]:
     """Return the existing folders of all evaluations of the variant in `segments`.
 
     Units of earlier plans, with another number of shards, are included.
     """
-    wanted = (UnitKind.EVALUATE, variant.id)
-    parsed = ((folder, UnitId.parse(folder.name)) for folder in list_folder(segments))
-    return [folder for folder, unit in parsed if unit and (unit.kind, unit.subject) == wanted]
+    return variant_folders(segments, variant.id)
+
+
+def variant_folders(segments: Path, variant_id: str) -> list[Path]:
+    """Return the same folders for the id of a variant."""
+    # Each attempt starts with this, in a run of thousands of units: most names are only compared.
+    with contextlib.suppress(FileNotFoundError), storage_errors(segments), os.scandir(segments) as entries:
+        prefix = f"{UnitKind.EVALUATE}.{variant_id}"
+        folders = sorted(Path(entry.path) for entry in entries if entry.name.startswith(prefix))
+        return _by_variant(folders).get(variant_id, [])
+    return []
+
+
+def all_segment_folders(segments: Path) -> dict[str, list[Path]]:
+    """Return the existing folders of all evaluations in `segments` by the id of their variant."""
+    return _by_variant(list_folder(segments))
+
+
+def _by_variant(folders: Iterable[Path]) -> dict[str, list[Path]]:
+    found: dict[str, list[Path]] = {}
+    for folder in folders:
+        unit = UnitId.parse(folder.name)
+        if unit and unit.kind is UnitKind.EVALUATE:
+            found.setdefault(unit.subject, []).append(folder)
+    return found
 
 
 def cache_folder() -> Path:

@@ -12,7 +12,7 @@ MAX_NAMES = 3
 _ESCAPE_SEQUENCE = re.compile(r"\x1b(?:\[[0-?]*[ -/]*[@-~]|\][^\x07\x1b]*(?:\x07|\x1b\\)?|[ -~])?")
 """Control sequences of ECMA-48: colors, cursor movements, titles of windows."""
 
-_UNPRINTABLE = re.compile("[^\n\t\x20-\x7e\xa0-\u2029\u202f-\u2065\u206a-\U0010ffff]")
+_UNPRINTABLE = re.compile("[\x00-\x08\x0b-\x1f\x7f-\x9f\u202a-\u202e\u2066-\u2069]")
 """Control characters, and those that change the direction of text."""
 
 
@@ -22,8 +22,16 @@ def terminal_text(text: str) -> str:
     return _UNPRINTABLE.sub("\N{REPLACEMENT CHARACTER}", lines)
 
 
+_DIRECTION = re.compile("[\u061c\u200e\u200f\u202a-\u202e\u2066-\u2069]")
+"""Characters without a glyph that change the direction of text (Unicode Bidirectional Algorithm, 2)."""
+
+
 def one_line(text: str) -> str:
-    """Return `text` without line breaks and control characters, which names of models and files can contain."""
+    """Return `text` without line breaks and control characters, which names of models and files can contain.
+
+    Marks that change the direction of text are shown by their codes.
+    """
+    text = _DIRECTION.sub(lambda found: f"\\u{ord(found[0]):04x}", text)
     return " ".join("".join(character if character.isprintable() else " " for character in text).split())
 
 

@@ -3,9 +3,10 @@
 from __future__ import annotations
 
 import json
-from dataclasses import dataclass
 from enum import StrEnum
 from pathlib import Path
+
+from hpcq.core.frozen import dataclass
 
 
 class Reference(StrEnum):

@@ -3,10 +3,11 @@
 from __future__ import annotations
 
 import json
-from dataclasses import asdict, dataclass
+from dataclasses import asdict
 from pathlib import Path
 
 from hpcq.core.files import digest_of_file, write_text
+from hpcq.core.frozen import dataclass
 
 
 @dataclass(frozen=True, kw_only=True)

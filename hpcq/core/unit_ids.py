@@ -13,17 +13,17 @@ from __future__ import annotations
 import difflib
 import re
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
 from fnmatch import fnmatchcase
 from functools import cached_property
 from types import MappingProxyType
 
 from hpcq.core.addressing import VARIANT_SEPARATOR
 from hpcq.core.errors import UserInputError
+from hpcq.core.frozen import dataclass
 from hpcq.core.work_records import Shard, UnitKind
 
 MIN_DIGEST_CHARACTERS = 6
-"""A shorter prefix of a digest is no name: it would match by chance."""
+"""Shortest prefix of a digest that is a name: a shorter one could match by chance."""
 
 _SHARDED = re.compile(r"(?P<variant>.+)\.(?P<index>\d+)of(?P<count>\d+)")
 _DIGEST = re.compile(rf"[0-9a-f]{{{MIN_DIGEST_CHARACTERS},}}")

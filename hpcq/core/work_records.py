@@ -8,20 +8,25 @@ from __future__ import annotations
 
 import dataclasses
 import re
-from dataclasses import dataclass
 from enum import StrEnum
 from functools import cached_property
 from typing import Literal
 
 from hpcq.core.addressing import DIGEST_CHARACTERS, VARIANT_SEPARATOR, address_of, slug, unaddressed
+from hpcq.core.frozen import dataclass
 from hpcq.core.hub_cache import HubCache, RepoKind
+from hpcq.core.item_selection import ItemSelection
 from hpcq.core.node_context import NodeContext
+from hpcq.core.prompt_settings import AS_DEFINED, LM_EVAL_PROMPT, Prompt, Sampling
 
 SYNTHETIC = "synthetic"
 """Name of the backend, the tool and the method of a rehearsal."""
 
 UNQUANTIZED = "none"
 """Name of the tool and the method of an unmodified base checkpoint."""
+
+PANEL_TASK = "fidelity_panel"
+"""Name of the fidelity panel among the tasks of an evaluation. It has responses, but no score."""
 
 Versions = tuple[tuple[str, str], ...]
 """Distribution names and exact versions of the tools that can change a result, sorted by name."""
@@ -38,7 +43,7 @@ class UnitKind(StrEnum):
 
 
 class UnitState(StrEnum):
-    """State of a unit. The store wins over Slurm: a unit whose work is committed is DONE, even if it is queued."""
+    """State of a unit. The store takes precedence: a unit with committed work is DONE, even if its job is queued."""
 
     WAITING = "waiting"
     PENDING = "pending"
@@ -233,13 +238,71 @@ class Variant:
 
 
 @dataclass(frozen=True, kw_only=True)
+class FidelityPanel:
+    """Held-out text on which the next-token distributions of a variant are compared with those of its baseline.
+
+    Attributes:
+        digest: SHA-256 of the text (None: not on this file system yet, or from the hub).
+        windows: Number of windows of the text.
+        window_tokens: Tokens that the model reads of each window; all but the first are predicted.
+        top: Number of most probable tokens whose log-probabilities are stored per position.
+        repeats: How often each window is read. The baseline reads it twice, in batches of other sizes: noise floor.
+        seed: Seed of the order of the passages.
+        source: A text from a data set on the hub, as in `Calibration`.
+        column: Key of the passages in a file of the user.
+        reserved: Calibration set of the run, whose passages are left out; None: no scheme is calibrated.
+        dataset: Name of the text in the manifest.
+        path: File of the text.
+    """
+
+    digest: str | None
+    windows: int
+    window_tokens: int
+    top: int = 64
+    repeats: int = 1
+    seed: int = 1234
+    source: str | None = None
+    column: str = "text"
+    reserved: Calibration | None = None
+    dataset: str = unaddressed("")
+    path: str | None = unaddressed(None)
+
+    @property
+    def tokens(self) -> int:
+        """Tokens that a model reads."""
+        return self.windows * self.window_tokens * self.repeats
+
+
+@dataclass(frozen=True, kw_only=True)
+class TaskSize:
+    """Number and length of a task's requests, without a limit; lengths are those of its first documents.
+
+    Attributes:
+        documents: Documents of all subtasks.
+        requests: Requests.
+        characters: Mean characters of a prompt with its answer, or of a prompt if the model writes the answer.
+        shared_characters: Mean characters of the part of a prompt that the requests of a document have in common.
+    """
+
+    documents: int
+    requests: int
+    characters: float
+    shared_characters: float
+
+
+SHUFFLE_SEED = 0
+"""Python's seed in lm-eval's command line: the first of `--seed 0,1234,1234,1234`."""
+
+
+@dataclass(frozen=True, kw_only=True)
 class Task:
-    """A benchmark of lm-eval. None means the value of the task's definition.
+    """A benchmark of lm-eval, or the fidelity panel. None means the value of the task's definition.
 
     Attributes:
         name: Name of the task in lm-eval.
         num_fewshot: Examples per prompt.
         limit: Number of documents to evaluate, from the first.
+        items: Selected items; None: all, or the first `limit` of each subtask.
         max_gen_toks: Maximum number of generated tokens.
         fewshot_seed: Seed of the choice of examples.
         data_digest: SHA-256 over the files in `data_path`.
@@ -247,20 +310,46 @@ class Task:
         ignores_generation_config: The checkpoint's generation_config.json has settings that are not applied, although
             earlier versions of hpcq applied them to the generated text of this task. False: it has none, or there is no
             generated text.
-        data_path: Folder with `<split>.jsonl` files in the schema of the definition (None: the data sets on the hub).
+        panel: The fidelity panel, for the task `PANEL_TASK`; None: a benchmark.
+        prompt: Settings of the prompts.
+        sampling: Settings of the generated texts.
+        definitions: SHA-256 over the user's definitions (`tasks.include`), if the task is one of them.
+        shuffle_seed: Seed of Python's random numbers, with which the definition shuffles choices (None: it does not).
+        data_path: Folder with `<split>.jsonl` files in the schema of the definition, with one such folder per subtask
+            of a group (None: the data sets on the hub).
         cache: Folders of the hub's staged files (None: with `data_path`, or if nothing is staged).
+        definition_folders: The user's folders with the definitions.
+        definition_copies: Copies of them in the run's folder, which exist once the run is submitted.
+        runs_code: Code that the model writes is run for the score, because the user permits it.
+        size: Number and length of its requests, counted when it was staged (None: not counted).
     """
 
     name: str
     num_fewshot: int | None = None
     limit: int | None = None
+    items: ItemSelection | None = None
     max_gen_toks: int | None = None
     fewshot_seed: int = 1234
     data_digest: str | None = None
     data_revisions: tuple[tuple[str, str], ...] = ()
     ignores_generation_config: bool = False
+    panel: FidelityPanel | None = None
+    prompt: Prompt = LM_EVAL_PROMPT
+    sampling: Sampling = AS_DEFINED
+    definitions: str | None = None
+    shuffle_seed: int | None = None
     data_path: str | None = unaddressed(None)
     cache: HubCache | None = unaddressed(None)
+    definition_folders: tuple[str, ...] = unaddressed(())
+    definition_copies: tuple[str, ...] = unaddressed(())
+    runs_code: bool = unaddressed(False)
+    size: TaskSize | None = unaddressed(None)
+
+    def selected(self, available: int, subtasks: int) -> int:
+        """Return how many of the `available` documents of all subtasks are evaluated."""
+        if self.items:
+            return min(self.items.count, available)
+        return available if self.limit is None else min(self.limit * subtasks, available)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -282,6 +371,7 @@ class StageWork:
         models: Ids of model repositories, each with its commit.
         tasks: Benchmarks whose data are on the hub.
         calibration: Calibration text, if it is on the hub.
+        panel: Text of the fidelity panel, if it is on the hub.
         refs: Kind, id, commit and name of each branch or tag, which the cache remembers for use without the hub.
         cache: Folders to stage to.
         mirror: Folder that replaces the hub; None: there is none.
@@ -291,6 +381,7 @@ class StageWork:
     models: tuple[tuple[str, str], ...] = ()
     tasks: tuple[Task, ...] = ()
     calibration: Calibration | None = None
+    panel: FidelityPanel | None = None
     refs: tuple[tuple[RepoKind, str, str, str], ...] = unaddressed(())
     cache: HubCache = unaddressed()
     mirror: str | None = unaddressed(None)

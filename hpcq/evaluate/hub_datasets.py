@@ -10,7 +10,6 @@ import contextlib
 import inspect
 from collections.abc import Callable, Iterator
 from contextvars import ContextVar
-from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -18,8 +17,10 @@ import datasets
 import lm_eval.api.task
 
 from hpcq.core.errors import SetupError, WorkerError
+from hpcq.core.frozen import dataclass
 from hpcq.core.hub_cache import DEFAULT_REVISION
 from hpcq.core.work_records import Task
+from hpcq.evaluate.own_documents import read_own_documents
 
 DatasetStager = Callable[[str, str, dict[str, Any], Path], None]
 """Prepares the folder for a repository, its commit and the arguments of `load_dataset`, unless it exists."""
@@ -31,6 +32,8 @@ _UNSELECTIVE = frozenset(
     }
 )  # fmt: skip
 """Arguments of `load_dataset` that do not select what is loaded; the commit replaces `revision`."""
+
+_JSON = "json"
 
 _original = datasets.load_dataset
 
@@ -49,6 +52,8 @@ class _PreparedDatasets:
 
     def load(self, path: str, options: dict[str, Any]) -> Any:
         """Return what `datasets.load_dataset(path, **options)` would return at the commit of the task."""
+        if self.task.definitions and path == _JSON:
+            return read_own_documents(self.task, options)
         commit = self._commit(path, options.get("revision"))
         arguments = {key: value for key, value in options.items() if key not in _UNSELECTIVE and value is not None}
         folder = self._folder(path, commit, arguments)
@@ -68,7 +73,7 @@ class _PreparedDatasets:
             raise SetupError(
                 f"{self.task.name}: its definition reads '{repo_id}', for which the run has no commit "
                 f"(it has {', '.join(repo for repo, _ in self.task.data_revisions) or 'none'}). "
-                f"Set tasks.data to a folder of <split>.jsonl files, or correct `datasets` in hpcq/catalog/tasks.toml."
+                "Set tasks.data to a folder of <split>.jsonl files, or correct `datasets` in hpcq/catalog/tasks.toml."
             )
         if revision not in (None, DEFAULT_REVISION, commit):
             raise SetupError(

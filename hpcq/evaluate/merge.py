@@ -6,9 +6,10 @@ segments give the same bytes.
 
 from __future__ import annotations
 
+import itertools
 import json
 import logging
-import subprocess
+import os
 from collections.abc import Collection, Iterator, Mapping, Sequence
 from dataclasses import asdict, replace
 from datetime import datetime
@@ -21,16 +22,20 @@ from hpcq.catalog.weight_files import weight_files
 from hpcq.core.addressing import address_of, canonical
 from hpcq.core.attempts import Attempt
 from hpcq.core.completion_marker import read_completion_marker
-from hpcq.core.paths import segment_folders
+from hpcq.core.environments import COMMIT_VARIABLE
+from hpcq.core.errors import StorageError
+from hpcq.core.paths import all_segment_folders
 from hpcq.core.work_records import EvaluateWork, MergeWork, Task
-from hpcq.evaluate.request_set import RequestSet, build_request_set
+from hpcq.evaluate.chat_templates import ChatTemplate, recorded_chat_template, template_provenance
+from hpcq.evaluate.item_scores import ScoredTasks
+from hpcq.evaluate.request_set import RequestSet, add_panels, build_request_set
 from hpcq.evaluate.variant_facts import variant_facts, with_undefined_scores
 from hpcq.store import (
     Index,
     MergeReport,
-    Score,
     SegmentInfo,
     VariantResults,
+    compact,
     load_index,
     merge_report,
     results_are_current,
@@ -50,7 +55,9 @@ Provenance = Mapping[str, str | int | float | bool]
 
 
 def merge(work: MergeWork, attempt: Attempt) -> None:
-    """Write `work.results_path` from the segments that exist. A task with missing responses has no score.
+    """Write `work.results_path` from the segments that exist, and compact them.
+
+    A task with missing responses has no score.
 
     Raises:
         HpcqError: a task cannot be built, or the file system reported an error.
@@ -58,77 +65,112 @@ def merge(work: MergeWork, attempt: Attempt) -> None:
     attempt.update(phase="building requests")
     request_sets = _request_sets(work)
     attempt.update(phase="reading segments")
-    markers = {folder.name: marker.digest for folder in _folders(work) if (marker := read_completion_marker(folder))}
-    indexes = [_index(work, evaluation, request_sets[_request_set_key(evaluation)]) for evaluation in work.evaluations]
+    folders = _folders(work)
+    markers = dict(_completions(work, folders))
+    indexes = [
+        load_index(
+            folders[evaluation.variant.id],
+            expect=request_sets[evaluation.variant.id].addresses(evaluation),
+        )
+        for evaluation in work.evaluations
+    ]
     indexed = list(zip(work.evaluations, indexes, strict=True))
     path, provenance = Path(work.results_path), _run_provenance(work)
     inputs = {evaluation.variant.id: index.inputs for evaluation, index in indexed}
     if results_are_current(path, inputs=inputs, provenance=provenance, completions=markers):
+        _compact(folders, markers)
         attempt.update(phase=None, facts={"merged": "unchanged"})
         return
     report = _report(indexed, request_sets)
     attempt.update(phase="scoring", total=report.expected, facts={"found": report.found, "missing": report.missing})
-    variants = (
-        _variant(evaluation, index, request_sets[_request_set_key(evaluation)]) for evaluation, index in indexed
-    )
+    variants = (_variant(evaluation, index, request_sets[evaluation.variant.id]) for evaluation, index in indexed)
     write_results(path, run=work.run, provenance=provenance, variants=variants, merge=report, completions=markers)
+    attempt.update(phase="compacting segments")
+    _compact(folders, markers)
     attempt.update(phase=None, facts={"merged": "written"})
 
 
-_RequestSetKey = tuple[tuple[Task, ...], bool]
+def _compact(folders: Mapping[str, Sequence[Path]], complete: Collection[str]) -> None:
+    """Compact the folders of all units; those of `complete` units to one file. The results do not depend on it."""
+    for folder in itertools.chain.from_iterable(folders.values()):
+        try:
+            compact(folder, is_complete=folder.name in complete)
+        except StorageError as error:
+            _LOG.warning("Segments were not compacted: %s", error)
 
 
-def _request_set_key(evaluation: EvaluateWork) -> _RequestSetKey:
-    return evaluation.tasks, evaluation.is_synthetic
+def _request_sets(work: MergeWork) -> dict[str, RequestSet]:
+    """Return the requests of each variant.
 
-
-def _request_sets(work: MergeWork) -> dict[_RequestSetKey, RequestSet]:
-    """Build each list of tasks once, for any number of variants."""
-    keys = dict.fromkeys(map(_request_set_key, work.evaluations))
-    return {(tasks, is_synthetic): build_request_set(tasks, is_synthetic=is_synthetic) for tasks, is_synthetic in keys}
-
-
-def _folders(work: MergeWork) -> Iterator[Path]:
+    The benchmarks of a list of tasks are built once for all variants with one chat template; baselines differ from the
+    others only in the fidelity panel.
+    """
+    benchmarks: dict[tuple[tuple[Task, ...], bool, ChatTemplate | None], RequestSet] = {}
+    whole: dict[tuple[tuple[Task, ...], bool, ChatTemplate | None], RequestSet] = {}
+    found: dict[str, RequestSet] = {}
     for evaluation in work.evaluations:
-        yield from segment_folders(Path(work.segments_path), evaluation.variant)
+        tasks, is_synthetic = evaluation.tasks, evaluation.is_synthetic
+        chat = recorded_chat_template(evaluation, Path(work.segments_path))
+        without_panel = tuple(task for task in tasks if task.panel is None)
+        key, whole_key = (without_panel, is_synthetic, chat), (tasks, is_synthetic, chat)
+        if key not in benchmarks:
+            benchmarks[key] = build_request_set(without_panel, is_synthetic=is_synthetic, chat=chat)
+        if whole_key not in whole:
+            whole[whole_key] = add_panels(benchmarks[key], tasks, is_synthetic=is_synthetic)
+        found[evaluation.variant.id] = whole[whole_key]
+    return found
 
 
-def _index(work: MergeWork, evaluation: EvaluateWork, request_set: RequestSet) -> Index:
-    folders = segment_folders(Path(work.segments_path), evaluation.variant)
-    return load_index(folders, expect=request_set.addresses(evaluation))
+def _completions(work: MergeWork, folders: Mapping[str, Sequence[Path]]) -> Iterator[tuple[str, str]]:
+    """Yield each complete unit with the digest of its marker. Those of an earlier plan, with other tasks, are not."""
+    for evaluation in work.evaluations:
+        for folder in folders[evaluation.variant.id]:
+            marker = read_completion_marker(folder)
+            if marker is not None and marker.is_for(evaluation.address):
+                yield folder.name, marker.digest
 
 
-def _report(
-    indexed: Sequence[tuple[EvaluateWork, Index]], request_sets: Mapping[_RequestSetKey, RequestSet]
-) -> MergeReport:
-    keys = {set_key: [request.key for request in one.requests] for set_key, one in request_sets.items()}
+def _folders(work: MergeWork) -> dict[str, list[Path]]:
+    """Return the folders of segments of each variant of the run."""
+    found = all_segment_folders(Path(work.segments_path))
+    return {evaluation.variant.id: found.get(evaluation.variant.id, []) for evaluation in work.evaluations}
+
+
+def _report(indexed: Sequence[tuple[EvaluateWork, Index]], request_sets: Mapping[str, RequestSet]) -> MergeReport:
+    distinct = {id(one): one for one in request_sets.values()}
+    keys = {identity: [request.key for request in one.requests] for identity, one in distinct.items()}
     # An Index caches its responses as a dictionary, ten times the size of its columns. So a copy is read, one variant
     # at a time, and dropped.
     return merge_report(
-        (evaluation.variant.id, keys[_request_set_key(evaluation)], replace(index)) for evaluation, index in indexed
+        (evaluation.variant.id, keys[id(request_sets[evaluation.variant.id])], replace(index))
+        for evaluation, index in indexed
     )
 
 
 def _variant(evaluation: EvaluateWork, index: Index, request_set: RequestSet) -> VariantResults:
     facts = variant_facts(index, request_set, Path(evaluation.checkpoint_path))
     withheld = {mark.task for mark in derive_marks(facts) if mark.kind.withholds_score}
-    scores = _scores(index, request_set, withheld)
-    marks = derive_marks(with_undefined_scores(facts, scores))
+    scored = _scored(index, request_set, withheld)
+    marks = derive_marks(with_undefined_scores(facts, scored.scores))
     for mark in marks:
         _LOG.warning("%s %s: %s", evaluation.variant.id, mark.task or "all tasks", mark.sentence)
     return VariantResults(
         variant=evaluation.variant.id,
         index=index,
-        scores=[score for score in scores if isfinite(score.value)],
-        provenance=_variant_provenance(evaluation, index, facts.checkpoint),
+        scores=[score for score in scored.scores if isfinite(score.value)],
+        items=scored.items,
+        provenance={
+            **_variant_provenance(evaluation, index, facts.checkpoint, request_set),
+            **template_provenance(evaluation, request_set.chat),
+        },
         counts={name: asdict(counts) for name, counts in facts.tasks.items()},
         marks=[mark.as_json() for mark in marks],
     )
 
 
-def _scores(index: Index, request_set: RequestSet, withheld: Collection[str]) -> list[Score]:
+def _scored(index: Index, request_set: RequestSet, withheld: Collection[str]) -> ScoredTasks:
     if not request_set.built_tasks:
-        return []
+        return ScoredTasks()
     from hpcq.evaluate.scoring import score
 
     return score(request_set.built_tasks, replace(index).responses, withheld=withheld)
@@ -137,15 +179,39 @@ def _scores(index: Index, request_set: RequestSet, withheld: Collection[str]) ->
 def _run_provenance(work: MergeWork) -> Provenance:
     return {
         "hpcq": __version__,
-        "git_commit": _git_commit(),
+        "git_commit": os.environ.get(COMMIT_VARIABLE, ""),
         "evaluations": address_of("merge", [evaluation.address for evaluation in work.evaluations]),
         "rehearsal": any(evaluation.is_synthetic for evaluation in work.evaluations),
         # Results of a version that knows other marks are merged again.
         "marks": ", ".join(kind.name.lower() for kind in MarkKind),
+        # Version of the scores of single items; results of a version with another number are merged again. Version 1
+        # has no right choices of winogrande.
+        "items": 2,
     }
 
 
-def _variant_provenance(work: EvaluateWork, index: Index, checkpoint: Mapping[str, Any]) -> Provenance:
+def _code_isolation(work: EvaluateWork) -> Provenance:
+    """Return how the code that models wrote was separated from the machine; nothing if no task runs code."""
+    if not any(task.runs_code for task in work.tasks):
+        return {}
+    from hpcq.evaluate.code_execution.sandbox import isolation
+
+    return {"code_isolation": str(isolation())}
+
+
+def _main_metrics(request_set: RequestSet) -> Provenance:
+    """Return the main metrics of tasks without a row in the catalog, because reports read no index."""
+    if not request_set.built_tasks:
+        return {}
+    from hpcq.evaluate.scoring import main_metrics
+
+    found = main_metrics(request_set.built_tasks)
+    return {"main_metrics": _json(found)} if found else {}
+
+
+def _variant_provenance(
+    work: EvaluateWork, index: Index, checkpoint: Mapping[str, Any], request_set: RequestSet
+) -> Provenance:
     variant = work.variant
     provenances = [segment.provenance for segment in index.segments]
     calibration = variant.calibration
@@ -164,12 +230,17 @@ def _variant_provenance(work: EvaluateWork, index: Index, checkpoint: Mapping[st
         "backend": work.backend,
         "backend_versions": _json(dict(work.versions)),
         "backend_environment": _distinct(provenances, "environment"),
+        "package": _distinct(provenances, "package"),
         "dtype": work.dtype,
         "seed": work.seed,
+        "options": _json(dict(work.options)),
         "evaluation_address": work.address,
         "tasks": _json([canonical(task) for task in work.tasks]),
+        **_main_metrics(request_set),
+        **_code_isolation(work),
         "rehearsal": work.is_synthetic,
         "node": _distinct(provenances, "node"),
+        "gpu_class": _distinct(provenances, "gpu_class"),
         "device": _distinct(provenances, "device"),
         "batch_size": _distinct(provenances, "batch_size"),
         "prefix_sharing": _distinct(provenances, "prefix_sharing"),
@@ -236,12 +307,3 @@ def _checkpoint_facts(folder: Path, metadata: Mapping[str, Any]) -> Provenance:
 
 def _quantize_seconds(metadata: Mapping[str, Any]) -> float:
     return round(float(sum(metadata.get("seconds", {}).values())), 3)
-
-
-def _git_commit() -> str:
-    """Return the commit of the checkout that this runs from; empty if it is not a checkout."""
-    command = ["git", "-C", str(Path(__file__).resolve().parent), "rev-parse", "--verify", "--quiet", "HEAD"]
-    try:
-        return subprocess.run(command, capture_output=True, text=True, timeout=10, check=False).stdout.strip()
-    except (OSError, subprocess.TimeoutExpired):
-        return ""

@@ -16,7 +16,7 @@ from pathlib import Path
 import numpy as np
 
 from hpcq.core.addressing import DIGEST_CHARACTERS
-from hpcq.core.files import committed_folder, storage_errors
+from hpcq.core.files import committed_folder, read_regular, storage_errors
 from hpcq.core.work_records import EvaluateWork
 from hpcq.store import RequestKey
 
@@ -75,7 +75,7 @@ def _read_snapshot(path: Path, keys: Sequence[RequestKey], request_digest: str) 
     """
     try:
         with storage_errors(path):
-            content = json.loads(path.read_text(encoding="utf-8"))
+            content = json.loads(read_regular(path))
         bits = np.unpackbits(np.frombuffer(bytes.fromhex(content["answered"]), dtype=np.uint8))
         is_ours = content["requests"] == request_digest
     except (FileNotFoundError, ValueError, TypeError, KeyError):

@@ -11,23 +11,39 @@ from pathlib import Path
 from typing import Any
 
 from hpcq.core.checkpoint_files import METADATA_FILE
+from hpcq.evaluate.item_labels import count_unlabeled_items
 from hpcq.evaluate.request_set import RequestSet
+from hpcq.evaluate.shown_items import count_shown_items
 from hpcq.store import Index, Score
 from hpcq.verify.marks import TaskFacts, VariantFacts
 from hpcq.verify.responses import add_counts, count_responses
+
+CHECKPOINT_FACTS = "checkpoint_facts"
+"""Attribute of segments: what `hpcq.json` says about fallbacks and experts, as JSON. The checkpoint may be deleted."""
+
+
+def marked_facts(checkpoint: Path) -> Mapping[str, Any]:
+    """Return the part of a checkpoint's `hpcq.json` from which marks are derived."""
+    return {name: value for name, value in checkpoint_metadata(checkpoint).items() if name in ("fallbacks", "experts")}
 
 
 def variant_facts(index: Index, request_set: RequestSet, checkpoint: Path) -> VariantFacts:
     """Return the facts of the variant with the responses in `index` and the checkpoint in the folder `checkpoint`."""
     leaves = {table.task: count_responses(table.columns) for table in index.tables}
+    for task in request_set.built_tasks:
+        for name, leaf in task.leaves.items():
+            if name in leaves:
+                leaves[name] = add_counts((leaves[name], count_shown_items(leaf), count_unlabeled_items(leaf)))
     groups = {
         name: add_counts(leaves[leaf] for leaf in members if leaf in leaves)
         for task in request_set.built_tasks
         for name, members in task.members.items()
     }
+    segments = tuple(segment.provenance for segment in index.segments)
+    recorded = next((text for one in segments if (text := one.get(CHECKPOINT_FACTS))), "{}")
     return VariantFacts(
-        segments=tuple(segment.provenance for segment in index.segments),
-        checkpoint=checkpoint_metadata(checkpoint),
+        segments=segments,
+        checkpoint=checkpoint_metadata(checkpoint) or json.loads(str(recorded)),
         tasks={**leaves, **groups},
     )
 

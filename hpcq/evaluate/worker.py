@@ -8,28 +8,33 @@ from __future__ import annotations
 import logging
 import resource
 import time
-from collections.abc import Sequence
+from collections import Counter
+from collections.abc import Iterator, Sequence
 from dataclasses import replace
 from pathlib import Path
 
 from hpcq.core.attempts import Attempt
 from hpcq.core.completion_marker import write_completion_marker
-from hpcq.core.errors import UserInputError
+from hpcq.core.errors import UserInputError, WorkerError
 from hpcq.core.node_context import NodeContext
 from hpcq.core.paths import segment_folders
 from hpcq.core.versions import check_versions
 from hpcq.core.work_records import EvaluateWork
 from hpcq.evaluate.backends.interface import Backend, DiagnosingBackend, MultiNodeBackend, SharingBackend, make_backend
+from hpcq.evaluate.chat_templates import load_chat_template
 from hpcq.evaluate.declared_quantization import check_declared_quantization
+from hpcq.evaluate.panel_windows import reserved_passages
 from hpcq.evaluate.prefix.check_sample import check_sample
 from hpcq.evaluate.prefix.request_chunks import chunks_of_shard, partition
+from hpcq.evaluate.prefix.tokenization import UnscorableError
 from hpcq.evaluate.provenance import segment_provenance
 from hpcq.evaluate.request_set import build_request_set
-from hpcq.evaluate.requests import Request
+from hpcq.evaluate.requests import GENERATE, Request
 from hpcq.evaluate.resharding import answered_snapshot
 from hpcq.evaluate.variant_facts import checkpoint_metadata
 from hpcq.store import RequestKey, Response, SegmentWriter, load_index
-from hpcq.verify.checkpoint_files import check_files, check_unchanged
+from hpcq.verify.checkpoint_files import check_files, check_stop_tokens, check_unchanged
+from hpcq.verify.marks import share_text
 from hpcq.verify.responses import not_finite_error, response_problem
 
 _LOG = logging.getLogger(__name__)
@@ -48,7 +53,9 @@ def evaluate(work: EvaluateWork, attempt: Attempt) -> None:
         _check_planned_files(work)
     check_declared_quantization(work)
     attempt.update(phase="building requests")
-    request_set = build_request_set(work.tasks, is_synthetic=work.is_synthetic)
+    request_set = build_request_set(work.tasks, is_synthetic=work.is_synthetic, chat=load_chat_template(work))
+    _check_stop_tokens(work, request_set.requests)
+    _check_held_out(work)
     addresses = request_set.addresses(work)
     answered = _answered_requests(work, addresses)
     snapshot = answered_snapshot(work, (request.key for request in request_set.requests), answered)
@@ -122,26 +129,42 @@ def _answer(
         flush_interval_s=work.flush_interval_s,
     )
     attempt.on_termination_notice(writer.flush)
-    written = cut = 0
+    written, cut = Counter[str](), Counter[str]()
     with writer:
-        for request, response in backend.stream(chunks, answered):
+        for request, response in _stream(backend, chunks, answered):
             if request.key not in answered:
                 _check_response(work, backend, request, response)
                 writer.add(request.key, response)
-                written += 1
-                cut += bool(response.cut_tokens)
-    if cut:
-        _LOG.warning("%d of %d prompts were cut from the left to fit the model's maximum length.", cut, written)
+                written[request.key.task] += 1
+                cut[request.key.task] += bool(response.cut_tokens)
+    for task, count in cut.items():
+        if count:
+            prompts = share_text(count, written[task], "prompts")
+            _LOG.warning("%s: %s were cut from the left to fit the model's maximum length.", task, prompts)
     seconds = time.monotonic() - loaded_s
     attempt.update(
         facts={
-            "answered": written,
-            "cut_prompts": cut,
+            "answered": written.total(),
+            "cut_prompts": cut.total(),
             "answer_seconds": round(seconds, 3),
-            "requests_per_second": written / seconds,
+            "requests_per_second": written.total() / seconds,
             **backend.token_counts(),
         }
     )
+
+
+def _stream(
+    backend: Backend, chunks: Sequence[Sequence[Request]], answered: set[RequestKey]
+) -> Iterator[tuple[Request, Response]]:
+    """Yield what the backend yields; name the request that it cannot score."""
+    try:
+        yield from backend.stream(chunks, answered)
+    except UnscorableError as error:
+        keys = [one.key for chunk in chunks for one in chunk if one.arguments == error.texts]
+        if not keys:
+            raise
+        key = keys[0]
+        raise WorkerError(f"{key.task} document {key.doc_id} request {key.request_index}: {error}") from error
 
 
 def _check_planned_files(work: EvaluateWork) -> None:
@@ -160,6 +183,32 @@ def _check_planned_files(work: EvaluateWork) -> None:
         check_unchanged(folder, name=source.id, digest=source.digest)
     else:
         check_unchanged(folder, name=work.variant.id, digest=checkpoint_metadata(folder).get("digest"), is_made=True)
+
+
+def _check_stop_tokens(work: EvaluateWork, requests: Sequence[Request]) -> None:
+    """Check the checkpoint's stop tokens if texts are generated.
+
+    Raises:
+        SetupError: They cannot be read.
+    """
+    folder = Path(work.checkpoint_path)
+    if not work.is_synthetic and folder.is_dir() and any(request.kind == GENERATE for request in requests):
+        check_stop_tokens(folder)
+
+
+def _check_held_out(work: EvaluateWork) -> None:
+    """Check that the calibration of the checkpoint read no more passages than the fidelity panel leaves out.
+
+    Raises:
+        UserInputError: It read more, because its tokens are longer than `WINDOW_CHARACTERS_PER_TOKEN` on average.
+    """
+    for panel in (task.panel for task in work.tasks if task.panel and not work.is_synthetic):
+        used = checkpoint_metadata(Path(work.checkpoint_path)).get("calibration", {}).get("passages_used", 0)
+        if used and panel.reserved and used > (left_out := len(reserved_passages(panel.reserved))):
+            raise UserInputError(
+                f"{work.checkpoint_path}: its calibration read {used} passages, more than the {left_out} that the"
+                " fidelity panel leaves out: set fidelity.dataset to another text than calibration.dataset."
+            )
 
 
 def _check_response(work: EvaluateWork, backend: Backend, request: Request, response: Response) -> None:

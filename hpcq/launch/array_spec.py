@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass, field
+from dataclasses import field
 from enum import StrEnum
 from pathlib import Path
 from typing import Any
 
 from hpcq.catalog.plugins import Plugin
+from hpcq.core.frozen import dataclass
 from hpcq.core.work_records import UnitKind, UnitState, Work
 from hpcq.launch.recovery.retry_policy import RetryPolicy
 
@@ -68,6 +69,10 @@ class ArraySpec:
     Attributes:
         memory_gib: Host memory per unit and node. None: the scheduler's default.
         throttle: Maximum number of units that run at the same time. None: no limit.
+        memory_option: Option that requests `memory_gib`: mem, mem-per-cpu, mem-per-gpu. none: it is not requested.
+        gpu_option: Option that requests the GPUs: gres, gpus, gpus-per-node. none: they are not requested.
+        comment: Text that the site requires in the job's comment.
+        max_array_size: Maximum number of elements, if it is less than Slurm's.
         extra: Further sbatch options by their long names without dashes. True: an option without a value.
         depends_on: Names of arrays.
         element: Index of the only element of these arrays to depend on. They must be submitted in the same call. None:
@@ -88,11 +93,15 @@ class ArraySpec:
     features: str | None = None
     cpus_per_unit: int = 1
     memory_gib: float | None = None
+    memory_option: str = "mem"
+    gpu_option: str = "gres"
     time_limit_minutes: int = 60
     throttle: int | None = None
     account: str | None = None
     qos: str | None = None
     exclude: str | None = None
+    comment: str | None = None
+    max_array_size: int | None = None
     extra: Mapping[str, str | int | bool] = field(default_factory=dict)
     depends_on: tuple[str, ...] = ()
     dependency: Dependency = Dependency.NONE
@@ -108,10 +117,12 @@ class Submission:
     Attributes:
         part: Number of this submission among those of its array. An array longer than the scheduler's maximum is
             split into several submissions.
-        folder: submitit's folder of this submission: batch script, pickles, output before a unit started.
+        folder: Folder of this submission: batch script, records of the units, output before a unit started.
         time: Time of submission, UTC, ISO 8601, by the clock of the submitting host.
         number: Number of the submission within its run, from 1: the order of submissions, which no clock can change.
             0: recorded by an earlier version.
+        cluster: Cluster of the job. None: that of the machine on which hpcq runs.
+        home: ClusterName of the job's cluster. None: not known, or recorded by an earlier version.
     """
 
     array: str
@@ -121,6 +132,8 @@ class Submission:
     folder: str
     time: str
     number: int = 0
+    cluster: str | None = None
+    home: str | None = None
     schema: int = 1
 
     def element(self, index: int) -> str:

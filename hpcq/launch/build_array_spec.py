@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from dataclasses import asdict
+import os
+from dataclasses import asdict, replace
 from typing import Any
 
 from hpcq.catalog.plugins import Plugin, lock_folder, pinned_version
@@ -13,8 +14,11 @@ from hpcq.launch.array_spec import ArraySpec, Dependency, Environment, UnitSpec
 from hpcq.launch.recovery.retry_policy import RetryPolicy
 from hpcq.manifest.profiles import EnvironmentSettings, GpuClass, Profile
 from hpcq.manifest.schema import RetriesSection
-from hpcq.plan.schedule.resources import unit_cpus, unit_memory_gib
+from hpcq.manifest.slurm_options import SlurmOptions
+from hpcq.plan.schedule.resources import unit_cpus
 from hpcq.plan.units import PlannedArray, PlannedUnit, Shape
+
+_CACHE_VARIABLES = ("HPCQ_CACHE", "XDG_CACHE_HOME", "HF_HOME", "HF_HUB_CACHE", "HF_DATASETS_CACHE")
 
 
 def build_array_spec(
@@ -22,30 +26,34 @@ def build_array_spec(
 ) -> ArraySpec:
     """Return what a launcher needs to submit `array`."""
     gpu_class = profile.gpu_classes[array.shape.gpu_class]
-    slurm = profile.slurm
+    options = profile.options_of(array.shape.gpu_class)
     return ArraySpec(
         name=array.name,
         run=run,
         kind=array.kind,
         units=tuple(UnitSpec(unit_id=unit.id, work=unit.work, planned=_planned(unit)) for unit in array.units),
-        environment=build_environment(array.environment, profile),
+        environment=_with_caches(build_environment(array.environment, profile), options),
         partition=gpu_class.partition,
         nodes=array.shape.nodes,
         gpus_per_node=array.shape.gpus_per_node,
         gres_type=gpu_class.gres_type,
-        features=gpu_class.features,
+        features=options.features,
         cpus_per_unit=unit_cpus(profile, array.shape),
-        memory_gib=unit_memory_gib(profile, array.shape),
+        memory_gib=array.memory_gib,
+        memory_option=array.memory_option,
+        gpu_option=options.gpu_option or "gres",
         time_limit_minutes=array.time_limit_minutes,
         throttle=array.throttle,
-        account=slurm.account,
-        qos=slurm.qos,
-        exclude=slurm.exclude,
-        extra=slurm.extra,
+        account=options.account,
+        qos=options.qos,
+        exclude=options.exclude,
+        comment=options.comment,
+        max_array_size=options.max_array_size,
+        extra={**options.extra, "export": options.export} if options.export else options.extra,
         depends_on=array.depends_on,
         dependency=Dependency(array.dependency),
         element=array.element,
-        retries=_policy(gpu_class, array.shape, retries or RetriesSection()),
+        retries=_policy(gpu_class, array.shape, retries or RetriesSection.model_construct()),
         plugins=_plugins(array),
     )
 
@@ -63,9 +71,9 @@ def _plugins(array: PlannedArray) -> tuple[Plugin, ...]:
 
 
 def _planned(unit: PlannedUnit) -> dict[str, Any]:
-    """Return the estimates at submission, for the calibration of later plans, which may estimate differently."""
+    """Return class and estimates at submission, for the calibration of later plans, which may estimate differently."""
     if unit.uncalibrated_seconds is None or not isinstance(unit.work, EvaluateWork):
-        return {}
+        return {"gpu_class": unit.shape.gpu_class}
     return {
         "gpu_class": unit.shape.gpu_class,
         "backend": unit.work.backend,
@@ -84,9 +92,17 @@ def _policy(gpu_class: GpuClass, shape: Shape, retries: RetriesSection) -> Retry
     )
 
 
+def _with_caches(environment: Environment, options: SlurmOptions) -> Environment:
+    """Return the environment with the variables that locate the caches, if jobs do not get all of the shell's."""
+    if options.export is None:
+        return environment
+    found = {name: os.environ[name] for name in _CACHE_VARIABLES if name in os.environ}
+    return replace(environment, variables=tuple((found | dict(environment.variables)).items()))
+
+
 def build_environment(name: str, profile: Profile) -> Environment:
     """Return the environment from the profile. Its default interpreter is the one in hpcq's own cache."""
-    settings = profile.environments.get(name, EnvironmentSettings())
+    settings = profile.environments.get(name, EnvironmentSettings.model_construct())
     return Environment(
         name=name,
         python=settings.python or str(environments.interpreter(name, lock_folder(name))),

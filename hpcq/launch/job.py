@@ -1,7 +1,9 @@
 """Entry point of a unit's job on a node: record the attempt, redirect output to the log, call the worker.
 
-The module imports nothing heavy, because hundreds of array elements pay for each import. `UnitJob` is pickled on the
-submitting host and unpickled by the worker's interpreter, possibly of another Python version.
+    python -m hpcq.launch.job FOLDER INDEX
+
+runs the unit in line INDEX (from 0) of the file `units.jsonl` in the folder of the submission. The module imports
+nothing heavy, because hundreds of array elements pay for each import.
 """
 
 from __future__ import annotations
@@ -13,14 +15,17 @@ import socket
 import sys
 import traceback
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass, field, replace
+from dataclasses import field, replace
 from pathlib import Path
 from typing import Any
 
 from hpcq.core.attempts import Attempt, AttemptRecord, new_attempt, utc_now
 from hpcq.core.error_classification import classify_error
-from hpcq.core.errors import ProcessDiedError
+from hpcq.core.errors import ProcessDiedError, SetupError
 from hpcq.core.failures import EXIT_CODES, SIGTERMED, Failure, exit_code_for
+from hpcq.core.files import read_regular
+from hpcq.core.frozen import dataclass
+from hpcq.core.json_records import from_json
 from hpcq.core.outcomes import Launcher, Outcome
 from hpcq.core.paths import RunLayout
 from hpcq.core.processes import identity
@@ -45,6 +50,11 @@ _WORKERS = {
     UnitKind.MERGE: ("hpcq.evaluate.merge", "merge"),
 }
 
+LAUNCHER_VARIABLE = "SUBMITIT_EXECUTOR"
+"""Environment variable that says which launcher started the process; submitit's batch scripts set it."""
+
+RECORDS_NAME = "units.jsonl"
+"""File in the folder of a submission: one line per element, a `UnitJob` as JSON."""
 
 _OFFLINE = ("HF_HUB_OFFLINE", "HF_DATASETS_OFFLINE", "TRANSFORMERS_OFFLINE")
 """Variables with which the hub's libraries make no request. Everything that a unit reads is staged."""
@@ -52,11 +62,7 @@ _OFFLINE = ("HF_HUB_OFFLINE", "HF_DATASETS_OFFLINE", "TRANSFORMERS_OFFLINE")
 
 @dataclass(frozen=True, kw_only=True)
 class UnitJob:
-    """The callable that submitit pickles.
-
-    Folders are strings: Python 3.11 cannot read a `Path` pickled by Python 3.13. Running the job again is safe in any
-    state, because workers commit and resume. submitit's `checkpoint` hook is not used: `PreemptionHandler` handles
-    termination signals.
+    """What one element of a submission does. Running it again is safe in any state: workers commit and resume.
 
     Attributes:
         gpus: GPUs of the unit on all of its nodes.
@@ -91,8 +97,12 @@ class UnitJob:
     @property
     def layout(self) -> RunLayout:
         """Folders of the run."""
-        folders = {"runs": self.runs_folder, "checkpoints": self.checkpoints_folder, "logs": self.logs_folder}
-        return RunLayout(name=self.run, **{name: Path(folder) for name, folder in folders.items()})
+        return RunLayout(
+            name=self.run,
+            runs=Path(self.runs_folder),
+            checkpoints=Path(self.checkpoints_folder),
+            logs=Path(self.logs_folder),
+        )
 
     def __call__(self) -> None:
         """Run the unit. An error of the worker is recorded, and the process exits with its failure class's code."""
@@ -120,7 +130,7 @@ class UnitJob:
         record = AttemptRecord(
             unit=self.unit_id,
             attempt=0,
-            job_id=own.job_id if own else os.environ.get("SUBMITIT_LOCAL_JOB_ID", str(os.getpid())),
+            job_id=own.job_id if own else str(os.getpid()),
             node=_node(),
             pid=os.getpid(),
             start=utc_now(),
@@ -155,10 +165,7 @@ def _final_attempt(history: Sequence[AttemptRecord], own: SlurmJob | None) -> At
 
 
 class _ExitWithFailureCode:
-    """Exits with the code of the failure class of an exception. Slurm keeps the code even if no file can be written.
-
-    submitit (1.5.4) would pickle the exception, which is never read, and exit with 1.
-    """
+    """Exits with the code of the failure class of an exception. Slurm keeps the code even if no file can be written."""
 
     def __enter__(self) -> None:
         pass
@@ -231,7 +238,7 @@ def _worker(kind: UnitKind) -> Callable[[Work, Attempt], None]:
 
 def _is_slurm() -> bool:
     """Whether the Slurm launcher started this process. SLURM_JOB_ID is also set in a local run in an allocation."""
-    return os.environ.get("SUBMITIT_EXECUTOR") == "slurm"
+    return os.environ.get(LAUNCHER_VARIABLE) == Launcher.SLURM
 
 
 def _spans_nodes() -> bool:
@@ -259,3 +266,34 @@ def _interruption(interruption: BaseException) -> str:
     if isinstance(interruption, SystemExit) and interruption.code == SIGTERMED:
         return "received SIGTERM: preempted or cancelled"
     return "stopped before completion"
+
+
+def read_job(folder: Path, index: int) -> UnitJob:
+    """Return the job of element `index` of the submission in `folder`.
+
+    Raises:
+        SetupError: The file is missing, damaged, or has no such line.
+    """
+    path = folder / RECORDS_NAME
+    try:
+        lines = read_regular(path).splitlines()
+        if index >= len(lines):
+            raise SetupError(f"{path}: has {len(lines)} lines, and none for element {index}: submit the unit again.")
+        return from_json(UnitJob, lines[index])
+    except (OSError, ValueError) as error:
+        raise SetupError(f"{path}: cannot be read ({error}): submit the unit again.") from error
+
+
+def main(arguments: Sequence[str]) -> None:
+    """Run a unit.
+
+    Args:
+        arguments: The folder of the submission, and the index of its element.
+    """
+    with _ExitWithFailureCode():
+        job = read_job(Path(arguments[0]), int(arguments[1]))
+    job()
+
+
+if __name__ == "__main__":
+    main(sys.argv[1:])

@@ -8,9 +8,12 @@ from collections.abc import Iterable, Mapping
 
 from hpcq.core.paths import RunLayout
 from hpcq.launch.array_spec import Submission
-from hpcq.launch.submissions import read_submissions, recover_unrecorded, was_submitted
+from hpcq.launch.submissions import clusters, is_recent, read_submissions, recover_unrecorded, was_submitted
 from hpcq.monitor.unit_job import UnitJobStatus
+from hpcq.slurm import squeue
+from hpcq.slurm.client import on_cluster
 from hpcq.slurm.jobs import SlurmJob
+from hpcq.slurm.scontrol import show_array
 from hpcq.slurm.squeue import job_name, poll
 
 _POLL_INTERVAL_S = 1.0
@@ -41,18 +44,35 @@ def all_jobs(
     Raises:
         SetupError: Slurm is missing or does not respond.
     """
-    before = {submission.job_id for submission in read_submissions(layout)}
-    queue = poll(layout.name, timeout_s)
-    recovered = recover_unrecorded(layout, queue, may_write=may_write)
+    before = read_submissions(layout)
+    queues, recovered = dict[str | None, dict[str, SlurmJob]](), list[Submission]()
+    for cluster in sorted(clusters(layout, before) or {None}, key=str):
+        with on_cluster(cluster):
+            queues[cluster] = poll(layout.name, timeout_s)
+        recovered += recover_unrecorded(layout, queues[cluster], cluster=cluster, may_write=may_write)
     submissions = [*read_submissions(layout), *(recovered if not may_write else ())]
-    known = {job_id.partition("_")[0] for job_id in queue}
-    if {submission.job_id for submission in submissions} - before - known:
-        queue = poll(layout.name, timeout_s)  # Slurm has accepted jobs after it answered
+    known = {(cluster, job_id.partition("_")[0]) for cluster, queue in queues.items() for job_id in queue}
+    known |= {(one.cluster, one.job_id) for one in before}
+    for cluster in {one.cluster for one in submissions if (one.cluster, one.job_id) not in known}:
+        with on_cluster(cluster):
+            queues[cluster] = poll(layout.name, timeout_s)  # Slurm has accepted jobs after it answered
+    _ask_for_unlisted(submissions, queues, timeout_s)
     return [
-        (unit, _unit_job_status(layout.name, submission, index, queue))
+        (unit, _unit_job_status(layout.name, submission, index, queues[submission.cluster]))
         for submission in submissions
         for index, unit in enumerate(submission.units)
     ]
+
+
+def _ask_for_unlisted(
+    submissions: Iterable[Submission], queues: Mapping[str | None, dict[str, SlurmJob]], timeout_s: float | None
+) -> None:
+    """Add the jobs of recent submissions that squeue does not list: where sites cache its output, it is minutes old."""
+    listed = {(cluster, job_id.partition("_")[0]) for cluster, queue in queues.items() for job_id in queue}
+    for one in submissions:
+        if (one.cluster, one.job_id) not in listed and is_recent(one):
+            with on_cluster(one.cluster):
+                queues[one.cluster].update(show_array(one.job_id, timeout_s))
 
 
 def unit_jobs_if_any(
@@ -60,6 +80,20 @@ def unit_jobs_if_any(
 ) -> dict[str, UnitJobStatus]:
     """As `unit_jobs`, but without a call to Slurm if nothing was submitted."""
     return unit_jobs(layout, may_write=may_write, timeout_s=timeout_s) if was_submitted(layout) else {}
+
+
+def cancel_jobs(jobs: Iterable[UnitJobStatus], *, only_pending: bool = False) -> None:
+    """Cancel `jobs`, by one call per cluster.
+
+    Raises:
+        SetupError: Slurm is missing or does not respond.
+    """
+    ids: dict[str | None, list[str]] = defaultdict(list)
+    for job in jobs:
+        ids[job.cluster].append(job.job_id)
+    for cluster, found in ids.items():
+        with on_cluster(cluster):
+            squeue.cancel(found, only_pending=only_pending)
 
 
 def wait_until_ended(layout: RunLayout, jobs: Iterable[UnitJobStatus], timeout_s: float) -> list[UnitJobStatus]:
@@ -72,9 +106,9 @@ def wait_until_ended(layout: RunLayout, jobs: Iterable[UnitJobStatus], timeout_s
         SetupError: Slurm is missing or does not respond.
     """
     deadline_s = time.monotonic() + timeout_s
-    wanted = {job.job_id for job in jobs}
+    wanted = {(job.cluster, job.job_id) for job in jobs}
     while True:
-        left = [job for _, job in all_jobs(layout) if job.job_id in wanted and job.is_live]
+        left = [job for _, job in all_jobs(layout) if (job.cluster, job.job_id) in wanted and job.is_live]
         if not left or time.monotonic() > deadline_s:
             return left
         time.sleep(_POLL_INTERVAL_S)
@@ -99,4 +133,6 @@ def _unit_job_status(run: str, submission: Submission, index: int, queue: Mappin
         array=submission.array,
         log=str(submission.launcher_log(index)),
         job=job if is_own else None,
+        cluster=submission.cluster,
+        home=submission.home,
     )

@@ -1,29 +1,33 @@
-"""Local launcher: run arrays on this machine through submitit's LocalExecutor, with the jobs of Slurm."""
+"""Local launcher: run arrays on this machine, with the jobs of Slurm."""
 
 from __future__ import annotations
 
-import shlex
+import os
 import signal
 import socket
+import subprocess
 import tempfile
 import time
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass, field, replace
+from dataclasses import field, replace
 from pathlib import Path
-from typing import Any
 
 from hpcq.core.attempts import AttemptRecord, read_attempts
 from hpcq.core.failures import Failure
 from hpcq.core.files import storage_errors
+from hpcq.core.frozen import dataclass
 from hpcq.core.outcomes import Launcher, Outcome
 from hpcq.core.paths import RunLayout
+from hpcq.core.permissions import trust_of
 from hpcq.core.processes import find, kill_tree, signal_process, wait_for_exit
 from hpcq.core.work_records import UnitState
 from hpcq.launch import job_script
 from hpcq.launch.array_spec import ArraySpec, Dependency, UnitResult, UnitSpec
-from hpcq.launch.job import UnitJob
+from hpcq.launch.job import LAUNCHER_VARIABLE, UnitJob
+from hpcq.launch.package_snapshot import make_snapshot
 from hpcq.launch.recovery.end_attempts import EndedJob, close_and_decide, record_failed_start, record_interrupted
+from hpcq.launch.submission_files import job_command, write_records
 from hpcq.launch.visible_gpus import VisibleGpus
 
 POLL_INTERVAL_S = 0.2
@@ -31,7 +35,6 @@ STOP_TIMEOUT_S = 10.0
 """Seconds between SIGTERM and SIGKILL."""
 
 _NO_REASON = "its process exited without reporting a reason: killed, or out of memory"
-_TEN_YEARS_MIN = 10 * 365 * 24 * 60
 _FAILED_STATES = (UnitState.FAILED, UnitState.CANCELLED)
 
 
@@ -52,11 +55,12 @@ class LocalResources:
 
 @dataclass(kw_only=True)
 class _Task:
-    """A unit that is pending or running. `job` is submitit's job object."""
+    """A unit that is pending or running."""
 
     array: ArraySpec
     index: int
-    job: Any = None
+    process: subprocess.Popen[bytes] | None = None
+    log: Path = Path()
     gpus: tuple[str, ...] = ()
 
     @property
@@ -138,35 +142,29 @@ class LocalLauncher:
         return next((result for result in found if result and result.state in _FAILED_STATES), None)
 
     def _start(self, task: _Task) -> None:
-        from submitit.local.local import LocalExecutor
-
         array, unit = task.array, task.unit
-        # One folder per unit start: submitit names files by process id only, and the kernel reuses process ids.
         with storage_errors(self.layout.launcher_logs):
             folder = Path(tempfile.mkdtemp(prefix=f"{unit.unit_id}.", dir=self.layout.launcher_logs))
         used = {gpu for running in self._running for gpu in running.gpus}
         free = [gpu for gpu in self.resources.gpus.names if gpu not in used]
-        task.gpus = tuple(free[: array.gpus_per_node])
-        # Not by submitit's `visible_gpus`: it accepts only indices, and would hide what the user's variable selects.
+        task.gpus, task.log = tuple(free[: array.gpus_per_node]), folder / "job.log"
         variables = (*self.resources.gpus.variables(task.gpus), *array.environment.variables)
         environment = folder / "environment.sh"
         job_script.write_environment(
             environment,
             replace(array.environment, variables=variables),
             threads=array.cpus_per_unit,
-            package_path=job_script.package_path(self.layout.folder, array.plugins),
+            snapshot=make_snapshot(self.layout, array.plugins),
         )
-        # Not by submitit's `setup`: its additional shell neither forwards signals nor has the job's id.
-        command = ["bash", str(job_script.script("enter.sh")), str(environment), array.environment.python]
-        executor = LocalExecutor(folder=folder, python=shlex.join(command))
-        executor.update_parameters(timeout_min=_TEN_YEARS_MIN, tasks_per_node=1)
+        write_records(folder, [UnitJob.from_spec(array, unit, self.layout)])
+        enter = ["bash", str(job_script.script("enter.sh")), str(environment), array.environment.python]
         with _interrupts_blocked():
-            task.job = executor.submit(UnitJob.from_spec(array, unit, self.layout))
+            task.process = start_process(job_command(enter, folder, 0), task.log, trust_of(self.layout).variables())
             self._running.append(task)
         self._set_result(task, UnitState.RUNNING)
 
     def _collect(self) -> None:
-        for task in [task for task in self._running if task.job.done()]:
+        for task in [task for task in self._running if _has_exited(task)]:
             self._running.remove(task)
             record = self._record(task) or self._record_failed_start(task)
             if record.outcome is Outcome.DONE:
@@ -188,35 +186,44 @@ class LocalLauncher:
 
     def _record_failed_start(self, task: _Task) -> AttemptRecord:
         """Record the attempt on behalf of the job, so that later commands report why the unit did not start."""
-        log = str(task.job.paths.stderr)
-        job = EndedJob(job_id=str(task.job.job_id), launcher=Launcher.LOCAL, node=socket.gethostname(), log=log)
+        job = EndedJob(job_id=_job_id(task), launcher=Launcher.LOCAL, node=socket.gethostname(), log=str(task.log))
         return record_failed_start(self.layout, task.unit.unit_id, job, Failure.MISSING_RESOURCE)
 
     def _record(self, task: _Task) -> AttemptRecord | None:
         """Return the record that the job of `task` wrote; None if it did not get that far."""
         records = read_attempts(self.layout.attempts).get(task.unit.unit_id, [])
-        host, job_id = socket.gethostname(), str(task.job.job_id)
+        host, job_id = socket.gethostname(), _job_id(task)
         return next((one for one in reversed(records) if (one.node, one.job_id) == (host, job_id)), None)
 
     def _stop(self) -> None:
-        """Stop running units: SIGTERM (submitit's controllers forward it, and units write records), then SIGKILL.
-
-        SIGTERM is repeated, because a controller that is starting does not forward it.
-        """
-        # Not `job.done()`: it is true as soon as the result is written, before the process has exited.
-        running = [process for task in self._running if (process := find(int(task.job.job_id)))]
-        deadline = time.monotonic() + STOP_TIMEOUT_S
-        while running and time.monotonic() < deadline:
-            for process in running:
-                signal_process(process, signal.SIGTERM)
-            running = wait_for_exit(running, POLL_INTERVAL_S)
+        """Stop running units: send SIGTERM, after which they write their records, then SIGKILL."""
+        running = [process for task in self._running if (process := find(int(_job_id(task))))]
         for process in running:
+            signal_process(process, signal.SIGTERM)
+        for process in wait_for_exit(running, STOP_TIMEOUT_S):
             kill_tree(process)
         for task in self._running:
+            _has_exited(task)  # reaps it
             record = self._record(task)
             if record and record.outcome in (Outcome.RUNNING, Outcome.INTERRUPTED):
                 record_interrupted(self.layout, record)
         self._running = []
+
+
+def start_process(command: Sequence[str], log: Path, variables: Mapping[str, str]) -> subprocess.Popen[bytes]:
+    """Start a unit's process, with its output from before the unit starts in `log`."""
+    environment = {**os.environ, **variables, LAUNCHER_VARIABLE: Launcher.LOCAL}
+    with log.open("xb") as output:
+        return subprocess.Popen(command, stdin=subprocess.DEVNULL, stdout=output, stderr=output, env=environment)
+
+
+def _has_exited(task: _Task) -> bool:
+    return task.process is None or task.process.poll() is not None
+
+
+def _job_id(task: _Task) -> str:
+    """Return the id of a started task: that of its process, which the shell replaces by the unit's interpreter."""
+    return str(task.process.pid) if task.process else ""
 
 
 def fits(array: ArraySpec, running: Sequence[ArraySpec], resources: LocalResources) -> bool:
@@ -254,9 +261,8 @@ def _needed(task: _Task, by_name: dict[str, ArraySpec]) -> Iterator[str]:
 def _interrupts_blocked() -> Iterator[None]:
     """Block SIGINT and SIGHUP while children start, which inherit the mask: a terminal signals the whole process group.
 
-    Without the mask each child would die on its own, submitit's controllers with a traceback on the user's terminal.
-    With it only the launcher receives the signal and stops its units in order. A signal that arrives while blocked is
-    delivered afterwards.
+    Without the mask each child would die on its own. With it only the launcher receives the signal and stops its units
+    in order. A signal that arrives while blocked is delivered afterwards.
     """
     before = signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGINT, signal.SIGHUP})
     try:

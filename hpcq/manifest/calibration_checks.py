@@ -14,7 +14,8 @@ from hpcq.manifest.context import Context, NamedModel, dataset_commit
 from hpcq.manifest.error_messages import Problem, unknown_name
 from hpcq.manifest.fs_access import is_file, unreadable_part
 from hpcq.manifest.lookups import resolve_path
-from hpcq.manifest.pins import calibration_repository
+from hpcq.manifest.pins import calibration_repository, text_repository
+from hpcq.manifest.schema import TextSection
 from hpcq.quantize.calibration import shorter_calibration
 from hpcq.quantize.calibration_text import TEXT_SUFFIXES, TextSummary, summarize_text
 
@@ -23,25 +24,39 @@ _TEMPLATE_FILES = ("chat_template.jinja", "chat_template.json")
 
 
 def check_location(context: Context) -> Iterator[Problem]:
-    """Find a text that is neither a readable file nor in a package nor on the hub."""
-    key_path, dataset, path = ("calibration", "dataset"), context.manifest.calibration.dataset, context.calibration_path
-    if calibration_repository(context.manifest):
+    """Find a calibration text that is neither a readable file nor in a package nor on the hub."""
+    yield from location_problems("calibration", context.manifest.calibration, context.calibration_path, context)
+
+
+def location_problems(key: str, section: TextSection, path: Path | None, context: Context) -> Iterator[Problem]:
+    """Find a text that is neither a readable file nor in a package nor on the hub.
+
+    Args:
+        key: Key of the table.
+        section: The table.
+        path: Path of the text; None: unknown, or on the hub.
+        context: The manifest.
+    """
+    key_path, dataset = (key, "dataset"), section.dataset
+    if text_repository(section, context.manifest):
         return
     unreadable = unreadable_part(path or resolve_path(dataset, context.manifest))
     if unreadable:
         yield key_path, f"'{dataset}' cannot be read: no permission for {unreadable}."
     elif path is None and ("/" in dataset or dataset.endswith(TEXT_SUFFIXES)):
-        yield key_path, f"'{dataset}' does not exist."
+        yield key_path, f"'{dataset}' does not exist. Correct the path."
     elif path is None:
-        sentence = unknown_name("calibration text", dataset, packages.packaged_calibrations())
+        sentence = unknown_name(
+            "text" if key != "calibration" else "calibration text", dataset, packages.packaged_calibrations()
+        )
         yield key_path, f"{sentence} It may also be the path of a .jsonl or .txt file."
     elif path.suffix not in TEXT_SUFFIXES:
-        yield key_path, f"'{dataset}' is neither a .jsonl nor a .txt file."
+        yield key_path, f"'{dataset}' is neither a .jsonl nor a .txt file. Convert it, or rename it."
 
 
 def check_text(context: Context) -> Iterator[Problem]:
     """Find a text that is on this file system and cannot be used: not readable, too short, chats without a template."""
-    models = [model for model in context.models if _needs_calibration(model)]
+    models = [model for model in context.models if needs_calibration(model)]
     if context.manifest.is_synthetic or not models:
         return
     if calibration_repository(context.manifest):
@@ -69,10 +84,18 @@ def check_text(context: Context) -> Iterator[Problem]:
 
 def staged_text_problems(context: Context) -> Iterator[Problem]:
     """Find a staged text from the hub or a mirror that is too short. Its size is known from its completion marker."""
-    repository, section = calibration_repository(context.manifest), context.manifest.calibration
+    path = staged_path(context.manifest.calibration, context)
+    marker = read_text_marker(path) if path else None
+    if marker is not None:
+        yield from _length_problems(context, marker.size)
+
+
+def staged_path(section: TextSection, context: Context) -> Path | None:
+    """Return the path of a text from the hub or a mirror; None: it is not from there, or its commit is unknown."""
+    repository = text_repository(section, context.manifest)
     commit = dataset_commit(repository, context) if repository else None
     if repository is None or commit is None:
-        return
+        return None
     source = CalibrationSource(
         repo_id=repository.id,
         commit=commit,
@@ -80,15 +103,13 @@ def staged_text_problems(context: Context) -> Iterator[Problem]:
         split=section.split,
         column=section.column,
     )
-    marker = read_text_marker(source.path(context.cache)) if source.is_pinned else None
-    if marker is not None:
-        yield from _length_problems(context, marker.size)
+    return source.path(context.cache) if source.is_pinned else None
 
 
 def repetition_notes(context: Context) -> Iterator[str]:
     """Yield a note if a text is long enough only because passages are repeated."""
     section = context.manifest.calibration
-    summary = _summary(context) if any(map(_needs_calibration, context.models)) else None
+    summary = _summary(context) if any(map(needs_calibration, context.models)) else None
     needed = section.samples * section.sequence_length
     if summary and summary.is_whole and summary.max_distinct_tokens < needed <= summary.max_tokens:
         yield (
@@ -122,7 +143,8 @@ def _length_problems(context: Context, max_tokens: int) -> Iterator[Problem]:
         yield ("calibration", "samples"), sentence
 
 
-def _needs_calibration(model: NamedModel) -> bool:
+def needs_calibration(model: NamedModel) -> bool:
+    """Return whether a scheme of the model is calibrated."""
     return any(use.scheme and use.scheme.needs_calibration for use in model.schemes)
 
 

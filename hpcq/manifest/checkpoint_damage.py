@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Iterator, Mapping
-from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -18,6 +17,7 @@ from hpcq.catalog.model_shape import ModelShape
 from hpcq.catalog.remote_code import code_problem, has_own_code, model_types
 from hpcq.catalog.tasks import generates_text
 from hpcq.catalog.tools import backends
+from hpcq.core.frozen import dataclass
 from hpcq.manifest.context import Context
 from hpcq.manifest.error_messages import Problem, did_you_mean
 from hpcq.manifest.fs_access import is_folder
@@ -62,8 +62,8 @@ def check_files(context: Context) -> Iterator[Problem]:
 
 
 def check_generation(context: Context) -> Iterator[Problem]:
-    """Find stop tokens that cannot be read, if a task generates text: its answers would be longer ones."""
-    if any(generates_text(task.name) for task in context.tasks):
+    """Find stop tokens that cannot be read, if a task generates text: its answers would be too long."""
+    if any(generates_text(task.name, task.definitions) for task in context.tasks):
         for one in _evaluated(context):
             clause = generation_problem(one.folder, one.shape.vocab_size if one.shape else None)
             if clause:
@@ -109,6 +109,23 @@ def check_code(context: Context) -> Iterator[Problem]:
         elif not one.has_code:
             trust = "set trust_remote_code = true for this model, if you trust it"
             yield one.problem(f"{CONFIG_FILE} needs the model's own code (auto_map), because {unknown}: {trust}")
+
+
+def code_notes(context: Context) -> Iterator[str]:
+    """Yield a note for each model with code of its own that a backend does not run, as with lm-eval."""
+    backend = context.manifest.evaluate.backend
+    for one in _evaluated(context):
+        config = model_config(one.folder) or {}
+        if not has_own_code(config):
+            continue
+        if one.has_code and generates_with(backend, architectures_of(config)):
+            own = "its own code for this architecture"
+            yield f"{one.text}: {backend} computes it with {own}, not with the model's code."
+        elif not one.has_code and config.get("model_type") in model_types():
+            yield (
+                f"{one.text}: transformers computes it with its own code for this model_type, not with the model's code"
+                " (auto_map). To use the latter, set trust_remote_code = true for this model."
+            )
 
 
 def _needs_transformers(context: Context, config: Mapping[str, Any]) -> bool:

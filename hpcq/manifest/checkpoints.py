@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Iterator, Mapping
-from dataclasses import dataclass, replace
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -25,6 +25,7 @@ from hpcq.catalog.model_config import UnsupportedConfigError
 from hpcq.catalog.model_shape import Block, ModelShape
 from hpcq.catalog.safetensors_headers import read_headers
 from hpcq.catalog.weight_files import ambiguous_weights
+from hpcq.core.frozen import dataclass
 from hpcq.core.work_records import Scheme
 from hpcq.manifest.fs_access import is_file, is_folder, unreadable_part
 from hpcq.manifest.value_origin import KeyPath

@@ -16,24 +16,27 @@ from hpcq.catalog.architectures import text_problem
 from hpcq.catalog.checkpoint_formats import CheckpointFormatError, find_declaration
 from hpcq.catalog.checkpoint_problems import ADAPTER_FILE, IS_ADAPTER, is_adapter, missing_config
 from hpcq.catalog.ignored_layers import head_name, ignore_problem, linear_names
+from hpcq.catalog.make_task_index import NO_ENVIRONMENT
 from hpcq.catalog.models import model_ids
 from hpcq.catalog.plugins import environment_names
 from hpcq.catalog.schemes import find_scheme, group_size_problem, method_names, scheme_names, split_group_size
-from hpcq.catalog.tasks import find_task
 from hpcq.catalog.tools import backends, quantizers
 from hpcq.catalog.unquantized_modules import LLMCOMPRESSOR, quantization_problem
 from hpcq.catalog.weight_files import ambiguous_weights
 from hpcq.core.errors import ManifestError
 from hpcq.core.work_records import SYNTHETIC, Scheme
-from hpcq.manifest import calibration_checks, contradictions
+from hpcq.manifest import calibration_checks, contradictions, fidelity_checks, prompt_checks
 from hpcq.manifest.checkpoint_damage import check_code, check_files, check_generation
 from hpcq.manifest.checkpoints import NamedCheckpoint, is_folder_text
 from hpcq.manifest.context import Context, NamedModel, NamedTask, look_up
 from hpcq.manifest.error_messages import Problem, did_you_mean, unknown_name
 from hpcq.manifest.fs_access import is_file, is_folder, path_exists, unreadable_part
+from hpcq.manifest.item_documents import check_items
+from hpcq.manifest.item_files import check_selections
 from hpcq.manifest.lookups import build_scheme, model_config, resolve_path
 from hpcq.manifest.pins import Pin, Pins, model_repository
-from hpcq.manifest.schema import Manifest
+from hpcq.manifest.schema import DATA_SOURCES, Manifest
+from hpcq.manifest.task_checks import check_definitions, check_names
 from hpcq.manifest.value_origin import KeyPath
 
 _Check = Callable[[Context], Iterator[Problem]]
@@ -59,7 +62,8 @@ def find_problems(context: Context, valid: Collection[str] = tuple(Manifest.mode
 
 
 def _paths(context: Context) -> Iterator[Problem]:
-    for key, text in context.manifest.paths.model_dump(exclude_none=True).items():
+    folders = context.manifest.paths.model_dump(exclude_none=True, exclude={"trusted_users", "trusted_groups"})
+    for key, text in folders.items():
         path = Path(text).expanduser().absolute()
         existing = next(part for part in (path, *path.parents) if path_exists(part))
         if not is_folder(existing):
@@ -133,7 +137,7 @@ def _causal_models(context: Context) -> Iterator[Problem]:
         problem = text_problem(model_config(model.folder) or {}) if model.schemes else None
         if problem and not context.manifest.is_synthetic:
             key = "path" if model.entry.id is None else "id"
-            yield ("models", index, key), f"'{model.id}' cannot be evaluated: {problem}."
+            yield ("models", index, key), f"'{model.id}' cannot be evaluated: {problem}. Use a causal language model."
 
 
 def _checkpoints(context: Context) -> Iterator[Problem]:
@@ -153,13 +157,14 @@ def _checkpoints(context: Context) -> Iterator[Problem]:
                 yield named.key_path, f"'{named.text}' is not an id on the hub, such as 'org/name'. {hint}"
         for text in model.entry.checkpoint_digests:
             if text not in model.entry.checkpoints:
-                yield ("models", index, "checkpoint_digests", text), f"'{text}' is not one of checkpoints."
+                sentence = f"'{text}' is not in checkpoints of this model. Correct it, or remove this line."
+                yield ("models", index, "checkpoint_digests", text), sentence
 
 
 def _no_folder(requested: str, named: NamedCheckpoint) -> str:
     """Return the sentence about a checkpoint without a folder; in a mirror, its folder follows from the id."""
     if requested == named.text:
-        return f"'{requested}' is not a folder."
+        return f"'{requested}' is not a folder. Correct the path, or copy the checkpoint there."
     return f"'{requested}' is not in data.mirror: there is no folder {named.folder}."
 
 
@@ -308,27 +313,32 @@ def _tasks(context: Context) -> Iterator[Problem]:
     names = [task.name for task in context.tasks]
     if not names:
         yield ("tasks",), "has no tasks; add suites or use, such as use = ['arc_challenge']."
+    yield from check_definitions(context)
+    yield from check_names(context)
     for position, task in enumerate(context.tasks):
         if task.name in names[:position]:
-            yield task.key_path, f"'{task.name}' is listed twice, here and in a suite."
+            yield task.key_path, f"'{task.name}' is listed twice, here and in a suite or a tag."
     for name in context.manifest.tasks.options:
         if name not in names:
             yield (
                 ("tasks", "options", name),
-                f"'{name}' is not a task of this run; its tasks are {', '.join(dict.fromkeys(names))}.",
+                (
+                    f"'{name}' is not a task of this run; its tasks are {', '.join(dict.fromkeys(names))}."
+                    f"{did_you_mean(name, names)}"
+                ),
             )
 
 
 def _data(context: Context) -> Iterator[Problem]:
     data = context.manifest.tasks.data
-    if data not in ("hub", "packages"):
+    if data not in DATA_SOURCES:
         folder = resolve_path(data, context.manifest)
         unreadable = unreadable_part(folder)
         if unreadable:
             yield ("tasks", "data"), f"'{data}' cannot be read: no permission for {unreadable}."
             return
         if not is_folder(folder):
-            suggestion = did_you_mean(data, ("hub", "packages"))
+            suggestion = did_you_mean(data, DATA_SOURCES)
             yield ("tasks", "data"), f"'{data}' is neither 'hub' nor 'packages' nor a folder.{suggestion}"
             return
     for task in context.tasks:
@@ -336,15 +346,19 @@ def _data(context: Context) -> Iterator[Problem]:
 
 
 def _items_problems(task: NamedTask, manifest: Manifest) -> Iterator[str]:
-    data, facts, name = manifest.tasks.data, find_task(task.name), task.name
+    data, name = manifest.tasks.data, task.name
     if data == "packages" and task.folder is None:
         known = ", ".join(packages.packaged_tasks())
         yield f"no package contains items of '{name}'; available are {known}. Use data = 'hub' or a folder."
-    elif data not in ("hub", "packages"):
-        if facts and facts.is_group:
-            yield f"'{name}' is a group of datasets, which cannot be read from one folder; use data = 'hub'."
-        elif task.folder is None or not any(task.folder.glob("*.jsonl")):
-            yield f"'{data}' has no items of '{name}': {resolve_path(data, manifest) / name}/<split>.jsonl is missing."
+    elif data not in DATA_SOURCES:
+        root = resolve_path(data, manifest)
+        if task.info and task.info.is_group and task.members == (name,):
+            yield f"the members of '{name}', whose items it reads from folders, are not known here, {NO_ENVIRONMENT}"
+            return
+        members = task.members if task.info and task.info.is_group else (name,)
+        if missing := [member for member in members if not any((root / member).glob("*.jsonl"))]:
+            of_group = f" ({len(missing)} of the {len(members)} members of '{name}')" if len(members) > 1 else ""
+            yield f"'{data}' has no items of '{missing[0]}'{of_group}: {root / missing[0]}/<split>.jsonl is missing."
 
 
 def _environments(context: Context) -> Iterator[Problem]:
@@ -386,11 +400,20 @@ _CHECKS: tuple[tuple[tuple[str, ...], _Check], ...] = (
     (("models", "schemes", "calibration", "evaluate"), calibration_checks.check_text),
     (("tasks",), _tasks),
     (("tasks",), _data),
+    (("tasks",), check_selections),
+    (("tasks", "evaluate"), check_items),
     (("cluster", "evaluate", "quantize"), _environments),
-    (("models", "tasks", "evaluate"), contradictions.check_lengths),
+    (("models", "tasks", "evaluate", "generation"), contradictions.check_lengths),
+    (("prompt", "tasks"), prompt_checks.check_prompts),
+    (("models", "prompt", "tasks", "evaluate"), prompt_checks.check_templates),
+    (("generation", "tasks"), prompt_checks.check_generation_arguments),
     (("models", "schemes", "calibration"), contradictions.check_calibration),
     (("cluster", "evaluate", "quantize"), contradictions.check_devices),
     (("data", "models"), contradictions.check_model_origin),
     (("data", "tasks"), contradictions.check_data_origin),
-    (("data", "calibration"), contradictions.check_calibration_origin),
+    (("data", "calibration", "fidelity"), contradictions.check_calibration_origin),
+    (("fidelity",), fidelity_checks.check_location),
+    (("fidelity", "evaluate"), fidelity_checks.check_backend),
+    (("fidelity", "models", "evaluate"), fidelity_checks.check_window),
+    (("fidelity", "models", "schemes", "calibration", "evaluate"), fidelity_checks.check_text),
 )

@@ -4,13 +4,15 @@ from __future__ import annotations
 
 import contextlib
 from collections.abc import Iterator, Mapping
-from dataclasses import dataclass
 from pathlib import Path
 
 from hpcq.catalog.model_shape import ModelShape
 from hpcq.catalog.schemes import find_scheme
+from hpcq.catalog.task_index import definitions_file, find_entry
+from hpcq.catalog.tasks import TaskInfo
 from hpcq.core.errors import ManifestError, StorageError
 from hpcq.core.files import storage_errors
+from hpcq.core.frozen import dataclass
 from hpcq.core.hub_cache import HubCache, hub_cache
 from hpcq.core.mirror import mirror_revision, mirrored_repository
 from hpcq.core.work_records import Scheme
@@ -26,11 +28,12 @@ from hpcq.manifest.lookups import (
     model_scheme_names,
     model_shape,
     resolve_path,
-    task_entries,
+    text_file,
 )
 from hpcq.manifest.pins import Pins, Repository, checkpoint_repositories, model_repository
 from hpcq.manifest.profiles import Profile
 from hpcq.manifest.schema import Manifest, ModelEntry
+from hpcq.manifest.task_names import definitions_digest, ensure_task_indexes, task_entries, task_info, task_members
 from hpcq.manifest.value_origin import KeyPath
 
 
@@ -84,13 +87,20 @@ class NamedTask:
         key_path: key of the name.
         name: name of the task.
         num_fewshot: the suite's number of few-shot examples, if it has one.
-        folder: folder of the items, which may not exist yet; None if unknown or from the hub.
+        folder: folder of the items, or of its members' folders if it is a group; it may not exist yet. None if unknown
+            or from the hub.
+        info: what is known about it; None: its name is unknown.
+        members: names of the tasks that it consists of.
+        definitions: digest of the user's definitions, if it is one of them.
     """
 
     key_path: KeyPath
     name: str
     num_fewshot: int | None
     folder: Path | None
+    info: TaskInfo | None
+    members: tuple[str, ...]
+    definitions: str | None
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -105,6 +115,7 @@ class Context:
         defined_schemes: the valid schemes in `schemes.define`, by name.
         tasks: all tasks, those of suites first.
         calibration_path: the calibration text, which may not be staged yet; None if it is unknown or on the hub.
+        fidelity_path: the text of the fidelity panel, in the same way; None also if there is no panel.
         pins: commits of the hub repositories; empty if they were not looked up.
         cache: folders of what is staged from the hub.
     """
@@ -118,6 +129,7 @@ class Context:
     calibration_path: Path | None
     pins: Pins
     cache: HubCache
+    fidelity_path: Path | None = None
 
     @property
     def cluster(self) -> Profile:
@@ -137,8 +149,12 @@ def look_up(manifest: Manifest, pins: Pins | None = None) -> Context:
     Args:
         manifest: the manifest.
         pins: commits of its hub repositories; None if they were not looked up.
+
+    Raises:
+        SetupError: the index of lm-eval's tasks could not be made.
     """
     pins, cache = pins or Pins(), manifest_cache(manifest)
+    ensure_task_indexes(manifest)
     profile, problems = _profile(manifest)
     defined = defined_schemes(manifest)
     return Context(
@@ -147,13 +163,11 @@ def look_up(manifest: Manifest, pins: Pins | None = None) -> Context:
         profile_problems=problems,
         models=tuple(_model(index, manifest, defined, pins, cache) for index in range(len(manifest.models))),
         defined_schemes=defined,
-        tasks=tuple(
-            NamedTask(key_path=key_path, name=name, num_fewshot=shots, folder=items_folder(name, manifest))
-            for key_path, name, shots in task_entries(manifest)
-        ),
+        tasks=tuple(_task(key_path, name, shots, manifest) for key_path, name, shots in task_entries(manifest)),
         calibration_path=calibration_file(manifest),
         pins=pins,
         cache=cache,
+        fidelity_path=text_file(manifest.fidelity, manifest) if manifest.fidelity else None,
     )
 
 
@@ -196,6 +210,20 @@ def _profile(manifest: Manifest) -> tuple[Profile | None, tuple[str, ...]]:
         return cluster_profile(manifest), ()
     except ManifestError as error:
         return None, error.problems
+
+
+def _task(key_path: KeyPath, name: str, shots: int | None, manifest: Manifest) -> NamedTask:
+    info, digest = task_info(name, manifest), definitions_digest(manifest)
+    is_own = digest is not None and find_entry(definitions_file(digest), name) is not None
+    return NamedTask(
+        key_path=key_path,
+        name=name,
+        num_fewshot=shots,
+        folder=items_folder(name, manifest, is_group=info is not None and info.is_group),
+        info=info,
+        members=task_members(name, manifest),
+        definitions=digest if is_own else None,
+    )
 
 
 def _snapshots(entry: ModelEntry, pins: Pins, cache: HubCache) -> dict[str, PinnedFolder]:

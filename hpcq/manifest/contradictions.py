@@ -8,12 +8,12 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 
-from hpcq.catalog.tasks import find_task
 from hpcq.core.work_records import UnitKind
 from hpcq.manifest.context import Context
 from hpcq.manifest.error_messages import Problem
-from hpcq.manifest.pins import calibration_repository, checkpoint_repositories, dataset_ids
-from hpcq.manifest.schema import CalibrationSection, TaskOptions
+from hpcq.manifest.pins import checkpoint_repositories, dataset_ids, text_repository
+from hpcq.manifest.prompt_records import max_gen_toks
+from hpcq.manifest.schema import TaskOptions, TextSection
 
 _NO_REVISIONS = "is not allowed with data.mirror, whose folders have no revisions. Remove the revision, or the mirror."
 _COMMIT_INSTEAD = (
@@ -36,8 +36,9 @@ def check_lengths(context: Context) -> Iterator[Problem]:
         max_length = None
     for named in context.tasks:
         task = named.name
-        facts, options = find_task(task), manifest.tasks.options.get(task, TaskOptions())
-        answer = options.max_gen_toks or (facts.max_gen_toks if facts else 0)
+        facts, options = named.info, manifest.tasks.options.get(task, TaskOptions())
+        requested = max_gen_toks(manifest, task)
+        answer = requested or (facts.max_gen_toks if facts else 0)
         for model, length in contexts.items():
             limit = min(length, max_length or length)
             if answer >= limit:
@@ -103,7 +104,7 @@ def check_model_origin(context: Context) -> Iterator[Problem]:
 def check_data_origin(context: Context) -> Iterator[Problem]:
     """Find revisions of data sets that are not read at them, and digests of items from the hub."""
     manifest, is_on_hub = context.manifest, context.manifest.tasks.data == "hub"
-    read = dataset_ids(task.name for task in context.tasks) if is_on_hub else ()
+    read = dataset_ids((task.name for task in context.tasks), manifest) if is_on_hub else ()
     for name, revision in manifest.data.revisions.items():
         if manifest.data.mirror is not None:
             yield ("data", "revisions", name), f"'{revision}' {_NO_REVISIONS}"
@@ -117,16 +118,22 @@ def check_data_origin(context: Context) -> Iterator[Problem]:
 
 
 def check_calibration_origin(context: Context) -> Iterator[Problem]:
-    """Find keys of a calibration set on the hub for one that is not there, and the reverse."""
-    section, default = context.manifest.calibration, CalibrationSection()
-    repository = calibration_repository(context.manifest)
+    """Find keys of a text on the hub for one that is not there, and the reverse: of calibration and fidelity panel."""
+    yield from _text_origin("calibration", context.manifest.calibration, context)
+    if context.manifest.fidelity:
+        yield from _text_origin("fidelity", context.manifest.fidelity, context)
+
+
+def _text_origin(table: str, section: TextSection, context: Context) -> Iterator[Problem]:
+    default = type(section).model_construct()
+    repository = text_repository(section, context.manifest)
     if repository is None:
         has_columns = section.dataset.endswith(".jsonl")
         for key in ("config", "split", "revision", *(() if has_columns else ("column",))):
             if getattr(section, key) != getattr(default, key):
                 allowed = "a data set on the hub or a .jsonl file" if key == "column" else "a data set on the hub"
-                yield ("calibration", key), f"is only allowed with {allowed}, not '{section.dataset}'."
+                yield (table, key), f"is only allowed with {allowed}, not '{section.dataset}'."
     elif section.digest:
-        yield ("calibration", "digest"), _COMMIT_INSTEAD.format(key="calibration.revision")
+        yield (table, "digest"), _COMMIT_INSTEAD.format(key=f"{table}.revision")
     elif section.revision and context.manifest.data.mirror is not None:
-        yield ("calibration", "revision"), f"'{section.revision}' {_NO_REVISIONS}"
+        yield (table, "revision"), f"'{section.revision}' {_NO_REVISIONS}"

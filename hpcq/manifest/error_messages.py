@@ -33,10 +33,11 @@ _EXPECTED = {
     "dict_type": "a table",
     "model_type": "a table",
     "model_attributes_type": "a table",
-    "greater_than_equal": "{ge:g} or more",
-    "greater_than": "above {gt:g}",
-    "less_than": "below {lt:g}",
-    "less_than_equal": "{le:g} or less",
+    "greater_than_equal": "{ge:.12g} or more",
+    "greater_than": "above {gt:.12g}",
+    "less_than": "below {lt:.12g}",
+    "less_than_equal": "{le:.12g} or less",
+    "string_too_short": "a text of {min_length} or more characters",
     "string_pattern_mismatch": "a SHA-256, 64 hexadecimal digits",
 }
 
@@ -141,6 +142,12 @@ def did_you_mean(name: str, known: Iterable[str]) -> str:
     close = difflib.get_close_matches(name.lower(), by_lower, n=1)
     close = close or [other for other in by_lower if name and other.startswith(name.lower())]
     return f" Did you mean '{by_lower[close[0]]}'?" if close else ""
+
+
+def nearest_names(name: str, known: Iterable[str]) -> list[str]:
+    """Return up to five names of `known` that are similar to `name`, the most similar first."""
+    by_lower = {other.lower(): other for other in known}
+    return [by_lower[close] for close in difflib.get_close_matches(name.lower(), by_lower, n=5)]
 
 
 def unknown_name(what: str, name: str, known: Iterable[str]) -> str:

@@ -18,9 +18,13 @@ _MAX_INT = 10**9
 
 
 class Section(BaseModel):
-    """A table of a manifest or profile: frozen, without unknown keys, without type conversion."""
+    """A table of a manifest or profile: frozen, without unknown keys, without type conversion.
 
-    model_config = ConfigDict(frozen=True, extra="forbid", strict=True, allow_inf_nan=False)
+    pydantic builds its validators on first use: those of a table within a table are never built alone. Therefore
+    defaults are made with `model_construct`, which needs no validator.
+    """
+
+    model_config = ConfigDict(frozen=True, extra="forbid", strict=True, allow_inf_nan=False, defer_build=True)
 
 
 def validation_error(sentence: str, *within: str | int) -> PydanticCustomError:
@@ -70,6 +74,21 @@ def _bounded(number: int) -> int:
     return number
 
 
+_MAX_SPAN = 10_000_000
+"""Items of a range; a data set has fewer."""
+
+
+def _valid_ranges(text: str) -> str:
+    for part in text.split(","):
+        first, _, last = part.partition("-")
+        ends = (first, last or first)
+        if not all(end.isascii() and end.isdecimal() for end in ends) or part.endswith("-"):
+            raise validation_error(f"must be numbers of items such as '0-4,7', not {format_value(text)}.")
+        if not 0 <= int(ends[1]) - int(ends[0]) < _MAX_SPAN:
+            raise validation_error(f"must have ranges from a smaller to a larger number, not {format_value(text)}.")
+    return text
+
+
 NonBlankStr = Annotated[str, AfterValidator(_not_blank)]
 """Text with at least one character that is not whitespace."""
 
@@ -81,6 +100,8 @@ Name = Annotated[NonBlankStr, AfterValidator(_printable)]
 Names = Annotated[tuple[Name, ...], Field(strict=False), AfterValidator(no_duplicates)]
 """An ordered list of names without duplicates."""
 
+ItemRanges = Annotated[str, AfterValidator(_valid_ranges)]
+"""Numbers of items, such as '0-4,7'."""
 NonBlankStrs = Annotated[tuple[NonBlankStr, ...], Field(strict=False)]
 """An ordered list of texts; duplicates are allowed."""
 

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import tomllib
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -12,12 +11,14 @@ from pydantic import ValidationError
 
 from hpcq.catalog.models import model_ids
 from hpcq.core.errors import ManifestError, SetupError
+from hpcq.core.frozen import dataclass
 from hpcq.data import find_manifest
 from hpcq.manifest.checks import find_problems, unavailable_models
 from hpcq.manifest.context import Context, cache_errors, look_up
 from hpcq.manifest.error_messages import Problem, to_problems
 from hpcq.manifest.pins import Pins
-from hpcq.manifest.schema import DEFINED_SCHEMES, Manifest
+from hpcq.manifest.schema import DEFINED_SCHEMES, Manifest, TasksSection
+from hpcq.manifest.task_checks import check_definitions, check_names
 from hpcq.manifest.toml_document import key_lines, read_document
 from hpcq.manifest.value_origin import KeyPath, Source
 
@@ -38,8 +39,10 @@ def load(path: Path, overrides: Sequence[str] = (), *, find_pins: Callable[[Mani
     context, problems = _validate(document, source)
     if find_pins and not override_errors and not problems:
         with cache_errors(context.manifest):
-            context = look_up(context.manifest, find_pins(context.manifest))
-            problems = find_problems(context)
+            pins = find_pins(context.manifest)
+            if pins != context.pins:
+                context = look_up(context.manifest, pins)
+                problems = find_problems(context)
     if override_errors or problems:
         in_order = sorted(problems, key=lambda problem: source.line(problem[0]))
         raise ManifestError([*override_errors, *(source.message(*problem) for problem in in_order)])
@@ -89,10 +92,25 @@ def _validate(document: dict[str, Any], source: Source) -> tuple[Context, list[P
     placeholders: dict[str, Any] = {"run": {"name": "unnamed"}, "models": [{"id": model_ids()[0]}]}
     valid = {key: value for key, value in document.items() if key not in invalid}
     valid |= {key: value for key, value in placeholders.items() if key in invalid}
+    if "tasks" in invalid:
+        valid["tasks"] = _task_names(document)
     context = look_up(Manifest.model_validate(valid).with_source(source))
     reported = {key_path for key_path, _ in problems}
     found = find_problems(context, set(Manifest.model_fields) - invalid)
+    if "tasks" in invalid:
+        found += [*check_definitions(context), *check_names(context)]
     return context, problems + [problem for problem in found if problem[0] not in reported]
+
+
+def _task_names(document: dict[str, Any]) -> dict[str, Any]:
+    """Return the names in a table [tasks] with errors, to check them too; nothing if they are among the errors."""
+    tasks = document["tasks"] if isinstance(document.get("tasks"), dict) else {}
+    named = {key: tasks[key] for key in ("suites", "use", "include", "trust_code") if key in tasks}
+    try:
+        TasksSection.model_validate(named)
+    except ValidationError:
+        return {}
+    return named
 
 
 def _schema_problems(document: dict[str, Any], context: dict[str, Any] | None = None) -> list[Problem]:

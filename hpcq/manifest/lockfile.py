@@ -12,12 +12,13 @@ import tomli_w
 import hpcq
 from hpcq.catalog import packages
 from hpcq.catalog.schemes import find_scheme
-from hpcq.core.work_records import Checkpoint, Scheme, Versions
+from hpcq.core.work_records import Calibration, Checkpoint, FidelityPanel, Scheme, Versions
 from hpcq.manifest.context import Context, NamedModel
 from hpcq.manifest.lookups import resolve_path
-from hpcq.manifest.pins import calibration_repository
+from hpcq.manifest.pins import text_repository
 from hpcq.manifest.profiles import Profile
 from hpcq.manifest.resolved import ResolvedManifest
+from hpcq.manifest.schema import DATA_SOURCES, TextSection
 
 _HEADER = """\
 # Resolved manifest of run '{name}', written by hpcq {version}. It is a valid manifest: plan or submit it, here or
@@ -42,12 +43,18 @@ def lock_text(resolved: ResolvedManifest, versions: Mapping[str, Versions] | Non
     document["evaluate"]["environment"] = resolved.evaluate.environment
     if resolved.quantize.environment:
         document["quantize"]["environment"] = resolved.quantize.environment
-    document["calibration"] |= _calibration(resolved)
-    if resolved.manifest.tasks.data not in ("hub", "packages"):
+    document["calibration"] |= _text(resolved, resolved.manifest.calibration, resolved.calibration)
+    if resolved.manifest.fidelity:
+        document["fidelity"] |= _text(resolved, resolved.manifest.fidelity, resolved.panel)
+    if resolved.manifest.tasks.data not in DATA_SOURCES:
         document["tasks"]["data"] = str(resolve_path(resolved.manifest.tasks.data, resolved.manifest))
+    copied = (task.definition_copies for task in resolved.tasks if task.definitions)
+    document["tasks"]["include"] = list(next(copied, ()))
     for task in resolved.tasks:
         if task.data_digest:
             document["tasks"]["options"].setdefault(task.name, {})["digest"] = task.data_digest
+        if task.items and task.items.listed:
+            document["tasks"]["options"][task.name]["items"] = dict(task.items.listed)
     recorded = resolved.locked_versions if versions is None else versions
     document["locked"] = {
         "hpcq": hpcq.__version__,
@@ -72,17 +79,17 @@ def _data(resolved: ResolvedManifest) -> dict[str, Any]:
     return {"revisions": manifest.data.revisions | {k: v for task in resolved.tasks for k, v in task.data_revisions}}
 
 
-def _calibration(resolved: ResolvedManifest) -> dict[str, str]:
-    """Return the location of the calibration text, and its digest, or its commit if it is on the hub."""
+def _text(resolved: ResolvedManifest, section: TextSection, text: Calibration | FidelityPanel | None) -> dict[str, str]:
+    """Return the location of a text, and its digest, or its commit if it is on the hub."""
     manifest = resolved.manifest
-    repository = calibration_repository(manifest)
+    repository = text_repository(section, manifest)
     if repository is not None:
         return {"revision": resolved.context.pins.commit(repository) or repository.requested}
     found = {}
-    if packages.staged_calibration_path(manifest.calibration.dataset) is None:
-        found["dataset"] = str(resolve_path(manifest.calibration.dataset, manifest))
-    if resolved.calibration and resolved.calibration.digest:
-        found["digest"] = resolved.calibration.digest
+    if packages.staged_calibration_path(section.dataset) is None:
+        found["dataset"] = str(resolve_path(section.dataset, manifest))
+    if text and text.digest:
+        found["digest"] = text.digest
     return found
 
 

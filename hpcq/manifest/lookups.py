@@ -19,11 +19,11 @@ from hpcq.catalog.model_config import UnsupportedConfigError
 from hpcq.catalog.model_shape import ModelShape
 from hpcq.catalog.models import find_model_shape
 from hpcq.catalog.schemes import find_scheme, make_scheme
-from hpcq.catalog.tasks import find_suite, find_task
-from hpcq.core.work_records import Scheme
+from hpcq.catalog.tasks import find_task
+from hpcq.core.work_records import Scheme, Task
 from hpcq.manifest.fs_access import is_file, is_folder, path_exists
 from hpcq.manifest.profiles import Profile, load_profile
-from hpcq.manifest.schema import Manifest, ModelEntry, SchemeDefinition
+from hpcq.manifest.schema import Manifest, ModelEntry, SchemeDefinition, TextSection
 from hpcq.manifest.value_origin import KeyPath
 
 _REQUIRED_WITHOUT_BASE = ("tool", "method", "weights", "activations")
@@ -146,41 +146,49 @@ def build_scheme(definition: SchemeDefinition, earlier: dict[str, Scheme]) -> Sc
     return make_scheme(**{key: value for key, value in vars(merged).items() if key != "needs_calibration"})
 
 
-def task_entries(manifest: Manifest) -> list[tuple[KeyPath, str, int | None]]:
-    """Return the key path, the name and the suite's number of few-shot examples of every task."""
-    found: list[tuple[KeyPath, str, int | None]] = []
-    for position, name in enumerate(manifest.tasks.suites):
-        suite = find_suite(name)
-        found += [(("tasks", "suites", position), task, shots) for task, shots in suite.tasks] if suite else []
-    found += [(("tasks", "use", position), name, None) for position, name in enumerate(manifest.tasks.use)]
-    return found
+def items_folder(task: str, manifest: Manifest, *, is_group: bool) -> Path | None:
+    """Return the folder of the task's items, which may not exist yet; None if unknown or from the hub.
 
-
-def items_folder(task: str, manifest: Manifest) -> Path | None:
-    """Return the folder of the task's items, which may not exist yet; None if unknown or from the hub."""
+    That of a group in a folder of the user is the folder of its members' folders.
+    """
     data = manifest.tasks.data
     if data == "hub":
         return None
     if data == "packages":
         return packages.staged_dataset_path(task)
-    folder = resolve_path(data, manifest) / task
+    folder = resolve_path(data, manifest) if is_group else resolve_path(data, manifest) / task
     return folder if is_folder(folder) else None
 
 
 def calibration_file(manifest: Manifest) -> Path | None:
-    """Return the path of the calibration text, which may not be staged yet; None if the dataset is unknown."""
-    dataset = manifest.calibration.dataset
+    """Return the path of the calibration text, which may not be staged yet; None if the data set is unknown."""
+    return text_file(manifest.calibration, manifest)
+
+
+def text_file(section: TextSection, manifest: Manifest) -> Path | None:
+    """Return the path of a table's text, which may not be staged yet; None if it is on the hub or unknown."""
+    dataset = section.dataset
     staged = packages.staged_calibration_path(dataset)
     path = resolve_path(dataset, manifest)
     return staged or (path if is_file(path) else None)
 
 
-def item_counts(task: str, limit: int | None, manifest: Manifest) -> tuple[int, int] | None:
+def item_counts(task: Task, manifest: Manifest) -> tuple[int, int] | None:
     """Return the number of evaluated items and of all items of a task; None if all are evaluated or it is unknown."""
-    facts = find_task(task)
+    facts = find_task(task.name)
     if facts is None or facts.is_group:
         return None
-    packaged = packages.find_packaged_dataset(task) if manifest.tasks.data == "packages" else None
+    packaged = packages.find_packaged_dataset(task.name) if manifest.tasks.data == "packages" else None
     available = packaged.splits[0][1] if packaged else facts.documents
-    used = min(limit or available, available)
+    used = task.selected(available, 1)
     return (used, facts.documents) if used < facts.documents else None
+
+
+def most_items(task: Task, subtasks: int) -> str:
+    """Return an upper bound of the evaluated items of a task whose number is unknown; '': all may be evaluated."""
+    facts = find_task(task.name)
+    asked = task.items.count if task.items else task.limit
+    if asked is None or (facts and facts.documents and asked >= facts.documents):
+        return ""
+    each = " of each subtask" if subtasks > 1 and not task.items else ""
+    return f"at most {asked}{each}"

@@ -4,14 +4,15 @@ from __future__ import annotations
 
 import re
 from collections.abc import Iterable, Iterator, Mapping
-from dataclasses import dataclass, field
+from dataclasses import field
 
 from hpcq.catalog.packages import staged_calibration_path
-from hpcq.catalog.tasks import find_task
+from hpcq.core.frozen import dataclass
 from hpcq.core.hub_cache import DEFAULT_REVISION, RepoKind
 from hpcq.manifest.checkpoints import is_folder_text
-from hpcq.manifest.lookups import calibration_file, model_id, task_entries
-from hpcq.manifest.schema import LockedRepository, Manifest, ModelEntry
+from hpcq.manifest.lookups import model_id, text_file
+from hpcq.manifest.schema import LockedRepository, Manifest, ModelEntry, TextSection
+from hpcq.manifest.task_names import task_entries, task_info
 
 _COMMIT = re.compile(r"[0-9a-f]{40}")
 _HUB_ID = re.compile(r"[A-Za-z0-9][\w.-]*/[\w.-]+")
@@ -130,12 +131,12 @@ def repositories(manifest: Manifest) -> tuple[Repository, ...]:
     """Return the hub repositories that a manifest names, each once; none in a rehearsal, or with a mirror."""
     if manifest.is_synthetic or manifest.data.mirror is not None:
         return ()
-    return tuple(dict.fromkeys((*_models(manifest), *_datasets(manifest), *_calibration(manifest))))
+    return tuple(dict.fromkeys((*_models(manifest), *_datasets(manifest), *_texts(manifest))))
 
 
-def dataset_ids(tasks: Iterable[str]) -> tuple[str, ...]:
-    """Return the ids of the data sets on the hub that tasks read, each once."""
-    facts = (find_task(name) for name in tasks)
+def dataset_ids(tasks: Iterable[str], manifest: Manifest) -> tuple[str, ...]:
+    """Return the ids of the data sets on the hub that tasks of a manifest read, each once."""
+    facts = (task_info(name, manifest) for name in tasks)
     return tuple(dict.fromkeys(repo_id for each in facts if each for repo_id in each.datasets))
 
 
@@ -147,9 +148,13 @@ def dataset_repository(repo_id: str, manifest: Manifest) -> Repository:
 
 def calibration_repository(manifest: Manifest) -> Repository | None:
     """Return the repository of the calibration text; None: it does not come from the hub."""
-    section = manifest.calibration
+    return text_repository(manifest.calibration, manifest)
+
+
+def text_repository(section: TextSection, manifest: Manifest) -> Repository | None:
+    """Return the repository of a table's text; None: it does not come from the hub."""
     is_hub_id = _HUB_ID.fullmatch(section.dataset) and not section.dataset.endswith(_TEXT_SUFFIXES)
-    if not is_hub_id or staged_calibration_path(section.dataset) or calibration_file(manifest):
+    if not is_hub_id or staged_calibration_path(section.dataset) or text_file(section, manifest):
         return None
     return Repository(kind=RepoKind.DATASET, id=section.dataset, requested=section.revision or DEFAULT_REVISION)
 
@@ -180,9 +185,10 @@ def _datasets(manifest: Manifest) -> Iterable[Repository]:
     if manifest.tasks.data != "hub":
         return ()
     names = (name for _, name, _ in task_entries(manifest))
-    return (dataset_repository(repo_id, manifest) for repo_id in dataset_ids(names))
+    return (dataset_repository(repo_id, manifest) for repo_id in dataset_ids(names, manifest))
 
 
-def _calibration(manifest: Manifest) -> Iterable[Repository]:
-    found = calibration_repository(manifest)
-    return (found,) if found else ()
+def _texts(manifest: Manifest) -> Iterable[Repository]:
+    sections: tuple[TextSection | None, ...] = (manifest.calibration, manifest.fidelity)
+    found = (text_repository(section, manifest) for section in sections if section)
+    return (repository for repository in found if repository)

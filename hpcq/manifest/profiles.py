@@ -9,13 +9,13 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Annotated, Literal, NamedTuple, Self
 
-from pydantic import AfterValidator, Field, PlainValidator, PrivateAttr, ValidationError, model_validator
+from pydantic import AfterValidator, Field, PrivateAttr, ValidationError, model_validator
 
 from hpcq.catalog.gpus import GPU, find_gpu, gpu_names
 from hpcq.core.errors import ManifestError
 from hpcq.core.host_memory import GIB, host_memory_bytes
 from hpcq.data import MANIFESTS
-from hpcq.manifest.error_messages import format_value, to_problems, unknown_name
+from hpcq.manifest.error_messages import to_problems, unknown_name
 from hpcq.manifest.field_types import (
     Name,
     NonBlankStr,
@@ -31,6 +31,7 @@ from hpcq.manifest.field_types import (
     validation_error,
 )
 from hpcq.manifest.fs_access import is_file
+from hpcq.manifest.slurm_options import SlurmOptions, combine
 from hpcq.manifest.toml_document import key_lines, read_document
 from hpcq.manifest.value_origin import Source
 
@@ -41,39 +42,8 @@ Role = Literal["evaluate", "quantize", "merge", "stage"]
 ROLES: tuple[Role, ...] = ("evaluate", "quantize", "merge")
 """Roles that each profile needs, and that a class has by default. 'stage' is for a class with a network."""
 
-_SBATCH_OPTION = re.compile(r"[a-z][a-z0-9-]*")
-_MANAGED_OPTIONS: dict[str, str | None] = {
-    "account": "slurm.account",
-    "array": "gpu_classes.NAME.throttle",
-    "constraint": "gpu_classes.NAME.features",
-    "cpus-per-task": "gpu_classes.NAME.cpus_per_unit",
-    "exclude": "slurm.exclude",
-    "gres": "gpu_classes.NAME.gres_type",
-    "mem": "gpu_classes.NAME.memory_gib_per_unit",
-    "partition": "gpu_classes.NAME.partition",
-    "qos": "slurm.qos",
-    "time": "slurm.time_limit_minutes",
-    "chdir": None,
-    "comment": None,
-    "dependency": None,
-    "error": None,
-    "job-name": None,
-    "kill-on-invalid-dep": None,
-    "no-requeue": None,
-    "nodes": None,
-    "ntasks": None,
-    "ntasks-per-node": None,
-    "open-mode": None,
-    "output": None,
-    "parsable": None,
-    "requeue": None,
-    "signal": None,
-    "test-only": None,
-    "wait": None,
-    "wrap": None,
-}
-"""sbatch options that hpcq sets or that conflict with those, each with the profile's key for it, if there is one."""
-
+MIN_SUBMITTED_JOBS = 3
+"""A merge that submits the next portion: its own job is still running, and submits a unit and a merge."""
 
 _SHELL_SETTINGS = {
     "SBATCH_ACCOUNT": "account",
@@ -90,35 +60,31 @@ def _known_gpu(name: str) -> str:
     return name
 
 
-def _extra_option(name: str) -> str:
-    if not _SBATCH_OPTION.fullmatch(name):
-        raise validation_error("is not a valid long option of sbatch, such as 'reservation'.")
-    if name in _MANAGED_OPTIONS:
-        key = _MANAGED_OPTIONS[name]
-        raise validation_error("is set by hpcq; " + (f"use {key}." if key else "remove it."))
+def _one_cluster(name: str) -> str:
+    if not re.fullmatch(r"[\w.-]+", name):
+        raise validation_error(f"'{name}' is not the name of one cluster; jobs of a run depend on each other.")
     return name
 
 
-def _extra_value(value: object) -> str | int | bool:
-    if not isinstance(value, str | int):
-        raise validation_error(f"must be a string, an integer or a boolean, not {format_value(value)}.")
-    return reject_secret_value(value) if isinstance(value, str) else value
-
-
+ClusterName = Annotated[Name, AfterValidator(_one_cluster)]
 SetupLines = Annotated[tuple[Annotated[NonBlankStr, AfterValidator(reject_secret_value)], ...], Field(strict=False)]
 
 
-class SlurmSettings(Section):
+class SlurmSettings(SlurmOptions):
     """sbatch options and setup of every job on this cluster."""
 
-    account: Name | None = Field(None, description="Slurm account to charge (`--account`).")
-    qos: Name | None = Field(None, description="Quality of service (`--qos`).")
+    cluster: ClusterName | None = Field(
+        None, description="Name of the cluster (`--clusters`), if it is not the one on which `hpcq` runs."
+    )
     time_limit_minutes: PositiveInt = Field(60, description="Time limit of a job; a node class may set a shorter one.")
-    exclude: Name | None = Field(None, description="Nodes to avoid, in Slurm's notation (`--exclude`).")
+    max_submitted_jobs: Annotated[int, Field(ge=MIN_SUBMITTED_JOBS)] | None = Field(
+        None,
+        description=(
+            "Maximum number of your pending and running jobs, where each element of an array counts. More units are"
+            " submitted in portions: the merge of each portion submits the next."
+        ),
+    )
     setup: SetupLines = Field((), description="Shell lines that every job runs first, on its node.")
-    extra: dict[
-        Annotated[str, AfterValidator(_extra_option)], Annotated[str | int | bool, PlainValidator(_extra_value)]
-    ] = Field({}, description="More sbatch options, by long name, except those that hpcq sets.")
 
 
 class LocalSettings(Section):
@@ -130,7 +96,7 @@ class LocalSettings(Section):
     cpus_per_unit: PositiveInt = Field(1, description="Compute threads per unit.")
 
 
-class GpuClass(Section):
+class GpuClass(SlurmOptions):
     """A class of identical nodes, and the resources that one unit may request. Also used for nodes without GPUs."""
 
     partition: Name | None = Field(None, description="Slurm partition; by default the cluster's own default.")
@@ -142,12 +108,11 @@ class GpuClass(Section):
     gpus_per_node: NonNegativeInt = Field(0, description="GPUs per node; 0 for nodes without GPUs.")
     cpus_per_node: PositiveInt = Field(description="CPU cores per node.")
     memory_gib: PositiveFloat = Field(description="Host memory per node, GiB.")
-    features: Name | None = Field(None, description="Node features to request (`--constraint`).")
     roles: Annotated[tuple[Role, ...], Field(strict=False), AfterValidator(no_duplicates)] = Field(
         ROLES, description="Kinds of units that may run here."
     )
     throttle: PositiveInt | None = Field(
-        None, description="Maximum tasks of one array that run at once (`--array=…%N`)."
+        None, description="Maximum number of elements of an array that run at once (`--array=…%N`)."
     )
     cpus_per_unit: PositiveInt | None = Field(
         None,
@@ -155,7 +120,7 @@ class GpuClass(Section):
     )
     memory_gib_per_unit: PositiveFloat | None = Field(
         None,
-        description="Host memory per unit, GiB (`--mem`); by default in proportion to its GPUs, else Slurm's default.",
+        description="Host memory per unit, GiB; by default in proportion to its GPUs, or more if it needs more.",
     )
     max_minutes: PositiveInt | None = Field(None, description="Maximum time limit of the partition.")
 
@@ -223,10 +188,14 @@ class Profile(Section):
 
     name: Name = Field(description="Name of the cluster, for display.")
     scheduler: Literal["local", "slurm"] = Field(description="`slurm`, or `local` for this machine.")
-    slurm: SlurmSettings = Field(SlurmSettings(), description="sbatch options and setup of every job.")
-    local: LocalSettings = Field(LocalSettings(), description="Resources of this machine.")
-    filesystem: FilesystemSettings = Field(FilesystemSettings(), description="Read bandwidth for checkpoints.")
-    staging: StagingSettings = Field(StagingSettings(), description="Staging of models and data by `submit`.")
+    slurm: SlurmSettings = Field(SlurmSettings.model_construct(), description="sbatch options and setup of every job.")
+    local: LocalSettings = Field(LocalSettings.model_construct(), description="Resources of this machine.")
+    filesystem: FilesystemSettings = Field(
+        FilesystemSettings.model_construct(), description="Read bandwidth for checkpoints."
+    )
+    staging: StagingSettings = Field(
+        StagingSettings.model_construct(), description="Staging of models and data by `submit`."
+    )
     gpu_classes: dict[Name, GpuClass] = Field(description="Node classes, by a name of your choice.")
     environments: dict[Name, EnvironmentSettings] = Field(
         {}, description="Python environments: core, transformers, vllm, vllm-cpu, or your own."
@@ -238,15 +207,38 @@ class Profile(Section):
         """Settings that are from the submitting shell, because the profile's file has none."""
         return self._from_shell
 
+    def options_of(self, gpu_class: str) -> SlurmOptions:
+        """Return the options of the jobs of a class: its own, and those of the cluster for what it has none."""
+        return combine(self.slurm, self.gpu_classes[gpu_class])
+
     @model_validator(mode="after")
     def _check_sections_and_roles(self) -> Self:
         for section, scheduler in (("slurm", "local"), ("local", "slurm")):
             if self.scheduler == scheduler and section in self.model_fields_set:
                 raise validation_error(f"is not allowed with scheduler = '{scheduler}'.", section)
+        for name in self.gpu_classes if self.scheduler == "slurm" else ():
+            self._check_options(name)
         for role in ROLES:
             if not any(role in gpu_class.roles for gpu_class in self.gpu_classes.values()):
                 raise validation_error(f"no class has the role '{role}'; add it to one of them.", "gpu_classes")
         return self
+
+    def _check_options(self, name: str) -> None:
+        """Refuse options of a class that contradict each other."""
+        offer, options = self.gpu_classes[name], self.options_of(name)
+        if not offer.gpus_per_node or options.gpu_option != "none":
+            return
+        if options.memory_option == "mem-per-gpu":
+            where = ("gpu_classes", name) if offer.memory_option else ("slurm",)
+            raise validation_error(
+                "'mem-per-gpu' requires a request for GPUs, and gpu_option is 'none'; use 'mem' or 'none'.",
+                *where,
+                "memory_option",
+            )
+        if offer.gres_type is not None:
+            raise validation_error(
+                "is not used with gpu_option = 'none'; use features.", "gpu_classes", name, "gres_type"
+            )
 
 
 def load_profile(name_or_path: str, relative_to: Path) -> Profile:
@@ -292,7 +284,7 @@ def _with_parallel_units(profile: Profile) -> Profile:
 
 
 def _with_shell_settings(profile: Profile, variables: Mapping[str, str]) -> Profile:
-    """Fill in what users set once in their shell for all jobs, where a Slurm profile has no value; a lock records it.
+    """Use values that users set in their shell for all jobs, if a Slurm profile has none; the lock file records them.
 
     Raises:
         ManifestError: A value is not printable.

@@ -3,16 +3,18 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass, field
+from dataclasses import field
 from typing import Literal
 
 from hpcq.catalog.generation_settings import GenerationSettings
 from hpcq.catalog.model_shape import ModelShape
 from hpcq.catalog.tools import quantizers
+from hpcq.core.frozen import dataclass
 from hpcq.core.paths import RunLayout
 from hpcq.core.work_records import (
     Calibration,
     Checkpoint,
+    FidelityPanel,
     Model,
     Scheme,
     Task,
@@ -48,6 +50,7 @@ class EvaluateSettings:
     device: str
     seed: int
     prefix_sharing: bool = True
+    add_eos: bool = True
     max_length: int | None = None
     engine: tuple[tuple[str, int | float | bool], ...] = ()
     synthetic_options: tuple[tuple[str, float], ...] = ()
@@ -87,9 +90,15 @@ class QuantizeSettings:
 
 @dataclass(frozen=True, kw_only=True)
 class ReportSettings:
-    """Settings of the report: names of the published studies to compare with."""
+    """Settings of the report.
+
+    Attributes:
+        compare: Names of the published studies to compare with.
+        margin_points: Largest difference, in percentage points, that counts as equivalent.
+    """
 
     compare: tuple[str, ...] = ()
+    margin_points: float = 1.0
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -104,6 +113,7 @@ class ResolvedManifest:
         architectures: names in config.json by model; without models whose configuration is unknown.
         shapes: sizes by model; None if unknown.
         calibration: None if no scheme needs it.
+        panel: the fidelity panel, as quantized variants read it; None: there is none.
         fallback: settings for variants that `evaluate` does not support; None if there is no fallback.
         shape_errors: reasons why a model's shape is unknown, by model.
         notes: caveats to show with the scores.
@@ -127,6 +137,7 @@ class ResolvedManifest:
     stored_bytes: Mapping[Checkpoint, int] = field(default_factory=dict)
     architectures: Mapping[Model, tuple[str, ...]] = field(default_factory=dict)
     generation: Mapping[str, GenerationSettings] = field(default_factory=dict)
+    panel: FidelityPanel | None = None
     fallback: EvaluateSettings | None = None
     shape_errors: Mapping[Model, str] = field(default_factory=dict)
     notes: tuple[str, ...] = ()

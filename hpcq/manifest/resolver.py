@@ -4,27 +4,53 @@ from __future__ import annotations
 
 from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
 from dataclasses import replace
+from functools import partial
 from pathlib import Path
+from typing import Any
 
 from hpcq.catalog import packages
 from hpcq.catalog.generation_settings import GenerationSettings, read_generation_settings
 from hpcq.catalog.schemes import synthetic_scheme
-from hpcq.catalog.tasks import find_task
 from hpcq.catalog.tools import backends, quantizers
 from hpcq.core.calibration_source import DEFAULT_CONFIG, CalibrationSource
 from hpcq.core.digests import digest_of_items, digest_of_model, digest_of_text
 from hpcq.core.errors import ManifestError
+from hpcq.core.item_selection import ItemSelection
 from hpcq.core.paths import RunLayout
-from hpcq.core.work_records import SYNTHETIC, Calibration, Checkpoint, Model, Scheme, Task, UnitKind, Variant
+from hpcq.core.task_definitions import copies
+from hpcq.core.work_records import (
+    SHUFFLE_SEED,
+    SYNTHETIC,
+    Calibration,
+    Checkpoint,
+    FidelityPanel,
+    Model,
+    Scheme,
+    Task,
+    UnitKind,
+    Variant,
+)
 from hpcq.manifest.calibration_checks import repetition_notes
+from hpcq.manifest.checkpoint_damage import code_notes
 from hpcq.manifest.checkpoints import NamedCheckpoint
-from hpcq.manifest.context import Context, NamedModel, dataset_commit
+from hpcq.manifest.context import Context, NamedModel, NamedTask, dataset_commit
 from hpcq.manifest.fs_access import is_folder, path_exists
-from hpcq.manifest.lookups import item_counts, resolve_path
-from hpcq.manifest.pins import Repository, calibration_repository, dataset_repository
+from hpcq.manifest.item_files import listed_items
+from hpcq.manifest.lookups import item_counts, most_items, resolve_path
+from hpcq.manifest.pins import Repository, dataset_repository, text_repository
 from hpcq.manifest.profiles import Profile
+from hpcq.manifest.prompt_checks import prompt_notes
+from hpcq.manifest.prompt_records import max_gen_toks, task_prompt, task_sampling
 from hpcq.manifest.resolved import EvaluateSettings, QuantizeSettings, ReportSettings, ResolvedManifest
-from hpcq.manifest.schema import EvaluateSection, Manifest, SyntheticSection, TaskOptions
+from hpcq.manifest.schema import (
+    EvaluateSection,
+    FidelitySection,
+    Manifest,
+    SyntheticSection,
+    TaskOptions,
+    TextSection,
+)
+from hpcq.manifest.task_names import include_folders
 from hpcq.manifest.value_origin import KeyPath
 
 
@@ -59,6 +85,7 @@ class _Resolver:
         )
         self._refuse_equal_contents(models, foreign)
         calibration = self._calibration() if any(scheme.needs_calibration for _, scheme in pairs) else None
+        panel = self._panel(manifest.fidelity, calibration) if manifest.fidelity else None
         if self.problems:
             raise ManifestError(self.problems)
         locked = manifest.locked.versions if manifest.locked else {}
@@ -79,10 +106,11 @@ class _Resolver:
             shape_errors={model: named.shape_error for named, model in models if named.shape_error},
             calibration=calibration,
             tasks=tasks,
+            panel=panel,
             evaluate=_evaluate_settings(context, manifest.evaluate.backend),
             fallback=_fallback(context),
             quantize=_quantize_settings(manifest, {scheme.tool for _, scheme in pairs if scheme.is_quantized}),
-            report=ReportSettings(compare=manifest.report.compare),
+            report=ReportSettings(compare=manifest.report.compare, margin_points=manifest.report.margin_points),
             notes=tuple(_notes(context, [model for _, model in models], tasks)),
             missing=(*self.missing, *self.absent),
             absent=tuple(self.absent),
@@ -178,19 +206,53 @@ class _Resolver:
             yield Task(
                 name=name,
                 num_fewshot=named.num_fewshot if options.num_fewshot is None else options.num_fewshot,
-                limit=options.limit or settings.limit,
-                max_gen_toks=options.max_gen_toks,
+                **self._selection(name, options),
+                max_gen_toks=max_gen_toks(self.manifest, name),
                 fewshot_seed=self.manifest.evaluate.seed,
-                data_digest=self._digest(folder, digest_of_items, options.digest, key_path, missing, is_staged=True),
-                data_revisions=self._data_revisions(name) if folder is None else (),
+                data_digest=self._digest(
+                    folder, items_digest(named), options.digest, key_path, missing, is_staged=True
+                ),
+                data_revisions=self._data_revisions(named) if folder is None else (),
+                prompt=task_prompt(self.manifest, name),
+                sampling=task_sampling(self.manifest, name),
                 data_path=str(folder) if folder else None,
                 cache=self.context.cache if settings.data == "hub" else None,
+                shuffle_seed=SHUFFLE_SEED if named.info and named.info.is_shuffled else None,
+                runs_code=bool(named.info and named.info.runs_code),
+                **self._definitions(named),
             )
 
-    def _data_revisions(self, task: str) -> tuple[tuple[str, str], ...]:
+    def _selection(self, name: str, options: TaskOptions) -> dict[str, Any]:
+        """Return the fields of a task that select its items; settings of the task replace those of all tasks."""
+        settings = self.manifest.tasks
+        if options.items is not None:
+            return {"items": listed_items(options.items, name, self.manifest)}
+        sample = options.sample or (None if options.limit else settings.sample)
+        if sample:
+            selection = ItemSelection(
+                sample=sample.n,
+                seed=sample.seed,
+                is_stratified=sample.stratify,
+                is_of_task=options.sample is not None,
+            )
+            return {"items": selection}
+        return {"limit": options.limit or settings.limit}
+
+    def _definitions(self, named: NamedTask) -> dict[str, Any]:
+        """Return the fields of a task that the user has defined."""
+        if named.definitions is None:
+            return {}
+        folders = include_folders(self.manifest)
+        run_folder = run_layout(self.manifest).folder
+        return {
+            "definitions": named.definitions,
+            "definition_folders": tuple(map(str, folders)),
+            "definition_copies": tuple(map(str, copies(run_folder, named.definitions, len(folders)))),
+        }
+
+    def _data_revisions(self, named: NamedTask) -> tuple[tuple[str, str], ...]:
         """Return the commits of the task's data sets on the hub; empty unless all are known."""
-        facts = find_task(task)
-        repo_ids = facts.datasets if facts else ()
+        repo_ids = named.info.datasets if named.info else ()
         found = [(name, self._commit(dataset_repository(name, self.manifest))) for name in repo_ids]
         known = tuple((name, commit) for name, commit in found if commit is not None)
         return known if len(known) == len(found) else ()
@@ -205,7 +267,7 @@ class _Resolver:
 
     def _calibration(self) -> Calibration:
         settings, path = self.manifest.calibration, self.context.calibration_path
-        source = self._calibration_source()
+        source = self._text_source(settings)
         if source is not None:
             return Calibration(
                 digest=None,
@@ -229,12 +291,30 @@ class _Resolver:
             path=str(path) if path else None,
         )
 
-    def _calibration_source(self) -> CalibrationSource | None:
+    def _panel(self, section: FidelitySection, calibration: Calibration | None) -> FidelityPanel:
+        source, path = self._text_source(section), self.context.fidelity_path
+        if source is not None:
+            path = source.path(self.context.cache) if source.is_pinned else None
+        missing = f"The text of the fidelity panel {section.dataset} is missing"
+        return FidelityPanel(
+            digest=None
+            if source
+            else self._digest(path, digest_of_text, section.digest, ("fidelity", "digest"), missing, is_staged=True),
+            windows=section.windows,
+            window_tokens=section.window,
+            seed=section.seed,
+            source=str(source) if source else None,
+            column="text" if source else section.column,
+            reserved=calibration,
+            dataset=section.dataset,
+            path=str(path) if path else None,
+        )
+
+    def _text_source(self, section: TextSection) -> CalibrationSource | None:
         """Return the column of a data set on the hub or in the mirror; None: the text does not come from there."""
-        repository = calibration_repository(self.manifest)
+        repository = text_repository(section, self.manifest)
         if repository is None:
             return None
-        section = self.manifest.calibration
         return CalibrationSource(
             repo_id=repository.id,
             commit=self._commit(repository) or repository.requested,
@@ -287,10 +367,16 @@ class _Resolver:
         if folder is None:
             self.missing.append(f"{sentence}: {_stage_hint(self.manifest)}")
         else:
-            self.absent.append(f"{sentence}: its folder {folder} does not exist.")
+            self.absent.append(f"{sentence}: its folder {folder} does not exist. Correct the path, or copy it there.")
 
     def _add_problem(self, key_path: KeyPath, sentence: str) -> None:
         self.problems.append(self.manifest.source.message(key_path, sentence))
+
+
+def items_digest(named: NamedTask) -> Callable[[Path], str]:
+    """Return the function that computes the digest of a task's items in a folder."""
+    members = named.members if named.info and named.info.is_group else ()
+    return partial(digest_of_items, members=members)
 
 
 def _stage_hint(manifest: Manifest) -> str:
@@ -299,9 +385,15 @@ def _stage_hint(manifest: Manifest) -> str:
 
 def run_layout(manifest: Manifest) -> RunLayout:
     """Return the folders of the manifest's run."""
-    paths = manifest.paths.model_dump(exclude={"cache"})
-    folders = {key: Path(text).expanduser().absolute() for key, text in paths.items()}
-    return RunLayout(name=manifest.run.name, **folders)
+    paths = manifest.paths
+    return RunLayout(
+        name=manifest.run.name,
+        runs=Path(paths.runs).expanduser().absolute(),
+        checkpoints=Path(paths.checkpoints).expanduser().absolute(),
+        logs=Path(paths.logs).expanduser().absolute(),
+        trusted_users=paths.trusted_users,
+        trusted_groups=paths.trusted_groups,
+    )
 
 
 def _fallback(context: Context) -> EvaluateSettings | None:
@@ -331,6 +423,7 @@ def _evaluate_settings(context: Context, backend: str) -> EvaluateSettings:
         device=section.device,
         seed=section.seed,
         prefix_sharing=section.prefix_sharing,
+        add_eos=section.add_eos,
         max_length=section.max_length,
         engine=_engine_arguments(section) if backends()[synthetic.emulate or backend].has_engine_options else (),
         synthetic_options=tuple(synthetic.model_dump(exclude={"emulate"}).items()) if backend == SYNTHETIC else (),
@@ -374,15 +467,20 @@ def _notes(context: Context, models: Sequence[Model], tasks: tuple[Task, ...]) -
             yield from one.notes
             if manifest.is_synthetic and one.scheme is None:
                 yield f"{one.text}: not rehearsed, because its configuration is not on this file system."
+    yield from code_notes(context)
+    yield from prompt_notes(context)
     yield from repetition_notes(context)
     yield from context.pins.notes()
     if manifest.tasks.data == "packages":
         for task in tasks:
             yield from (f"{task.name}: {note}" for note in packages.dataset_notes(task.name))
-    counts_by_task = {task.name: item_counts(task.name, task.limit, manifest) for task in tasks}
+    counts_by_task = {task.name: item_counts(task, manifest) for task in tasks}
     partial = [f"{name} {counts[0]} of {counts[1]}" for name, counts in counts_by_task.items() if counts]
+    subtasks = {named.name: named.info.num_subtasks for named in context.tasks if named.info}
     partial += [
-        f"{task.name} {task.limit} per subtask" for task in tasks if task.limit and counts_by_task[task.name] is None
+        f"{task.name} {most}"
+        for task in tasks
+        if counts_by_task[task.name] is None and (most := most_items(task, subtasks.get(task.name, 1)))
     ]
     if partial:
         yield f"Only some of the items were used ({', '.join(partial)}): see the standard errors."

@@ -22,12 +22,13 @@ from pydantic import (
 
 from hpcq.catalog.published_scores import study_names
 from hpcq.catalog.schemes import Granularity, NumberFormat, method_names, scheme_names, split_group_size
-from hpcq.catalog.tasks import find_suite, find_task, suite_names, task_names
+from hpcq.catalog.tasks import find_suite, suite_names
 from hpcq.catalog.tools import backends, quantizers
 from hpcq.core.addressing import VARIANT_SEPARATOR, slug
 from hpcq.core.work_records import SYNTHETIC, UNQUANTIZED, UnitKind
 from hpcq.manifest.error_messages import did_you_mean, format_value, unknown_name
 from hpcq.manifest.field_types import (
+    ItemRanges,
     LayerPatterns,
     Name,
     Names,
@@ -43,6 +44,7 @@ from hpcq.manifest.field_types import (
     validation_error,
 )
 from hpcq.manifest.profiles import Profile
+from hpcq.manifest.prompt_section import GenerationSection, PromptSection, TaskPromptSection
 from hpcq.manifest.value_origin import Source
 from hpcq.manifest.vllm_options import EngineSection
 
@@ -85,12 +87,6 @@ def _known_scheme(name: str, info: ValidationInfo) -> str:
     return name
 
 
-def _known_task(name: str) -> str:
-    if find_task(name) is None:
-        raise validation_error(unknown_name("task", name, task_names()))
-    return name
-
-
 def _known_suite(name: str) -> str:
     if find_suite(name) is None:
         raise validation_error(unknown_name("suite", name, suite_names()))
@@ -127,8 +123,7 @@ ToolName = Annotated[str, _one_of(lambda: (UNQUANTIZED, *quantizers()))]
 MethodName = Annotated[str, _one_of(method_names)]
 SchemeName = Annotated[NonBlankStr, AfterValidator(_known_scheme)]
 SchemeNames = Annotated[tuple[SchemeName, ...], Field(strict=False), AfterValidator(no_duplicates)]
-TaskName = Annotated[NonBlankStr, AfterValidator(_known_task)]
-TaskNames = Annotated[tuple[TaskName, ...], Field(strict=False), AfterValidator(no_duplicates)]
+TaskNames = Annotated[tuple[NonBlankStr, ...], Field(strict=False), AfterValidator(no_duplicates)]
 SuiteNames = Annotated[
     tuple[Annotated[NonBlankStr, AfterValidator(_known_suite)], ...], Field(strict=False), AfterValidator(no_duplicates)
 ]
@@ -156,6 +151,16 @@ class PathsSection(Section):
         None,
         description="Folder on the shared file system for models and data from the hub; by default that of the hub's "
         "client (HF_HOME, HF_HUB_CACHE).",
+    )
+    trusted_users: Names = Field(
+        (),
+        description="Users who may own folders above `runs`, `logs` and hpcq's cache, besides you and root. They could "
+        "run commands as you (docs/cluster.md).",
+    )
+    trusted_groups: Names = Field(
+        (),
+        description="Groups that may write to these folders, such as the group of your project. Their members could "
+        "run commands as you.",
     )
 
 
@@ -287,31 +292,119 @@ class CalibrationSection(Section):
     digest: Sha256 | None = Field(None, description="Expected SHA-256 of the text; `submit` records it.")
 
 
+class FidelitySection(Section):
+    """Fidelity panel: a held-out text on which next-token distributions are compared with the unquantized model's."""
+
+    tokens: PositiveInt = Field(50_000, description="Tokens that each variant reads, rounded up to whole windows.")
+    window: Annotated[int, Field(ge=2)] = Field(
+        512, description="Tokens per window. The intervals take windows as independent."
+    )
+    dataset: Name = Field(
+        "boolq-passages",
+        description="As in `[calibration]`: a text that a package contains, the path of a .jsonl or .txt file, or a "
+        "data set on the hub. Passages that the calibration may read are left out.",
+    )
+    config: NonBlankStr | None = Field(None, description="Configuration of the data set on the hub.")
+    split: NonBlankStr = Field("test", description="Split of the data set on the hub.")
+    column: NonBlankStr = Field("text", description="Column of the data set or key in the .jsonl file, with texts.")
+    revision: Name | None = Field(None, description="Branch, tag or commit on the hub; by default main.")
+    seed: Seed = Field(1234, description="Seed of the order of the passages.")
+    digest: Sha256 | None = Field(None, description="Expected SHA-256 of the text; `submit` records it.")
+
+    @property
+    def windows(self) -> int:
+        """Number of windows."""
+        return -(-self.tokens // self.window)
+
+
+DATA_SOURCES = ("hub", "packages")
+"""Values of `tasks.data` that are not the path of a folder."""
+
+TextSection = CalibrationSection | FidelitySection
+"""A table that names a text."""
+
+
+class SampleSection(Section):
+    """A random sample of items, the same for every variant."""
+
+    n: PositiveInt = Field(description="Number of items of the task.")
+    seed: Seed = Field(0, description="Seed of the sample. A larger sample of the same seed contains a smaller one.")
+    stratify: bool = Field(
+        True, description="Take the same number of items from each subtask of a group; all items of smaller subtasks."
+    )
+
+
 class TaskOptions(Section):
     """Settings of one task."""
 
-    limit: PositiveInt | None = Field(None, description="Evaluate the first N items; replaces `tasks.limit`.")
+    limit: PositiveInt | None = Field(
+        None, description="Evaluate the first N items; replaces `tasks.limit` and `tasks.sample`."
+    )
+    sample: SampleSection | None = Field(
+        None, description="Evaluate a random sample; replaces `tasks.limit` and `tasks.sample`."
+    )
+    items: (
+        Annotated[
+            Annotated[Name, Tag("text")] | Annotated[dict[Name, ItemRanges], Tag("table")],
+            Discriminator(lambda value: "table" if isinstance(value, dict) else "text"),
+        ]
+        | None
+    ) = Field(
+        None,
+        description="File with the numbers of the items to evaluate, counted from 0: a JSON list, an object with a "
+        "list per subtask (lm-eval's --samples), or a number per line. Lock files contain the numbers, as a table.",
+    )
     num_fewshot: NonNegativeInt | None = Field(
         None, description="Number of few-shot examples; replaces the number of the suite or the task."
     )
     max_gen_toks: PositiveInt | None = Field(
         None, description="Maximum generated tokens; replaces the number of the task."
     )
+    repeats: Annotated[int, Field(ge=1, le=10_000)] | None = Field(
+        None, description="Sampled texts per prompt, each with its own seed (avg@n, pass@k); by default the task's."
+    )
+    prompt: TaskPromptSection | None = Field(None, description="Prompts of this task; keys replace those of [prompt].")
+    gen_kwargs: GenerationSection | None = Field(
+        None, description="Generation arguments of this task; keys replace those of [generation]."
+    )
     digest: Sha256 | None = Field(None, description="Expected SHA-256 of the items; `submit` records it.")
+
+    @model_validator(mode="after")
+    def _check_selection(self) -> Self:
+        given = [key for key in ("limit", "sample", "items") if getattr(self, key) is not None]
+        if len(given) > 1:
+            raise validation_error(f"selects items, as '{given[0]}' does: remove one of them.", given[1])
+        return self
 
 
 class TasksSection(Section):
     """Tasks to evaluate."""
 
-    suites: SuiteNames = Field((), description="Suites of tasks: openllm-v1, openllm-v2, mt-bench.")
-    use: TaskNames = Field((), description="Single tasks, by name in lm-eval.")
+    suites: SuiteNames = Field(
+        (), description="Suites of tasks: openllm-v1, openllm-v2, mt-bench, study, qwen, reasoning, long-context."
+    )
+    use: TaskNames = Field((), description="Tasks, groups and tags, by name in lm-eval or in `include`.")
+    include: Names = Field(
+        (), description="Folders with your own definitions of tasks, in lm-eval's YAML; relative to the manifest."
+    )
+    trust_code: bool = Field(False, description="Allow Python functions in the definitions of `include`.")
+    allow_code_execution: bool = Field(
+        False, description="Allow tasks that run code that the models write (HumanEval, MBPP), in a sandbox."
+    )
     limit: PositiveInt | None = Field(None, description="Evaluate the first N items of each task; by default all.")
+    sample: SampleSection | None = Field(None, description="Evaluate a random sample of each task.")
     data: Name = Field(
         "hub",
         description="Source of the items: 'hub', 'packages' (those that hpcq can stage), or a folder with "
-        "<task>/<split>.jsonl.",
+        "<task>/<split>.jsonl, for each member of a group.",
     )
-    options: dict[TaskName, TaskOptions] = Field({}, description="Settings per task, by name.")
+    options: dict[NonBlankStr, TaskOptions] = Field({}, description="Settings per task, by name.")
+
+    @model_validator(mode="after")
+    def _check_selection(self) -> Self:
+        if self.limit is not None and self.sample is not None:
+            raise validation_error("selects items, as 'limit' does: remove one of them.", "sample")
+        return self
 
 
 class SyntheticSection(Section):
@@ -354,6 +447,10 @@ class EvaluateSection(Section):
         "memory, then the node's local disk). Slow; used only if the weights fit on no node class.",
     )
     prefix_sharing: bool = Field(True, description="Compute prefixes that requests share once.")
+    add_eos: bool = Field(
+        True,
+        description="Keep the end tokens that a tokenizer appends to every text, as lm-eval does; false: remove them.",
+    )
     max_length: PositiveInt | None = Field(
         None, description="Maximum tokens of prompt and answer; by default the model's context length."
     )
@@ -436,6 +533,11 @@ class PlanSection(Section):
         "gpu-hours",
         description="What to minimize: the estimated GPU-hours, or the makespan (time until the whole run is done).",
     )
+    keep_gpu_class: bool = Field(
+        True,
+        description="A variant that has started stays on its GPU class. 'false': the planner may move it to a class "
+        "that needs fewer GPU-hours; its responses then come from two classes.",
+    )
     confirm_above_gpu_hours: PositiveFloat | None = Field(
         None, description="Ask for confirmation in `submit` and `resume` above these estimated GPU-hours."
     )
@@ -460,6 +562,9 @@ class ReportSection(Section):
     """Contents of the report."""
 
     compare: StudyNames = Field((), description="Published studies to compare the scores with.")
+    margin_points: PositiveFloat = Field(
+        1.0, description="Largest difference from the unquantized model that counts as equivalent, percentage points."
+    )
 
 
 class LockedRepository(Section):
@@ -490,20 +595,27 @@ class Manifest(Section):
     """A manifest as the user wrote it, with defaults."""
 
     run: RunSection = Field(description="Add a table [run] with the name of the run.")
-    paths: PathsSection = Field(PathsSection(), description="Output folders.")
-    cluster: ClusterSection = Field(ClusterSection(), description="The cluster to run on.")
-    data: DataSection = Field(DataSection(), description="Source of models and data that are named by id.")
+    paths: PathsSection = Field(PathsSection.model_construct(), description="Output folders.")
+    cluster: ClusterSection = Field(ClusterSection.model_construct(), description="The cluster to run on.")
+    data: DataSection = Field(
+        DataSection.model_construct(), description="Source of models and data that are named by id."
+    )
     models: Annotated[tuple[ModelEntry, ...], Field(strict=False)] = Field(
         description="Add a table [[models]] for each base checkpoint."
     )
-    schemes: SchemesSection = Field(SchemesSection(), description="Quantization schemes.")
-    calibration: CalibrationSection = Field(CalibrationSection(), description="Calibration set.")
-    tasks: TasksSection = Field(TasksSection(), description="Tasks to evaluate.")
-    evaluate: EvaluateSection = Field(EvaluateSection(), description="Settings of the evaluation.")
-    quantize: QuantizeSection = Field(QuantizeSection(), description="Settings of the quantization.")
-    plan: PlanSection = Field(PlanSection(), description="Settings of the planner.")
-    retries: RetriesSection = Field(RetriesSection(), description="Limits of automatic retries.")
-    report: ReportSection = Field(ReportSection(), description="Contents of the report.")
+    schemes: SchemesSection = Field(SchemesSection.model_construct(), description="Quantization schemes.")
+    calibration: CalibrationSection = Field(CalibrationSection.model_construct(), description="Calibration set.")
+    tasks: TasksSection = Field(TasksSection.model_construct(), description="Tasks to evaluate.")
+    fidelity: FidelitySection | None = Field(None, description="Fidelity panel; without this table there is none.")
+    prompt: PromptSection = Field(PromptSection.model_construct(), description="How prompts are made of items.")
+    generation: GenerationSection = Field(
+        GenerationSection.model_construct(), description="Generation arguments of all tasks that generate text."
+    )
+    evaluate: EvaluateSection = Field(EvaluateSection.model_construct(), description="Settings of the evaluation.")
+    quantize: QuantizeSection = Field(QuantizeSection.model_construct(), description="Settings of the quantization.")
+    plan: PlanSection = Field(PlanSection.model_construct(), description="Settings of the planner.")
+    retries: RetriesSection = Field(RetriesSection.model_construct(), description="Limits of automatic retries.")
+    report: ReportSection = Field(ReportSection.model_construct(), description="Contents of the report.")
     locked: LockedSection | None = Field(None, description="Record in lock files.")
 
     _source: Source = PrivateAttr(default_factory=Source)

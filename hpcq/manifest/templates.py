@@ -9,6 +9,7 @@ from pathlib import Path
 from hpcq.catalog.gpu_aliases import is_mig, match_gpu
 from hpcq.core.addressing import slug
 from hpcq.core.errors import SetupError
+from hpcq.manifest.profiles import MIN_SUBMITTED_JOBS
 from hpcq.slurm.sinfo import NodeGroup
 
 _DEFAULT_MINUTES = 1440
@@ -39,7 +40,7 @@ def manifest_template() -> str:
     return Path(__file__).with_name("first_manifest.toml").read_text(encoding="utf-8")
 
 
-def draft_profile(name: str, groups: Sequence[NodeGroup]) -> str:
+def draft_profile(name: str, groups: Sequence[NodeGroup], *, max_submitted_jobs: int | None = None) -> str:
     """Return a profile of the cluster `name` as TOML, with comments on what to check.
 
     Raises:
@@ -54,6 +55,9 @@ def draft_profile(name: str, groups: Sequence[NodeGroup]) -> str:
     has_gpus = any(group.gpus for group in usable)
     longest = max(group.time_limit_minutes or _DEFAULT_MINUTES for group in usable)
     lines = [_HEAD.format(name=name, quoted=json.dumps(name), minutes=min(_DEFAULT_MINUTES, longest)).rstrip()]
+    if max_submitted_jobs is not None:
+        check = " # CHECK: your limit in Slurm's accounting"
+        lines.append(f"max_submitted_jobs = {max(MIN_SUBMITTED_JOBS, max_submitted_jobs)}{check}")
     taken: dict[str, NodeGroup] = {}
     for group in usable:
         merges = not has_gpus or not group.gpus

@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass, field
+from dataclasses import field
 from pathlib import Path
+
+from hpcq.core.frozen import dataclass
 
 KeyPath = tuple[str | int, ...]
 """Keys and list indices from the root of a document: ('models', 0, 'id')."""

@@ -3,9 +3,9 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass
 from datetime import UTC, datetime
 
+from hpcq.core.frozen import dataclass
 from hpcq.core.work_records import UnitKind, UnitState
 from hpcq.monitor.status import RunStatus, UnitStatus
 

@@ -6,19 +6,21 @@ Combines the units of the plan, the attempt records, and the state of the units'
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import asdict, dataclass, field, replace
+from collections.abc import Collection, Iterable, Mapping, Sequence
+from dataclasses import asdict, field, replace
 from datetime import datetime
 from typing import Any
 
 from hpcq.core.attempts import AttemptRecord, last_log_line, read_attempts
 from hpcq.core.failures import Failure
+from hpcq.core.frozen import dataclass
 from hpcq.core.outcomes import Action, Launcher, Outcome
 from hpcq.core.paths import RunLayout
 from hpcq.core.processes import is_alive
 from hpcq.core.run_lock import is_locked
 from hpcq.core.work_records import UnitKind, UnitState
 from hpcq.monitor.completed import completed_units
+from hpcq.monitor.pending_warnings import pending_warnings
 from hpcq.monitor.unit_job import UnitJobStatus
 from hpcq.monitor.units import Unit
 from hpcq.store import count_rows
@@ -89,14 +91,16 @@ class RunStatus:
         run: Name of the run.
         units: Status of each unit, in the order of the plan.
         is_locked: Whether a command is working on the run.
-        slurm_error: Why Slurm did not answer; the states of units without a result are then as last recorded. None: it
-            answered, or was not asked.
+        slurm_error: Why Slurm did not respond; the states of units without a result are then as last recorded. None: it
+            responded, or was not queried.
+        warnings: Pending jobs that cannot start, each with the key of the profile to correct.
     """
 
     run: str
     units: tuple[UnitStatus, ...] = field(repr=False)
     is_locked: bool = False
     slurm_error: str | None = None
+    warnings: tuple[str, ...] = ()
 
     @property
     def counts(self) -> dict[str, int]:
@@ -116,7 +120,7 @@ class RunStatus:
 
     @property
     def may_be_active(self) -> bool:
-        """Whether jobs or processes work on the run, or may: Slurm did not answer."""
+        """Whether jobs or processes work on the run, or may: Slurm did not respond."""
         return self.state in ACTIVE_STATES or self.slurm_error is not None
 
     @property
@@ -139,12 +143,18 @@ class RunStatus:
             "asked_tokens": self.asked_tokens,
             "computed_tokens": self.computed_tokens,
             "slurm_error": self.slurm_error,
+            "warnings": list(self.warnings),
             "units": [asdict(unit) for unit in self.units],
         }
 
 
 def run_status(
-    layout: RunLayout, units: Sequence[Unit], jobs: Mapping[str, UnitJobStatus], *, slurm_error: str | None = None
+    layout: RunLayout,
+    units: Sequence[Unit],
+    jobs: Mapping[str, UnitJobStatus],
+    *,
+    slurm_error: str | None = None,
+    completed: Collection[str] | None = None,
 ) -> RunStatus:
     """Determine the status of a run.
 
@@ -152,9 +162,10 @@ def run_status(
         layout: Paths of the run.
         units: The units, in the order of the plan.
         jobs: State of the units' jobs in Slurm, by unit id; empty if Slurm was not queried.
-        slurm_error: Why Slurm did not answer; None if it did, or was not queried.
+        slurm_error: Why Slurm did not respond; None if it did, or was not queried.
+        completed: `completed_units`, if the caller has read them after `jobs`.
     """
-    completed = completed_units(layout, units)
+    completed = completed_units(layout, units) if completed is None else completed
     attempts = read_attempts(layout.attempts)
     statuses: dict[str, UnitStatus] = {}
     for unit in units:
@@ -166,8 +177,38 @@ def run_status(
             status, [statuses[needed] for needed in unit.depends_on if needed in statuses]
         )
     return RunStatus(
-        run=layout.name, units=tuple(statuses.values()), is_locked=is_locked(layout), slurm_error=slurm_error
+        run=layout.name,
+        units=tuple(statuses.values()),
+        is_locked=is_locked(layout),
+        slurm_error=slurm_error,
+        warnings=(*pending_warnings(layout.name, units, jobs), *_unknown_jobs(layout.name, statuses, attempts, jobs)),
     )
+
+
+def _unknown_jobs(
+    run: str,
+    statuses: Mapping[str, UnitStatus],
+    attempts: Mapping[str, Sequence[AttemptRecord]],
+    jobs: Mapping[str, UnitJobStatus],
+) -> list[str]:
+    """Return a warning if Slurm knows no job of the run, although units have not recorded their end.
+
+    It is not asked for its name: `status` is one call.
+    """
+    if any(job.job or job.cluster for job in jobs.values()):
+        return []
+    homes = {
+        job.home
+        for unit, job in jobs.items()
+        if job.home
+        and (unit in statuses and statuses[unit].state is not UnitState.DONE)
+        and (not attempts.get(unit) or _is_recorded_as_running(attempts[unit]))
+    }
+    return [
+        f"Slurm on this machine knows none of the run's jobs, which were submitted on cluster {home}. If this machine"
+        f" belongs to another cluster, their states are unknown: run `hpcq status {run}` on a login node of {home}."
+        for home in sorted(homes)
+    ]
 
 
 def _is_recorded_as_running(attempts: Sequence[AttemptRecord]) -> bool:
@@ -235,7 +276,8 @@ def _answered_requests(layout: RunLayout, last: AttemptRecord | None, *, is_comp
 def _state(last: AttemptRecord | None, job: UnitJobStatus | None) -> tuple[UnitState, str | None]:
     """Return state and reason of a unit without a result: Slurm takes precedence over the attempt record."""
     if job and job.state in ACTIVE_STATES:
-        return (UnitState.RUNNING, None) if job.state is UnitState.RUNNING else (UnitState.PENDING, job.reason)
+        state = UnitState.PENDING if job.is_pending else UnitState.RUNNING
+        return state, job.reason if job.is_pending or job.is_unknown else None
     if last and last.launcher is Launcher.LOCAL and last.outcome is Outcome.RUNNING and is_alive(last.process):
         return UnitState.RUNNING, None
     if job and job.state is UnitState.CANCELLED:

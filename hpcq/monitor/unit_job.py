@@ -2,12 +2,10 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
-
+from hpcq.core.frozen import dataclass
 from hpcq.core.work_records import UnitState
-from hpcq.slurm.jobs import SlurmJob
-
-_LAUNCH_FAILED = "launch failed requeued held"
+from hpcq.slurm.jobs import SlurmJob, SlurmState
+from hpcq.slurm.reasons import StartProblem, start_problem
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -19,12 +17,16 @@ class UnitJobStatus:
         array: Name of its array in the plan.
         log: Path of the job's output from before the unit started.
         job: What Slurm reports. None: Slurm no longer knows the job.
+        cluster: Cluster of the job. None: that of the machine on which hpcq runs.
+        home: ClusterName of the cluster to which it was submitted. None: not known.
     """
 
     job_id: str
     array: str
     log: str = ""
     job: SlurmJob | None = None
+    cluster: str | None = None
+    home: str | None = None
 
     @property
     def state(self) -> UnitState | None:
@@ -44,6 +46,21 @@ class UnitJobStatus:
         return self.job_id.partition("_")[0]
 
     @property
+    def is_pending(self) -> bool:
+        """Whether the job is pending."""
+        return self.state is UnitState.PENDING
+
+    @property
+    def is_unknown(self) -> bool:
+        """Whether Slurm reports a state that this version of hpcq does not know."""
+        return self.job is not None and self.job.state is SlurmState.UNKNOWN
+
+    @property
+    def cannot_start(self) -> bool:
+        """Whether the job is pending, and does not start unless its request, the cluster or a limit changes."""
+        return self._problem is not None and self._problem.is_permanent
+
+    @property
     def is_live(self) -> bool:
         """Whether the job is pending or running."""
         return self.state in (UnitState.PENDING, UnitState.RUNNING)
@@ -51,4 +68,8 @@ class UnitJobStatus:
     @property
     def is_held(self) -> bool:
         """Whether Slurm failed to start the job (failed prolog, faulty node) and holds it until it is released."""
-        return self.job is not None and self.state is UnitState.PENDING and self.job.reason == _LAUNCH_FAILED
+        return self._problem is not None and self._problem.is_released
+
+    @property
+    def _problem(self) -> StartProblem | None:
+        return start_problem(self.job.reason) if self.job and self.is_pending else None

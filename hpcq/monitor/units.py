@@ -3,9 +3,9 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass
 from typing import Any, Protocol
 
+from hpcq.core.frozen import dataclass
 from hpcq.core.work_records import UnitKind
 
 
@@ -19,6 +19,7 @@ class Unit(Protocol):
         address: Content address of what the unit stages, or of the variant's responses; None for other units.
         checkpoint: The checkpoint folder that the unit writes; None unless it quantizes.
         depends_on: Ids of the units that must finish first.
+        gpu_class: Name of the node class; None: unknown.
     """
 
     @property
@@ -33,6 +34,8 @@ class Unit(Protocol):
     def checkpoint(self) -> str | None: ...  # noqa: D102
     @property
     def depends_on(self) -> tuple[str, ...]: ...  # noqa: D102
+    @property
+    def gpu_class(self) -> str | None: ...  # noqa: D102
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -45,6 +48,7 @@ class UnitRecord:
     address: str | None = None
     checkpoint: str | None = None
     depends_on: tuple[str, ...] = ()
+    gpu_class: str | None = None
 
 
 def read_unit(row: Mapping[str, Any]) -> UnitRecord:
@@ -61,4 +65,5 @@ def read_unit(row: Mapping[str, Any]) -> UnitRecord:
         address=row["address"],
         checkpoint=row["checkpoint"],
         depends_on=tuple(row["depends_on"]),
+        gpu_class=row.get("gpu_class"),
     )

@@ -24,6 +24,7 @@ from hpcq.core.work_records import UnitKind
 from hpcq.manifest.profiles import GpuClass, Profile
 from hpcq.plan.placement.time_limits import max_limit_minutes, requested_minutes
 from hpcq.plan.schedule.critical_path import tails
+from hpcq.plan.schedule.resources import unit_memory_gib
 from hpcq.plan.schedule.simulator import simulate
 from hpcq.plan.units import PlannedArray, PlannedUnit, Shape
 
@@ -111,7 +112,8 @@ def _order_arrays(
     ordered = sorted(arrays, key=lambda array: (-rank[array.name][0], -rank[array.name][1]))
     for unit in units:
         if unit.kind is UnitKind.MERGE:
-            earlier = {active_arrays[needed] for needed in unit.depends_on if needed in active_arrays}
+            # An earlier merge ends first: the last one to write the results has all of them.
+            earlier = {active_arrays[needed] for needed in (*unit.depends_on, unit.id) if needed in active_arrays}
             ordered.append(_merge_array(unit, profile, [array.name for array in ordered], sorted(earlier)))
     return tuple(ordered)
 
@@ -241,6 +243,8 @@ def _array(
         depends_on=depends_on,
         dependency=dependency,
         element=element,
+        memory_gib=unit_memory_gib(profile, first.shape),
+        memory_option=profile.options_of(first.shape.gpu_class).memory_option or "mem",
     )
 
 

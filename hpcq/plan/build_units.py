@@ -39,11 +39,12 @@ def stage_work(resolved: ResolvedManifest, tasks: Sequence[Task]) -> StageWork:
     foreign = (variant.checkpoint for variant in resolved.foreign)
     models |= {(checkpoint.id, checkpoint.revision): None for checkpoint in foreign if checkpoint}
     unit_id = str(UnitId(kind=UnitKind.STAGE, subject=resolved.name))
-    text = resolved.calibration
+    text, panel = resolved.calibration, resolved.panel
     return StageWork(
         models=tuple((name, commit) for name, commit in models if commit),
         tasks=tuple(task for task in tasks if task.data_revisions),
         calibration=text if text and text.source and text.path else None,
+        panel=panel if panel and panel.source and panel.path else None,
         refs=tuple(resolved.context.pins.refs()),
         cache=resolved.context.cache,
         mirror=str(resolve_path(mirror, resolved.manifest)) if (mirror := resolved.manifest.data.mirror) else None,
@@ -58,7 +59,7 @@ def stage_unit(resolved: ResolvedManifest, tasks: Sequence[Task]) -> PlannedUnit
     """
     work = stage_work(resolved, tasks)
     offered = [name for name, offer in resolved.profile.gpu_classes.items() if UnitKind.STAGE.value in offer.roles]
-    if not offered or not (work.models or work.tasks or work.calibration):
+    if not offered or not (work.models or work.tasks or work.calibration or work.panel):
         return None
     sizes = [base_bytes(shape) for model, shape in resolved.shapes.items() if shape and model.revision]
     return PlannedUnit(
@@ -113,7 +114,7 @@ def variant_units(
         depends_on = (quantization.id, *depends_on)
         yield quantization
     settings, placement, count = assignment.settings, assignment.evaluation.placement, assignment.shards
-    tasks = _generating_as_defined(resolved, settings, variant, tasks)
+    tasks = _with_noise_floor(_generating_as_defined(resolved, settings, variant, tasks), variant)
     whole = _evaluate_work(resolved, settings, variant, tasks, checkpoint, placement)
     evaluation = assignment.evaluation
     seconds, padded = evaluation.seconds(count), evaluation.padded_seconds(count)
@@ -147,7 +148,19 @@ def _generating_as_defined(
     if not (generation and generation.ignored and backends()[settings.backend].applied_generation_config):
         return tasks
     return tuple(
-        dataclasses.replace(task, ignores_generation_config=True) if generates_text(task.name) else task
+        dataclasses.replace(task, ignores_generation_config=True)
+        if task.panel is None and generates_text(task.name, task.definitions)
+        else task
+        for task in tasks
+    )
+
+
+def _with_noise_floor(tasks: tuple[Task, ...], variant: Variant) -> tuple[Task, ...]:
+    """Return the tasks; the unquantized variant reads the fidelity panel twice."""
+    if variant.scheme.is_quantized:
+        return tasks
+    return tuple(
+        dataclasses.replace(task, panel=dataclasses.replace(task.panel, repeats=2)) if task.panel else task
         for task in tasks
     )
 
@@ -172,6 +185,11 @@ def _evaluate_work(
         options["max_length"] = settings.max_length  # vLLM does not start with more than the model's own
     if not settings.prefix_sharing:
         options["prefix_sharing"] = False
+    if not settings.add_eos:
+        options["add_eos"] = False
+    add_bos_token = resolved.manifest.prompt.add_bos_token
+    if add_bos_token is not None:
+        options["add_bos_token"] = add_bos_token
     backend = backends()[settings.backend]
     attention = softcap_attention(backend, resolved, variant.model)
     if attention:

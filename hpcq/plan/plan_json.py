@@ -7,8 +7,9 @@ from collections.abc import Mapping, Sequence
 from dataclasses import asdict
 from typing import Any
 
-from hpcq.core.work_records import EvaluateWork, UnitState
+from hpcq.core.work_records import EvaluateWork, UnitKind, UnitState
 from hpcq.plan.cost.tokens import TokenEstimate, estimate_tokens
+from hpcq.plan.detectable import detectable_differences
 from hpcq.plan.memory.weights import gib
 from hpcq.plan.schedule.simulator import Timeline
 from hpcq.plan.units import Plan, PlannedArray, PlannedUnit
@@ -17,7 +18,12 @@ SCHEMA = 1
 
 
 def plan_document(
-    plan: Plan, arrays: Sequence[PlannedArray], states: Mapping[str, UnitState], timeline: Timeline | None = None
+    plan: Plan,
+    arrays: Sequence[PlannedArray],
+    states: Mapping[str, UnitState],
+    timeline: Timeline | None = None,
+    *,
+    missing: Sequence[PlannedArray] | None = None,
 ) -> dict[str, Any]:
     """Return the plan as plain JSON types.
 
@@ -25,15 +31,20 @@ def plan_document(
 
     - `units[].seconds`: estimated run time; null: unknown. `uncalibrated_seconds`: the same by phase (start, load,
       work), before calibration from earlier attempts.
-    - `totals.gpu_hours`: GPU-hours of the units in `arrays`, by class: the estimates, or the time limit if a unit has
+    - `arrays`: what `submit` submits now. `later_units`: number of units in `missing` that later portions submit.
+    - `totals.gpu_hours`: GPU-hours of the units in `missing`, by class: the estimates, or the time limit if a unit has
       none. `max_gpu_hours`: what the time limits allow for one attempt of each.
     - `totals.wall_seconds`, `critical_path`: from `timeline`, on an otherwise empty cluster. Each unit of the critical
       path delays the next.
     - `tokens`: estimated tokens of the log-likelihood requests of the whole plan, finished units included.
       `unknown_tasks`: tasks that the estimate does not include. Null if nothing will be computed from tokens.
+    - `fidelity_panel`: text and size of `[fidelity]`; the unquantized model reads it twice.
+    - `detectable`: by task, the smallest differences from the baseline that its items can show
+      (`hpcq.plan.detectable`).
     """
     addresses: dict[str, str] = {}
     by_variant: dict[str, TokenEstimate] = {}
+    missing = arrays if missing is None else missing
     estimates = [_estimate(unit, by_variant) for unit in plan.units]
     known = [tokens for tokens in estimates if tokens is not None]
     return {
@@ -49,9 +60,10 @@ def plan_document(
             for unit, tokens in zip(plan.units, estimates, strict=True)
         ],
         "arrays": [_array(array) for array in arrays],
+        "later_units": count_units(missing) - count_units(arrays),
         "totals": {
-            "gpu_hours": estimated_gpu_hours(arrays),
-            "max_gpu_hours": _max_gpu_hours(arrays),
+            "gpu_hours": estimated_gpu_hours(missing),
+            "max_gpu_hours": _max_gpu_hours(missing),
             "wall_seconds": timeline.wall_seconds if timeline else None,
             "critical_path": list(timeline.critical_path) if timeline else None,
             "checkpoint_bytes": plan.checkpoint_bytes,
@@ -65,8 +77,30 @@ def plan_document(
         ],
         "notes": list(plan.notes),
         "compare": list(plan.compare),
+        "margin_points": plan.margin_points,
+        "detectable": [one.as_json() for one in detectable_differences(plan)],
         "estimate_notes": list(plan.estimate_notes),
+        "fidelity_panel": _panel(plan),
     }
+
+
+def _panel(plan: Plan) -> dict[str, Any] | None:
+    """Return the fidelity panel as each variant reads it at least once; null: there is none."""
+    works = (unit.work for unit in plan.units if isinstance(unit.work, EvaluateWork))
+    panel = next((task.panel for work in works for task in work.tasks if task.panel), None)
+    if panel is None:
+        return None
+    return {
+        "dataset": panel.dataset,
+        "windows": panel.windows,
+        "window_tokens": panel.window_tokens,
+        "leaves_out_calibration": panel.reserved is not None,
+    }
+
+
+def count_units(arrays: Sequence[PlannedArray]) -> int:
+    """Return the number of units of all `arrays` without merges, which every submission has."""
+    return sum(len(array.units) for array in arrays if array.kind is not UnitKind.MERGE)
 
 
 def _address(unit: PlannedUnit, known: dict[str, str]) -> str | None:
@@ -106,7 +140,10 @@ def _unit(unit: PlannedUnit, state: UnitState) -> dict[str, Any]:
         "kind": str(unit.kind),
         "variant": variant.id if variant else None,
         "model": variant.model.id if variant else None,
+        "model_revision": variant.model.revision if variant else None,
+        "model_digest": variant.model.digest if variant else None,
         "scheme": variant.scheme.name if variant else None,
+        "tool": variant.scheme.tool if variant else None,
         "backend": unit.work.backend if isinstance(unit.work, EvaluateWork) else None,
         "tasks": [task.name for task in unit.work.tasks] if isinstance(unit.work, EvaluateWork) else [],
         "shard": {"index": shard.index, "count": shard.count} if shard else None,
@@ -140,6 +177,8 @@ def _array(array: PlannedArray) -> dict[str, Any]:
         "gpu_class": array.shape.gpu_class,
         "nodes": array.shape.nodes,
         "gpus_per_node": array.shape.gpus_per_node,
+        "memory_gib": array.memory_gib,
+        "memory_option": array.memory_option,
         "environment": array.environment,
         "units": [unit.id for unit in array.units],
         "throttle": array.throttle,

@@ -7,10 +7,10 @@ from collections.abc import Iterator, Mapping, Sequence
 
 from hpcq import __version__
 from hpcq.catalog.kernels import backend_title
-from hpcq.catalog.tasks import find_task
+from hpcq.catalog.tasks import known_task
 from hpcq.catalog.tools import quantizers
 from hpcq.core.addressing import address_of
-from hpcq.core.work_records import Model, Scheme, Task, Variant
+from hpcq.core.work_records import PANEL_TASK, Model, Scheme, Task, Variant
 from hpcq.manifest import ResolvedManifest
 from hpcq.plan.arrays import make_arrays
 from hpcq.plan.attention import softcap_attention
@@ -59,6 +59,7 @@ def make_plan(resolved: ResolvedManifest, history: RunHistory = EMPTY_HISTORY) -
         checkpoint_bytes=sum(_checkpoint_bytes(resolved, variants[name]) for name in assignments),
         notes=(*resolved.notes, *_skipped_tasks(refused), *_models_of_one_name(variants), *notes),
         compare=resolved.report.compare,
+        margin_points=resolved.report.margin_points,
         estimate_notes=tuple(
             estimate_notes(estimator.workload, [assignment.evaluation for assignment in assignments.values()])
         ),
@@ -117,7 +118,7 @@ def variant_of(resolved: ResolvedManifest, model: Model, scheme: Scheme) -> Vari
 def _runnable_tasks(resolved: ResolvedManifest) -> tuple[tuple[Task, ...], list[Refusal]]:
     runnable, refused = [], []
     for task in resolved.tasks:
-        facts = find_task(task.name)
+        facts = known_task(task.name, task.definitions)
         if facts is None or facts.is_runnable:
             runnable.append(task)
         else:
@@ -128,7 +129,8 @@ def _runnable_tasks(resolved: ResolvedManifest) -> tuple[tuple[Task, ...], list[
                     suggestion="other tasks; if the manifest names some, `submit` runs them and skips this one",
                 )
             )
-    return tuple(runnable), refused
+    panel = [Task(name=PANEL_TASK, panel=resolved.panel)] if resolved.panel else []
+    return (*runnable, *panel), refused
 
 
 def _skipped_tasks(refused: list[Refusal]) -> Iterator[str]:
@@ -171,7 +173,7 @@ def _notes(resolved: ResolvedManifest, variant: Variant, assignment: Assignment)
         yield f"{model.id}: {note}"
     yield from _length_notes(resolved, variant, shape.context_length if shape else None, assignment)
     if shape and shape.contradiction:
-        yield f"{model.id}: {shape.contradiction}; the plan is made for the latter."
+        yield f"{model.id}: {shape.contradiction}; the plan uses config.json."
     if shape and shape.left_out:
         yield f"{model.id}: planned without the parts that are not for text ({', '.join(shape.left_out)})."
     if placement.shape.gpus and model in resolved.shape_errors and not resolved.manifest.is_synthetic:

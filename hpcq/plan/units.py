@@ -2,8 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
-
+from hpcq.core.frozen import dataclass
 from hpcq.core.work_records import EvaluateWork, QuantizeWork, Shard, StageWork, UnitKind, Variant, Work
 from hpcq.plan.memory.gpu_memory import GpuMemory
 from hpcq.plan.memory.offload import OffloadPlan
@@ -105,6 +104,11 @@ class PlannedUnit:
         return self.work.shard if isinstance(self.work, EvaluateWork) else None
 
     @property
+    def gpu_class(self) -> str:
+        """Name of the node class."""
+        return self.shape.gpu_class
+
+    @property
     def checkpoint(self) -> str | None:
         """The checkpoint folder that the unit writes, if it quantizes."""
         return self.work.checkpoint_path if isinstance(self.work, QuantizeWork) else None
@@ -137,6 +141,7 @@ class Plan:
         checkpoint_bytes: Estimated size of the quantized checkpoints.
         notes: Caveats for readers of the results.
         compare: Published studies that the report shows next to the scores.
+        margin_points: Largest difference, in percentage points, that the report calls equivalent.
         estimate_notes: What the estimated seconds are based on.
         results_bytes: Estimated size of the responses and the merged results.
     """
@@ -148,6 +153,7 @@ class Plan:
     checkpoint_bytes: int = 0
     notes: tuple[str, ...] = ()
     compare: tuple[str, ...] = ()
+    margin_points: float = 1.0
     estimate_notes: tuple[str, ...] = ()
     results_bytes: int | None = None
 
@@ -167,6 +173,8 @@ class PlannedArray:
         depends_on: Names of the arrays that this one waits for.
         dependency: Slurm's dependency type (aftercorr, afterok, afterany), or none.
         element: The element of those arrays that this array waits for; None: all elements.
+        memory_gib: Host memory to request for each unit on each of its nodes; None: Slurm's default.
+        memory_option: Option of sbatch that requests it.
     """
 
     name: str
@@ -179,3 +187,5 @@ class PlannedArray:
     depends_on: tuple[str, ...] = ()
     dependency: str = "none"
     element: int | None = None
+    memory_gib: float | None = None
+    memory_option: str = "mem"

@@ -11,11 +11,12 @@ import hashlib
 import json
 import logging
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass, field
+from dataclasses import field
 from pathlib import Path
 from typing import Any
 
 from hpcq.core.files import committed_file, storage_errors
+from hpcq.core.frozen import dataclass
 from hpcq.quantize.safetensors_io import RawTensor, read_tensors, write_tensors
 
 BLOCKS_SUFFIX = ".blocks"

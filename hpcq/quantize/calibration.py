@@ -4,12 +4,12 @@ from __future__ import annotations
 
 import random
 from collections.abc import Callable, Iterable, Iterator, Sequence
-from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, TypeVar
 
 from hpcq.core.errors import SetupError, UserInputError
 from hpcq.core.files import digest_of_file
+from hpcq.core.frozen import dataclass
 from hpcq.core.text_marker import read_text_marker
 from hpcq.core.work_records import Calibration
 from hpcq.quantize.calibration_text import Message, Passage, read_passages

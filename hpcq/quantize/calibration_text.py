@@ -10,12 +10,12 @@ from __future__ import annotations
 import codecs
 import json
 from collections.abc import Iterator
-from dataclasses import dataclass
 from functools import lru_cache
 from pathlib import Path
 from typing import Any
 
 from hpcq.core.errors import UserInputError
+from hpcq.core.frozen import dataclass
 
 TEXT_SUFFIXES = (".jsonl", ".txt")
 DEFAULT_COLUMN = "text"
@@ -62,17 +62,18 @@ class TextSummary:
     is_whole: bool
 
 
-def read_passages(path: Path, column: str = DEFAULT_COLUMN) -> list[Passage]:
+def read_passages(path: Path, column: str = DEFAULT_COLUMN, *, table: str = "calibration") -> list[Passage]:
     """Return all passages of a file in order; blank lines are skipped.
 
     Args:
         path: File with one of TEXT_SUFFIXES.
         column: Key of a passage in the objects of a `.jsonl` file.
+        table: Table of the manifest that names the text, for messages.
 
     Raises:
         UserInputError: A line is invalid, or the file has no text.
     """
-    return [passage for _, passage in _numbered_passages(path, column)]
+    return [passage for _, passage in _numbered_passages(path, column, table=table)]
 
 
 def summarize_text(path: Path, column: str = DEFAULT_COLUMN) -> TextSummary:
@@ -106,7 +107,7 @@ def _summarize(path: Path, column: str, _stamp: tuple[int, int]) -> TextSummary:
 
 
 def passage_problem(value: object) -> str | None:
-    """Return why a value is no passage, as a clause; None: it is one."""
+    """Return why a value is not a passage, as a clause; None: it is one."""
     if isinstance(value, str):
         return _surrogate_problem(value)
     if not isinstance(value, list):
@@ -130,17 +131,22 @@ def _surrogate_problem(text: str) -> str | None:
     return None
 
 
-def _numbered_passages(path: Path, column: str, max_bytes: int | None = None) -> Iterator[tuple[int, Passage]]:
+def _numbered_passages(
+    path: Path, column: str, max_bytes: int | None = None, *, table: str = "calibration"
+) -> Iterator[tuple[int, Passage]]:
     """Yield the passages with the numbers of their first lines.
 
     Args:
         path: The file.
         column: Key of the passages.
         max_bytes: Stop after this part of the file; None: read all of it.
+        table: Table of the manifest that names the text.
     """
     lines = _lines(path, max_bytes)
     is_plain = path.suffix == ".txt"
-    passages = _paragraphs(path, lines) if is_plain else (_parsed(path, *line, column) for line in lines if line[1])
+    passages = (
+        _paragraphs(path, lines) if is_plain else (_parsed(path, *line, column, table) for line in lines if line[1])
+    )
     first: Passage | None = None
     has_text = False
     for number, passage in passages:
@@ -206,7 +212,7 @@ def _paragraphs(path: Path, lines: Iterator[tuple[int, str]]) -> Iterator[tuple[
         yield begin, "\n".join(paragraph)
 
 
-def _parsed(path: Path, number: int, line: str, column: str) -> tuple[int, Passage]:
+def _parsed(path: Path, number: int, line: str, column: str, table: str) -> tuple[int, Passage]:
     """Return the passage in one line of JSON."""
     try:
         row = json.loads(line)
@@ -216,7 +222,7 @@ def _parsed(path: Path, number: int, line: str, column: str) -> tuple[int, Passa
         raise _error(path, number, "is not a JSON object", _expected(path, column))
     if column not in row:
         names = ", ".join(f"'{name}'" for name in list(row)[:_MAX_NAMES]) or "no keys"
-        raise _error(path, number, f"has no '{column}', but {names}", "correct it, or set calibration.column")
+        raise _error(path, number, f"has no '{column}', but {names}", f"correct it, or set {table}.column")
     value: Any = row[column]
     if problem := passage_problem(value):
         raise _error(path, number, f"'{column}' {problem}", "correct or remove the line")

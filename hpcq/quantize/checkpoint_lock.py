@@ -16,14 +16,16 @@ import secrets
 import shutil
 import time
 from collections.abc import Callable, Iterator
-from dataclasses import asdict, dataclass
+from dataclasses import asdict
 from pathlib import Path
 
 from hpcq.core.attempts import AttemptRecord, utc_now
 from hpcq.core.errors import SetupError
-from hpcq.core.files import committed_folder, temporary_path
+from hpcq.core.files import committed_folder, read_regular, temporary_path
+from hpcq.core.frozen import dataclass
 from hpcq.core.outcomes import Launcher, parse_value
 from hpcq.core.processes import identity, is_alive
+from hpcq.slurm.client import on_cluster
 from hpcq.slurm.scontrol import show_job
 
 CLAIM_SUFFIX = ".claim"
@@ -32,6 +34,8 @@ RELEASED = "released"
 POLL_INTERVAL_S = 1.0
 SLURM_QUERY_INTERVAL_S = 30.0
 """Minimum time between two queries for one job: a site may allow four calls per minute and user."""
+
+_MAX_OWNER_BYTES = 1 << 16
 
 _HOST_AND_BOOT_FIELDS = 2
 
@@ -49,6 +53,7 @@ class LockOwner:
         restart: How many times Slurm had requeued the job.
         time: When the claim was created (UTC).
         token: Unique to this claim.
+        cluster: Name of the job's Slurm cluster: clusters that share a file system have jobs of the same ids.
     """
 
     unit: str
@@ -59,6 +64,7 @@ class LockOwner:
     restart: int
     time: str
     token: str
+    cluster: str = ""
 
     @classmethod
     def from_attempt(cls, record: AttemptRecord) -> LockOwner:
@@ -72,6 +78,7 @@ class LockOwner:
             restart=record.restart,
             time=utc_now(),
             token=secrets.token_hex(8),
+            cluster=os.environ.get("SLURM_CLUSTER_NAME", ""),
         )
 
 
@@ -81,7 +88,7 @@ def lock_checkpoint(checkpoint: Path, me: LockOwner, report: Callable[[str], Non
 
     Args:
         checkpoint: The folder to create.
-        me: The owner to be.
+        me: This process, as the owner of the lock.
         report: Called with a message when waiting for another owner.
 
     Yields:
@@ -102,7 +109,7 @@ def lock_result(
 
     Args:
         path: The file or folder.
-        me: The owner to be.
+        me: This process, as the owner of the lock.
         report: Called with a message when waiting for another owner.
         is_complete: Whether it has been created.
         noun: What it is, for the message.
@@ -156,8 +163,9 @@ def _latest_number(folder: Path) -> int:
 def _read_owner(claim: Path) -> LockOwner | None:
     """Return the owner of a claim; None if the claim was released, is missing, or cannot be parsed."""
     try:
-        content = json.loads((claim / OWNER_FILE).read_text(encoding="utf-8"))
-        fields = {key: content[key] for key in LockOwner.__dataclass_fields__}
+        content = json.loads(read_regular(claim / OWNER_FILE, _MAX_OWNER_BYTES))
+        fields = {"cluster": "", **content}
+        fields = {key: fields[key] for key in LockOwner.__dataclass_fields__}
         owner = LockOwner(**{**fields, "launcher": parse_value(Launcher, fields["launcher"])})
     except (FileNotFoundError, ValueError, KeyError, TypeError):
         return None
@@ -202,7 +210,8 @@ class _OwnerLiveness:
         me = self._me
         if owner.process == me.process:
             return True  # an earlier claim of this process, which it could not release
-        if owner.launcher is me.launcher is Launcher.SLURM and owner.job_id == me.job_id and owner.restart < me.restart:
+        is_own_job = owner.launcher is me.launcher is Launcher.SLURM and owner.job_id == me.job_id
+        if is_own_job and owner.cluster == me.cluster and owner.restart < me.restart:
             return True
         there, here = (who.process.split()[:_HOST_AND_BOOT_FIELDS] for who in (owner, me))
         if there == here:
@@ -215,13 +224,14 @@ class _OwnerLiveness:
         token, queried_s = self._last_query
         if token == owner.token and time.monotonic() - queried_s < SLURM_QUERY_INTERVAL_S:
             return False
-        is_over = is_job_over(owner.job_id, owner.restart)
+        with on_cluster(owner.cluster or None):
+            is_over = is_job_over(owner.job_id, owner.restart)
         self._last_query = (owner.token, time.monotonic())
         return is_over
 
 
 def is_job_over(job_id: str, restart: int) -> bool:
-    """Whether Slurm reports that the job's run number `restart` has ended; False if Slurm does not answer."""
+    """Whether Slurm reports that the job's run number `restart` has ended; False if Slurm does not respond."""
     try:
         job = show_job(job_id)
     except SetupError:

@@ -9,17 +9,17 @@ from __future__ import annotations
 import re
 from collections import Counter
 from collections.abc import Iterable, Mapping
-from dataclasses import dataclass
 from typing import Any
 
 from hpcq.catalog.ignored_layers import ignore_problem, matches
 from hpcq.catalog.unquantized_modules import unquantized_modules
 from hpcq.core.errors import UserInputError, WorkerError
+from hpcq.core.frozen import dataclass
 from hpcq.core.sentences import listed
 from hpcq.core.work_records import Scheme
 
 MAX_UNDECLARED_SHARE = 0.02
-"""Share of the parameters outside embeddings and head that may be in matrices that are no linear layers, such as those
+"""Share of the parameters outside embeddings and head that may be in matrices that are not linear layers, such as those
 of convolutions and states. Fused experts have most of a model's parameters."""
 
 _HEAD = "lm_head"
@@ -113,7 +113,7 @@ def _check_group_size(scheme: Scheme, in_features: Mapping[str, int]) -> None:
 
 
 def _check_other_matrices(model: Any, scheme: Scheme, linears: Mapping[str, Any]) -> None:
-    """Refuse models with most weights in modules that are no linear layers, such as fused experts or Conv1D."""
+    """Refuse models with most weights in modules that are not linear layers, such as fused experts or Conv1D."""
     import torch
 
     small = (torch.nn.Embedding, torch.nn.Conv1d)

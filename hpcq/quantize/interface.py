@@ -9,13 +9,13 @@ Imports no tool's library: a quantizer's module is imported only when the quanti
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Protocol
 
 from hpcq.catalog.plugins import Group
 from hpcq.catalog.tools import load_tool, loadable_names
 from hpcq.core.errors import UserInputError
+from hpcq.core.frozen import dataclass
 from hpcq.core.work_records import Calibration, Scheme
 from hpcq.quantize.block_store import BlockStore
 

@@ -7,16 +7,23 @@ be quantized and evaluated like any other.
 from __future__ import annotations
 
 from collections import Counter
-from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 from hpcq.catalog.attention_softcap import caps_attention
 from hpcq.catalog.safetensors_headers import stored_dtype
 from hpcq.core.errors import SetupError, UserInputError
+from hpcq.core.frozen import dataclass
 from hpcq.core.sentences import first_line
 from hpcq.verify.config_errors import config_errors, missing_package
-from hpcq.verify.loaded_model import TRIAL_TOKENS, forward_problem, loading_problem, tokenizer_problem, values_problem
+from hpcq.verify.loaded_model import (
+    TRIAL_TOKENS,
+    forward_problem,
+    loading_problem,
+    stored_tensors,
+    tokenizer_problem,
+    values_problem,
+)
 
 PROBE = (
     "The library opens at nine. Anna returns two novels and a guide to the Alps, pays a fine of 3.50, and asks for a "
@@ -81,10 +88,10 @@ def load_base(base: Path, *, compute_dtype: str | None, trust_remote_code: bool)
         raise UserInputError(f"{base}: transformers cannot load this model: {first_line(error)}.") from error
     problem = loading_problem(info)
     if problem:
-        raise UserInputError(f"{base}: {problem}: download the checkpoint again, or correct its config.json.")
-    problem = values_problem(model.named_parameters())
+        raise UserInputError(f"{base}: {problem}: copy or download the checkpoint again, or correct its config.json.")
+    problem = values_problem(stored_tensors(model))
     if problem:
-        raise UserInputError(f"{base}: {problem}: download the checkpoint again.")
+        raise UserInputError(f"{base}: {problem}: copy or download the checkpoint again.")
     tokenizer = _load_tokenizer(
         base, trust_remote_code=trust_remote_code, vocabulary=model.get_input_embeddings().weight.shape[0]
     )

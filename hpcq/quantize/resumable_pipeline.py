@@ -14,7 +14,6 @@ import hashlib
 import json
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextvars import ContextVar
-from dataclasses import dataclass
 from typing import Any
 
 import torch
@@ -35,6 +34,7 @@ from llmcompressor.utils.dev import get_main_device
 from llmcompressor.utils.helpers import DisableQuantization, calibration_forward_context
 from llmcompressor.utils.pytorch.module import infer_sequential_targets
 
+from hpcq.core.frozen import dataclass
 from hpcq.quantize.block_store import Block, BlockStore
 from hpcq.quantize.experts import RoutedTokens
 from hpcq.quantize.safetensors_io import RawTensor
@@ -73,7 +73,7 @@ def resumable(
         warnings: llmcompressor's warnings so far; those logged during a block are stored with it.
         routed: Counts the tokens of each expert; the counts of a block are stored with it.
         check_block: Called with a modifier after each block that it has calibrated.
-        check_pass: Called with a modifier after its pass, while nothing is rounded that is not rounded for good.
+        check_pass: Called with a modifier after its pass, when only permanently rounded values are rounded.
     """
     context = _Context(
         blocks=blocks,

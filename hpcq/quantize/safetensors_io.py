@@ -10,11 +10,12 @@ from __future__ import annotations
 import ctypes
 import json
 from collections.abc import Mapping
-from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 from safetensors import SafetensorError, TensorSpec, deserialize, serialize
+
+from hpcq.core.frozen import dataclass
 
 _DTYPES = (
     "bool",

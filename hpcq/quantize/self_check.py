@@ -9,24 +9,27 @@ from __future__ import annotations
 
 import contextlib
 from collections.abc import Collection, Iterator, Mapping
-from dataclasses import dataclass, field, replace
+from dataclasses import field, replace
 from pathlib import Path
 from typing import Any
 
+from hpcq.catalog.safetensors_headers import files_of_tensors
 from hpcq.core.errors import UserInputError, WorkerError
+from hpcq.core.frozen import dataclass
 from hpcq.core.sentences import first_line
 from hpcq.core.work_records import Scheme
 from hpcq.quantize.experts import unpack_experts
 from hpcq.quantize.model_loading import PROBE, attention_settings
-from hpcq.quantize.weight_check import Projections, check_saved_weights
+from hpcq.quantize.weight_check import SAVED_TOLERANCE, Projections, check_saved_weights
 from hpcq.verify.loaded_model import loading_problem
 
 MAX_TOKENS = 64
+_INPUT_SCALE = "input_scale"
 STEP_TOLERANCES = {"float32": 0.001, "bfloat16": 0.1, "float16": 0.1}
 """Largest mean absolute difference per token, in nats, after a step that must change nothing, by the dtype of the
 computation. Measured on the tiny models of tests/families.py: at most 2e-6 in float32 and 0.021 in bfloat16 for the
 right layers; 0.6 to 0.8 where llmcompressor scales a norm that does not feed the layers, and 0.05 to 0.16 where it
-leaves out a router. In 16 bits only the former is certain to be found."""
+leaves out a router. In 16 bits, only a wrong norm is certain to be found."""
 
 SAVED_TOLERANCES = {"float32": 0.05, "bfloat16": 0.1, "float16": 0.1}
 """The same for a saved and loaded model, with activations that are not rounded. Measured as above: at most 0.024 in
@@ -46,6 +49,7 @@ class Expectation:
         rounding: Number of linear layers that round their inputs.
         dtype: Name of the dtype of the computation.
         weights: Projections of its weights.
+        input_scales: Static scales of the inputs of layers, by the name of their tensor.
     """
 
     tokens: list[int]
@@ -53,6 +57,7 @@ class Expectation:
     rounding: int
     dtype: str
     weights: Projections = field(default_factory=dict, repr=False)
+    input_scales: Mapping[str, Any] = field(default_factory=dict, repr=False)
 
     def difference(self, model: Any) -> float:
         """Return the mean absolute difference of a model's log-likelihoods."""
@@ -69,7 +74,7 @@ class LogLikelihoods:
             raise UserInputError(
                 f"The log-likelihoods of a text are not finite (NaN or infinity) with the unquantized "
                 f"'{model.config.model_type}' in {dtype}, because its weights are damaged or its numbers overflow: "
-                "download the checkpoint again, or choose another model."
+                "copy or download the checkpoint again, or choose another model."
             )
         self._base = Expectation(tokens=tokens, values=values, rounding=0, dtype=dtype)
 
@@ -84,7 +89,9 @@ class LogLikelihoods:
         with _unrounded(model):
             values = _log_likelihoods(model, self._base.tokens)
         rounding = sum(module not in unrounded for module in _rounding_modules(model))
-        return replace(self._base, values=values, rounding=rounding, weights=weights)
+        return replace(
+            self._base, values=values, rounding=rounding, weights=weights, input_scales=_input_scales(model, unrounded)
+        )
 
     def difference(self, model: Any) -> float:
         """Return the mean absolute difference between a model and the unquantized one."""
@@ -133,6 +140,10 @@ def check_saved(folder: Path, expected: Expectation, scheme: Scheme, *, trust_re
             f"transformers rounds the inputs of {rounding} layers of the saved checkpoint, not of {expected.rounding} "
             "as in the quantized model; nothing was committed."
         )
+    if wrong := _other_input_scale(folder, expected.input_scales):
+        raise WorkerError(
+            f"{wrong} of the saved checkpoint is not that of the quantized model, or is missing; nothing was committed."
+        )
     with _unrounded(model.eval()):
         found = expected.difference(model)
     tolerance = _tolerance(SAVED_TOLERANCES, expected.dtype)
@@ -172,6 +183,33 @@ def _load_saved(folder: Path, dtype: str, *, trust_remote_code: bool) -> tuple[A
 def _rounding_modules(model: Any) -> list[Any]:
     schemes = ((module, getattr(module, "quantization_scheme", None)) for module in model.modules())
     return [module for module, scheme in schemes if scheme is not None and scheme.input_activations is not None]
+
+
+def _input_scales(model: Any, unrounded: Collection[Any]) -> dict[str, Any]:
+    """Return the static scales of inputs by tensor name, of the layers that are not in `unrounded`."""
+    return {
+        f"{name}.{_INPUT_SCALE}": module.input_scale.detach().float().cpu()
+        for name, module in model.named_modules()
+        if getattr(module, _INPUT_SCALE, None) is not None and module not in unrounded
+    }
+
+
+def _other_input_scale(folder: Path, expected: Mapping[str, Any]) -> str | None:
+    """Return the name of the first of these tensors whose value in the checkpoint differs; None: all are equal.
+
+    Log-likelihoods are compared with inputs that are not rounded, so they do not depend on these scales.
+    """
+    from safetensors import safe_open
+
+    files = files_of_tensors(folder, expected.keys())
+    for name, value in expected.items():
+        if name not in files:
+            return name
+        with safe_open(files[name], framework="pt") as file:
+            found = file.get_tensor(name).float()
+        if not bool(((found - value).abs() <= SAVED_TOLERANCE * value.abs()).all()):
+            return name
+    return None
 
 
 @contextlib.contextmanager

@@ -10,11 +10,11 @@ from __future__ import annotations
 
 import math
 from collections.abc import Iterator, Mapping
-from dataclasses import dataclass
 from functools import lru_cache
 from typing import Any
 
 from hpcq.core.errors import UserInputError, WorkerError
+from hpcq.core.frozen import dataclass
 from hpcq.core.work_records import Scheme
 from hpcq.quantize.coverage import module_pattern
 

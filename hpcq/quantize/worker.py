@@ -14,11 +14,14 @@ from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
-from hpcq.catalog.checkpoint_problems import has_tokenizer
+from hpcq.catalog.checkpoint_formats import find_declaration
+from hpcq.catalog.checkpoint_problems import has_tokenizer, is_equal_tensor
+from hpcq.catalog.safetensors_headers import TensorHeader, headers_of
+from hpcq.catalog.weight_files import weight_files
 from hpcq.core.attempts import Attempt, utc_now
 from hpcq.core.checkpoint_files import METADATA_FILE
 from hpcq.core.digests import digest_of_model, rename_in_cache
-from hpcq.core.environments import NAME_VARIABLE
+from hpcq.core.environments import NAME_VARIABLE, PACKAGE_VARIABLE
 from hpcq.core.errors import WorkerError
 from hpcq.core.files import committed_folder, digest_of_file
 from hpcq.core.versions import check_versions, installed_versions
@@ -95,6 +98,7 @@ def _create_checkpoint(work: QuantizeWork, attempt: Attempt, timer: PhaseTimer) 
         facts = make_quantizer(variant.scheme.tool).quantize(job)
         _check_result(folder, needs_tokenizer=not _is_synthetic(work))
         if not _is_synthetic(work):
+            _check_changed(job.base, folder)
             timer.report("hashing")
             facts = {**facts, "digest": digest_of_model(folder, ignored=(METADATA_FILE,))}
         metadata = _metadata(work, job, facts, seconds=timer.seconds(), folder=folder)
@@ -156,12 +160,30 @@ def _versions(variant: Variant) -> dict[str, str]:
 
 
 def _check_result(folder: Path, *, needs_tokenizer: bool) -> None:
-    """Check that the tool left a complete checkpoint; its return alone is no evidence."""
+    """Check that the tool left a complete checkpoint: that it returned is not sufficient."""
     missing = [name for name in ("config.json", "*.safetensors") if not any(folder.glob(name))]
     if needs_tokenizer and not has_tokenizer(folder):
         missing.append("tokenizer")
     if missing:
         raise WorkerError(f"The quantization tool returned without {' and '.join(missing)}: see the unit's log.")
+
+
+def _check_changed(base: Path, folder: Path) -> None:
+    """Check that the tool has changed a weight, or at least declares how to quantize while the model is loaded."""
+    if find_declaration(folder) is not None or not (stored := _tensors(base)):
+        return
+    made = _tensors(folder)
+    if all(name in made and is_equal_tensor(one, made[name]) for name, one in stored.items()):
+        raise WorkerError(
+            "The quantization tool returned the weights of the base model unchanged, and declares no quantization in"
+            " config.json: nothing was quantized."
+        )
+
+
+def _tensors(folder: Path) -> dict[str, tuple[Path, TensorHeader]]:
+    """Return file and header of each tensor in the safetensors files that are loaded."""
+    files = [path for path in weight_files(folder) if path.suffix == ".safetensors"]
+    return {header.name: (path, header) for path in files for header in headers_of(path)}
 
 
 def _metadata(
@@ -177,6 +199,7 @@ def _metadata(
         "seed": job.seed,
         "versions": _versions(variant),
         "environment": os.environ.get(NAME_VARIABLE, ""),
+        "package": os.environ.get(PACKAGE_VARIABLE, ""),
         "seconds": seconds,
         # ru_maxrss is in KiB on Linux.
         "peak_memory_bytes": resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024,

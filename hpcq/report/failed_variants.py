@@ -1,8 +1,9 @@
-"""Variants without a score because one of their units has failed or was cancelled, as reports show them."""
+"""Variants without a score because one of their units is not done, as reports show them."""
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from hpcq.core.frozen import dataclass
+from hpcq.core.work_records import UnitState
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -10,8 +11,8 @@ class VariantFailure:
     """Why a variant has no score.
 
     Attributes:
-        unit: Id of its first unit that has failed or was cancelled.
-        state: State of the unit: 'failed' or 'cancelled'.
+        unit: Id of its first unit that has failed or was cancelled; else of the first that is not done.
+        state: State of the unit; 'not merged' if all units are done.
         failure: Class of the failure; None if there was none, or if it is unknown.
         reason: One sentence.
         log: Path of the unit's last log; None if it has none.
@@ -22,6 +23,11 @@ class VariantFailure:
     failure: str | None = None
     reason: str | None = None
     log: str | None = None
+
+    @property
+    def has_ended(self) -> bool:
+        """Whether the unit has failed or was cancelled: waiting alone does not complete it."""
+        return self.state in (UnitState.FAILED, UnitState.CANCELLED)
 
     @property
     def sentence(self) -> str:

@@ -5,8 +5,9 @@ from __future__ import annotations
 import re
 from collections import defaultdict
 from collections.abc import Iterable, Sequence
-from dataclasses import dataclass
 from itertools import combinations
+
+from hpcq.core.frozen import dataclass
 
 MIN_DIGITS = 7
 """Hexadecimal digits of a shortened commit or digest; more if these are the same."""
@@ -70,7 +71,7 @@ def _last_parts(model: ModelIdentity, count: int) -> str:
 
 
 def _shortened(names: Sequence[str]) -> list[str]:
-    """Shorten commits and digests to the same number of digits, enough to tell apart those that differ."""
+    """Shorten commits and digests to the same number of digits, enough to distinguish those that differ."""
     hashes = {name for name in names if _HEXADECIMAL.fullmatch(name)}
     digits = MIN_DIGITS
     while len({name[:digits] for name in hashes}) < len(hashes):

@@ -3,18 +3,28 @@
 from __future__ import annotations
 
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass
 
+from hpcq.catalog.leaderboard import Scale
+from hpcq.core.frozen import dataclass
 from hpcq.core.sentences import one_line
 from hpcq.report.mark_notes import mark_notes, symbols
 from hpcq.report.model_labels import model_labels
+from hpcq.report.number_formats import MISSING, format_count, format_duration
+from hpcq.report.paired import Verdict
 from hpcq.report.rows import Row
 
 MINUS = "\N{MINUS SIGN}"
 PLUS_MINUS = "\N{PLUS-MINUS SIGN}"
-MISSING = "\N{EN DASH}"
 CROSS_BACKEND_MARK = "\N{DAGGER}"
 """Marks a difference between scores from different backends."""
+NOT_COMPARABLE_MARK = "\N{SECTION SIGN}"
+"""Marks a task whose scores in several runs are of different requests."""
+VERDICT_SYMBOLS = {
+    Verdict.EQUIVALENT: "\N{ALMOST EQUAL TO}",
+    Verdict.WORSE: "\N{DOWNWARDS ARROW}",
+    Verdict.BETTER: "\N{UPWARDS ARROW}",
+    Verdict.CANNOT_TELL: "?",
+}
 COST_COLUMNS = ("GB on disk", "quantize", "evaluate", "tokens computed")
 
 
@@ -33,12 +43,23 @@ class Column:
 
 @dataclass(frozen=True, kw_only=True)
 class Table:
-    """A table of text cells for any output format. The last columns are COST_COLUMNS."""
+    """A table of text cells for any output format.
+
+    Attributes:
+        title: Sentence above the table.
+        columns: Headings.
+        lines: Cells.
+        notes: Sentences below the table.
+        left_columns: Number of columns, from the left, whose cells are aligned to the left.
+        last_together: Number of columns, from the right, that stay together where the table is split.
+    """
 
     title: str
     columns: tuple[Column, ...]
     lines: tuple[tuple[str, ...], ...]
     notes: tuple[str, ...] = ()
+    left_columns: int = 1
+    last_together: int = 0
 
     @property
     def headings(self) -> tuple[str, ...]:
@@ -46,11 +67,23 @@ class Table:
         return tuple(f"{column.name} ({column.detail})" if column.detail else column.name for column in self.columns)
 
 
+def line_names(rows: Sequence[Row]) -> dict[tuple[str, str], str]:
+    """Return the name of each line of the main table, by run and variant."""
+    several_runs = len({row.run for row in rows}) > 1
+    labels = model_labels(row.model_identity for row in rows)
+    names = {}
+    for row in rows:
+        if (row.run, row.variant) not in names:
+            model = labels[row.model_identity] if len(labels) > 1 else None
+            names[row.run, row.variant] = _line_name(row, model, with_run=several_runs)
+    return names
+
+
 def make_table(rows: Sequence[Row], *, title: str, notes: Sequence[str] = ()) -> Table:
     """Pivot the main metric of each task.
 
-    A cell is 'score ±standard error (difference from the unquantized model)'. The number of items is in the heading,
-    or in each cell if it differs between lines.
+    A cell is 'score ±standard error (difference from the unquantized model, verdict)'. The number of items is in the
+    heading, or in each cell if it differs between lines.
     """
     items: dict[str, set[int]] = {}
     rows_by_line: dict[tuple[str, str], list[Row]] = {}
@@ -60,20 +93,24 @@ def make_table(rows: Sequence[Row], *, title: str, notes: Sequence[str] = ()) ->
             items.setdefault(row.task, set())
             if row.value is not None:
                 items[row.task].add(row.n)
-    several_runs = len({row.run for row in rows}) > 1
-    labels = model_labels(row.model_identity for row in rows)
-    tasks = [Column(name=task, detail=f"n={min(counts)}" if len(counts) == 1 else "") for task, counts in items.items()]
-    lines, names = [], {}
+    names = line_names(rows)
+    differing = {row.task for row in rows if row.not_comparable}
+    units = {row.task: _unit(row) for row in rows if row.is_main}
+    tasks = [
+        Column(
+            name=f"{task} {NOT_COMPARABLE_MARK}" if task in differing else task,
+            detail=", ".join(filter(None, (units[task], f"n={min(counts)}" if len(counts) == 1 else ""))),
+        )
+        for task, counts in items.items()
+    ]
+    lines = []
     for line, line_rows in rows_by_line.items():
         first = line_rows[0]
-        names[line] = _line_name(
-            first, labels[first.model_identity] if len(labels) > 1 else None, with_run=several_runs
-        )
         cells = {row.task: _format_score(row, with_items=len(items[row.task]) > 1) for row in line_rows if row.is_main}
         lines.append(
             (
                 names[line] + symbols(mark for mark in first.marks if not mark.task),
-                *(cells.get(task.name, MISSING) for task in tasks),
+                *(cells.get(task, MISSING) for task in items),
                 _format_gigabytes(first.checkpoint_bytes),
                 format_duration(first.quantize_seconds),
                 format_duration(first.evaluate_seconds or None),
@@ -87,7 +124,15 @@ def make_table(rows: Sequence[Row], *, title: str, notes: Sequence[str] = ()) ->
         columns=columns,
         lines=tuple(tuple(map(one_line, cells)) for cells in lines),
         notes=tuple(map(one_line, notes)),
+        last_together=len(COST_COLUMNS),
     )
+
+
+def _unit(row: Row) -> str:
+    """Return the metric of a column that is not in percent, and its direction; '' for a share."""
+    if row.is_share:
+        return ""
+    return f"{row.metric}, lower is better" if row.lower_is_better else row.metric
 
 
 def _failure_notes(rows: Sequence[Row], names: Mapping[tuple[str, str], str]) -> Iterator[str]:
@@ -105,16 +150,29 @@ def _format_score(row: Row, *, with_items: bool) -> str:
     marked = symbols(mark for mark in row.marks if mark.task)
     if row.value is None:
         return (row.failure.state if row.failure else MISSING) + marked
-    cell = f"{100 * row.value:.1f}"
+    cell = format_value(row, row.value)
     if row.stderr is not None:
-        cell += f" {PLUS_MINUS}{100 * row.stderr:.1f}"
+        cell += f" {PLUS_MINUS}{format_value(row, row.stderr)}"
     if row.delta is not None:
-        cell += f" ({format_signed(100 * row.delta)}{CROSS_BACKEND_MARK if row.is_cross_backend else ''})"
-    if row.published_value is not None:
+        verdict = f" {VERDICT_SYMBOLS[row.paired.verdict]}" if row.paired else ""
+        cell += f" ({format_delta(row, row.delta)}{CROSS_BACKEND_MARK if row.is_cross_backend else ''}{verdict})"
+    if row.published_value is not None and row.published_scale == Scale.RAW:
         cell += f" [{row.published_value:.1f}]"
     if with_items:
         cell += f" n={row.n}"
     return cell + marked
+
+
+def format_value(row: Row, value: float) -> str:
+    """Format a score or its error: a share in percent, other metrics in their own unit."""
+    return f"{100 * value:.1f}" if row.is_share else f"{value:.4g}"
+
+
+def format_delta(row: Row, delta: float) -> str:
+    """Format a difference of scores with its sign: of shares in percentage points."""
+    if row.is_share:
+        return format_signed(100 * delta)
+    return f"{MINUS if delta < 0 else '+'}{abs(delta):.3g}"
 
 
 def format_signed(number: float) -> str:
@@ -125,6 +183,16 @@ def format_signed(number: float) -> str:
     return f"{MINUS}{text}" if number < 0 else f"+{text}"
 
 
+def format_points(points: float) -> str:
+    """Format percentage points: '1 point', '0.5 points'."""
+    return f"{points:g} point" if points == 1 else f"{points:g} points"
+
+
+def format_interval(low: float, high: float) -> str:
+    """Format a range of differences in percentage points: '−1.2 to +3.4'."""
+    return f"{format_signed(100 * low)} to {format_signed(100 * high)}"
+
+
 def _format_gigabytes(size: int | None) -> str:
     return MISSING if size is None else f"{size / 1e9:.3f}"
 
@@ -133,31 +201,3 @@ def _format_tokens(row: Row) -> str:
     if not row.asked_tokens or row.computed_tokens is None:
         return MISSING
     return f"{format_count(row.computed_tokens)} of {format_count(row.asked_tokens)}"
-
-
-def format_count(count: float) -> str:
-    """Format with an SI prefix: '987', '310 k', '1.2 M'."""
-    for power, prefix in ((9, "G"), (6, "M"), (3, "k")):
-        # A count that rounds up to 1000 of a prefix gets the next larger prefix.
-        if count >= 10**power - 10 ** (power - 3) / 2:
-            scaled = count / 10**power
-            return f"{scaled:.1f} {prefix}" if round(scaled, 1) < 10 else f"{scaled:.0f} {prefix}"  # noqa: PLR2004
-    return f"{count:.0f}"
-
-
-def format_token_savings(asked: float, computed: float) -> str:
-    """Format the effect of prefix sharing: '1.2 M requested, 310 k computed (3.9x fewer)'."""
-    ratio = f"{asked / computed:.1f}" if computed else "1.0"
-    fewer = "" if ratio == "1.0" else f" ({ratio}x fewer)"
-    return f"{format_count(asked)} requested, {format_count(computed)} computed{fewer}"
-
-
-def format_duration(seconds: float | None) -> str:
-    """Format seconds as '45 s', '3 min 05 s' or '2 h 10 min'."""
-    if seconds is None:
-        return MISSING
-    minutes, rest = divmod(round(seconds), 60)
-    hours, rest_minutes = divmod(minutes, 60)
-    if hours:
-        return f"{hours} h {rest_minutes:02d} min"
-    return f"{minutes} min {rest:02d} s" if minutes else f"{rest} s"

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import logging
 from collections import defaultdict
-from collections.abc import Sequence
+from collections.abc import Collection, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -13,27 +13,21 @@ from hpcq.core.errors import SetupError, UserInputError
 from hpcq.core.outcomes import Launcher
 from hpcq.core.permissions import make_private_folders
 from hpcq.core.unit_ids import select_units
-from hpcq.core.work_records import MergeWork, UnitState
-from hpcq.launch.build_array_spec import build_array_spec
-from hpcq.launch.job_status import all_jobs, unit_jobs_if_any, wait_until_ended
+from hpcq.core.work_records import MergeWork, UnitKind, UnitState
+from hpcq.launch.home_cluster import require_home_cluster
+from hpcq.launch.job_status import all_jobs, cancel_jobs, unit_jobs_if_any, wait_until_ended
 from hpcq.launch.local_control import interrupt_lock_owner, interrupt_units
-from hpcq.launch.local_launcher import LocalLauncher
-from hpcq.launch.recovery.end_attempts import EndedJob, record_cancelled
 from hpcq.launch.submissions import read_submissions, was_submitted
-from hpcq.manifest.loader import load_schema
-from hpcq.manifest.lookups import cluster_profile
+from hpcq.monitor.completed import completed_units
 from hpcq.monitor.status import RunStatus, run_status
-from hpcq.plan.arrays import make_arrays
-from hpcq.plan.units import PlannedUnit
+from hpcq.monitor.unit_job import UnitJobStatus
 from hpcq.report.failed_variants import VariantFailure
-from hpcq.run.load import RunRecord, load_run
-from hpcq.run.merge_record import read_merge_unit
+from hpcq.run.record import MAX_LISTED_JOBS, RunRecord
 from hpcq.run.status_with_jobs import status_with_jobs
-from hpcq.run.submit import MAX_LISTED_JOBS, SubmitResult, local_resources
-from hpcq.stage.staged_tasks import is_data_present
-from hpcq.verify.marks import Mark
 
 if TYPE_CHECKING:
+    from hpcq.plan.units import PlannedUnit
+    from hpcq.run.submit import SubmitResult
     from hpcq.store import Results
 
 _LOG = logging.getLogger(__name__)
@@ -41,18 +35,23 @@ _LOG = logging.getLogger(__name__)
 CANCEL_TIMEOUT_S = 120.0
 
 
-def query_status(record: RunRecord) -> RunStatus:
-    """Return the state of the run. Slurm is called only if a result is missing on disk."""
-    current = run_status(record.layout, record.units, {})
-    if current.state is UnitState.DONE:
-        return current
-    return status_with_jobs(record.layout, record.units)
+def query_status(record: RunRecord, *, patient: bool = False) -> RunStatus:
+    """Return the state of the run. Slurm is called only if a result is missing on disk.
+
+    Args:
+        record: The run.
+        patient: Wait for Slurm as long as other commands do.
+    """
+    completed = completed_units(record.layout, record.units)
+    if len(completed) == len(record.units):
+        return run_status(record.layout, record.units, {}, completed=completed)
+    return status_with_jobs(record.layout, record.units, patient=patient)
 
 
 def failed_variants(record: RunRecord) -> dict[str, VariantFailure]:
-    """Return why variants have missing responses, by variant. Nothing is written.
+    """Return why variants have missing responses, by variant: failed and cancelled units first. Nothing is written.
 
-    If Slurm does not answer, only failures that the units have recorded themselves are known.
+    If Slurm does not respond, only failures that the units have recorded themselves are known.
     """
     layout = record.layout
     current = run_status(layout, record.units, {})
@@ -65,8 +64,8 @@ def failed_variants(record: RunRecord) -> dict[str, VariantFailure]:
         units = tuple(unit for unit in units if unit.failure)
     logs = {unit: path for path, unit in sorted(layout.unit_logs().items(), key=lambda item: _modified(item[0]))}
     found: dict[str, VariantFailure] = {}
-    for unit in units:
-        if unit.variant and unit.state in (UnitState.FAILED, UnitState.CANCELLED):
+    for unit in sorted(units, key=lambda unit: unit.state not in (UnitState.FAILED, UnitState.CANCELLED)):
+        if unit.variant and unit.state is not UnitState.DONE:
             failure = VariantFailure(
                 unit=unit.id,
                 state=str(unit.state),
@@ -81,12 +80,18 @@ def failed_variants(record: RunRecord) -> dict[str, VariantFailure]:
 def finished_run(record: RunRecord) -> SubmitResult | None:
     """Return the result of submitting a run that is done, from its folder alone; None: something is missing.
 
+    After a kill between the lock file and the plan, something may be.
+
     Raises:
         UserInputError: Another user can write to the run's folders.
     """
+    if record.layout.unfinished_change.exists():
+        return None
     status = query_status(record)
     if status.state is not UnitState.DONE:
         return None
+    from hpcq.run.submit import SubmitResult
+
     make_private_folders(record.layout)
     return SubmitResult(
         layout=record.layout, is_synthetic=record.is_synthetic, arrays=(), submissions=(), status=status
@@ -131,29 +136,36 @@ def cancel_units(record: RunRecord, units: Sequence[str] = ()) -> list[str]:
         Ids of the cancelled units.
 
     Raises:
-        UserInputError: A name selects no unit.
+        UserInputError: A name selects no unit, or the jobs are on another cluster.
         SetupError: A command on another host is running the units, or the jobs are still completing after
             `CANCEL_TIMEOUT_S`.
     """
     named = _selected(record, units)
+    require_home_cluster(
+        record.layout, lambda: {unit.id for unit in record.units} - completed_units(record.layout, record.units)
+    )
     listed = all_jobs(record.layout) if was_submitted(record.layout) else []
     jobs = [(unit, job) for unit, job in listed if job.is_live and (unit in named or not units)]
-    if jobs:
-        from hpcq.slurm.squeue import cancel as cancel_jobs
+    later = _later_units(record, named, listed) if units else []
+    if jobs or later:
+        from hpcq.launch.recovery.end_attempts import EndedJob, record_cancelled
 
-        cancel_jobs(job.job_id for _, job in jobs)
+        cancel_jobs(job for _, job in jobs)
         attempts = read_attempts(record.layout.attempts)
+        for unit_id in later:
+            ended = EndedJob(job_id="", launcher=Launcher.SLURM, node="", log="")
+            record_cancelled(record.layout, unit_id, ended, attempts)
         for unit_id, job in jobs:
             if job.state is UnitState.PENDING:  # a running job records its cancellation itself
                 ended = EndedJob(job_id=job.job_id, launcher=Launcher.SLURM, node="", log=job.log)
                 record_cancelled(record.layout, unit_id, ended, attempts)
-        wanted = {unit for unit, _ in jobs}
+        wanted = {*later, *(unit for unit, _ in jobs)}
         ending = wait_until_ended(record.layout, (job for _, job in jobs), CANCEL_TIMEOUT_S)
         if ending:
             names = ", ".join(job.job_id for job in ending[:MAX_LISTED_JOBS])
             raise SetupError(
                 f"Cancelled {len(wanted)} units, but {len(ending)} of their jobs are still completing ({names})."
-                " Run `hpcq resume` after they have ended: it skips units with an active job. See `hpcq status`."
+                " Run `hpcq resume` after they have ended: it skips units with a running job. See `hpcq status`."
             )
         return sorted(wanted)
     current = run_status(record.layout, record.units, {})
@@ -162,15 +174,40 @@ def cancel_units(record: RunRecord, units: Sequence[str] = ()) -> list[str]:
     return interrupt_units(record.layout, named)
 
 
-def merge_run(record: RunRecord) -> dict[str, Any]:
+def _later_units(record: RunRecord, named: Collection[str], jobs: Sequence[tuple[str, UnitJobStatus]]) -> list[str]:
+    """Return the named units without a job that a live merge would submit later (`slurm.max_submitted_jobs`)."""
+    live = {name for name, job in jobs if job.is_live}
+    if not any(unit.id in live for unit in record.units if unit.kind is UnitKind.MERGE):
+        return []
+    last = dict(sorted(jobs, key=lambda item: item[1].is_live))
+    return [
+        unit.id
+        for unit in run_status(record.layout, record.units, last).units
+        if unit.id in named and unit.state is UnitState.WAITING and unit.kind is not UnitKind.MERGE
+    ]
+
+
+def merge_run(record: RunRecord, *, run_code: bool = False) -> dict[str, Any]:
     """Merge all committed responses on this machine and return the document of `merge --json`.
 
     Only the run's folder is read. A run of an earlier version has no record of its merge, and is planned again.
 
+    Args:
+        record: The run.
+        run_code: Run code that the models wrote on this machine, although the run belongs to a cluster.
+
     Raises:
-        UserInputError: The run has no units, or another user can write to its folders.
+        UserInputError: The run has no units, another user can write to its folders, or the merge would run code.
         SetupError: The merge failed.
     """
+    from hpcq.launch.build_array_spec import build_array_spec
+    from hpcq.launch.local_launcher import LocalLauncher
+    from hpcq.manifest.loader import load_schema
+    from hpcq.manifest.lookups import cluster_profile
+    from hpcq.plan.arrays import make_arrays
+    from hpcq.run.load import load_run
+    from hpcq.run.merge_record import read_merge_unit
+    from hpcq.run.submit import local_resources
     from hpcq.store import read_results
 
     layout = record.layout
@@ -184,12 +221,18 @@ def merge_run(record: RunRecord) -> dict[str, Any]:
         states = {one.id: one.state for one in query_status(record).units}
         if states.get(unit.id) is not UnitState.DONE:
             raise SetupError(
-                f"{sentence}, and a merge scores with them: run `hpcq stage {layout.manifest_lock}`, or restore them."
+                f"{sentence}, but a merge needs them for the scores: run `hpcq stage {layout.manifest_lock}`, or"
+                " restore them."
             )
         _LOG.warning("%s: the existing results of %s are shown, without a new merge.", sentence, layout.name)
         return _merge_document(layout.name, read_results(layout.results))
     manifest = load_schema(layout.manifest_lock)
     profile = cluster_profile(manifest)
+    if running := [] if run_code or profile.scheduler == "local" else _tasks_with_code(unit):
+        raise UserInputError(
+            f"{', '.join(running)}: a merge runs code that the models wrote. `hpcq resume {layout.name}` merges in a"
+            f" job; `hpcq merge {layout.name} --run-code` runs it on this machine, in a sandbox."
+        )
     order = build_array_spec(layout.name, make_arrays([unit], profile)[0], profile, manifest.retries)
     make_private_folders(layout)
     outcomes = LocalLauncher(layout, local_resources(profile)).run([order])
@@ -201,13 +244,22 @@ def merge_run(record: RunRecord) -> dict[str, Any]:
 
 def _missing_data(merge: PlannedUnit) -> list[str]:
     """Return the names of the tasks without which the responses cannot be scored here."""
+    from hpcq.stage.staged_tasks import is_data_present
+
     evaluations = merge.work.evaluations if isinstance(merge.work, MergeWork) else ()
     tasks = dict.fromkeys(task for one in evaluations if not one.is_synthetic for task in one.tasks)
     return [task.name for task in tasks if not is_data_present(task)]
 
 
+def _tasks_with_code(merge: PlannedUnit) -> list[str]:
+    evaluations = merge.work.evaluations if isinstance(merge.work, MergeWork) else ()
+    return sorted({task.name for one in evaluations for task in one.tasks if task.runs_code})
+
+
 def _merge_document(run: str, results: Results) -> dict[str, Any]:
     """Return the counts of a merge, its marks, and the number of tasks whose score is withheld, over all variants."""
+    from hpcq.verify.marks import Mark
+
     marks = [(variant.variant, Mark.from_json(mark)) for variant in results.variants for mark in variant.marks or ()]
     withheld = {(variant, mark.task) for variant, mark in marks if mark.kind.withholds_score}
     return {
@@ -230,7 +282,7 @@ def match_units(record: RunRecord, names: Sequence[str]) -> dict[str, tuple[str,
 def _names_in_reports(record: RunRecord) -> dict[str, list[str]]:
     """Return the units by the names that reports give to variants, in lower case: a scheme, or a model and a scheme.
 
-    A model and a scheme that several variants have are no name: a report tells them apart by more than the plan has.
+    A name that several variants have is left out: reports distinguish them by values that the plan does not have.
     """
     units: dict[str, dict[str, list[str]]] = defaultdict(lambda: defaultdict(list))
     for row in record.plan_document["units"]:

@@ -15,7 +15,7 @@ from hpcq.launch.visible_gpus import VisibleGpus, installed_gpus, visible_gpus
 from hpcq.manifest.profiles import Profile
 from hpcq.plan.units import PlannedUnit
 from hpcq.run.load import LoadedRun
-from hpcq.slurm.client import check_cluster
+from hpcq.slurm.client import check_cluster, on_cluster
 
 _LOG = logging.getLogger(__name__)
 
@@ -53,7 +53,8 @@ def check_submittable(loaded: LoadedRun) -> None:
             command = "make environments" if name in DEFAULT_ENVIRONMENTS else command
             missing.append(f"The environment '{name}' does not exist: run `{command}`.")
     if loaded.on_slurm and not missing:
-        check_cluster()
+        with on_cluster(loaded.profile.slurm.cluster):
+            check_cluster()
     if missing:
         raise SetupError("\n".join(missing))
 

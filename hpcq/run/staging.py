@@ -12,6 +12,7 @@ from hpcq.core.host_memory import GIB
 from hpcq.core.paths import COMPLETION_FILE
 from hpcq.core.umask import user_umask
 from hpcq.core.work_records import EvaluateWork, StageWork, UnitKind
+from hpcq.manifest import fidelity_checks
 from hpcq.manifest.calibration_checks import staged_text_problems
 from hpcq.manifest.context import cache_errors
 from hpcq.plan.build_units import stage_work
@@ -19,6 +20,8 @@ from hpcq.run.load import LoadedRun
 from hpcq.run.preflight import check_known_names
 from hpcq.stage.inputs import Input, environment_input, hub_inputs, package_inputs, write_refs
 from hpcq.stage.progress import ItemKind, StageReporter
+
+_TEXT_CHECKS = {ItemKind.CALIBRATION: staged_text_problems, ItemKind.PANEL: fidelity_checks.check_text}
 
 
 def run_inputs(loaded: LoadedRun) -> tuple[Input, ...]:
@@ -46,14 +49,18 @@ def stage_run(loaded: LoadedRun, reporter: StageReporter) -> tuple[Input, ...]:
 
 
 def _stage(inputs: Iterable[Input], loaded: LoadedRun, reporter: StageReporter) -> None:
-    """Stage inputs. A wrong key of the manifest, and a calibration text that is too short, are ManifestErrors."""
+    """Stage inputs. A wrong key of the manifest, and a text that is too short, are ManifestErrors."""
     context, source = loaded.resolved.context, loaded.resolved.manifest.source
     for each in inputs:
         try:
             each.stage(reporter)
         except KeyedInputError as error:
-            raise ManifestError([source.message(tuple(error.key.split(".")), error.sentence)]) from error
-        if each.item.kind is ItemKind.CALIBRATION and (problems := [*staged_text_problems(context)]):
+            # A text of the fidelity panel is prepared like one of a calibration, and its keys have the same names.
+            table, _, key = error.key.partition(".")
+            path = ("fidelity" if each.item.kind is ItemKind.PANEL else table, *key.split("."))
+            raise ManifestError([source.message(path, error.sentence)]) from error
+        check = _TEXT_CHECKS.get(each.item.kind)
+        if check and (problems := [*check(context)]):
             raise ManifestError([source.message(*problem) for problem in problems])
 
 
@@ -62,7 +69,7 @@ def check_repositories(loaded: LoadedRun) -> None:
 
     Raises:
         UserInputError: The manifest names something that the hub does not have.
-        SetupError: The hub does not answer, or denies access.
+        SetupError: The hub does not respond, or denies access.
     """
     check_known_names(loaded)
     if problems := loaded.resolved.context.pins.problems(in_input=False):

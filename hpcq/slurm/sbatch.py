@@ -8,25 +8,31 @@ import signal
 import subprocess
 import threading
 from collections.abc import Iterator
-from dataclasses import dataclass
 from pathlib import Path
 from types import FrameType
 
 from hpcq.core.errors import HpcqError
-from hpcq.slurm.client import NOT_AVAILABLE
+from hpcq.core.frozen import dataclass
+from hpcq.core.sentences import terminal_text
+from hpcq.slurm.client import NOT_AVAILABLE, SlurmUnavailableError, cluster_options
 from hpcq.slurm.environment import client_environment
+from hpcq.slurm.reasons import key_to_correct
 
 TIMEOUT_S = 120.0
-"""Seconds for one call: sbatch repeats its request by itself while the controller is busy."""
+"""Seconds for one call: sbatch repeats its own request while the controller is busy."""
 
-_PARSABLE = re.compile(r"(\d+)(;[\w.-]+)?")
+_PARSABLE = re.compile(r"(\d+)(?:;([\w.-]+))?")
 """Output of `sbatch --parsable`: the job id, and the cluster's name where there are several."""
 
-_SENTENCE = re.compile(r"Submitted batch job (\d+)( on cluster \S+)?")
+_SENTENCE = re.compile(r"Submitted batch job (\d+)(?: on cluster (\S+))?")
 """Output of sbatch without the option, which a site's wrapper may not pass on."""
 
-_LIMITS = ("MaxSubmitJob", "MaxJobs", "job submit limit")
-"""Parts of sbatch's error messages at a limit on the number of jobs. sbatch has no exit code of its own for it."""
+_JOB_LIMITS = ("SubmitJob", "MaxJobs")
+_NAMED_LIMIT = re.compile(r"\b(?:Assoc|QOS)(?:Grp|Max|Min)\w+")
+_ANY_LIMIT = "job submit limit"
+"""sbatch has one error for all limits of accounts and QOS: "Job violates accounting/QOS policy (job submit limit,
+user's size and/or time limits)". Some versions print the limit's name before it (`QOSMaxWallDurationPerJobLimit`).
+Without a name, it may be a limit on the number of jobs, and is treated as one."""
 
 _TIMED_OUT = "sbatch did not end within"
 
@@ -34,7 +40,11 @@ _INTERRUPTS = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)
 
 
 class RejectedError(HpcqError):
-    """sbatch ended with an error. The job may exist all the same: the answer of the controller can be lost."""
+    """sbatch ended with an error. The job may exist nevertheless: the answer of the controller can be lost."""
+
+
+class NoAnswerError(RejectedError, SlurmUnavailableError):
+    """The controller did not respond to sbatch, or not in time. The job may exist."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -43,11 +53,13 @@ class Answer:
 
     Attributes:
         job_id: Id of the job. None: its output has none.
+        cluster: Cluster that it names. None: none.
         output: All that it printed, also on standard error: messages of the site's submit filter, for example.
     """
 
     job_id: str | None
     output: str
+    cluster: str | None = None
 
 
 def submit_script(script: Path) -> Answer:
@@ -56,11 +68,12 @@ def submit_script(script: Path) -> Answer:
     The call has a session of its own: Ctrl-C in the terminal does not end it before it has printed the job id.
 
     Raises:
-        RejectedError: sbatch ended with an error, or not within TIMEOUT_S. The message has all of its output.
+        NoAnswerError: The controller did not respond, or sbatch did not end within TIMEOUT_S.
+        RejectedError: sbatch ended with another error. The message has all of its output.
     """
     try:
         done = subprocess.run(
-            ["sbatch", "--parsable", str(script)],
+            ["sbatch", "--parsable", *cluster_options(), str(script)],
             stdin=subprocess.DEVNULL,
             capture_output=True,
             text=True,
@@ -71,38 +84,48 @@ def submit_script(script: Path) -> Answer:
             start_new_session=True,
         )
     except subprocess.TimeoutExpired:
-        raise RejectedError(f"{_TIMED_OUT} {TIMEOUT_S:g} s.") from None
-    output = "\n".join(filter(None, (done.stderr.strip(), done.stdout.strip())))
+        raise NoAnswerError(f"{_TIMED_OUT} {TIMEOUT_S:g} s.") from None
+    output = terminal_text("\n".join(filter(None, (done.stderr.strip(), done.stdout.strip()))))
     if done.returncode:
-        raise RejectedError(output or f"sbatch ended with exit code {done.returncode} and no message.")
-    return Answer(job_id=parse_job_id(done.stdout), output=output)
+        kind = NoAnswerError if any(phrase in output for phrase in NOT_AVAILABLE) else RejectedError
+        raise kind(output or f"sbatch ended with exit code {done.returncode} and no message.")
+    job_id, cluster = parse_job_id(done.stdout)
+    return Answer(job_id=job_id, output=output, cluster=cluster)
 
 
-def parse_job_id(output: str) -> str | None:
-    """Return the job id in the output of sbatch: the last line that is an id alone, or sbatch's sentence; else None.
+def parse_job_id(output: str) -> tuple[str | None, str | None]:
+    """Return the job id and the cluster in the output of sbatch: the last line that is an id, or sbatch's sentence.
 
     Other lines are a site's own ("job 120 of your group is waiting").
     """
     for line in reversed(output.splitlines()):
         found = _PARSABLE.fullmatch(line.strip()) or _SENTENCE.fullmatch(line.strip())
         if found:
-            return found[1]
-    return None
+            return found[1], found[2]
+    return None, None
+
+
+def is_job_limit(output: str) -> bool:
+    """Whether sbatch reports a limit on the number of submitted jobs, or one that it does not name."""
+    if names := _NAMED_LIMIT.findall(output):
+        return any(phrase in name for name in names for phrase in _JOB_LIMITS)
+    return _ANY_LIMIT in output or any(phrase in output for phrase in _JOB_LIMITS)
 
 
 def advice(output: str) -> str:
     """Return what the user can do about a rejection, by the messages of sbatch."""
-    if any(phrase in output for phrase in _LIMITS):
+    if is_job_limit(output):
         return (
             "This is a limit on submitted jobs or their size: if the size is right, wait until some of your jobs have"
-            " ended, and run the command again."
+            " ended, and run the command again. To submit larger runs in portions, set slurm.max_submitted_jobs."
         )
     if any(phrase in output for phrase in (*NOT_AVAILABLE, _TIMED_OUT)):
         return (
-            "Slurm did not answer in time: run the command again in a few minutes. It finds the job if Slurm has"
+            "Slurm did not respond in time: run the command again in a few minutes. It finds the job if Slurm has"
             " accepted it after all."
         )
-    return "Correct the cluster profile and run the command again."
+    key = key_to_correct(output)
+    return f"Correct {f'{key} in ' if key else ''}the cluster profile and run the command again."
 
 
 @contextlib.contextmanager

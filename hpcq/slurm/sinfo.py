@@ -5,15 +5,15 @@ from __future__ import annotations
 import re
 from collections import defaultdict
 from collections.abc import Iterable, Iterator, Sequence
-from dataclasses import dataclass
 
 from hpcq.catalog.gpu_aliases import match_gpu
+from hpcq.core.frozen import dataclass
 from hpcq.slurm.client import run_client
 
 _FORMAT = "%N|%P|%G|%c|%m|%f|%l|%s|%a|%t"
 _GPUS = re.compile(r"(?:^|,)gpu:(?:(?P<type>[^:,(]+):)?(?P<count>\d+)(?:\([^)]*\))?")
 _TIME = re.compile(r"(?:(?P<days>\d+)-)?(?:(?P<hours>\d+):)?(?P<minutes>\d+):(?P<seconds>\d+)")
-_OUT_OF_SERVICE = ("down", "drain", "drng", "fail", "inval", "unk", "maint", "futr")
+_OUT_OF_SERVICE = ("down", "drain", "drng", "fail", "inval", "unk", "maint", "futr", "ext")
 _NO_LIMIT = float("inf")
 
 
@@ -97,13 +97,18 @@ def parse_nodes(listing: str) -> list[NodeRow]:
                     cpus=int(cpus.rstrip("+")),
                     memory_mib=int(memory.rstrip("+")),
                     features=() if features == "(null)" else tuple(features.split(",")),
-                    time_limit_minutes=_minutes(limit),
+                    time_limit_minutes=parse_minutes(limit),
                     max_nodes_per_job=int(max_nodes) if max_nodes.isdigit() else None,
-                    # "idle*" does not respond; "idle~" is powered down, and powered up for a job
-                    is_usable=availability == "up" and not state.startswith(_OUT_OF_SERVICE) and "*" not in state,
+                    is_usable=availability == "up" and is_in_service(state),
                 )
             )
     return rows
+
+
+def is_in_service(state: str) -> bool:
+    """Whether a node in this state, in sinfo's compact form, can start jobs."""
+    # "idle*" does not respond; "idle~" is powered down, and powered up for a job
+    return not state.startswith(_OUT_OF_SERVICE) and "*" not in state
 
 
 def _gpus(gres: str) -> list[tuple[str | None, int]]:
@@ -113,7 +118,8 @@ def _gpus(gres: str) -> list[tuple[str | None, int]]:
     return list(counts.items()) or [(None, 0)]
 
 
-def _minutes(limit: str) -> int | None:
+def parse_minutes(limit: str) -> int | None:
+    """Return a time limit as Slurm prints it ('1-12:00:00', '30:00') in minutes; None: no limit, or unknown."""
     found = _TIME.fullmatch(limit)
     if found is None:
         return None

@@ -22,6 +22,10 @@ _ROW = (
 """A row of a run whose job names begin with `name`: the fields above."""
 
 
+JOB_ID = re.compile(r"\d+(_\d+)?")
+"""A job, or an element of an array."""
+
+
 def job_name(run: str, array: str, part: int) -> str:
     """Return the job name that identifies a submission in the queue. Names of runs and arrays have no colon."""
     return f"{job_name_prefix(run)}{array}:{part}"
@@ -38,7 +42,7 @@ def poll(run: str, timeout_s: float | None = None) -> dict[str, SlurmJob]:
     Each element of an array is a job. Runs of the same name in different folders are all listed; their job ids differ.
 
     Raises:
-        SlurmUnavailableError: Slurm does not answer, within `timeout_s` seconds if it is given.
+        SlurmUnavailableError: Slurm does not respond, within `timeout_s` seconds if it is given.
         SetupError: Slurm is missing.
     """
     fields = ",".join(f"{name}:|" for name in _FIELDS)
@@ -48,7 +52,7 @@ def poll(run: str, timeout_s: float | None = None) -> dict[str, SlurmJob]:
 
 
 def parse_queue(listing: str, run: str) -> dict[str, SlurmJob]:
-    """Parse the output of squeue; jobs of other runs are skipped, and lines that are no rows.
+    """Parse the output of squeue; jobs of other runs and lines that are not rows are skipped.
 
     A name or a comment of another job may have line breaks and separators, and with several clusters there are
     headings.
@@ -69,14 +73,25 @@ def parse_queue(listing: str, run: str) -> dict[str, SlurmJob]:
     return found
 
 
-def cancel(job_ids: Iterable[str]) -> None:
+def count_jobs() -> int:
+    """Count all pending and running jobs of this user, as limits on submitted jobs do: each element of an array.
+
+    Raises:
+        SlurmUnavailableError: Slurm does not respond.
+        SetupError: Slurm is missing.
+    """
+    listing = run_client("squeue", "--noheader", "--array", f"--user={os.getuid()}", "--format=%i")
+    return sum(JOB_ID.fullmatch(line.strip()) is not None for line in listing.splitlines())
+
+
+def cancel(job_ids: Iterable[str], *, only_pending: bool = False) -> None:
     """Cancel jobs and elements of arrays ('100_7') by one call. Ended jobs are not affected.
 
     Raises:
         SetupError: Slurm is missing or does not respond.
     """
-    if arguments := _as_arguments(job_ids):
-        run_client("scancel", "--quiet", *arguments)
+    if arguments := with_ranges(job_ids):
+        run_client("scancel", "--quiet", *(["--state=PENDING"] if only_pending else []), *arguments)
 
 
 def release(job_ids: Iterable[str]) -> None:
@@ -85,12 +100,12 @@ def release(job_ids: Iterable[str]) -> None:
     Raises:
         SetupError: Slurm is missing, does not respond, or refuses for one of the jobs.
     """
-    if arguments := _as_arguments(job_ids):
+    if arguments := with_ranges(job_ids):
         run_client("scontrol", "release", ",".join(arguments))
 
 
-def _as_arguments(job_ids: Iterable[str]) -> list[str]:
-    """Return the jobs with the elements of each array as one argument: '100_[1-3,7]'."""
+def with_ranges(job_ids: Iterable[str]) -> list[str]:
+    """Return the ids of jobs with the elements of each array as one id: '100_[1-3,7]'."""
     indices: dict[str, set[int]] = defaultdict(set)
     jobs = set()
     for job_id in job_ids:

@@ -17,6 +17,7 @@ from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from hpcq.catalog.tasks import find_task
 from hpcq.core.calibration_source import CalibrationSource, parse_calibration_source
 from hpcq.core.errors import ConnectionLostError, HpcqError, KeyedInputError, SetupError, StorageError, UserInputError
 from hpcq.core.files import storage_errors
@@ -46,11 +47,15 @@ class _DataStager:
     def stage_task(self, task: Task) -> None:
         """Prepare all data sets that the construction of the task reads, and write the task's marker."""
         from hpcq.evaluate.lm_eval_tasks import load_definition
+        from hpcq.evaluate.task_size import count_examples, count_requests
 
         self._send(MessageKind.PROGRESS, text=f"Data of {task.name}", task=task.name)
         self._folders = []
-        load_definition(replace(task, cache=self._request.cache), stager=self._stage_dataset)
-        write_task_marker(task, self._request.cache, self._folders)
+        staged = replace(task, cache=self._request.cache)
+        loaded = load_definition(staged, stager=self._stage_dataset)
+        examples = count_examples(loaded["tasks"])
+        size = None if find_task(task.name) else count_requests(staged, loaded["tasks"])
+        write_task_marker(task, self._request.cache, self._folders, size, examples)
 
     def stage_calibration(self, source: CalibrationSource) -> None:
         """Write the calibration text and its completion marker, unless it is complete."""

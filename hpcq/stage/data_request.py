@@ -3,10 +3,11 @@
 from __future__ import annotations
 
 import json
-from dataclasses import dataclass, field
+from dataclasses import field
 from enum import StrEnum
 from pathlib import Path
 
+from hpcq.core.frozen import dataclass
 from hpcq.core.hub_cache import HubCache, datasets_cache
 from hpcq.core.work_records import Task
 
@@ -20,6 +21,10 @@ class MessageKind(StrEnum):
     CONNECTION_LOST = "connection lost"
     STORAGE_ERROR = "storage error"
     DONE = "done"
+
+
+_TASK_FIELDS = ("name", "data_revisions", "definitions", "definition_folders", "definition_copies")
+"""Fields of a task on which its data depend."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -44,7 +49,7 @@ class DataRequest:
         """Return the request as a JSON document."""
         return json.dumps(
             {
-                "tasks": [{"name": task.name, "data_revisions": task.data_revisions} for task in self.tasks],
+                "tasks": [{name: getattr(task, name) for name in _TASK_FIELDS} for task in self.tasks],
                 "calibrations": self.calibrations,
                 "cache": {"hub": str(self.cache.hub), "prepared": str(self.cache.prepared)},
                 "mirror": str(self.mirror) if self.mirror else None,
@@ -58,7 +63,13 @@ class DataRequest:
         document = json.loads(text)
         return cls(
             tasks=tuple(
-                Task(name=task["name"], data_revisions=tuple((repo, commit) for repo, commit in task["data_revisions"]))
+                Task(
+                    name=task["name"],
+                    data_revisions=tuple((repo, commit) for repo, commit in task["data_revisions"]),
+                    definitions=task["definitions"],
+                    definition_folders=tuple(task["definition_folders"]),
+                    definition_copies=tuple(task["definition_copies"]),
+                )
                 for task in document["tasks"]
             ),
             calibrations=tuple(document["calibrations"]),

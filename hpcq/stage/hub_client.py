@@ -18,7 +18,6 @@ import os
 import re
 import time
 from collections.abc import Callable, Iterable, Iterator
-from dataclasses import dataclass
 from http import HTTPStatus
 from pathlib import Path
 from typing import Any, TypeVar
@@ -26,6 +25,7 @@ from typing import Any, TypeVar
 from hpcq.core.error_classification import causes
 from hpcq.core.errors import ConnectionLostError, HpcqError, SetupError, UserInputError
 from hpcq.core.files import storage_errors
+from hpcq.core.frozen import dataclass
 from hpcq.core.hub_cache import DEFAULT_REVISION, HubCache, RepoKind
 from hpcq.stage.interruptible import interruptible
 from hpcq.stage.retries import (
@@ -72,7 +72,7 @@ class MissingCommitError(UserInputError):
 
 
 class _TransferError(ConnectionError):
-    """hf_xet (1.8) raises a RuntimeError if its server does not answer or a connection is cut."""
+    """hf_xet (1.8) raises a RuntimeError if its server does not respond or a connection is lost."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -168,7 +168,7 @@ def resolve(
 
     Raises:
         UserInputError: No such repository or revision.
-        SetupError: The hub does not answer, or denies access.
+        SetupError: The hub does not respond, or denies access.
     """
     requested = revision or DEFAULT_REVISION
     place = _Place(kind=kind, repo_id=repo_id, revision=requested)
@@ -186,7 +186,7 @@ def list_files(kind: RepoKind, repo_id: str, commit: str, *, notify: Notify = ig
 
     Raises:
         UserInputError: No such repository or commit.
-        SetupError: The hub does not answer, or denies access.
+        SetupError: The hub does not respond, or denies access.
     """
     place = _Place(kind=kind, repo_id=repo_id, revision=commit)
     info = _info(place, notify, files_metadata=True)
@@ -204,11 +204,11 @@ def list_files(kind: RepoKind, repo_id: str, commit: str, *, notify: Notify = ig
 def check_access(kind: RepoKind, repo_id: str, commit: str, file: str, *, notify: Notify = ignore) -> None:
     """Check with one request that the user may read a file of a repository.
 
-    The file list of a gated repository is no evidence, because it is public.
+    The file list of a gated repository does not show this, because it is public.
 
     Raises:
         UserInputError: No such repository, commit or file.
-        SetupError: The hub does not answer, or denies access.
+        SetupError: The hub does not respond, or denies access.
     """
     import huggingface_hub
 
@@ -244,7 +244,7 @@ def fetch_files(
 
     Raises:
         UserInputError: No such repository, commit or file.
-        SetupError: The hub does not answer, denies access, or the disk is full.
+        SetupError: The hub does not respond, denies access, or the disk is full.
     """
     with quiet_client():
         for name in names:
@@ -280,7 +280,7 @@ def download_file(
     Raises:
         MissingFileError: The repository has no such file.
         UserInputError: No such repository or commit.
-        SetupError: The hub does not answer, denies access, or the disk is full.
+        SetupError: The hub does not respond, denies access, or the disk is full.
     """
     path = cache.snapshot(kind, repo_id, commit) / name
     if path.exists():
@@ -412,7 +412,7 @@ def _no_hub() -> str:
 
 
 class _Contact:
-    """Whether the hub has answered this process, so that a command waits only once for a missing network."""
+    """Whether the hub has responded to this process, so that a command waits only once for a missing network."""
 
     def __init__(self) -> None:
         self._has_answered = False
@@ -426,7 +426,7 @@ class _Contact:
         return dataclasses.replace(policy, unreachable_s=policy.total_s) if self._has_answered else policy
 
     def succeeded(self) -> None:
-        """Record that the hub has answered."""
+        """Record that the hub has responded."""
         self._has_answered, self._failed_s = True, None
 
     def failed(self) -> None:
@@ -571,7 +571,9 @@ def _no_revision(place: _Place) -> HpcqError:
 
 
 def _no_file(place: _Place) -> HpcqError:
-    return MissingFileError(f"{place}: the {place.noun} has no file '{place.file}' (see {place.url}).")
+    return MissingFileError(
+        f"{place}: the {place.noun} has no file '{place.file}': choose another revision (see {place.url})."
+    )
 
 
 def _no_id(place: _Place) -> HpcqError:

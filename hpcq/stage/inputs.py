@@ -5,7 +5,6 @@ from __future__ import annotations
 import functools
 import time
 from collections.abc import Callable, Iterator
-from dataclasses import dataclass
 from pathlib import Path
 from typing import Protocol
 
@@ -13,9 +12,10 @@ from hpcq.catalog.packages import staged_calibration_path, staged_dataset_path, 
 from hpcq.catalog.plugins import lock_folder
 from hpcq.core import environments
 from hpcq.core.calibration_source import parse_calibration_source
+from hpcq.core.frozen import dataclass
 from hpcq.core.hub_cache import HubCache, RepoKind
 from hpcq.core.text_marker import is_text_complete
-from hpcq.core.work_records import Calibration, StageWork
+from hpcq.core.work_records import Calibration, FidelityPanel, StageWork
 from hpcq.manifest import ResolvedManifest
 from hpcq.quantize.checkpoint_lock import LockOwner
 from hpcq.stage.model_snapshot import missing_bytes, stage_model
@@ -111,8 +111,8 @@ def hub_inputs(work: StageWork, owner: LockOwner | None = None) -> tuple[Input, 
         owner: Owner of the locks: the attempt of a unit; None: this process.
     """
     models = [HubModel(id=name, commit=commit, cache=work.cache, owner=owner) for name, commit in work.models]
-    calibration = [_hub_calibration(work.calibration, work)] if work.calibration else []
-    return (*models, *_hub_tasks(work), *calibration)
+    texts = {ItemKind.CALIBRATION: work.calibration, ItemKind.PANEL: work.panel}
+    return (*models, *_hub_tasks(work), *(_hub_text(kind, text, work) for kind, text in texts.items() if text))
 
 
 def write_refs(work: StageWork) -> None:
@@ -148,10 +148,10 @@ def _task_item(name: str) -> Item:
     return Item(kind=ItemKind.DATASET, name=name)
 
 
-def _hub_calibration(calibration: Calibration, work: StageWork) -> Prepared:
-    source = parse_calibration_source(calibration.source or "")
+def _hub_text(kind: ItemKind, text: Calibration | FidelityPanel, work: StageWork) -> Prepared:
+    source = parse_calibration_source(text.source or "")
     return Prepared(
-        item=Item(kind=ItemKind.CALIBRATION, name=source.repo_id, commit=source.commit),
+        item=Item(kind=kind, name=source.repo_id, commit=source.commit),
         exists=lambda: is_text_complete(source.path(work.cache)),
         prepare=lambda progress: stage_calibration_text(source, work.cache, mirror=_mirror(work), progress=progress),
     )
@@ -171,10 +171,12 @@ def package_inputs(resolved: ResolvedManifest) -> Iterator[Input]:
         path = staged_dataset_path(task.name)
         if path and task.data_path == str(path):
             yield _packaged(ItemKind.DATASET, task.name, path, stage_dataset)
-    text = resolved.calibration
-    path = staged_calibration_path(text.dataset) if text else None
-    if text and path and text.path == str(path):
-        yield _packaged(ItemKind.CALIBRATION, text.dataset, path, stage_calibration)
+    staged: set[Path] = set()
+    for kind, text in ((ItemKind.CALIBRATION, resolved.calibration), (ItemKind.PANEL, resolved.panel)):
+        path = staged_calibration_path(text.dataset) if text else None
+        if text and path and text.path == str(path) and path not in staged:
+            staged.add(path)
+            yield _packaged(kind, text.dataset, path, stage_calibration)
 
 
 def _packaged(kind: ItemKind, name: str, path: Path, stage: Callable[..., Path]) -> Prepared:

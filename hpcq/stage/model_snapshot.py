@@ -7,13 +7,13 @@ import os
 import socket
 import time
 from collections.abc import Collection, Iterable, Mapping
-from dataclasses import dataclass
 from pathlib import Path
 
 from hpcq.catalog.checkpoint_problems import ADAPTER_FILE, IS_ADAPTER, is_pointer
 from hpcq.catalog.safetensors_headers import headers_of
 from hpcq.core.attempts import utc_now
 from hpcq.core.errors import SetupError, UserInputError
+from hpcq.core.frozen import dataclass
 from hpcq.core.hub_cache import HubCache, RepoKind
 from hpcq.core.outcomes import Launcher
 from hpcq.core.processes import identity
@@ -60,7 +60,7 @@ def missing_bytes(repo_id: str, commit: str, cache: HubCache, *, notify: Notify 
 
     Raises:
         UserInputError: No such model or commit, or not a model that can be evaluated.
-        SetupError: The hub does not answer, or denies access.
+        SetupError: The hub does not respond, or denies access.
     """
     snapshot = Snapshot(kind=RepoKind.MODEL, repo_id=repo_id, commit=commit, cache=cache)
     marker = complete_marker(snapshot)
@@ -93,7 +93,7 @@ def stage_model(
 
     Raises:
         UserInputError: No such model or commit, or not a model that can be evaluated.
-        SetupError: The hub does not answer, denies access, the cache cannot be written, space is missing, or a file
+        SetupError: The hub does not respond, denies access, the cache cannot be written, space is missing, or a file
             differs from the hub's.
         StorageError: The disk is full.
     """
@@ -213,7 +213,9 @@ def _refuse_other_content(snapshot: Snapshot, paths: Iterable[str], chosen: Mode
         )
     if chosen.lacks_index or not chosen.has_tokenizer:
         lacks = "index of its shards (*.index.json)" if chosen.lacks_index else "tokenizer"
-        raise UserInputError(f"{snapshot}: the repository has no {lacks}, so that transformers cannot load it.")
+        raise UserInputError(
+            f"{snapshot}: the repository has no {lacks}, so transformers cannot load it: use another repository."
+        )
 
 
 def _shards(snapshot: Snapshot, index: str) -> tuple[str, ...]:
@@ -265,7 +267,7 @@ def _cached_file(name: str, path: Path) -> RepoFile:
 
 
 def _check_weights(snapshot: Snapshot, names: Collection[str]) -> None:
-    """Check that the weights are no pointers, and that their headers agree with the sizes of the files and the index.
+    """Check that the weights are not Git LFS pointers, and that their headers agree with the files and the index.
 
     Raises:
         UserInputError: They do not: the repository itself is damaged.
@@ -273,7 +275,7 @@ def _check_weights(snapshot: Snapshot, names: Collection[str]) -> None:
     pointers = [name for name in names if name.endswith(_WEIGHT_SUFFIXES) and is_pointer(snapshot.folder / name)]
     if pointers:
         raise UserInputError(
-            f"{snapshot}: {_few(sorted(pointers))} in the repository is a pointer of Git LFS, and the file itself was"
+            f"{snapshot}: {_few(sorted(pointers))} in the repository is a Git LFS pointer, and the file itself was"
             " not uploaded: use another repository or revision."
         )
     tensors: dict[str, str] = {}

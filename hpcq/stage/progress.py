@@ -5,9 +5,10 @@ The same reports serve models, data sets, calibration texts and environments. `h
 
 from __future__ import annotations
 
-from dataclasses import dataclass
 from enum import StrEnum
 from typing import Protocol
+
+from hpcq.core.frozen import dataclass
 
 
 class ItemKind(StrEnum):
@@ -16,6 +17,7 @@ class ItemKind(StrEnum):
     MODEL = "model"
     DATASET = "data set"
     CALIBRATION = "calibration text"
+    PANEL = "text of the fidelity panel"
     ENVIRONMENT = "environment"
 
 

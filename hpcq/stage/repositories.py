@@ -5,11 +5,11 @@ from __future__ import annotations
 import json
 from collections.abc import Callable, Sequence
 from concurrent.futures import ThreadPoolExecutor
-from dataclasses import dataclass
 from pathlib import Path
 
 from hpcq.core.errors import SetupError
 from hpcq.core.files import write_text
+from hpcq.core.frozen import dataclass
 from hpcq.core.hub_cache import HubCache, RepoKind
 from hpcq.core.mirror import is_mirror_revision, mirror_revision, mirrored_repository, repository_files
 from hpcq.stage import hub_client
@@ -37,7 +37,7 @@ class HubRepository:
 
         Raises:
             UserInputError: The hub has no such data set or commit.
-            SetupError: The hub does not answer, or denies access.
+            SetupError: The hub does not respond, or denies access.
         """
         listing = self.cache.dataset(self.repo_id, self.commit, {}).with_name(_LISTING)
         try:

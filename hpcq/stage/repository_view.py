@@ -12,13 +12,14 @@ from __future__ import annotations
 
 import re
 from collections.abc import Iterable
-from dataclasses import dataclass, field
+from dataclasses import field
 from pathlib import Path, PurePosixPath
 from typing import Any
 
 import datasets
 
 from hpcq.core.errors import SetupError
+from hpcq.core.frozen import dataclass
 from hpcq.core.mirror import CONFIGURATION_FILE
 from hpcq.stage.repositories import Repository
 
@@ -81,7 +82,10 @@ class RepositoryView:
             SetupError: The file is not in the repository: its README.md or the task names a file elsewhere.
         """
         if not Path(path).is_relative_to(self.folder):
-            raise SetupError(f"{self.repository.repo_id}: reads {path}, which is not a file of this data set.")
+            raise SetupError(
+                f"{self.repository.repo_id}: its README.md or the task reads {path}, which is not a file of this data"
+                " set. Remove the task, or set tasks.data to a folder of <split>.jsonl files."
+            )
         return Path(path).relative_to(self.folder).as_posix()
 
     def select(self, arguments: dict[str, Any]) -> Selection:

@@ -6,18 +6,17 @@ error of the server (5xx) are transient.
 
 from __future__ import annotations
 
-import email.utils
 import os
 import random
 import re
 import time
 from collections.abc import Callable, Iterator, Mapping
-from dataclasses import dataclass
 from http import HTTPStatus
 from typing import TypeVar
 
 from hpcq.core.error_classification import ErrorFacts, causes, classify_error
 from hpcq.core.failures import Failure
+from hpcq.core.frozen import dataclass
 
 RETRY_VARIABLE = "HPCQ_HUB_RETRY_S"
 RETRY_S = 300.0
@@ -46,7 +45,7 @@ class RetryPolicy:
     """Time limits of the retries of one request, in seconds.
 
     Attributes:
-        total_s: Limit if the server has answered, with an error or with a part of a file.
+        total_s: Limit if the server has responded, with an error or with a part of a file.
         unreachable_s: Limit if no connection to the server could be made.
     """
 
@@ -141,8 +140,10 @@ def requested_wait_s(error: BaseException) -> float | None:
 
 
 def _parse_date(text: str) -> float | None:
+    from email.utils import parsedate_to_datetime  # here: the planner imports this module
+
     try:
-        return email.utils.parsedate_to_datetime(text).timestamp()
+        return parsedate_to_datetime(text).timestamp()
     except ValueError:
         return None
 
@@ -153,5 +154,5 @@ def describe(error: BaseException) -> str:
     if status is not None:
         return f"the hub answered with HTTP status {status}"
     if _has_type(error, _CUT):
-        return "the connection was cut"
-    return "the hub did not answer"
+        return "the connection was lost"
+    return "the hub did not respond"

@@ -36,7 +36,7 @@ def run_data_program(
 
     Raises:
         KeyedInputError: The request names a configuration, split or column that a data set does not have.
-        ConnectionLostError: The hub does not answer, or not without errors, after all retries.
+        ConnectionLostError: The hub does not respond, or not without errors, after all retries.
         SetupError: Something cannot be downloaded, read or prepared.
         StorageError: The disk is full, or a folder cannot be written.
     """

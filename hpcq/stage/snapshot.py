@@ -15,7 +15,7 @@ import queue
 import threading
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from concurrent.futures import FIRST_COMPLETED, Future, ThreadPoolExecutor, wait
-from dataclasses import asdict, dataclass
+from dataclasses import asdict
 from pathlib import Path
 from typing import TypeVar
 
@@ -23,6 +23,7 @@ from hpcq.core.attempts import utc_now
 from hpcq.core.digests import digest_of_model_files, known_digest, remember_digest
 from hpcq.core.errors import SetupError, StorageError
 from hpcq.core.files import fsync, storage_errors, write_text
+from hpcq.core.frozen import dataclass
 from hpcq.core.hub_cache import HubCache, RepoKind
 from hpcq.core.permissions import user_name
 from hpcq.core.snapshot_marker import MarkedFile, Reference, SnapshotMarker, read_snapshot_marker
@@ -127,7 +128,7 @@ def _has_size(path: Path, size: int) -> bool:
 
 
 def missing_files(snapshot: Snapshot, files: Iterable[RepoFile]) -> tuple[RepoFile, ...]:
-    """Return those of `files` that the snapshot does not have with their size."""
+    """Return the ones of `files` that are missing in the snapshot, or have another size there."""
     return tuple(file for file in files if not _has_size(snapshot.folder / file.path, file.size))
 
 
@@ -191,7 +192,7 @@ def fetch_and_verify(
 
     Raises:
         UserInputError: No such repository, commit or file.
-        SetupError: The hub does not answer, denies access, or a file differs from the hub's.
+        SetupError: The hub does not respond, denies access, or a file differs from the hub's.
         StorageError: The disk is full, or the folder is not writable.
     """
     transfer = _Transfer(snapshot, compared_with)

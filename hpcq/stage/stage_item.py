@@ -58,7 +58,7 @@ def stage_model(model_id: str, *, progress: Progress) -> Path:
 
 @contextlib.contextmanager
 def _joined(parts: Sequence[Path]) -> Iterator[Path]:
-    """Give the path of a file with the content of all parts, which exists during the block."""
+    """Yield the path of a file with the content of all parts, which exists during the block."""
     if len(parts) == 1:
         yield parts[0]
         return

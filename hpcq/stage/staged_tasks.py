@@ -2,17 +2,19 @@
 
 from __future__ import annotations
 
+import dataclasses
 import json
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
 from hpcq.catalog.packages import SupportFiles, find_packaged_dataset
+from hpcq.catalog.tasks import find_task, known_task
 from hpcq.core import environments
 from hpcq.core.addressing import DIGEST_CHARACTERS, address_of, slug
 from hpcq.core.files import storage_errors, write_text
 from hpcq.core.hub_cache import HubCache
-from hpcq.core.work_records import Task
+from hpcq.core.work_records import Task, TaskSize
 
 ENVIRONMENT = "transformers"
 """Environment whose lm-eval constructs the tasks that are staged."""
@@ -20,8 +22,9 @@ ENVIRONMENT = "transformers"
 
 def support_files(task: Task) -> tuple[SupportFiles, ...]:
     """Return further files that the task needs, and that packages contain (NLTK's data for IFEval)."""
-    packaged = find_packaged_dataset(task.name)
-    return packaged.support if packaged else ()
+    info = known_task(task.name, task.definitions) if find_task(task.name) is None else None
+    packaged = (find_packaged_dataset(name) for name in (task.name, *(info.members if info else ())))
+    return tuple(dict.fromkeys(support for one in packaged if one for support in one.support))
 
 
 def is_task_staged(task: Task, cache: HubCache) -> bool:
@@ -43,6 +46,8 @@ def is_data_present(task: Task) -> bool:
     """
     if task.data_path is not None:
         return Path(task.data_path).is_dir()
+    if task.definitions and not task.data_revisions:
+        return True  # its documents are next to its definition
     return task.cache is not None and is_task_staged(task, task.cache)
 
 
@@ -72,8 +77,38 @@ def _json(path: Path) -> Any:
     return json.loads(path.read_text(encoding="utf-8"))
 
 
-def write_task_marker(task: Task, cache: HubCache, folders: Sequence[Path]) -> None:
-    """Commit the marker of a task whose prepared data sets are `folders`."""
+def staged_size(task: Task, cache: HubCache) -> TaskSize | None:
+    """Return the size of a staged task; None: it is not staged, or was not counted."""
+    try:
+        return TaskSize(**_json(_marker(task, cache))["size"])
+    except (OSError, ValueError, KeyError, TypeError):
+        return None
+
+
+def staged_examples(task: Task, cache: HubCache) -> int | None:
+    """Return how many few-shot examples each prompt of a staged task can have; None: it is not staged, or unknown."""
+    try:
+        return int(_json(_marker(task, cache))["examples"])
+    except (OSError, ValueError, KeyError, TypeError):
+        return None
+
+
+def write_task_marker(
+    task: Task,
+    cache: HubCache,
+    folders: Sequence[Path],
+    size: TaskSize | None = None,
+    examples: int | None = None,
+) -> None:
+    """Commit the marker of a task.
+
+    Args:
+        task: The task.
+        cache: Folders of what is staged.
+        folders: Its prepared data sets.
+        size: Number and length of its requests, if they were counted.
+        examples: Largest possible number of few-shot examples in its prompts, if it is known.
+    """
     names = sorted({folder.relative_to(cache.prepared).as_posix() for folder in folders})
     document = {
         "schema": 1,
@@ -81,6 +116,8 @@ def write_task_marker(task: Task, cache: HubCache, folders: Sequence[Path]) -> N
         "versions": dict(_versions()),
         "revisions": dict(task.data_revisions),
         "folders": names,
+        **({"size": dataclasses.asdict(size)} if size else {}),
+        **({} if examples is None else {"examples": examples}),
     }
     write_text(_marker(task, cache), json.dumps(document, indent=1) + "\n")
 
@@ -90,7 +127,8 @@ def _versions() -> tuple[tuple[str, str], ...]:
 
 
 def _marker(task: Task, cache: HubCache) -> Path:
-    key = address_of("staged task", task.name, _versions(), sorted(task.data_revisions))[:DIGEST_CHARACTERS]
+    own = (task.definitions,) if task.definitions else ()
+    key = address_of("staged task", task.name, _versions(), sorted(task.data_revisions), *own)[:DIGEST_CHARACTERS]
     return cache.prepared / "tasks" / f"{slug(task.name)}-{key}.json"
 
 

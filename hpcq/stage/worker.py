@@ -21,7 +21,7 @@ def stage(work: StageWork, attempt: Attempt) -> None:
 
     Raises:
         UserInputError: The hub has no such repository, commit or file.
-        SetupError: The hub does not answer, denies access, or space is missing.
+        SetupError: The hub does not respond, denies access, or space is missing.
         StorageError: The cache cannot be written.
     """
     inputs = hub_inputs(work, LockOwner.from_attempt(attempt.record))
@@ -46,7 +46,7 @@ class _AttemptReporter:
         self._begin_bytes = 0
 
     def progress(self, progress: StageProgress) -> None:
-        """Record a new phase at once, else the bytes now and then."""
+        """Record a new phase at once, and the bytes every few seconds."""
         phase, now_s = f"{progress.phase} {progress.item.name}", time.monotonic()
         if phase != self._phase:
             self._phase, self._begin_bytes = phase, progress.done

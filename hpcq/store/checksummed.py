@@ -11,13 +11,14 @@ from __future__ import annotations
 import contextlib
 import hashlib
 import io
+import itertools
 import sys
 from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import h5py
 
-from hpcq.core.errors import SegmentCorruptError
+from hpcq.core.errors import SegmentCorruptError, SegmentVanishedError
 from hpcq.core.files import IrregularFileError, read_regular, storage_errors
 
 _SIGNATURE = b"\x89HDF\r\n\x1a\n"
@@ -25,6 +26,7 @@ _CHECKSUM_PREFIX = b"\nsha256 "
 _CHECKSUM_LINE_BYTES = len(_CHECKSUM_PREFIX) + 64 + 1
 # The oldest layout of HDF5, which every reader in use can open.
 _LIBVER = ("earliest", "v108")
+_FILE_NUMBERS = itertools.count()
 
 
 def checksummed_bytes(fill: Callable[[h5py.File], None], *, form: str, schema: int) -> bytes:
@@ -35,7 +37,8 @@ def checksummed_bytes(fill: Callable[[h5py.File], None], *, form: str, schema: i
         form: Value of the attribute `format`.
         schema: Value of the attribute `schema`.
     """
-    with h5py.File(form, "w", driver="core", backing_store=False, libver=_LIBVER) as file:
+    # libhdf5 refuses to create two open files of one name, also in memory: threads write at the same time.
+    with h5py.File(f"{form}-{next(_FILE_NUMBERS)}", "w", driver="core", backing_store=False, libver=_LIBVER) as file:
         file.attrs["format"] = form
         file.attrs["schema"] = schema
         fill(file)
@@ -55,6 +58,7 @@ def open_checked(path: Path, *, form: str, schema: int) -> Iterator[tuple[h5py.F
 
     Raises:
         SegmentCorruptError: The file is truncated, altered, foreign, of another schema, or unreadable in the block.
+        SegmentVanishedError: There is no such file.
         StorageError: The file system refused to read it.
     """
     content = _read_bytes(path)
@@ -87,6 +91,6 @@ def _read_bytes(path: Path) -> bytes:
         with storage_errors(path):
             return read_regular(path, sys.maxsize)
     except FileNotFoundError as error:
-        raise SegmentCorruptError(f"{path}: the file no longer exists.") from error
+        raise SegmentVanishedError(f"{path}: the file no longer exists.") from error
     except IrregularFileError as error:
         raise SegmentCorruptError(f"{path}: {error}.") from error

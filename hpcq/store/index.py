@@ -11,7 +11,7 @@ from __future__ import annotations
 import hashlib
 import json
 from collections.abc import Iterable, Mapping
-from dataclasses import dataclass, replace
+from dataclasses import replace
 from functools import cached_property
 from pathlib import Path
 from typing import Any
@@ -19,10 +19,13 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from hpcq.core.errors import SegmentCorruptError, WorkerError
+from hpcq.core.errors import WorkerError
+from hpcq.core.frozen import dataclass
 from hpcq.store.records import RequestKey, Response, ResponseKind
 from hpcq.store.response_columns import Columns, Table, concatenate
-from hpcq.store.segments import Provenance, Segment, read_segment, segment_paths
+from hpcq.store.segments import Provenance, Segment
+from hpcq.store.top_logprobs import unpack
+from hpcq.store.unit_folder import read_folder
 
 TOLERANCE_ATTRIBUTE = "varies"
 """Provenance key: maximum difference of a log-likelihood that is computed again. Generated texts may differ too."""
@@ -109,12 +112,12 @@ def load_index(folders: Iterable[Path], *, expect: Mapping[str, str]) -> Index:
     """
     read: list[tuple[str, Segment]] = []
     set_aside = []
-    paths = {(f"{path.parent.name}/{path.name}", path) for folder in folders for path in segment_paths(folder)}
-    for file, path in sorted(paths):
-        try:
-            read.append((file, read_segment(path)))
-        except SegmentCorruptError as error:
-            set_aside.append(SetAsideFile(file=file, reason=str(error)))
+    for folder in sorted(set(folders)):
+        content = read_folder(folder)
+        read += [(f"{folder.name}/{name}", segment) for name, segment in content.segments.items()]
+        set_aside += [SetAsideFile(file=f"{folder.name}/{name}", reason=why) for name, why in content.damaged.items()]
+    read.sort(key=lambda item: item[0])
+    set_aside.sort()
     groups: dict[str, list[_Part]] = {}
     infos = []
     for file, segment in read:
@@ -196,7 +199,9 @@ def _is_within_tolerance(columns: Columns, rows: Iterable[int], tolerance: float
         return False
     # Generated text has no log-likelihood (NaN). For other kinds, a NaN difference compares as False: not within.
     is_text = chosen.kind[0] == ResponseKind.GENERATE_UNTIL
-    return bool(is_text or np.ptp(chosen.loglikelihood) <= tolerance)
+    # The tolerance is that of one log-likelihood. A window of a fidelity panel is a sum over its positions.
+    terms = len(unpack(chosen.texts()[0]).next_logprobs) if chosen.kind[0] == ResponseKind.TOP_LOGPROBS else 1
+    return bool(is_text or np.ptp(chosen.loglikelihood) <= tolerance * terms)
 
 
 def _grouped_by_key(columns: Columns) -> tuple[NDArray[np.int64], NDArray[np.int64]]:

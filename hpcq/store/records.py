@@ -35,27 +35,35 @@ class RequestKey(NamedTuple):
 
 
 class ResponseKind(IntEnum):
-    """Kind of request that a response answers, in lm-eval's terms. The numbers are part of the file format."""
+    """Kind of request that a response answers, in lm-eval's terms; the last is the fidelity panel's.
+
+    The numbers are part of the file format.
+    """
 
     LOGLIKELIHOOD = 0
     LOGLIKELIHOOD_ROLLING = 1
     GENERATE_UNTIL = 2
+    TOP_LOGPROBS = 3
 
 
 class Response(NamedTuple):
     """A response: log-likelihood and greedy flag, or only a rolling log-likelihood, or only text; the rest is None.
+
+    A window of a fidelity panel has its log-likelihood and the log-probabilities of every position.
 
     Attributes:
         loglikelihood: Natural logarithm of the probability.
         is_greedy: Whether greedy decoding would produce the continuation.
         text: Generated text.
         cut_tokens: Tokens that were removed from the left of the prompt; None if that was not recorded.
+        logprobs: A packed `hpcq.store.top_logprobs.TopLogprobs`.
     """
 
     loglikelihood: float | None = None
     is_greedy: bool | None = None
     text: str | None = None
     cut_tokens: int | None = None
+    logprobs: bytes | None = None
 
     @property
     def kind(self) -> ResponseKind:
@@ -64,13 +72,16 @@ class Response(NamedTuple):
         Raises:
             ValueError: The combination of fields answers no kind of request.
         """
-        match (self.loglikelihood is not None, self.is_greedy is not None, self.text is not None):
-            case (True, True, False):
+        found = (self.loglikelihood is not None, self.is_greedy is not None, self.text is not None)
+        match (*found, self.logprobs is not None):
+            case (True, True, False, False):
                 return ResponseKind.LOGLIKELIHOOD
-            case (True, False, False):
+            case (True, False, False, False):
                 return ResponseKind.LOGLIKELIHOOD_ROLLING
-            case (False, False, True):
+            case (False, False, True, False):
                 return ResponseKind.GENERATE_UNTIL
+            case (True, False, False, True):
+                return ResponseKind.TOP_LOGPROBS
         raise ValueError(f"{self!r} is not a valid response: give either a log-likelihood or a text")
 
 

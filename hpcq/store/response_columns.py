@@ -2,9 +2,9 @@
 
 from __future__ import annotations
 
+import dataclasses
 import itertools
 from collections.abc import Iterable, Iterator, Mapping, Sequence
-from dataclasses import dataclass
 from typing import Any
 
 import h5py
@@ -12,6 +12,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from hpcq.core.errors import SegmentCorruptError
+from hpcq.core.frozen import dataclass
 from hpcq.store.records import RequestKey, Response, ResponseKind
 
 Row = tuple[RequestKey, Response]
@@ -48,7 +49,7 @@ class Columns:
         loglikelihood: NaN for generated text.
         is_greedy: 1 or 0; -1 if the kind has no such flag.
         cut_tokens: Tokens that were removed from the left of the prompt; -1 if that was not recorded.
-        text: All texts concatenated, in UTF-8.
+        text: All texts concatenated, in UTF-8; of a fidelity panel, its packed log-probabilities.
         text_offsets: Shape (rows + 1,); text `i` is `text[text_offsets[i] : text_offsets[i + 1]]`.
     """
 
@@ -70,11 +71,14 @@ class Columns:
         """Return the responses in the order of the rows."""
         generated = int(ResponseKind.GENERATE_UNTIL)
         rolling = int(ResponseKind.LOGLIKELIHOOD_ROLLING)
+        packed = int(ResponseKind.TOP_LOGPROBS)
         cut = [None if count == _UNKNOWN else count for count in self.cut_tokens.tolist()]
         columns = (self.kind.tolist(), self.loglikelihood.tolist(), self.is_greedy.tolist(), self.texts(), cut)
         return [
             Response(None, None, text.decode(*_ENCODING), cut_tokens)
             if kind == generated
+            else Response(loglikelihood, None, None, cut_tokens, text)
+            if kind == packed
             else Response(loglikelihood, None if kind == rolling else bool(flag), None, cut_tokens)
             for kind, loglikelihood, flag, text, cut_tokens in zip(*columns, strict=True)
         ]
@@ -114,6 +118,12 @@ class Table:
     def __len__(self) -> int:
         return len(self.columns)
 
+    def equals(self, other: Table) -> bool:
+        """Return whether `other` has the same rows, compared bit by bit."""
+        return (self.task, self.task_version, self.address) == (other.task, other.task_version, other.address) and all(
+            getattr(self.columns, name).tobytes() == getattr(other.columns, name).tobytes() for name in _TYPES
+        )
+
     def keys(self) -> list[RequestKey]:
         """Return the keys in the order of the rows."""
         columns = self.columns
@@ -140,8 +150,14 @@ def columns_from_rows(rows: Sequence[Row]) -> Columns:
     }
     return Columns(
         **{name: np.array(cells[name], dtype=dtype) for name, dtype in _ROW_TYPES.items()},
-        **_texts([b"" if item.text is None else item.text.encode(*_ENCODING) for _, item in rows]),
+        **_texts([_stored_text(item) for _, item in rows]),
     )
+
+
+def _stored_text(response: Response) -> bytes:
+    if response.logprobs is not None:
+        return response.logprobs
+    return b"" if response.text is None else response.text.encode(*_ENCODING)
 
 
 def concatenate(parts: Sequence[Columns]) -> Columns:
@@ -151,6 +167,11 @@ def concatenate(parts: Sequence[Columns]) -> Columns:
         **{name: np.concatenate([getattr(part, name) for part in parts]) for name in (*_ROW_TYPES, "text")},
         text_offsets=_offsets(lengths),
     )
+
+
+def with_texts(columns: Columns, texts: Iterable[bytes]) -> Columns:
+    """Return the rows with other texts, one per row."""
+    return dataclasses.replace(columns, **_texts(texts))
 
 
 def write_columns(group: h5py.Group, columns: Columns, filters: Mapping[str, Any] | None = None) -> None:

@@ -11,7 +11,7 @@ import json
 import urllib.parse
 from collections import Counter
 from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
-from dataclasses import asdict, dataclass, field
+from dataclasses import asdict, field
 from pathlib import Path
 from types import MappingProxyType
 from typing import Any
@@ -21,14 +21,20 @@ import numpy as np
 
 from hpcq.core.errors import RunIncompleteError, SegmentCorruptError
 from hpcq.core.files import committed_file, storage_errors
+from hpcq.core.frozen import dataclass
 from hpcq.store.checksummed import checksummed_bytes, open_checked
 from hpcq.store.index import Conflict, Index, SetAsideFile
+from hpcq.store.item_scores import ItemTables, read_items, write_items
 from hpcq.store.records import RequestKey, Response
-from hpcq.store.response_columns import Table, read_columns, write_columns
+from hpcq.store.response_columns import Columns, Table, write_columns
 from hpcq.store.segments import Provenance
+from hpcq.store.top_logprobs import PanelTable, is_panel, read_panel, read_task_columns, write_panel
 
 RESULTS_FORMAT = "hpcq-results"
 RESULTS_SCHEMA = 1
+
+EVALUATION_ADDRESS = "evaluation_address"
+"""Name in the provenance of a variant: the content address of its responses."""
 
 _ROOT_ATTRIBUTES = frozenset({"format", "schema", "run", "inputs", "merge", "completions"})
 _NONE: Mapping[str, str] = MappingProxyType({})
@@ -119,6 +125,7 @@ class VariantResults:
         provenance: Model, scheme, tool, recipe, versions and more.
         counts: By task: counts of its responses, by name.
         marks: JSON documents of its marks (`hpcq.verify.marks`).
+        items: Scores of single items.
     """
 
     variant: str
@@ -127,6 +134,7 @@ class VariantResults:
     provenance: Provenance
     counts: Mapping[str, Mapping[str, int]] = field(default_factory=dict)
     marks: Sequence[Mapping[str, Any]] = ()
+    items: ItemTables = field(default_factory=ItemTables)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -160,6 +168,7 @@ class Results:
         variants: Scores and provenance by variant.
         completions: If responses are missing: unit → digest of the completion marker that the merge found before it
             read any segment.
+        evaluated: Variant → content address of its responses; None: not recorded, by an earlier version.
     """
 
     run: str
@@ -168,6 +177,7 @@ class Results:
     merge: Mapping[str, Any]
     variants: tuple[VariantScores, ...] = ()
     completions: Mapping[str, str] = field(default_factory=dict)
+    evaluated: Mapping[str, str | None] = field(default_factory=dict)
 
 
 def merge_report(parts: Iterable[tuple[str, Collection[RequestKey], Index]]) -> MergeReport:
@@ -265,15 +275,19 @@ def results_are_current(
         completions: Unit → digest of its completion marker.
     """
     try:
-        results = read_results(path)
+        results = read_results(path, with_variants=False)
     except (RunIncompleteError, SegmentCorruptError):
         return False
     has_same_completions = not results.merge["missing"] or results.completions == dict(completions)
     return has_same_completions and results.inputs == _inputs_digest(inputs) and results.provenance == dict(provenance)
 
 
-def read_results(path: Path) -> Results:
+def read_results(path: Path, *, with_variants: bool = True) -> Results:
     """Read everything in `path` except the responses.
+
+    Args:
+        path: The merged results.
+        with_variants: Read scores and provenance of the variants, too. A run may have hundreds.
 
     Raises:
         RunIncompleteError: The file does not exist yet.
@@ -287,8 +301,12 @@ def read_results(path: Path) -> Results:
             inputs=str(attributes["inputs"]),
             provenance={name: value for name, value in attributes.items() if name not in _ROOT_ATTRIBUTES},
             merge=json.loads(attributes["merge"]),
-            variants=tuple(_read_variant(file, name) for name in file.get("responses", ())),
+            variants=tuple(_read_variant(file, name) for name in file.get("responses", ())) if with_variants else (),
             completions=json.loads(attributes.get("completions", "{}")),
+            evaluated={
+                urllib.parse.unquote(name): group.attrs.get(EVALUATION_ADDRESS)
+                for name, group in file.get("responses", {}).items()
+            },
         )
 
 
@@ -304,6 +322,46 @@ def read_responses(path: Path, variant: str) -> dict[RequestKey, Response]:
         if found is None:
             raise RunIncompleteError(f"{path}: no variant '{variant}'; variants: {sorted(file['responses'])}.")
         return {key: response for name, group in found.items() for key, response in _read_table(name, group).rows()}
+
+
+class ResultsFile:
+    """Merged results that are open for reading; verified once, when they were opened."""
+
+    def __init__(self, file: h5py.File) -> None:
+        """Read from `file`."""
+        self._file = file
+
+    def item_tables(self, variant: str) -> ItemTables:
+        """Return the scores of single items of `variant`; empty if an earlier version wrote the file."""
+        found = self._file.get(f"items/{group_name(variant)}")
+        return ItemTables() if found is None else read_items(found)
+
+    def columns(self, variant: str, task: str) -> Columns | None:
+        """Return the responses of `variant` to one task, sorted by their keys; None if there are none."""
+        found = self._file.get(f"responses/{group_name(variant)}/{group_name(task)}")
+        return None if found is None else read_task_columns(found)
+
+    def panel(self, variant: str, task: str) -> PanelTable | None:
+        """Return the windows of the fidelity panel that `variant` has read; None if there are none."""
+        found = self._file.get(f"responses/{group_name(variant)}/{group_name(task)}")
+        return None if found is None else read_panel(found)
+
+    def task_version(self, variant: str, task: str) -> str:
+        """Return the version of the definition of a task, whose responses `variant` has."""
+        return str(self._file[f"responses/{group_name(variant)}/{group_name(task)}"].attrs["task_version"])
+
+
+@contextlib.contextmanager
+def open_results(path: Path) -> Iterator[ResultsFile]:
+    """Open merged results.
+
+    Raises:
+        RunIncompleteError: The file does not exist yet.
+        SegmentCorruptError: The file cannot be trusted.
+        StorageError: The file system refused to read it.
+    """
+    with _open_results(path) as file:
+        yield ResultsFile(file)
 
 
 def group_name(name: str) -> str:
@@ -329,7 +387,10 @@ def _write_variant(file: h5py.File, part: VariantResults) -> None:
         group = responses.create_group(group_name(table.task))
         _write_attributes(group, {"task_version": table.task_version, "address": table.address, "rows": len(table)})
         _write_attributes(group, part.counts.get(table.task, {}))
-        write_columns(group, table.columns, _FILTERS)
+        if is_panel(table.columns):
+            write_panel(group, table.columns, dict(_FILTERS))
+        else:
+            write_columns(group, table.columns, _FILTERS)
     scores = file.create_group(f"scores/{group_name(part.variant)}")
     _write_attributes(scores, part.provenance)
     for task in sorted({score.task for score in part.scores}):
@@ -349,6 +410,8 @@ def _write_variant(file: h5py.File, part: VariantResults) -> None:
         marks = [str(mark["sentence"]) for mark in part.marks if mark["task"] in (None, task)]
         _write_attributes(dataset, {"marks": "\n".join(marks)})
     _write_documents(file, f"marks/{group_name(part.variant)}", part.marks)
+    items = file.create_group(f"items/{group_name(part.variant)}")
+    write_items(items, part.items, {table.task: group_name(table.task) for table in part.items.tasks})
 
 
 def _read_table(name: str, group: h5py.Group) -> Table:
@@ -356,7 +419,7 @@ def _read_table(name: str, group: h5py.Group) -> Table:
         task=urllib.parse.unquote(name),
         task_version=str(group.attrs["task_version"]),
         address=str(group.attrs["address"]),
-        columns=read_columns(group),
+        columns=read_task_columns(group),
     )
 
 
@@ -407,8 +470,15 @@ def _write_documents(file: h5py.File, name: str, documents: Sequence[Mapping[str
 
 
 def _conflict_as_json(conflict: Conflict) -> dict[str, Any]:
-    claims = [{"file": claim.file, **claim.response._asdict()} for claim in conflict.claims]
+    claims = [{"file": claim.file, **_response_as_json(claim.response)} for claim in conflict.claims]
     return {"key": conflict.key._asdict(), "claims": claims}
+
+
+def _response_as_json(response: Response) -> dict[str, Any]:
+    """Return the response as plain JSON types; packed log-probabilities by their SHA-256."""
+    fields = response._asdict()
+    packed = fields.pop("logprobs")
+    return fields if packed is None else {**fields, "logprobs_sha256": hashlib.sha256(packed).hexdigest()}
 
 
 def _inputs_digest(inputs: Mapping[str, str]) -> str:

@@ -1,5 +1,7 @@
 """Segments: immutable HDF5 files of responses, the only output of an evaluation worker. Layout, names, reading.
 
+The names say how many responses a folder has: HDF5 is imported where a file is read or written.
+
 All rows of a segment are in one set of columns, sorted by task, and an attribute lists the number of rows per task. One
 group per task would cost 12 kB and a millisecond each, and a segment of MMLU has sixty tasks.
 """
@@ -11,19 +13,22 @@ import json
 import re
 from collections import Counter
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass
 from datetime import UTC, datetime
 from pathlib import Path
-
-import h5py
+from typing import TYPE_CHECKING
 
 from hpcq.core.errors import SegmentCorruptError
 from hpcq.core.files import list_folder
-from hpcq.store.checksummed import checksummed_bytes, open_checked
-from hpcq.store.response_columns import Row, Table, columns_from_rows, read_columns, write_columns
+from hpcq.core.frozen import dataclass
+
+if TYPE_CHECKING:
+    import h5py
+
+    from hpcq.store.response_columns import Row, Table
 
 SEGMENT_FORMAT = "hpcq-segment"
 SEGMENT_SCHEMA = 1
+TOKEN_CHARACTERS = 16
 
 Provenance = Mapping[str, str | int | float | bool]
 
@@ -69,9 +74,9 @@ class Segment:
     """A segment that was read and whose checksum was verified.
 
     Attributes:
-        path: File of the segment.
-        name: Parsed file name.
-        digest: SHA-256 in the last line of the file.
+        path: File of the segment, or the compacted file that contains it.
+        name: Parsed name of its own file.
+        digest: SHA-256 in the last line of its own file.
         created: Time of writing, UTC, ISO 8601.
         provenance: What computed the responses, with which settings and versions.
         tables: One table per task.
@@ -89,6 +94,16 @@ class Segment:
         for table in self.tables:
             yield from table.rows()
 
+    def equals(self, other: Segment | None) -> bool:
+        """Return whether `other` has the same content, bit by bit, from whichever file it was read."""
+        return (
+            other is not None
+            and (self.name, self.digest, self.created, self.provenance)
+            == (other.name, other.digest, other.created, other.provenance)
+            and len(self.tables) == len(other.tables)
+            and all(one.equals(another) for one, another in zip(self.tables, other.tables, strict=True))
+        )
+
 
 def segment_bytes(rows: Sequence[Row], addresses: Mapping[str, str], provenance: str) -> bytes:
     """Return the content of a segment's file.
@@ -98,6 +113,8 @@ def segment_bytes(rows: Sequence[Row], addresses: Mapping[str, str], provenance:
         addresses: Task → content address of its responses.
         provenance: JSON document.
     """
+    from hpcq.store.checksummed import checksummed_bytes
+    from hpcq.store.response_columns import columns_from_rows, write_columns
 
     def fill(file: h5py.File) -> None:
         ordered = sorted(rows, key=lambda row: row[0].task)
@@ -122,6 +139,9 @@ def read_segment(path: Path) -> Segment:
         SegmentCorruptError: The file is truncated, altered, foreign or of a later version.
         StorageError: The file system refused to read it.
     """
+    from hpcq.store.checksummed import open_checked
+    from hpcq.store.response_columns import Table, read_columns
+
     name = SegmentName.parse(path.name)
     if name is None:
         raise SegmentCorruptError(
@@ -158,9 +178,3 @@ def segment_paths(folder: Path) -> list[Path]:
         StorageError: The file system refused to list the folder.
     """
     return [path for path in list_folder(folder) if path.suffix == ".h5" and not path.name.startswith(".")]
-
-
-def count_rows(folder: Path, attempt: int | None = None) -> int:
-    """Return the rows committed to `folder` (by `attempt`), from the names of segments; duplicates count twice."""
-    names = (SegmentName.parse(path.name) for path in segment_paths(folder))
-    return sum(name.rows for name in names if name is not None and attempt in (None, name.attempt))

@@ -11,7 +11,7 @@ import logging
 import re
 import time
 from collections.abc import Callable, Iterable, Mapping, Sequence
-from concurrent.futures import Future, ThreadPoolExecutor
+from concurrent.futures import Future, ThreadPoolExecutor, wait
 from pathlib import Path
 from threading import Event, RLock
 from types import TracebackType
@@ -20,9 +20,10 @@ from typing import Self
 from hpcq.core.errors import StorageError
 from hpcq.core.files import committed_file, is_transient, remove_stale_temporaries
 from hpcq.store.checksummed import stored_digest
+from hpcq.store.compaction import FAN_OUT, compact
 from hpcq.store.records import DIGEST_CHARACTERS, RequestKey, Response
 from hpcq.store.response_columns import Row
-from hpcq.store.segments import Provenance, SegmentName, segment_bytes
+from hpcq.store.segments import TOKEN_CHARACTERS, Provenance, SegmentName, segment_bytes
 
 FLUSH_INTERVAL_S = 30.0
 RETRY_TIMEOUT_S = 600.0
@@ -31,7 +32,6 @@ MIN_RETRY_PAUSE_S, MAX_RETRY_PAUSE_S = 0.1, 30.0
 MAX_BACKLOG_FACTOR = 4
 """Multiple of `max_rows` that may be pending while the file system refuses to write, before `add` blocks."""
 
-_TOKEN_CHARACTERS = 16
 _REQUEST_DIGEST = re.compile(rf"[0-9a-f]{{{DIGEST_CHARACTERS}}}")
 _INT32_END, _INT64_END = 2**31, 2**63
 _log = logging.getLogger(__name__)
@@ -48,6 +48,9 @@ class SegmentWriter:
     If the file system refuses to write (no space, no quota, a server that is away), the thread retries for
     `retry_timeout_s` inside the block. The worker continues until more than `MAX_BACKLOG_FACTOR` times `max_rows` are
     pending. Rows are kept until they are committed.
+
+    The separate thread also compacts the folder (`hpcq.store.compaction`) at the start and after every `FAN_OUT`
+    segments.
 
     Rows are added by one thread. `flush` may be called from any thread, and from a signal handler.
 
@@ -142,6 +145,8 @@ class SegmentWriter:
             self._sequence += 1
             self._committed_at_s = time.monotonic()
             self._storage_error = None
+            if self._sequence % FAN_OUT == 0:
+                self._wake_up.set()
             return path
 
     def _flush_or_defer(self) -> None:
@@ -169,6 +174,8 @@ class SegmentWriter:
             self.flush()
         else:
             self._flush_with_retries()
+            if self._flush_thread is not None:
+                wait([self._flush_thread])  # it may be compacting
         self._raise_flush_thread_error()
 
     def _flush_periodically(self) -> None:
@@ -176,8 +183,11 @@ class SegmentWriter:
 
         An error is kept in `_storage_error`. If it is permanent, the next `add` or the end of the block raises it.
         """
-        pause_s = MIN_RETRY_PAUSE_S
+        pause_s, compacted = MIN_RETRY_PAUSE_S, -FAN_OUT
         while not self._is_closed:
+            if self._sequence - compacted >= FAN_OUT:
+                compacted = self._sequence
+                self._compact()
             is_failing = self._storage_error is not None
             self._wake_up.wait(pause_s if is_failing else self._flush_interval_s or MAX_RETRY_PAUSE_S)
             if self._is_closed:
@@ -186,6 +196,13 @@ class SegmentWriter:
             with contextlib.suppress(StorageError):
                 self.flush()
             self._wake_up.clear()
+
+    def _compact(self) -> None:
+        """Compact the folder. If the file system refuses, the files stay as they are."""
+        try:
+            compact(self._folder, should_stop=lambda: self._is_closed)
+        except StorageError as error:
+            _log.warning("Segments were not compacted: %s", error)
 
     def _flush_with_retries(self) -> None:
         """Flush, with retries after increasing pauses until the error is permanent.
@@ -208,7 +225,7 @@ class SegmentWriter:
     def _commit(self, rows: Sequence[Row]) -> Path:
         provenance = json.dumps({**self._provenance, **self._counts()}, sort_keys=True)
         content = segment_bytes(rows, self._addresses, provenance)
-        token = stored_digest(content)[:_TOKEN_CHARACTERS]
+        token = stored_digest(content)[:TOKEN_CHARACTERS]
         path = self._folder / str(
             SegmentName(attempt=self._attempt, sequence=self._sequence, token=token, rows=len(rows))
         )

@@ -11,6 +11,7 @@ from hpcq.catalog.checkpoint_problems import (
     has_tokenizer,
     head_problem,
 )
+from hpcq.catalog.generation_settings import generation_problem
 from hpcq.catalog.hf_config import read_checkpoint_shape
 from hpcq.catalog.model_config import UnsupportedConfigError
 from hpcq.catalog.model_shape import ModelShape
@@ -34,16 +35,34 @@ def check_files(folder: Path, *, trust_remote_code: bool) -> None:
     Raises:
         SetupError: A file is damaged, missing or unreadable, or files contradict each other.
     """
-    try:
-        shape = read_checkpoint_shape(folder)
-    except UnsupportedConfigError:
-        shape = None
+    shape = _shape(folder)
     try:
         problem = _problem(folder, shape, trust_remote_code=trust_remote_code)
     except OSError as error:
         problem = f"it cannot be read ({error.strerror or error})"
     if problem:
         raise SetupError(f"{folder}: {problem}.")
+
+
+def check_stop_tokens(folder: Path) -> None:
+    """Check that the stop tokens of a checkpoint can be read, before texts are generated.
+
+    A model of the hub may have been staged after the plan.
+
+    Raises:
+        SetupError: They cannot: answers would be longer than those of the checkpoint.
+    """
+    shape = _shape(folder)
+    problem = generation_problem(folder, shape.vocab_size if shape else None)
+    if problem:
+        raise SetupError(f"{folder}: {problem}.")
+
+
+def _shape(folder: Path) -> ModelShape | None:
+    try:
+        return read_checkpoint_shape(folder)
+    except UnsupportedConfigError:
+        return None
 
 
 def _problem(folder: Path, shape: ModelShape | None, *, trust_remote_code: bool) -> str | None:

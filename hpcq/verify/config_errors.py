@@ -36,7 +36,8 @@ def config_errors(path: str | Path) -> Iterator[None]:
     except _INVALID as error:
         reason = " ".join(str(error).split())[:_MAX_CHARACTERS].rstrip(".") or type(error).__name__
         raise UserInputError(
-            f"{path}: transformers cannot make a model of its config.json: {reason}: correct it, or download it again."
+            f"{path}: transformers cannot make a model of its config.json: {reason}: correct it, or copy or download it"
+            " again."
         ) from error
 
 

@@ -9,9 +9,11 @@ To add a mark, add one member to `MarkKind`. All outputs and docs/trust.md follo
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import field
 from enum import Enum
 from typing import Any, NamedTuple
+
+from hpcq.core.frozen import dataclass
 
 Fact = str | int | float | bool
 
@@ -33,6 +35,10 @@ class TaskFacts:
         empty_texts: Generated texts without a visible character.
         equal_texts: Generated texts of tasks in which all of them, at least `MIN_EQUAL_TEXTS`, are the same.
         undefined_scores: Metrics that are NaN or infinite although all responses are finite.
+        items: Items of a task with few-shot examples.
+        shown_items: Those whose prompt has the item itself among the examples.
+        items_with_choices: Items of a multiple-choice task.
+        unlabeled_items: Those whose label is none of their choices.
     """
 
     responses: int = 0
@@ -44,6 +50,10 @@ class TaskFacts:
     empty_texts: int = 0
     equal_texts: int = 0
     undefined_scores: int = 0
+    items: int = 0
+    shown_items: int = 0
+    items_with_choices: int = 0
+    unlabeled_items: int = 0
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -81,6 +91,12 @@ class Finding(NamedTuple):
     total: int | None = None
 
 
+def share_text(count: int, total: int, noun: str) -> str:
+    """Return a count with its share: '12 of 40 prompts (30 %)'."""
+    share = f" ({100 * count / total:.3g} %)" if total else ""
+    return f"{count} of {total} {noun}{share}"
+
+
 Find = Callable[[VariantFacts], Iterable[Finding]]
 Count = Callable[[TaskFacts], int]
 
@@ -90,7 +106,8 @@ def per_task(count: Count, text: str, *, total: Count = lambda task: task.respon
 
     Args:
         count: Returns the number of affected responses (or metrics) of a task.
-        text: The finding. It may contain {count}, {total} and the fields of {task} (`TaskFacts`).
+        text: The finding. It may contain {count}, {total}, the fields of {task} (`TaskFacts`), and {prompts}: number,
+            total and share of the prompts.
         total: Returns the number of all of them.
     """
 
@@ -98,7 +115,8 @@ def per_task(count: Count, text: str, *, total: Count = lambda task: task.respon
         for name, task in facts.tasks.items():
             if found := count(task):
                 of = total(task)
-                yield Finding(text.format(count=found, total=of, task=task), name, found, of)
+                prompts = share_text(found, of, "prompts")
+                yield Finding(text.format(count=found, total=of, task=task, prompts=prompts), name, found, of)
 
     return find
 
@@ -210,11 +228,11 @@ class MarkKind(Enum):
         symbol="C",
         label="prompts cut from the left",
         meaning="Prompt and answer did not fit the model's maximum length, so the model has not read the beginning of"
-        " the prompt, such as instructions and few-shot examples. Increase evaluate.max_length if the model permits"
-        " it, or use fewer few-shot examples.",
-        find=per_task(
-            lambda task: task.cut_prompts, "{count} of {total} prompts, by up to {task.max_cut_tokens} tokens"
-        ),
+        " the prompt, such as instructions and few-shot examples. The mark states the share. One cut prompt is enough"
+        " for it: no share is known to be harmless, because a task can lose all its instructions with few tokens."
+        " `hpcq report --verbose` lists the items. Increase evaluate.max_length if the model permits it, or use fewer"
+        " few-shot examples.",
+        find=per_task(lambda task: task.cut_prompts, "{prompts}, by up to {task.max_cut_tokens} tokens"),
     )
     CUT_UNKNOWN = MarkRule(
         symbol="U",
@@ -241,6 +259,44 @@ class MarkKind(Enum):
         " damaged.",
         find=per_task(
             lambda task: task.equal_texts, "{count} of {total} generated texts", total=lambda task: task.texts
+        ),
+    )
+    APPENDED_TOKENS = MarkRule(
+        symbol="T",
+        label="the tokenizer appends tokens to every text",
+        meaning="The model has read these tokens, usually an end token, between each prompt and its answer, and the"
+        " first token of the answer was not scored. lm-eval does the same. Log-likelihoods are lower by many nats. Set"
+        " evaluate.add_eos = false, unless the model was trained so.",
+        find=segment_text("appended_tokens"),
+    )
+    REPEATED_ITEMS = MarkRule(
+        symbol="I",
+        label="few-shot examples that contain the item itself",
+        meaning="The examples in the prompt show the question, with its answer, that the model is asked. The data set"
+        " has the item twice, or the task takes its examples from the evaluated items.",
+        find=per_task(lambda task: task.shown_items, "{count} of {total} items", total=lambda task: task.items),
+    )
+    NO_LABELS = MarkRule(
+        symbol="H",
+        label="no item has a label",
+        meaning="The task has no score. The label of every item is none of its choices, because the data set hides the"
+        " labels of this split. lm-eval would count every answer as wrong. Use a split with labels.",
+        find=per_task(
+            lambda task: task.unlabeled_items if task.unlabeled_items == task.items_with_choices else 0,
+            "{count} of {total} items",
+            total=lambda task: task.items_with_choices,
+        ),
+        withholds_score=True,
+    )
+    WRONG_LABELS = MarkRule(
+        symbol="W",
+        label="items whose label is none of their choices",
+        meaning="As by lm-eval, every answer to these items counts as wrong, so the score is too low. Correct the"
+        " items, or leave them out.",
+        find=per_task(
+            lambda task: task.unlabeled_items if task.unlabeled_items < task.items_with_choices else 0,
+            "{count} of {total} items",
+            total=lambda task: task.items_with_choices,
         ),
     )
     FALLBACKS = MarkRule(

@@ -10,6 +10,7 @@ import numpy as np
 from hpcq.core.errors import UserInputError
 from hpcq.store import RequestKey, Response, ResponseKind
 from hpcq.store.response_columns import Columns
+from hpcq.store.top_logprobs import unpack
 from hpcq.verify.marks import MIN_EQUAL_TEXTS, TaskFacts
 
 MAX_LOGLIKELIHOOD = 0.01
@@ -28,9 +29,13 @@ def response_problem(response: Response) -> str | None:
     such a token.
     """
     value = response.loglikelihood
-    if value is None or -math.inf < value <= MAX_LOGLIKELIHOOD:
+    if value is not None and not -math.inf < value <= MAX_LOGLIKELIHOOD:
+        return f"its log-likelihood is {value:g}"
+    if response.logprobs is None:
         return None
-    return f"its log-likelihood is {value:g}"
+    top = unpack(response.logprobs).top_logprobs
+    invalid = top[~(np.isfinite(top) & (top <= MAX_LOGLIKELIHOOD))]
+    return f"the log-probability of one of its most probable tokens is {invalid[0]:g}" if len(invalid) else None
 
 
 def not_finite_error(

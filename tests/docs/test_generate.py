@@ -20,6 +20,7 @@ from docs.generate import BEGIN, END, ROOT, first_sentence, generated_parts, rep
         "docs/trust.md",
         "docs/families.md",
         "docs/scores.md",
+        "docs/claims.md",
     ],
 )
 def test_generated_parts_are_current(name: str) -> None:

@@ -43,7 +43,7 @@ class Job:
         node: Name of its node.
         reason: Reason from squeue.
         array: Name of the array in hpcq's plan.
-        folder: submitit's folder.
+        folder: folder of the submission.
     """
 
     id: str
@@ -237,4 +237,4 @@ def _role(arguments: list[str]) -> str | None:
         return "batch shell"
     if Path(arguments[0]).name == "srun":
         return "srun"
-    return "worker" if "submitit.core._submit" in arguments else None
+    return "worker" if "hpcq.launch.job" in arguments else None

@@ -40,7 +40,7 @@ def test_a_job_held_after_a_failed_launch_is_released_by_resume(core_python: Pat
 
 @pytest.mark.slurm
 def test_no_job_depends_on_a_held_job_of_a_finished_quantization(core_python: Path, tmp_path: Path) -> None:
-    """If a checkpoint exists, `resume` submits its evaluations without a dependency, even if its job is requeued."""
+    """If a checkpoint exists, neither its evaluations nor the merge wait for its job, even if that is requeued."""
     with VirtualCluster(settings=PATIENT) as cluster, slurm_conf(cluster):
         cluster.write_profile({"core": str(core_python)})
         hpcq = Hpcq(python=core_python, folder=tmp_path)
@@ -53,8 +53,11 @@ def test_no_job_depends_on_a_held_job_of_a_finished_quantization(core_python: Pa
             assert time.monotonic() < deadline_s, states
             units = hpcq("status", "rehearsal", "--json").document["units"]
             states = {unit["job_id"]: unit["state"] for unit in units if unit["kind"] == "quantize"}
+        (merge,) = (unit["job_id"] for unit in units if unit["kind"] == "merge")
         for job_id in states:
             cluster.call("scontrol", "requeuehold", job_id)
+            # Slurm forgets this dependency if the job has ended before it is requeued, and keeps it otherwise.
+            cluster.call("scontrol", "update", f"JobId={merge}", f"Dependency=afterany:{job_id}")
         assert hpcq("cancel", "rehearsal", "evaluate").code == 0
         resumed = hpcq("resume", "rehearsal", "-O", "evaluate.synthetic.load_seconds=0", "--wait", timeout_s=TIMEOUT_S)
         assert resumed.code == 0, resumed.err + resumed.out

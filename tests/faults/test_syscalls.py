@@ -8,9 +8,11 @@ from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
+from unittest import mock
 
 import pytest
 
+from hpcq.core import attempt_blocks
 from hpcq.core.attempts import Attempt, AttemptRecord, read_attempts
 from hpcq.core.errors import SetupError, StorageError
 from hpcq.core.files import committed_folder, remove_stale_temporaries
@@ -21,6 +23,8 @@ from hpcq.store import (
     Response,
     SegmentWriter,
     VariantResults,
+    compact,
+    count_rows,
     digest_of_arguments,
     load_index,
     merge_report,
@@ -113,6 +117,26 @@ def check_results(folder: Path, acknowledged: Sequence[str]) -> None:
     assert len(found) in ({ROWS} if acknowledged else {BATCH, ROWS})
 
 
+def compact_unit(folder: Path, acknowledge: Acknowledge) -> None:
+    """Compact three segments to one file."""
+    compact(folder / "u", is_complete=True)
+    acknowledge(str(len(segment_paths(folder / "u"))))
+
+
+def prepare_compaction(folder: Path) -> None:
+    """Write three segments."""
+    commit(folder, *range(0, ROWS, BATCH))
+
+
+def check_compaction(folder: Path, acknowledged: Sequence[str]) -> None:
+    """All rows exist, each once, in as many files as there were, or in one."""
+    index = load_index([folder / "u"], expect=ADDRESSES)
+    assert (index.set_aside, index.conflicts, index.duplicates) == ((), (), 0)
+    assert index.responses == RESPONSES
+    assert count_rows(folder / "u") == ROWS
+    assert [*acknowledged] in ([], ["1"])
+
+
 def attempt(folder: Path, acknowledge: Acknowledge) -> None:
     """Start an attempt and update its record three times, as a job does."""
     record = AttemptRecord(unit="u", attempt=1, job_id="1", node="n", pid=1, start="2026-01-01T00:00:00+00:00")
@@ -127,6 +151,27 @@ def check_attempts(folder: Path, acknowledged: Sequence[str]) -> None:
     last = int(acknowledged[-1]) if acknowledged else 0
     totals = [record.total for record in read_attempts(folder).get("u", [])]
     assert totals in ([[last], [last + 1]] if last else [[], [None], [1]])
+
+
+def write_block(folder: Path, acknowledge: Acknowledge) -> None:
+    """Move the first two of four attempts to a block."""
+    with mock.patch.object(attempt_blocks, "BLOCK", 2):
+        attempt_blocks.write_blocks(folder, "u", range(1, 5), 4)
+    acknowledge("moved")
+
+
+def prepare_block(folder: Path) -> None:
+    """Record four attempts."""
+    for number in range(1, 5):
+        record = AttemptRecord(unit="u", attempt=number, job_id="1", node="n", pid=1, start="2026-01-01T00:00:00+00:00")
+        Attempt(folder, record)
+
+
+def check_block(folder: Path, acknowledged: Sequence[str]) -> None:
+    """All attempts can be read."""
+    assert [record.attempt for record in read_attempts(folder)["u"]] == [1, 2, 3, 4]
+    assert [*acknowledged] in ([], ["moved"])
+    assert (folder / "u.1-2.attempts").exists() or not acknowledged
 
 
 def write_checkpoint(folder: Path, acknowledge: Acknowledge) -> None:
@@ -194,6 +239,8 @@ WRITING = [
     Scenario(merge, check_results, prepare_merge),
     Scenario(attempt, check_attempts),
     Scenario(write_checkpoint, check_checkpoint),
+    Scenario(compact_unit, check_compaction, prepare_compaction),
+    Scenario(write_block, check_block, prepare_block),
 ]
 READING = [Scenario(read_run, check_read, prepare_read)]
 

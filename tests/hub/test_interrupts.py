@@ -89,7 +89,7 @@ def test_an_interrupted_download_continues(user: User, hub: HubServer) -> None:
 
 
 def test_a_signal_ends_a_download_of_hf_xet(user: User, hub: HubServer) -> None:
-    """A server of hf-xet that does not answer does not hold the command."""
+    """A server of hf-xet that does not respond does not hold the command."""
     with socket.create_server(("127.0.0.1", 0)) as silent:
         hub.set(xet=f"http://127.0.0.1:{silent.getsockname()[1]}")
         process = start(user, "stage", user.hpcq.write(MODEL_ONLY))

@@ -36,7 +36,7 @@ def test_a_finished_run_needs_neither_cache_nor_hub(user: User, hub: HubServer) 
     (run / "results.h5").unlink()
     merging = user("merge", "small", **NO_HUB)
     assert merging.code == 3
-    assert "a merge scores with them: run `hpcq stage " in merging.err
+    assert "a merge needs them for the scores: run `hpcq stage " in merging.err
     resuming = user("resume", "small", **NO_HUB)
     assert resuming.code == 3
     assert f"{MODEL}@{hub.commit(MODEL)[:12]}: it is not in {user.cache.hub} and has to be staged, but" in resuming.err

@@ -1,4 +1,4 @@
-"""Write hpcq/catalog/config_defaults.toml from the configuration classes of the installed transformers.
+"""Write hpcq/catalog/config_defaults.json from the configuration classes of the installed transformers.
 
     python -m tests.models.config_defaults
 
@@ -33,11 +33,6 @@ _READERS = (
     "model_config",
 )
 _MAMBA_KEYS = {f"mamba_{name}" for name in ("conv_bias", "d_conv", "d_state", "dt_rank", "expand", "proj_bias")}
-_HEADER = """\
-# Defaults of transformers' configuration classes (5.17), by model_type: files on the hub leave out keys with default
-# values. Only keys that the catalog reads, and only values that are not null. Written by
-# `python -m tests.models.config_defaults` in the environment 'transformers'; a test compares the two.
-"""
 _NOT_IN_TRANSFORMERS = "qwen"
 
 
@@ -46,12 +41,8 @@ def defaults_text() -> str:
     from transformers.models.auto.configuration_auto import CONFIG_MAPPING
 
     keys = set(_strings()) | _MAMBA_KEYS
-    sections = [_HEADER]
-    for model_type in FAMILIES:
-        if model_type != _NOT_IN_TRANSFORMERS:
-            rows = _rows(CONFIG_MAPPING[model_type], keys)
-            sections.append("\n".join([f"[{model_type}]", *rows]) + "\n")
-    return "\n".join(sections)
+    families = (model_type for model_type in FAMILIES if model_type != _NOT_IN_TRANSFORMERS)
+    return json.dumps({name: dict(_defaults(CONFIG_MAPPING[name], keys)) for name in families}, indent=1) + "\n"
 
 
 def _strings() -> Iterator[str]:
@@ -62,13 +53,13 @@ def _strings() -> Iterator[str]:
                 yield node.value
 
 
-def _rows(kind: Any, keys: set[str]) -> Iterator[str]:
+def _defaults(kind: Any, keys: set[str]) -> Iterator[tuple[str, Any]]:
     for field in dataclasses.fields(kind):
         value = field.default_factory() if callable(field.default_factory) else field.default
         if field.name in keys - {"is_encoder_decoder", "model_type"} and isinstance(
             value, bool | int | float | str | list | tuple
         ):
-            yield f"{field.name} = {json.dumps(value)}"
+            yield field.name, value
 
 
 if __name__ == "__main__":

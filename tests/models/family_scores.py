@@ -75,6 +75,24 @@ MORE_MODELS: dict[str, Family] = {
             **FAMILIES["rope_dynamic"].sizes, "max_position_embeddings": 256
         },
     ),
+    "deepseek_v2 yarn": Family(  # the sizes of the published models, with which vLLM computes on CPUs
+        model_type="deepseek_v2",
+        sizes={
+            **FAMILIES["deepseek_v2"].sizes, "kv_lora_rank": 512, "qk_rope_head_dim": 64, "head_dim": 64,
+            "rope_parameters": FAMILIES["rope_yarn"].sizes["rope_parameters"],
+        },
+    ),
+    "gpt_neox plain": Family(
+        model_type="gpt_neox",
+        sizes={key: value for key, value in FAMILIES["gpt_neox"].sizes.items() if key != "num_key_value_heads"},
+    ),
+    "qwen2 window in all layers": Family(
+        model_type="qwen2", sizes={**FAMILIES["qwen2_window"].sizes, "max_window_layers": 0}
+    ),
+    "qwen2_moe window": Family(
+        model_type="qwen2_moe",
+        sizes={**FAMILIES["qwen2_moe"].sizes, "use_sliding_window": True, "sliding_window": 32, "max_window_layers": 1},
+    ),
 }  # fmt: skip
 
 
@@ -295,12 +313,14 @@ data = "packages"
 backend = "{backend}"
 fallback = false
 dtype = "float32"
+{length}
 """
 
 
 def planned_refusals(pairs: Sequence[tuple[str, str]], backend: str, folder: Path) -> dict[tuple[str, str], str]:
     """Return why `hpcq plan` refuses to evaluate models with schemes, by model and scheme."""
-    rows, names = [MANIFEST.format(backend=backend)], list(dict.fromkeys(name for name, _ in pairs))
+    length = "\n".join(f"{key} = {value}" for key, value in _VLLM_OPTIONS) if backend == "vllm" else ""
+    rows, names = [MANIFEST.format(backend=backend, length=length)], list(dict.fromkeys(name for name, _ in pairs))
     for name in names:
         schemes = [scheme for one, scheme in pairs if one == name]
         place = checkpoint_folder(name, UNQUANTIZED, folder).resolve()

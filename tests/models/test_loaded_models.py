@@ -13,14 +13,16 @@ import pytest
 import torch
 from huggingface_hub.constants import HF_HUB_CACHE
 from lm_eval.api.instance import Instance
-from transformers import AutoModelForCausalLM, AutoTokenizer, Gemma2Config, Gemma2ForCausalLM, MixtralConfig
+from transformers import AutoModelForCausalLM, AutoTokenizer, Gemma2Config, Gemma2ForCausalLM, MixtralConfig, MptConfig
 from transformers import MixtralForCausalLM as Mixtral
+from transformers import MptForCausalLM as Mpt
 
 from hpcq.core.digests import digest_of_model
 from hpcq.core.errors import SetupError, UserInputError, WorkerError
 from hpcq.core.work_records import Model, QuantizeWork, Variant
 from hpcq.evaluate.backends.transformers.backend import AccelerateBackend
-from hpcq.evaluate.requests import GENERATE, Request
+from hpcq.evaluate.backends.transformers.prefix_scoring.engine import Engine
+from hpcq.evaluate.requests import GENERATE, LOGLIKELIHOOD, Request
 from hpcq.quantize.worker import quantize
 from hpcq.store import RequestKey, digest_of_arguments
 from hpcq.verify.checkpoint_files import check_files
@@ -314,3 +316,43 @@ def test_a_checkpoint_with_code_is_quantized_and_evaluated_with_its_code(tmp_pat
     (tmp_path / "away" / "factors.py").write_text("import no_such_package\n")
     with pytest.raises(SetupError, match=r"a package that this model needs is missing .*no_such_package"):
         AccelerateBackend(unquantized).load()
+
+
+def test_prompts_are_cut_to_the_table_of_an_mpt(base: Path, tmp_path: Path) -> None:
+    """HFLM does not read max_seq_len, and assumes 2048 tokens. A longer prompt is cut and marked, as of other models.
+
+    Observed: a unit failed with torch's error about the sizes of two tensors.
+    """
+    config = MptConfig(vocab_size=260, d_model=64, n_layers=2, n_heads=4, expansion_ratio=2, max_seq_len=32)
+    folder = with_tokenizer(Mpt(config).to(torch.bfloat16), tmp_path / "mpt", base)
+    backend = AccelerateBackend(work_of(folder, base))
+    backend.load()
+    assert backend.describe()["max_length"] == 32
+    pair = ("word " * 40, " end")
+    request = Request(
+        key=RequestKey("texts", "1", 0, 0, 0, digest_of_arguments(LOGLIKELIHOOD, pair)),
+        kind=LOGLIKELIHOOD,
+        arguments=pair,
+        instance=Instance(LOGLIKELIHOOD, {}, pair, 0),
+    )
+    [(_, response)] = backend.stream([[request]], ())
+    assert response.cut_tokens > 0
+    assert response.loglikelihood is not None
+    assert response.loglikelihood < 0
+
+
+def test_the_reason_why_prefixes_are_not_shared_is_a_sentence(
+    base: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Python's error is logged.
+
+    Observed: reports showed 'the model cannot continue from a cached prefix (too many indices for tensor …)'.
+    """
+
+    def fail(*_arguments: Any) -> None:
+        raise IndexError("too many indices for tensor of dimension 2")
+
+    monkeypatch.setattr(Engine, "unsupported_attention", fail)
+    backend = AccelerateBackend(work_of(Path(shutil.copytree(base, tmp_path / "model")), base))
+    backend.load()
+    assert backend.describe()["prefix_sharing"] == "the model cannot continue from a cached prefix"

@@ -25,7 +25,6 @@ _PRELOADED_MODULES = (
     "hpcq.launch.local_launcher",
     "hpcq.report.make_report",
     "hpcq.store",
-    "submitit.local.local",
 )
 
 
@@ -102,19 +101,20 @@ def in_fork(function: Callable[[], Any], *, folder: Path, timeout_s: float, outp
         return json.loads(answer.read_text(encoding="utf-8")) if answer.is_file() else None
 
 
-def run_command(arguments: Sequence[str], *, folder: Path, executor: type, timeout_s: float) -> CommandOutput:
-    """Run `hpcq` with these arguments in `folder`; its units start through `executor`.
+def run_command(
+    arguments: Sequence[str], *, folder: Path, start_process: Callable[..., Any], timeout_s: float
+) -> CommandOutput:
+    """Run `hpcq` with these arguments in `folder`; its units start through `start_process`.
 
     Raises:
         HungError: The command had to be killed.
     """
 
     def run() -> int:
-        import submitit.local.local
-
         from hpcq.cli import main
+        from hpcq.launch import local_launcher
 
-        submitit.local.local.LocalExecutor = executor
+        local_launcher.start_process = start_process
         sys.argv = ["hpcq", *arguments]
         try:
             return main()

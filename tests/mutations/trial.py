@@ -210,8 +210,8 @@ class Laboratory:
         """
         options = [f"run.name={json.dumps(run)}", f"schemes.use={json.dumps(list(schemes))}"]
         arguments = ["submit", "manifest.toml", *(word for option in options for word in ("-O", option))]
-        executor = self.workers.executor()
-        command = run_command(arguments, folder=self.work, executor=executor, timeout_s=4 * self.workers.timeout_s)
+        start = self.workers.start_process
+        command = run_command(arguments, folder=self.work, start_process=start, timeout_s=4 * self.workers.timeout_s)
         if [*(self.work / "logs").rglob("hung")]:
             raise HungError
         result = RunResult(command=command)
@@ -222,7 +222,7 @@ class Laboratory:
                 result.responses, result.addresses, result.failures = found
             if result.responses:
                 report = run_command(
-                    ["report", run, "--format", "json"], folder=self.work, executor=executor, timeout_s=60
+                    ["report", run, "--format", "json"], folder=self.work, start_process=start, timeout_s=60
                 )
                 result.marks = read_marks(report.text) if not report.code else {}
         return result

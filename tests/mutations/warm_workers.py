@@ -1,20 +1,18 @@
-"""Client of the fork server: its start, and an executor with which the local launcher starts units through it."""
+"""Client of the fork server: its start, and the function with which the local launcher starts units through it."""
 
 from __future__ import annotations
 
 import json
 import os
-import pickle
 import shutil
 import signal
 import socket
 import subprocess
 import tempfile
 import time
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
-from types import SimpleNamespace
 from typing import Any, Self
 
 CHECKOUT = Path(__file__).resolve().parents[2]
@@ -76,46 +74,27 @@ class WarmWorkers:
             time.sleep(0.01)
         return True
 
-    def executor(self) -> type:
-        """Return a class with the interface of submitit's LocalExecutor that starts units through this server."""
-        workers = self
-
-        class WarmExecutor:
-            def __init__(self, folder: Path, **_: object) -> None:
-                self._folder = Path(folder)
-
-            def update_parameters(self, **_: object) -> None:
-                """Accept submitit's parameters: there is no controller process that obeys them."""
-
-            def submit(self, unit: Any) -> _WarmJob:
-                path = self._folder / "unit.pkl"
-                path.write_bytes(pickle.dumps(unit))
-                log = self._folder / "log.err"
-                environment = {"HPCQ_ENVIRONMENT": "transformers"}
-                pid = workers.start(
-                    {"unit": str(path), "folder": str(Path.cwd()), "log": str(log), "environment": environment}
-                )
-                return _WarmJob(pid, log, workers)
-
-        return WarmExecutor
+    def start_process(self, command: Sequence[str], log: Path, variables: Mapping[str, str]) -> WarmProcess:
+        """Start a unit through this server; it replaces `hpcq.launch.local_launcher.start_process`."""
+        environment = {**variables, "SUBMITIT_EXECUTOR": "local", "HPCQ_ENVIRONMENT": "transformers"}
+        request = {"unit": command[-2:], "folder": str(Path.cwd()), "log": str(log), "environment": environment}
+        return WarmProcess(self.start(request), log, self)
 
 
-class _WarmJob:
-    """A unit that runs, with the part of submitit's interface that the launcher uses."""
+class WarmProcess:
+    """A unit that runs, with the part of Popen's interface that the launcher uses."""
 
     def __init__(self, pid: int, log: Path, workers: WarmWorkers) -> None:
-        self.job_id = str(pid)
-        self.paths = SimpleNamespace(stderr=log)
+        self.pid = pid
+        self._log = log
         self._deadline_s = time.monotonic() + workers.timeout_s
-        self._workers = workers
 
-    def done(self) -> bool:
-        """Whether the process has ended; a process that hangs is killed."""
-        pid = int(self.job_id)
-        if is_alive(pid) and time.monotonic() > self._deadline_s:
-            (self.paths.stderr.parent / "hung").touch()
-            os.kill(pid, signal.SIGKILL)
-        return not is_alive(pid)
+    def poll(self) -> int | None:
+        """Return a number if the process has ended, else None; a process that hangs is killed."""
+        if is_alive(self.pid) and time.monotonic() > self._deadline_s:
+            (self._log.parent / "hung").touch()
+            os.kill(self.pid, signal.SIGKILL)
+        return None if is_alive(self.pid) else 0
 
 
 def is_alive(pid: int) -> bool:

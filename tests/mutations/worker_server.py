@@ -3,7 +3,7 @@
     python -m tests.mutations.worker_server SOCKET
 
 It reads one request per connection, a JSON object on one line, forks, and answers with the id of the child. A request
-names a pickled unit (`unit`), or a function (`call`, as module:function) with its `arguments`.
+names a unit (`unit`: its folder and index), or a function (`call`, as module:function) with its `arguments`.
 """
 
 from __future__ import annotations
@@ -12,13 +12,13 @@ import gc
 import importlib
 import json
 import os
-import pickle
 import signal
 import socket
 import sys
 import traceback
-from pathlib import Path
 from typing import Any
+
+from hpcq.launch import job
 
 MODEL_TYPES = ("llama", "gpt2", "gemma2", "gemma3", "qwen2", "qwen3", "mixtral", "qwen3_moe", "deepseek_v3")
 PRELOADED_MODULES = (
@@ -89,7 +89,7 @@ def _run_and_exit(request: dict[str, Any]) -> None:
         os.chdir(request["folder"])
         os.environ.update(request["environment"])
         if "unit" in request:
-            pickle.loads(Path(request["unit"]).read_bytes())()  # noqa: S301 (a unit of the client)
+            job.main(request["unit"])
         else:
             module, _, function = request["call"].partition(":")
             getattr(importlib.import_module(module), function)(**request["arguments"])

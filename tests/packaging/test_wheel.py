@@ -90,3 +90,8 @@ def test_a_real_run_is_reported_next_to_published_scores(installed: Hpcq) -> Non
     assert report.code == 0, report.err
     assert "arc_challenge" in report.out
     assert "arxiv-2409.11055" in report.out
+    page = installed("report", "real", "--format", "html")
+    assert page.code == 0, page.err
+    assert "Content-Security-Policy" in page.out
+    claims = installed("report", "--claims", "published")
+    assert "10 of 14" in claims.out, claims.err

@@ -19,7 +19,7 @@ from hpcq.core import environments
 from hpcq.core.errors import ManifestError, SetupError
 from hpcq.core.work_records import EvaluateWork, QuantizeWork, Variant
 from hpcq.launch.build_array_spec import build_array_spec
-from hpcq.launch.job_script import package_path
+from hpcq.launch.package_snapshot import make_snapshot
 from hpcq.manifest import load, lock_text, resolve
 from hpcq.manifest.profiles import GpuClass, Profile
 from hpcq.plan.arrays import make_arrays
@@ -30,6 +30,7 @@ from hpcq.plan.placement.requirements import EvaluationRequirements
 from hpcq.plan.planner import make_plan
 from hpcq.plan.units import Plan, PlannedUnit
 from tests.plugins.conftest import DECLARATION, Install
+from tests.slurm.synthetic_units import layout_at
 
 MODEL = "HuggingFaceTB/SmolLM2-135M-Instruct"
 MANIFEST = f"""\
@@ -123,6 +124,17 @@ def test_a_method_of_another_tool_is_refused(install: Install) -> None:
         ManifestError, match=r"'gptq' cannot be combined with tool 'theirs'\. Its methods are rtn, clever"
     ):
         load(Path("m.toml"), ["schemes.define.0.method=gptq"])
+
+
+def test_a_back_end_must_declare_that_it_reads_a_fidelity_panel(install: Install) -> None:
+    """Without the declaration the manifest is refused, before a job fails; with it the panel is planned."""
+    install()
+    with pytest.raises(ManifestError, match=r": fidelity: the backend 'scorer' cannot read a fidelity panel: its"):
+        plan("fidelity.tokens=1024")
+    declared = DECLARATION.replace("[backends.scorer]", "[backends.scorer]\nreads_fidelity_panel = true")
+    install(declared, version="1.6", package="newer_package")
+    _, work = evaluation(plan("fidelity.tokens=1024"))
+    assert [task.name for task in work.tasks] == ["arc_challenge", "fidelity_panel"]
 
 
 def test_without_the_plug_in_its_names_are_unknown() -> None:
@@ -246,12 +258,12 @@ def test_a_back_end_with_kernels_for_cpus_takes_no_gpu(install: Install) -> None
 
 
 def test_a_job_finds_the_plug_in_by_its_entry_points(install: Install, tmp_path: Path) -> None:
-    """A run's package folder has hpcq and the plugin, with the version that is installed now; no other remains."""
+    """The snapshot for a run has hpcq and the plugin, with the version that is installed now."""
     for version in ("1.5", "1.6"):
         package = install(version=version)
         (package / "__init__.py").write_text("")
         (package / "tool.py").write_text("class Scorer:\n    pass\nclass Theirs:\n    pass\n")
-        path = package_path(tmp_path / "run", installed_plugins())
+        path = make_snapshot(layout_at(tmp_path), installed_plugins()).path
     names = sorted(item.name for item in path.iterdir())
     assert names == ["hpcq", "their_package", "their_plugin-1.6.dist-info"]
     code = (

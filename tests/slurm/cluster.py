@@ -23,6 +23,8 @@ from pathlib import Path
 from types import FrameType
 from typing import Self
 
+from hpcq.slurm.environment import client_environment
+
 DAEMONS = ("slurmctld", "slurmd")
 CLIENT_TIMEOUT_S = 60.0
 START_TIMEOUT_S = 300.0
@@ -84,6 +86,7 @@ SETTINGS: Mapping[str, str] = {
     "GresTypes": "gpu",
     "ReturnToService": "2",
     "JobRequeue": "1",
+    "Licenses": "hpcq_test:10",
     "KillWait": "5",
     "SlurmdTimeout": "15",
     "MinJobAge": "300",
@@ -166,8 +169,8 @@ class VirtualCluster:
         return self.folder / "profile.toml"
 
     def environment(self) -> dict[str, str]:
-        """Return this process's environment with SLURM_CONF."""
-        return {**os.environ, "SLURM_CONF": str(self.configuration)}
+        """Return this process's environment with SLURM_CONF, and without options of the clients."""
+        return {**client_environment(), "SLURM_CONF": str(self.configuration)}
 
     def call(self, *command: str) -> str:
         """Run one of Slurm's commands, which must succeed in time, and return its standard output."""

@@ -23,6 +23,11 @@ def plain_cluster(cluster: VirtualCluster) -> Iterator[VirtualCluster]:
     A node that was set DOWN stays DOWN until it is resumed. SLURM_CONF points to `cluster` unless a test enters
     `slurm_conf` with this one.
     """
-    settings = {"MaxArraySize": "4", "SlurmctldParameters": "enable_configless", "ReturnToService": "1"}
+    settings = {
+        "ClusterName": "plain",
+        "MaxArraySize": "4",
+        "SlurmctldParameters": "enable_configless",
+        "ReturnToService": "1",
+    }
     with VirtualCluster(settings={**PATIENT, **settings}, grace_s=6) as running, slurm_conf(cluster):
         yield running

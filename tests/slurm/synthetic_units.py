@@ -63,9 +63,10 @@ def synthetic_unit(
 def synthetic_array(layout: RunLayout, name: str, units: Sequence[UnitSpec], **changes: Any) -> ArraySpec:
     """Return an array of `units` with small resources, run by this interpreter."""
     settings: dict[str, Any] = {
+        "kind": UnitKind.EVALUATE,
         "environment": Environment(name="core", python=sys.executable),
         "memory_gib": 0.5,
         "time_limit_minutes": 30,
         "throttle": 4,
     }
-    return ArraySpec(name=name, run=layout.name, kind=UnitKind.EVALUATE, units=tuple(units), **{**settings, **changes})
+    return ArraySpec(name=name, run=layout.name, units=tuple(units), **{**settings, **changes})

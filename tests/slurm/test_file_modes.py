@@ -17,8 +17,8 @@ FOLDERS = {
     "setgid": ["chmod", "2770"],
 }
 
-NEVER_READ = ("*_log.out", "*_log.err", "*_result.pkl", ".lock")
-"""Files of Slurm and submitit whose content no job or command uses; their folder is private."""
+NEVER_READ = ("*_log.out", "*_log.err", ".lock")
+"""Files of Slurm whose content no job or command uses; their folder is private."""
 
 
 @pytest.mark.parametrize(("kind", "umask"), [("default ACL", 0o022), ("setgid", 0o000)])
@@ -41,4 +41,4 @@ def test_a_run_in_a_shared_folder_is_private_and_complete(
     written = (project / "runs", project / "logs", *project.glob("runs/**/*"), *project.glob("logs/**/*"))
     read_again = [path for path in written if not path.is_symlink() and not any(map(path.match, NEVER_READ))]
     assert [path for path in read_again if path.stat().st_mode & (stat.S_IWGRP | stat.S_IWOTH)] == []
-    assert any(path.suffix == ".pkl" for path in read_again)
+    assert any(path.suffix == ".jsonl" for path in read_again)

@@ -214,7 +214,7 @@ def test_a_rejected_array_leaves_no_record(layout: RunLayout) -> None:
     spec = synthetic_array(layout, "bad", [synthetic_unit(layout, "unit")], partition="nowhere")
     with pytest.raises(SetupError, match=r"sbatch rejected array bad \(partition nowhere\):\n") as error:
         SlurmLauncher(layout).submit([spec])
-    assert "Invalid partition name specified\nCorrect the cluster profile" in str(error.value)
+    assert "Invalid partition name specified\nCorrect gpu_classes.NAME.partition in the" in str(error.value)
     assert read_submissions(layout) == []
 
 

@@ -23,7 +23,7 @@ from hpcq.launch.slurm_launcher import SlurmLauncher
 from hpcq.launch.submissions import read_submissions, was_submitted
 from hpcq.slurm import squeue
 from tests.slurm.cluster import VirtualCluster
-from tests.slurm.sites import enter_site
+from tests.slurm.sites import enter_site, misleading_variables
 from tests.slurm.synthetic_units import layout_at, synthetic_array, synthetic_unit
 from tests.slurm.waiting import wait_for, wait_until_ended
 
@@ -109,7 +109,7 @@ def test_a_submission_that_is_cut_is_completed(
     wrapper.chmod(0o700)
     ended = subprocess.run(
         [sys.executable, "-c", SUBMIT, pickle.dumps((layout, arrays)).hex()],
-        env={**os.environ, "PATH": f"{site}{os.pathsep}{os.environ['PATH']}"},
+        env={**os.environ, **misleading_variables(), "PATH": f"{site}{os.pathsep}{os.environ['PATH']}"},
         start_new_session=True,
         capture_output=True,
         check=False,

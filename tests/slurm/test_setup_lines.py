@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import itertools
+import os
+import signal
 from collections.abc import Iterator
 from dataclasses import replace
 from pathlib import Path
@@ -19,7 +21,7 @@ from hpcq.launch.recovery.retry_policy import RetryPolicy
 from hpcq.launch.slurm_launcher import SlurmLauncher
 from tests.slurm.cluster import VirtualCluster
 from tests.slurm.synthetic_units import layout_at, synthetic_array, synthetic_unit
-from tests.slurm.waiting import wait_until_ended
+from tests.slurm.waiting import wait_for, wait_until_ended
 
 NUMBERS = itertools.count()
 
@@ -49,6 +51,24 @@ def test_setup_lines_may_return_an_error(layout: RunLayout) -> None:
     spec = replace(spec, environment=replace(spec.environment, setup=HARMLESS))
     SlurmLauncher(layout).submit([spec])
     assert {job.state.unit_state for job in wait_until_ended(layout).values()} == {UnitState.DONE}
+
+
+def test_an_exit_trap_of_setup_lines_does_not_stop_a_retry(layout: RunLayout, tmp_path: Path) -> None:
+    """Observed: it replaced hpcq's trap, so a unit that was killed was not requeued. Its command runs at each end."""
+    removed = tmp_path / "removed"
+    lines = (f"trap 'echo $? >>{removed}' EXIT",)
+    spec = synthetic_array(layout, "trap", [synthetic_unit(layout, "unit", seconds=8)])
+    spec = replace(spec, environment=replace(spec.environment, setup=lines))
+    (submitted,) = SlurmLauncher(layout).submit([spec])
+    wait_for("the unit runs", lambda: bool(read_attempts(layout.attempts)))
+    process = read_attempts(layout.attempts)["unit"][0].pid
+    os.kill(process, signal.SIGKILL)
+    wait_for("the job is requeued", lambda: len(read_attempts(layout.attempts)["unit"]) == 2)
+    assert {job.state.unit_state for job in wait_until_ended(layout).values()} == {UnitState.DONE}
+    first, second = read_attempts(layout.attempts)["unit"]
+    assert (first.failure, first.decision) == (Failure.KILLED, Action.RETRY)
+    assert second.job_id == submitted.job_id
+    assert [int(line) > 0 for line in removed.read_text().splitlines()] == [True, False]
 
 
 def test_what_no_node_has_costs_few_attempts_and_says_so(layout: RunLayout) -> None:

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import json
 import re
-import shutil
 import tomllib
 from pathlib import Path
 from typing import Any
@@ -15,43 +14,8 @@ from hpcq.slurm.client import run_client
 from hpcq.slurm.squeue import poll
 from tests.command_line import REHEARSAL, Hpcq
 from tests.slurm.cluster import VirtualCluster
+from tests.slurm.sites import misleading_variables
 from tests.slurm.waiting import wait_for
-
-FINDS_THE_CLUSTER = {"SLURM_CONF", "SLURM_CONF_SERVER", "SLURM_JWT"}
-OF_THE_PROFILE = {"SBATCH_ACCOUNT", "SBATCH_PARTITION", "SBATCH_QOS", "SBATCH_RESERVATION"}
-"""Variables that count where the profile has no value."""
-
-CLIENTS = ("sbatch", "srun", "salloc", "squeue", "sinfo", "scontrol", "scancel", "sacct")
-VARIABLE = re.compile(
-    rb"\b(?:SACCT|SALLOC|SBATCH|SCANCEL|SCONTROL|SINFO|SLURM|SLURMD|SQUEUE|SRUN)_[A-Z_]+[A-Z](?=\x00)"
-)
-
-OBSERVED = {
-    "SBATCH_MEM_PER_NODE": "64M",
-    "SBATCH_TIMELIMIT": "1",
-    "SBATCH_JOB_NAME": "mine",
-    "SBATCH_EXPORT": "NONE",
-    "SQUEUE_PARTITION": "h100",
-    "SQUEUE_STATES": "SUSPENDED",
-    "SLURM_TIME_FORMAT": "relative",
-    "SLURM_MEM_PER_CPU": "100",
-    "SLURM_JOB_ID": "1",
-    "SLURM_ARRAY_JOB_ID": "1",
-    "SLURM_ARRAY_TASK_ID": "7",
-    "SLURM_NTASKS": "4",
-    "SLURM_PROCID": "3",
-    "SUBMITIT_EXECUTOR": "slurm",
-}
-"""Variables with which a run went wrong. Observed: other memory and limits than planned, all units submitted twice."""
-
-
-def misleading_variables() -> dict[str, str]:
-    """Return all variables that the installed clients name, with values that would change or break their calls."""
-    names = {
-        name.decode() for client in CLIENTS for name in VARIABLE.findall(Path(str(shutil.which(client))).read_bytes())
-    }
-    assert {"SBATCH_MEM_PER_NODE", "SQUEUE_PARTITION", "SLURM_JOB_ID"} <= names
-    return {**dict.fromkeys(names - FINDS_THE_CLUSTER - OF_THE_PROFILE, "no-such-thing"), **OBSERVED}
 
 
 @pytest.fixture

@@ -1,4 +1,4 @@
-"""Slurm's controller does not answer for a while: waiting commands and jobs go on, and `status` shows what it knows."""
+"""Slurm's controller does not respond for a while: waiting commands and jobs continue, `status` shows what it knows."""
 
 from __future__ import annotations
 
@@ -47,7 +47,7 @@ def test_status_shows_what_the_run_recorded(
         shown = hpcq("status", "rehearsal")
         assert time.monotonic() - began_s < 30  # 4 s for squeue; the rest is for a loaded machine
         assert shown.code == 3
-        assert "Slurm does not answer, so unfinished units are shown as last recorded: `squeue` got" in shown.out
+        assert "Slurm does not respond, so unfinished units are shown as last recorded: `squeue` got" in shown.out
         assert "failed" not in shown.out
         assert hpcq("status", "rehearsal", "--json").document["slurm_error"].startswith("`squeue` got no response")
     hpcq("cancel", "rehearsal")

@@ -56,12 +56,11 @@ CORNERS: list[tuple[str, tuple[Any, ...]]] = [
     *((LOGLIKELIHOOD, (QUESTION, f"{ALIKE}{end}")) for end in (" saw it", " slept", "")),
     # A common prefix with different questions, each one letter longer than the other.
     *((LOGLIKELIHOOD, (f"{PROSE}Question: Who lives here{mark}\nAnswer:", " people")) for mark in ("", "?", "??")),
-    # Empty context; trailing spaces in it; special tokens in the text; empty continuation.
+    # Empty context; trailing spaces in it; special tokens in the text.
     (LOGLIKELIHOOD, ("", "The river rises")),
     (LOGLIKELIHOOD, ("", "<|im_start|>user")),
     (LOGLIKELIHOOD, ("The river rises in   ", "spring")),
     (LOGLIKELIHOOD, ("<|im_start|>user\nThe river", " rises")),
-    (LOGLIKELIHOOD, ("The river rises", "")),
     # Too long: truncated from the left, by more for the longer choice.
     *((LOGLIKELIHOOD, (PROSE * 9 + QUESTION, choice)) for choice in (" mud", " black mud from the river")),
     # Contexts of every length around a block boundary of the cache.

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import replace
-from itertools import groupby
+from itertools import groupby, product
 from pathlib import Path
 from typing import Any
 
@@ -17,7 +17,7 @@ from hpcq.evaluate.backends.vllm.backend import VllmBackend
 from hpcq.evaluate.merge import merge
 from hpcq.evaluate.provenance import segment_provenance
 from hpcq.evaluate.request_set import build_request_set
-from hpcq.evaluate.requests import GENERATE, LOGLIKELIHOOD, LOGLIKELIHOOD_ROLLING
+from hpcq.evaluate.requests import GENERATE, LOGLIKELIHOOD, LOGLIKELIHOOD_ROLLING, Request
 from hpcq.store import Response, SegmentWriter, read_results
 from tests.vllm.conftest import CORNERS, DEFINITIONS, LIMIT, MAX_LENGTH, PROSE, QUESTION, answers, make_work, request
 
@@ -111,6 +111,39 @@ def test_generation_settings_change_no_answer_of_either_backend(backend: VllmBac
     assert [answer.text for answer in answers(accelerate, requests)] == ended
     assert texts[0].startswith(ended[0])
     assert len(ended[0]) < len(texts[0])
+
+
+def test_texts_of_both_backends_end_at_the_same_place(backend: VllmBackend) -> None:
+    """Greedy texts are equal on both backends, for stop sequences, penalties, lengths, chats, and with reasoning.
+
+    Of a text with reasoning, both return what follows its end, up to a stop sequence of the answer alone.
+    """
+    accelerate = AccelerateBackend(replace(backend._work, backend="accelerate", engine_options=()))
+    accelerate.load()
+    chat = f"<|im_start|>user\n{QUESTION}<|im_end|>\n<|im_start|>assistant\n"
+    settings: list[dict[str, Any]] = [
+        {"until": ["."]},
+        {"until": ["\n\n", " the"]},
+        {"until": ["<|im_end|>", "no such text"], "repetition_penalty": 1.3},
+        {"until": [], "max_gen_toks": 1},
+    ]
+    requests = [
+        request(number, GENERATE, (text, {"max_gen_toks": 16, "do_sample": False, **one}))
+        for number, (text, one) in enumerate(product((PROSE, chat), settings))
+    ]
+    plain = [_text(accelerate, one) for one in requests]
+    end = plain[2][2:6]
+    reasoning = [replace(requests[at], think_end_token=end) for at in (1, 5)]
+    expected = [_text(accelerate, one) for one in reasoning]
+
+    assert [_text(backend, one) for one in requests] == plain
+    assert len(set(plain)) > len(settings)
+    assert [_text(backend, one) for one in reasoning] == expected
+    assert expected != [plain[1], plain[5]]
+
+
+def _text(backend: AccelerateBackend | VllmBackend, one: Request) -> str:
+    return str(answers(backend, [one])[0].text)
 
 
 def test_sampled_text_depends_on_its_request_alone(backend: VllmBackend) -> None:

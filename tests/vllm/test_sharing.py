@@ -191,7 +191,7 @@ def test_a_reduced_batch_has_fewer_prompts_and_tokens(
 
 def test_an_unknown_option_is_refused(tmp_path: Path) -> None:
     """An unknown option is refused with the list of the known ones."""
-    message = "vllm backend has no option 'max_lenght'; valid options are add_bos_token, max_length"
+    message = r"evaluate\.options: the vllm backend has no option 'max_lenght'; valid options are add_"
     with pytest.raises(UserInputError, match=message):
         VllmBackend(make_work(tmp_path, options=(("max_lenght", 1),)))
     message = r"evaluate\.engine: the vllm backend has no option 'max_length'; valid options are block_size"

@@ -30,6 +30,9 @@ class Backend(Protocol):
     ) -> Iterator[tuple[Request, Response]]:
         """Yield every request whose key is not in `answered` with its response, as it completes; may yield others too.
 
+        Requests of the fidelity panel (kind TOP_LOGPROBS, `hpcq.evaluate.panel_requests`) are made only if the
+        declaration of the backend has `reads_fidelity_panel`. Their responses have packed `TopLogprobs`.
+
         A response has the number of tokens that were removed from its prompt (`Response.cut_tokens`). The
         caller detects log-likelihoods that are not finite. Only the backend can detect such logits of a generated text.
 

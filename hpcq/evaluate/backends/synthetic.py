@@ -23,8 +23,8 @@ from pathlib import Path
 from hpcq import __version__
 from hpcq.core.errors import UserInputError
 from hpcq.core.work_records import EvaluateWork
-from hpcq.evaluate.requests import GENERATE, LOGLIKELIHOOD_ROLLING, Request
-from hpcq.store import RequestKey, Response
+from hpcq.evaluate.requests import GENERATE, LOGLIKELIHOOD_ROLLING, TOP_LOGPROBS, Request
+from hpcq.store import RequestKey, Response, TopLogprobs
 
 JOURNAL_VARIABLE = "HPCQ_SYNTHETIC_JOURNAL"
 
@@ -103,6 +103,21 @@ def _response(request: Request) -> Response:
     if request.kind == GENERATE:
         return Response(text=f"rehearsal {digest}", cut_tokens=0)
     loss = int(digest[:8], 16) / 2**32 * _MAX_LOSS
+    if request.kind == TOP_LOGPROBS:
+        return _window(request)
     if request.kind == LOGLIKELIHOOD_ROLLING:
         return Response(loglikelihood=-loss, cut_tokens=0)
     return Response(loglikelihood=-loss, is_greedy=int(digest[8], 16) == 0, cut_tokens=0)
+
+
+def _window(request: Request) -> Response:
+    """Return log-probabilities of a fidelity panel's size: the digest seeds them, and the first token follows."""
+    import numpy as np
+
+    _, tokens, top = request.arguments
+    seed = np.random.default_rng(int(request.key.digest, 16))
+    logprobs = -np.sort(seed.exponential(4.0, (tokens - 1, top)) + np.log(2 * top), axis=1).astype(np.float32)
+    ids = np.argsort(seed.random((tokens - 1, top)), axis=1).astype(np.int32)
+    read = np.concatenate([[0], ids[:, 0]]).astype(np.int32)
+    found = TopLogprobs(tokens=read, next_logprobs=logprobs[:, 0], top_ids=ids, top_logprobs=logprobs)
+    return Response(loglikelihood=found.loglikelihood, cut_tokens=0, logprobs=found.packed())

@@ -7,9 +7,10 @@ whole requests are computed one by one and in batches, as lm-eval does with two 
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass
 
 import numpy as np
+
+from hpcq.core.frozen import dataclass
 
 EXACT = 1e-4
 """Largest difference of a log-likelihood, in nats, at which results are called exact."""

@@ -11,8 +11,10 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
+from typing import TYPE_CHECKING
 
-from hpcq.evaluate.prefix.radix_tree import RadixTree
+if TYPE_CHECKING:
+    from hpcq.evaluate.prefix.radix_tree import RadixTree
 
 PREFIX_CACHE_SHARE = 1 / 16
 """Share of the GPUs' memory for KV that exists at one time; with offloading, of the first GPU's."""

@@ -20,12 +20,12 @@ import heapq
 import json
 import math
 from collections.abc import Collection, Iterable, Iterator, Sequence
-from dataclasses import dataclass
 from itertools import accumulate, groupby, pairwise
 
+from hpcq.core.frozen import dataclass
 from hpcq.core.work_records import Shard
 from hpcq.evaluate.prefix.radix_tree import common_prefix_length
-from hpcq.evaluate.requests import GENERATE, LOGLIKELIHOOD, Request
+from hpcq.evaluate.requests import GENERATE, LOGLIKELIHOOD, TOP_LOGPROBS, Request
 from hpcq.store import RequestKey
 
 # A token is about four bytes. A chunk takes this fraction of the remaining cost of its task: the first chunks are
@@ -44,6 +44,8 @@ _SEARCH_WINDOW = 0.25
 # on this.
 _BYTES_PER_GENERATED_TOKEN = 16
 _DEFAULT_GENERATED_TOKENS = 256
+_OTHER_ROWS = 2
+"""Windows per chunk of a repeated fidelity panel, if batches have one row otherwise."""
 
 
 @dataclass(frozen=True, kw_only=True, eq=False)
@@ -66,10 +68,10 @@ def partition(
 
     Args:
         requests: The requests, in any order.
-        rows: Requests per chunk of generation, the longest prompts first.
+        rows: Requests per chunk of generation, the longest prompts first, and windows per chunk of a fidelity panel.
         shares_prefixes: Whether log-likelihoods are computed from shared prefixes. If not, they are chunked like
             generation.
-        max_bytes: Cost from which a chunk is cut at any price. It can be exceeded by a quarter and by the requests of
+        max_bytes: Cost above which a chunk is always cut. It can be exceeded by a quarter and by the requests of
             the last document.
     """
     ordered = sorted(requests, key=lambda request: (*_group(request), request.key))
@@ -77,7 +79,11 @@ def partition(
     for (_, kind, _), group in groupby(ordered, key=_group):
         members = list(group)
         is_tree = shares_prefixes and kind == LOGLIKELIHOOD
-        chunks += _partition_tree(members, max_bytes) if is_tree else _partition_rows(members, rows)
+        if kind == TOP_LOGPROBS and members[0].key.repeat:
+            # The noise floor of the fidelity panel: the same windows in batches of another size, in another order.
+            chunks += reversed(_partition_rows(members, 1 if rows > 1 else _OTHER_ROWS))
+        else:
+            chunks += _partition_tree(members, max_bytes) if is_tree else _partition_rows(members, rows)
     return chunks
 
 
@@ -114,7 +120,8 @@ def balanced_part(chunks: Sequence[Chunk], shard: Shard) -> list[Chunk]:
 
 
 def _group(request: Request) -> tuple[str, str, str]:
-    return (request.key.task, request.kind, json.dumps(request.generation_kwargs, sort_keys=True))
+    settings = json.dumps(request.generation_kwargs, sort_keys=True)
+    return (request.key.task, request.kind, str(request.key.repeat) if request.kind == TOP_LOGPROBS else settings)
 
 
 def _partition_rows(requests: Sequence[Request], rows: int) -> list[Chunk]:

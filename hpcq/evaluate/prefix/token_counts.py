@@ -3,8 +3,8 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass
 
+from hpcq.core.frozen import dataclass
 from hpcq.evaluate.prefix.planner import PassPlan
 from hpcq.evaluate.prefix.radix_tree import TokenRequest
 

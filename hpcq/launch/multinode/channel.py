@@ -5,7 +5,7 @@ not used: `Listener.accept` authenticates one peer at a time without a timeout, 
 block the nodes, and `Client` has no timeout and no IPv6. Messages are JSON, so that nothing from the network is
 unpickled.
 
-When a process ends in any way, its kernel closes the connection. A dead node does not answer TCP keepalive probes.
+When a process ends in any way, its kernel closes the connection. A dead node does not respond to TCP keepalive probes.
 """
 
 from __future__ import annotations

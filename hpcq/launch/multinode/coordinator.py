@@ -1,6 +1,6 @@
 """Rank-0 coordinator of a multi-node unit: wait for the other nodes, start them, collect their errors, shut down.
 
-What the nodes compute together is the backend's business.
+The backend determines what the nodes compute together.
 """
 
 from __future__ import annotations

@@ -11,13 +11,13 @@ import re
 import socket
 import time
 from collections.abc import Mapping
-from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 from hpcq.core.errors import ProcessDiedError, SetupError, UserInputError
 from hpcq.core.failures import Failure
 from hpcq.core.files import write_text
+from hpcq.core.frozen import dataclass
 from hpcq.core.paths import RunLayout
 from hpcq.core.processes import identity
 from hpcq.launch.multinode.channel import Channel

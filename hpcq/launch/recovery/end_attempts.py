@@ -6,7 +6,7 @@ The caller determines which attempts are dead, and of what failure.
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import replace
 from datetime import UTC, datetime
 from typing import Any
 
@@ -21,6 +21,7 @@ from hpcq.core.attempts import (
 )
 from hpcq.core.errors import SetupError
 from hpcq.core.failures import Failure
+from hpcq.core.frozen import dataclass
 from hpcq.core.outcomes import Action, Launcher, Outcome
 from hpcq.core.paths import RunLayout
 from hpcq.launch.recovery.retry_policy import Decision, RetryPolicy, decide, gpu_hours
@@ -98,10 +99,11 @@ class EndedJob:
 
 def record_failed_start(layout: RunLayout, unit: str, job: EndedJob, failure: Failure) -> AttemptRecord:
     """Record an attempt on behalf of the job: it counts, and later commands report why the unit did not start."""
-    return new_attempt(layout.attempts, _failed_start(unit, job, failure)).record
+    reason = f"it did not start: {last_log_line(job.log, job.log_offset)}"
+    return new_attempt(layout.attempts, _failed_start(unit, job, failure, reason)).record
 
 
-def _failed_start(unit: str, job: EndedJob, failure: Failure) -> AttemptRecord:
+def _failed_start(unit: str, job: EndedJob, failure: Failure, reason: str) -> AttemptRecord:
     return AttemptRecord(
         unit=unit,
         attempt=0,
@@ -112,7 +114,7 @@ def _failed_start(unit: str, job: EndedJob, failure: Failure) -> AttemptRecord:
         end=utc_now(),
         launcher=job.launcher,
         outcome=Outcome.FAILED,
-        reason=f"it did not start: {last_log_line(job.log, job.log_offset)}",
+        reason=reason,
         error=SetupError.__name__,
         restart=job.restart,
         failure=failure,
@@ -131,6 +133,9 @@ def record_cancelled(
 ) -> None:
     """Record that the user cancelled the job. The unit is on hold until the user resumes it.
 
+    The record is not on disk when this returns: `cancel` calls it for thousands of units, and fsync takes milliseconds.
+    If a crash of the host loses it, the unit is waiting instead of on hold.
+
     Args:
         layout: Paths of the run.
         unit: The unit.
@@ -140,7 +145,19 @@ def record_cancelled(
     known = read_unit_attempts(layout.attempts, unit) if attempts is None else attempts.get(unit, ())
     held: dict[str, Any] = {"outcome": Outcome.INTERRUPTED, "failure": None, "decision": Action.HOLD}
     if of_job := [one for one in known if one.job_id == job.job_id]:
-        Attempt(layout.attempts, replace(of_job[-1], **held, reason=of_job[-1].reason))
+        Attempt(layout.attempts, replace(of_job[-1], **held, reason=of_job[-1].reason), is_durable=False)
         return
-    record = replace(_failed_start(unit, job, Failure.KILLED), **held, reason="cancelled before it started")
-    new_attempt(layout.attempts, record, first=max((one.attempt for one in known), default=0) + 1)
+    record = replace(_failed_start(unit, job, Failure.KILLED, "cancelled before it started"), **held)
+    # Without a claim: if the job has started after all, its attempt ends now and replaces this record.
+    number = max((one.attempt for one in known), default=0) + 1
+    Attempt(layout.attempts, replace(record, attempt=number), is_durable=False)
+
+
+def record_released(layout: RunLayout, unit: str, attempts: Mapping[str, Sequence[AttemptRecord]]) -> None:
+    """Record that the user has resumed a unit on hold, which a later portion submits: the merge may submit it."""
+    known = attempts.get(unit, ())
+    job = EndedJob(job_id=known[-1].job_id if known else "", launcher=Launcher.SLURM, node="", log="")
+    record = _failed_start(unit, job, Failure.KILLED, "resumed, and submitted later by the merge")
+    number = max((one.attempt for one in known), default=0) + 1
+    released: dict[str, Any] = {"outcome": Outcome.INTERRUPTED, "failure": None, "decision": Action.RETRY}
+    Attempt(layout.attempts, replace(record, attempt=number, **released), is_durable=False)

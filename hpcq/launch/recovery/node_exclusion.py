@@ -14,7 +14,9 @@ from hpcq.slurm.scontrol import partition_nodes
 def nodes_to_exclude(
     attempts: Mapping[str, Sequence[AttemptRecord]], partition: str | None, policy: RetryPolicy
 ) -> tuple[str, ...]:
-    """Return names of nodes. Slurm is queried for the partition's nodes only if some node had a fault.
+    """Return names of nodes; none if all others are out of service, because a job would wait for those.
+
+    Slurm is queried for the partition's nodes only if some node had a fault.
 
     Raises:
         SetupError: Slurm does not respond.
@@ -23,7 +25,9 @@ def nodes_to_exclude(
     if not any(one.failure is Failure.NODE_FAULT for one in records):
         return ()
     known = partition_nodes(partition)
-    return excluded_nodes([one for one in records if one.node in known], policy, datetime.now(UTC))
+    found = excluded_nodes([one for one in records if one.node in known], policy, datetime.now(UTC))
+    in_service = {node for node, is_usable in known.items() if is_usable}
+    return () if in_service and in_service <= set(found) else found
 
 
 def join_excluded(excluded: str | None, faulty: Sequence[str]) -> str:

@@ -7,12 +7,12 @@ that their decisions cannot differ.
 from __future__ import annotations
 
 from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import dataclass
 from datetime import datetime, timedelta
 from typing import Any
 
 from hpcq.core.attempts import AttemptRecord
 from hpcq.core.failures import Failure
+from hpcq.core.frozen import dataclass
 from hpcq.core.outcomes import Action
 
 
@@ -162,8 +162,8 @@ def next_oom_step(history: Sequence[AttemptRecord]) -> int:
 def excluded_nodes(records: Iterable[AttemptRecord], policy: RetryPolicy, moment: datetime) -> tuple[str, ...]:
     """Return the names of the nodes with the most recent faults, up to the maximum of the policy.
 
-    Exclusions expire, because hpcq cannot detect whether a node was repaired. A node where a unit did not start is not
-    at fault if the unit did not start on others either.
+    Exclusions expire, because hpcq cannot detect whether a node was repaired. A node on which a unit did not start is
+    not excluded if the unit did not start on other nodes either.
     """
     since = moment - timedelta(hours=policy.exclude_hours)
     faults: dict[str, datetime] = {}

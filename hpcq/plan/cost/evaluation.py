@@ -2,12 +2,11 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
-
 from hpcq.catalog.gpus import FORMAT_FALLBACKS, GPU
 from hpcq.catalog.kernels import Kernel
 from hpcq.catalog.model_shape import ModelShape
 from hpcq.catalog.tools import BackendInfo, backends
+from hpcq.core.frozen import dataclass
 from hpcq.core.layer_split import stage_layers
 from hpcq.core.work_records import Scheme
 from hpcq.plan.cost import constants

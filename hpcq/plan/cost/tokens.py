@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass
 from functools import lru_cache
 
 from hpcq.catalog.packages import find_packaged_dataset
-from hpcq.catalog.tasks import PromptTokens, TaskInfo, find_task, task_names
+from hpcq.catalog.tasks import PromptTokens, TaskInfo, find_task, known_task, task_names
+from hpcq.core.frozen import dataclass
 from hpcq.core.work_records import EvaluateWork, Task
+from hpcq.plan.cost.staged_size import size_estimate
 
 LOGLIKELIHOOD = "loglikelihood"
 
@@ -47,7 +48,10 @@ class Workload:
         generation_length: Mean sequence length while generating: the prompt and half of the generated text.
         generations: Number of generation requests.
         requests: Number of requests of both kinds.
+        panel_positions: Positions of the fidelity panel's windows.
         unknown_tasks: Tasks without token averages; they are estimated at the mean of the others.
+        counted_tasks: Tasks without a row in the catalog, estimated from the characters counted when they were staged.
+        assumed_tasks: The same, not staged yet: their number of items is assumed.
     """
 
     scored_tokens: float = 0.0
@@ -57,7 +61,10 @@ class Workload:
     generation_length: float = 0.0
     generations: float = 0.0
     requests: float = 0.0
+    panel_positions: float = 0.0
     unknown_tasks: tuple[str, ...] = ()
+    counted_tasks: tuple[str, ...] = ()
+    assumed_tasks: tuple[str, ...] = ()
 
 
 def estimate_tokens(work: EvaluateWork) -> TokenEstimate:
@@ -75,10 +82,15 @@ def estimate_tokens(work: EvaluateWork) -> TokenEstimate:
 
 
 def estimate_task_tokens(task: Task) -> TokenEstimate:
-    """Estimate the log-likelihood tokens of one task; zero for a task that generates."""
-    info = find_task(task.name)
-    if info is not None and info.output_type != LOGLIKELIHOOD:
+    """Estimate the log-likelihood tokens of one task; zero for a task that generates. Those of a panel are exact."""
+    if task.panel is not None:
+        return TokenEstimate(requested=task.panel.tokens, computed=task.panel.tokens)
+    info = known_task(task.name, task.definitions)
+    if info is not None and info.generates_text:
         return TokenEstimate()
+    if info is not None and not info.documents and task.size:
+        counted = size_estimate(task, info)
+        return TokenEstimate(requested=counted.requested, computed=counted.computed)
     if info is None or info.tokens is None:
         return TokenEstimate(unknown_tasks=(task.name,))
     return _task_tokens(info, info.tokens, documents=document_count(task), shots=_shots(info, task))
@@ -113,18 +125,24 @@ def document_count(task: Task) -> int:
     The task reads the original data set, or the packaged one if its data path is that of the package. A limit applies
     to each subtask.
     """
-    info = find_task(task.name)
-    if info is None:
-        return 0
+    info = known_task(task.name, task.definitions)
+    if info is None or not info.documents:
+        return _counted_documents(task, info.num_subtasks if info else 1)
     packaged = find_packaged_dataset(task.name)
     is_packaged = packaged is not None and task.data_path == str(packaged.staged_path)
     available = packaged.splits[0][1] if packaged is not None and is_packaged else info.documents
-    return available if task.limit is None else min(task.limit * info.num_subtasks, available)
+    return task.selected(available, info.num_subtasks)
+
+
+def _counted_documents(task: Task, subtasks: int) -> int:
+    """Return the documents that were counted at staging, as far as a limit on each subtask permits; 0: not counted."""
+    available = task.size.documents if task.size else 0
+    return task.selected(available, subtasks)
 
 
 def mean_prompt_tokens(task: Task) -> float | None:
     """Return the mean tokens of a prompt with its answer (of text: the longest permitted); None: unknown."""
-    info = find_task(task.name)
+    info = known_task(task.name, task.definitions)
     if info is None:
         return None
     if info.output_type == LOGLIKELIHOOD and info.tokens is not None:
@@ -139,24 +157,37 @@ def estimate_workload(tasks: Sequence[Task], *, shares_prefixes: bool) -> Worklo
     """Estimate what `tasks` compute; without prefix sharing, every request is computed in full."""
     scored = scored_requests = requested = prompts = generated = generations = 0.0
     unknown: list[Task] = []
+    panels = [task.panel for task in tasks if task.panel]
+    sized: list[Task] = []
     for task in tasks:
-        info, documents = find_task(task.name), document_count(task)
-        if info is None:
-            unknown.append(task)
+        if task.panel:
+            continue
+        info, documents = known_task(task.name, task.definitions), document_count(task)
+        if info is None or not info.documents:
+            size = size_estimate(task, info)
+            sized.append(task)
+            if size.generated:
+                generations += size.requests
+                prompts += size.requested
+                generated += size.generated
+            else:
+                scored += size.computed if shares_prefixes else size.requested
+                requested += size.requested
+                scored_requests += size.requests
         elif info.output_type == LOGLIKELIHOOD and info.tokens is not None:
             tokens = estimate_task_tokens(task)
             scored += tokens.computed if shares_prefixes else tokens.requested
             requested += tokens.requested
             scored_requests += documents * info.requests_per_document
         elif info.generation is not None:
-            requests = documents * info.requests_per_document
+            requests = documents * info.requests_per_document * (task.sampling.repeats or 1)
             generations += requests
             prompts += requests * info.generation.prompt_tokens(_shots(info, task))
             generated += requests * min(info.generation.answer, task.max_gen_toks or info.max_gen_toks)
         else:
             unknown.append(task)
     for task in unknown:
-        info, documents = find_task(task.name), document_count(task)
+        info, documents = known_task(task.name, task.definitions), document_count(task)
         requests = documents * (info.requests_per_document if info else 1.0)
         scored_mean, requested_mean = (
             (scored / scored_requests, requested / scored_requests)
@@ -166,6 +197,10 @@ def estimate_workload(tasks: Sequence[Task], *, shares_prefixes: bool) -> Worklo
         scored += requests * scored_mean
         requested += requests * requested_mean
         scored_requests += requests
+    for panel in panels:
+        scored += panel.tokens
+        requested += panel.tokens
+        scored_requests += panel.windows * panel.repeats
     return Workload(
         scored_tokens=scored,
         scored_length=requested / scored_requests if scored_requests else 0.0,
@@ -174,7 +209,10 @@ def estimate_workload(tasks: Sequence[Task], *, shares_prefixes: bool) -> Worklo
         generation_length=(prompts + generated / 2) / generations if generations else 0.0,
         generations=generations,
         requests=scored_requests + generations,
+        panel_positions=sum(panel.tokens for panel in panels),
         unknown_tasks=tuple(task.name for task in unknown),
+        counted_tasks=tuple(task.name for task in sized if task.size),
+        assumed_tasks=tuple(task.name for task in sized if not task.size),
     )
 
 

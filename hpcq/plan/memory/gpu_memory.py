@@ -8,11 +8,12 @@ from __future__ import annotations
 import math
 from collections import Counter
 from collections.abc import Iterator
-from dataclasses import dataclass, replace
+from dataclasses import replace
 from functools import lru_cache
 
 from hpcq.catalog.model_shape import Block, Linear, ModelShape
 from hpcq.catalog.schemes import has_uniform_blocks, indivisible_linear, quantized_linears
+from hpcq.core.frozen import dataclass
 from hpcq.core.layer_split import balance, bytes_per_place, stage_layers
 from hpcq.core.work_records import Scheme
 from hpcq.plan.memory.weights import (

@@ -4,11 +4,11 @@ from __future__ import annotations
 
 import math
 from collections.abc import Iterator
-from dataclasses import dataclass
 from typing import Literal
 
 from hpcq.catalog.gpus import GPU
 from hpcq.catalog.model_shape import ModelShape
+from hpcq.core.frozen import dataclass
 from hpcq.core.layer_split import bytes_per_place, fill
 from hpcq.core.work_records import Scheme
 from hpcq.evaluate.prefix.batching import PREFIX_CACHE_SHARE

@@ -5,10 +5,9 @@ Follows llmcompressor 0.14, which processes a model block by block.
 
 from __future__ import annotations
 
-from dataclasses import dataclass
-
 from hpcq.catalog.model_shape import Block, ModelShape
 from hpcq.catalog.tools import quantizers
+from hpcq.core.frozen import dataclass
 from hpcq.core.work_records import Calibration, Scheme
 from hpcq.plan.memory.weights import GIB
 

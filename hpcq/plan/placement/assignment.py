@@ -6,8 +6,8 @@ An assignment defines where a variant is quantized, and where and in how many sh
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
 
+from hpcq.core.frozen import dataclass
 from hpcq.core.work_records import Variant
 from hpcq.manifest.profiles import Profile
 from hpcq.manifest.resolved import EvaluateSettings
@@ -42,7 +42,9 @@ def assign_variants(
     estimator: Estimator, variants: Sequence[Variant]
 ) -> tuple[dict[str, Assignment], dict[str, PlacementError]]:
     """Return, by variant id, the assignments, and the errors of variants that have none."""
-    profile = estimator.resolved.profile
+    profile, history = estimator.resolved.profile, estimator.history
+    keeps_class = estimator.resolved.manifest.plan.keep_gpu_class
+    quantized_on, evaluated_on = (history.quantized_on, history.evaluated_on) if keeps_class else ({}, {})
     found: dict[str, EvaluationCandidates] = {}
     evaluations: dict[str, list[Candidate]] = {}
     quantizations: dict[str, list[Candidate]] = {}
@@ -53,18 +55,18 @@ def assign_variants(
             for_quantization = estimator.quantization_candidates(variant) if variant.scheme.is_quantized_here else None
             for_evaluation = found[variant.id].candidates
             # A variant that has started continues, even if a later estimate exceeds the time limits.
-            if variant.id not in estimator.history.shards:
+            if variant.id not in history.shards:
                 for_quantization = for_quantization and within_time_limits(for_quantization, profile, "quantizing")
                 for_evaluation = within_time_limits(for_evaluation, profile, "answering")
             if for_quantization:
-                quantizations[variant.id] = for_quantization
-            evaluations[variant.id] = for_evaluation
+                quantizations[variant.id] = _on_kept_class(for_quantization, quantized_on.get(variant.id))
+            evaluations[variant.id] = _on_kept_class(for_evaluation, evaluated_on.get(variant.id))
         except PlacementError as problem:
             unplaced[variant.id] = problem
-    evaluated_on, quantized_on = _select(evaluations, estimator), _select(quantizations, estimator)
+    chosen, chosen_for_quantization = _select(evaluations, estimator), _select(quantizations, estimator)
     assignments: dict[str, Assignment] = {}
-    for name, candidate in evaluated_on.items():
-        started, requested = estimator.history.shards.get(name), estimator.resolved.evaluate.shards
+    for name, candidate in chosen.items():
+        started, requested = history.shards.get(name), estimator.resolved.evaluate.shards
         if requested == "auto":
             # Another number of shards would repeat work of shards that are already pending.
             shards = started or _min_shards(candidate, profile)
@@ -80,9 +82,20 @@ def assign_variants(
             evaluation=candidate,
             shards=shards,
             is_shard_count_auto=requested == "auto" and started is None,
-            quantization=quantized_on.get(name),
+            quantization=chosen_for_quantization.get(name),
         )
     return assignments, unplaced
+
+
+def _on_kept_class(candidates: list[Candidate], classes: tuple[str, ...] | None) -> list[Candidate]:
+    """Return the candidates on the class of the variant's last attempt; all if it has none, or cannot run there now.
+
+    Args:
+        candidates: Candidates of a variant.
+        classes: Classes of its attempts, in their order.
+    """
+    last = (classes or ())[-1:]
+    return [one for one in candidates if one.placement.shape.gpu_class in last] or candidates
 
 
 def _select(candidates: Mapping[str, Sequence[Candidate]], estimator: Estimator) -> dict[str, Candidate]:

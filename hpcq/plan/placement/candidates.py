@@ -9,9 +9,9 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable, Iterable, Iterator
-from dataclasses import dataclass, replace
+from dataclasses import replace
 
-from hpcq.catalog.architectures import architecture_problem, cpu_problem
+from hpcq.catalog.architectures import architecture_problem
 from hpcq.catalog.gpus import GPU
 from hpcq.catalog.kernels import (
     Kernel,
@@ -24,6 +24,7 @@ from hpcq.catalog.kernels import (
 )
 from hpcq.catalog.model_shape import ModelShape
 from hpcq.catalog.tools import Splitting, backends
+from hpcq.core.frozen import dataclass
 from hpcq.core.work_records import SYNTHETIC, Calibration, Scheme, UnitKind
 from hpcq.manifest.profiles import GpuClass, Profile
 from hpcq.plan.memory.gpu_memory import (
@@ -40,6 +41,7 @@ from hpcq.plan.memory.quantization import USABLE_GPU_SHARE, quantization_memory
 from hpcq.plan.memory.weights import GIB
 from hpcq.plan.placement.parallel_layouts import parallel_layouts, requested_layout
 from hpcq.plan.placement.requirements import EvaluationRequirements
+from hpcq.plan.schedule.resources import requests_own_memory
 from hpcq.plan.units import Shape
 
 
@@ -118,7 +120,13 @@ def evaluation_placements(profile: Profile, requirements: EvaluationRequirements
     try:
         return _all_placements(offered, lambda name, offer: _evaluation_on(name, offer, requirements))
     except PlacementError as problem:
-        placements = [placement for name, offer in offered for placement in _offloading_on(name, offer, requirements)]
+        placements = [
+            placement
+            for name, offer in offered
+            for placement in _offloading_on(
+                name, offer, requirements, requests_memory=requests_own_memory(profile, name)
+            )
+        ]
         if (
             not placements
             and backends()[requirements.backend].offloads
@@ -147,7 +155,7 @@ def deviates_from_scheme(placement: Placement) -> bool:
 def place_quantization(
     profile: Profile, model: ModelShape | None, scheme: Scheme, calibration: Calibration | None
 ) -> Placement:
-    """Return the placement of a quantization: one GPU, and more until its share of the node's memory is enough.
+    """Return the placement of a quantization: one GPU, or more if host memory cannot be requested without GPUs.
 
     Raises:
         PlacementError: No class has the role and the memory. Its suggestion is empty.
@@ -165,7 +173,12 @@ def quantization_placements(
     """
     sized = None if scheme.method == SYNTHETIC else model  # the synthetic method loads no weights
     offered = _classes_with_role(UnitKind.QUANTIZE, profile)
-    return _all_placements(offered, lambda name, offer: _quantization_on(name, offer, sized, scheme, calibration))
+
+    def place_on(name: str, offer: GpuClass) -> list[Placement] | Rejection:
+        own = requests_own_memory(profile, name)
+        return _quantization_on(name, offer, sized, scheme, calibration, requests_memory=own)
+
+    return _all_placements(offered, place_on)
 
 
 def place_merge(profile: Profile) -> Shape:
@@ -182,7 +195,7 @@ def _classes_with_role(kind: UnitKind, profile: Profile) -> list[tuple[str, GpuC
     offered = [(name, offer) for name, offer in profile.gpu_classes.items() if kind.value in offer.roles]
     if not offered:
         raise PlacementError(
-            f"no GPU class of profile '{profile.name}' has the role '{kind.value}'",
+            f"no node class of profile '{profile.name}' has the role '{kind.value}'",
             f"add '{kind.value}' to the roles of a class",
         )
     return offered
@@ -197,14 +210,22 @@ def _all_placements(
     if placements:
         return placements
     rejections = sorted((one for one in results if isinstance(one, Rejection)), key=lambda one: -one.memory_ratio)
-    reason = "; ".join(one.reason for one in rejections)
+    reason = "; ".join(dict.fromkeys(one.reason for one in rejections))
     raise PlacementError(reason, "", is_unsupported=all(one.is_unsupported for one in rejections))
 
 
 def _evaluation_on(name: str, offer: GpuClass, requirements: EvaluationRequirements) -> list[Placement] | Rejection:
-    gpu = offer.gpu_spec
-    if gpu is None or is_cpu_only(requirements.backend):
+    gpu = None if is_cpu_only(requirements.backend) else offer.gpu_spec
+    if problem := requirements.problem_on(gpu):
+        return Rejection(reason=problem, is_unsupported=True)
+    if gpu is None:
         return _evaluation_on_cpus(name, offer, requirements)
+    return _evaluation_on_gpus(name, offer, gpu, requirements)
+
+
+def _evaluation_on_gpus(
+    name: str, offer: GpuClass, gpu: GPU, requirements: EvaluationRequirements
+) -> list[Placement] | Rejection:
     kernel = find_kernel(requirements.backend, requirements.scheme, gpu.compute_capability)
     if kernel is None and has_kernels(requirements.backend):
         place = f"on {name} ({format_capability(gpu.compute_capability)})"
@@ -261,7 +282,9 @@ def _is_allowed(requirements: EvaluationRequirements, parallelism: Parallelism) 
     return tensor in (None, parallelism.tensor) and pipeline in (None, parallelism.pipeline)
 
 
-def _offloading_on(name: str, offer: GpuClass, requirements: EvaluationRequirements) -> Iterator[Placement]:
+def _offloading_on(
+    name: str, offer: GpuClass, requirements: EvaluationRequirements, *, requests_memory: bool
+) -> Iterator[Placement]:
     """Yield all placements on one node of the class with the allowed offload."""
     gpu, model = offer.gpu_spec, requirements.model
     kernel = find_kernel(requirements.backend, requirements.scheme, gpu.compute_capability if gpu else None)
@@ -270,8 +293,9 @@ def _offloading_on(name: str, offer: GpuClass, requirements: EvaluationRequireme
         return
     # A quantized checkpoint is decompressed in memory.
     to: OffloadTarget = "disk" if requirements.offload == "disk" and not requirements.scheme.is_quantized else "cpu"
-    host_gib = offer.memory_gib_per_unit or offer.memory_gib
     for gpus in range(1, offer.gpus_per_node + 1) if gpu else (0,):
+        share = 1.0 if requests_memory or not gpus else gpus / offer.gpus_per_node
+        host_gib = offer.memory_gib_per_unit or offer.memory_gib * share
         found = plan_offload(
             model, _loaded_scheme(requirements), requirements.demand, to, gpu=gpu, gpus=gpus, host_gib=host_gib
         )
@@ -321,8 +345,6 @@ def _evaluation_on_cpus(
     name: str, offer: GpuClass, requirements: EvaluationRequirements
 ) -> list[Placement] | Rejection:
     """Place an evaluation on a node's cores. Its memory must hold the weights; only the profile requests it."""
-    if problem := cpu_problem(requirements.backend, requirements.known_architectures):
-        return Rejection(reason=problem, is_unsupported=True)
     has_experts = bool(requirements.model and requirements.model.experts)
     kernel = find_kernel(requirements.backend, requirements.scheme, None, has_experts=has_experts)
     if kernel is None and has_kernels(requirements.backend):
@@ -359,12 +381,19 @@ def _no_kernel(place: str, requirements: EvaluationRequirements) -> str:
 
 
 def _quantization_on(
-    name: str, offer: GpuClass, model: ModelShape | None, scheme: Scheme, calibration: Calibration | None
+    name: str,
+    offer: GpuClass,
+    model: ModelShape | None,
+    scheme: Scheme,
+    calibration: Calibration | None,
+    *,
+    requests_memory: bool,
 ) -> list[Placement] | Rejection:
+    """Place a quantization on one GPU. If it cannot request memory, add GPUs until their share of memory is enough."""
     gpu = offer.gpu_spec
-    smallest = Placement(shape=Shape(gpu_class=name, gpus_per_node=1 if gpu else 0))
+    smallest = Shape(gpu_class=name, gpus_per_node=1 if gpu else 0)
     if model is None:
-        return [smallest]
+        return [Placement(shape=smallest)]
     memory = quantization_memory(model, scheme, calibration, on_gpu=gpu is not None)
     if gpu and memory.gpu_bytes > gpu.memory_gib * USABLE_GPU_SHARE * GIB:
         usable = gpu.memory_gib * USABLE_GPU_SHARE
@@ -372,13 +401,18 @@ def _quantization_on(
             reason=f"quantizing needs {memory.gpu_bytes / GIB:.1f} GiB on one GPU of {name}, which has {usable:.1f}",
             memory_ratio=usable * GIB / memory.gpu_bytes,
         )
-    for gpus in range(1 if gpu else 0, offer.gpus_per_node + 1):
-        share = offer.memory_gib * gpus / offer.gpus_per_node if gpus else offer.memory_gib
-        if memory.host_bytes <= (offer.memory_gib_per_unit or share) * GIB:
-            return [Placement(shape=Shape(gpu_class=name, gpus_per_node=gpus), gpu_bytes=memory.gpu_bytes or None)]
-    usable = (offer.memory_gib_per_unit or offer.memory_gib) * GIB
-    return Rejection(
-        reason=f"quantizing needs {memory.host_bytes / GIB:.1f} GiB of a node's memory on {name},"
-        f" which has {usable / GIB:.1f}",
-        memory_ratio=usable / memory.host_bytes,
-    )
+    needed_gib, largest_gib = memory.host_bytes / GIB, offer.memory_gib_per_unit or offer.memory_gib
+    if requests_memory:
+        largest_gib = offer.memory_gib
+    if needed_gib > largest_gib:
+        return Rejection(
+            reason=f"quantizing needs {needed_gib:.1f} GiB of a node's memory on {name}, which has {largest_gib:.1f}",
+            memory_ratio=largest_gib / needed_gib,
+        )
+    shape, share_gib = smallest, offer.memory_gib / offer.gpus_per_node if gpu else 0.0
+    if needed_gib > (offer.memory_gib_per_unit or share_gib):
+        if requests_memory:
+            shape = replace(smallest, host_memory_gib=min(math.ceil(needed_gib), offer.memory_gib))
+        elif gpu:
+            shape = replace(smallest, gpus_per_node=min(math.ceil(needed_gib / share_gib), offer.gpus_per_node))
+    return [Placement(shape=shape, gpu_bytes=memory.gpu_bytes or None)]

@@ -4,11 +4,12 @@ from __future__ import annotations
 
 from collections import defaultdict
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass
 from functools import cached_property
+from math import prod
 
 from hpcq.catalog.kernels import backend_title
 from hpcq.catalog.tasks import synthetic_size
+from hpcq.core.frozen import dataclass
 from hpcq.core.work_records import SYNTHETIC, Task, Variant
 from hpcq.manifest import ResolvedManifest
 from hpcq.manifest.resolved import EvaluateSettings
@@ -16,6 +17,7 @@ from hpcq.plan.cost import constants
 from hpcq.plan.cost.calibration import UNCALIBRATED, Correction, RunHistory
 from hpcq.plan.cost.evaluation import Cost, EvaluationSpec, Hardware, evaluation_cost, format_note
 from hpcq.plan.cost.quantization import quantization_cost
+from hpcq.plan.cost.staged_size import CHARACTERS_PER_TOKEN, DEFAULT_SIZE
 from hpcq.plan.cost.tokens import Workload, estimate_workload
 from hpcq.plan.placement.candidates import Placement, PlacementError, evaluation_placements, quantization_placements
 from hpcq.plan.placement.requirements import EvaluationRequirements, evaluation_requirements
@@ -97,17 +99,25 @@ class Estimator:
 
     @cached_property
     def workload(self) -> Workload:
-        """What the evaluation of one variant computes; it is the same for all variants."""
+        """What the evaluation of one variant computes; it is the same for all variants.
+
+        The unquantized variant reads the fidelity panel a second time, which is not counted here.
+        """
         settings = self.resolved.evaluate
         if settings.backend == SYNTHETIC:
-            sizes = [synthetic_size(task.name, task.limit) for task in self.tasks]
-            return Workload(requests=float(sum(documents * requests for documents, requests in sizes)))
+            sizes = [
+                (task.panel.windows, task.panel.repeats)
+                if task.panel
+                else (*synthetic_size(task), task.sampling.repeats or 1)
+                for task in self.tasks
+            ]
+            return Workload(requests=float(sum(map(prod, sizes))))
         return estimate_workload(self.tasks, shares_prefixes=settings.prefix_sharing)
 
     def evaluation_candidates(self, variant: Variant) -> EvaluationCandidates:
         """Return placements with the manifest's backend, or with the fallback if no class has code for the variant.
 
-        The fallback is not used because of insufficient memory: a much slower evaluation would be a surprise.
+        The fallback is not used because of insufficient memory: users do not expect a much slower evaluation.
 
         Raises:
             PlacementError: Neither backend can evaluate the variant.
@@ -160,7 +170,7 @@ class Estimator:
             scheme=wanted.scheme,
             backend=wanted.backend,
             dtype=settings.dtype_for(variant.scheme),
-            batch=settings.batch_size,
+            batch=1 if any(task.sampling.is_sampled for task in self.tasks) else settings.batch_size,
             demand=wanted.demand,
             kernel=placement.kernel,
             gpu_memory=placement.gpu_memory,
@@ -201,17 +211,26 @@ def estimate_notes(workload: Workload, selected: Sequence[Candidate]) -> Iterato
     corrections: dict[str, dict[Correction, None]] = defaultdict(dict)
     for candidate in selected:
         if candidate.correction.attempts:
-            corrections[candidate.placement.shape.gpu_class][candidate.correction] = None
-    for gpu_class, found in corrections.items():
+            corrections[", ".join(candidate.correction.gpu_classes)][candidate.correction] = None
+    for gpu_classes, found in corrections.items():
         attempts = sum(correction.attempts for correction in found)
         ratios = list(dict.fromkeys(f"{ratio:.2g}x" for ratio in sorted(correction.work for correction in found)))
         ratio = ratios[0] if len(ratios) == 1 else f"{ratios[0]} to {ratios[-1]}"
         yield (
-            f"calibrated from {attempts} attempt{'s' if attempts > 1 else ''} on {gpu_class}:"
+            f"calibrated from {attempts} attempt{'s' if attempts > 1 else ''} on {gpu_classes}:"
             f" measured {ratio} the estimate"
         )
     if workload.unknown_tasks:
         yield f"no token averages for {', '.join(workload.unknown_tasks)}: estimated at the mean of the other tasks"
+    if workload.counted_tasks:
+        names = ", ".join(workload.counted_tasks)
+        yield f"{names}: approximate, from the characters of their prompts ({CHARACTERS_PER_TOKEN:g} per token)"
+    if workload.assumed_tasks:
+        names = ", ".join(workload.assumed_tasks)
+        yield (
+            f"{names}: not staged yet, so {DEFAULT_SIZE.documents} items per task are assumed; after `hpcq stage` the"
+            " plan uses their number"
+        )
 
 
 def merge_seconds(workload: Workload, variants: int) -> float:
@@ -224,4 +243,5 @@ def results_bytes(workload: Workload, variants: int) -> int:
     variant_bytes = (
         workload.requests * constants.MIN_RESPONSE_BYTES + workload.generated_tokens * constants.TEXT_BYTES_PER_TOKEN
     )
+    variant_bytes += workload.panel_positions * constants.PANEL_POSITION_BYTES
     return round(2 * variants * variant_bytes)

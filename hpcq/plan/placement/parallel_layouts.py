@@ -1,4 +1,4 @@
-"""Parallel layouts on a class of nodes: nodes, GPUs per node, and the model's share on each GPU."""
+"""Parallel layouts on a node class: nodes, GPUs per node, and the model's share on each GPU."""
 
 from __future__ import annotations
 

@@ -2,10 +2,14 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass, replace
+from dataclasses import replace
 
+from hpcq.catalog.architectures import cpu_problem
+from hpcq.catalog.backend_limits import Computation, model_problem
+from hpcq.catalog.gpus import GPU
 from hpcq.catalog.model_shape import ModelShape
 from hpcq.catalog.tools import backends
+from hpcq.core.frozen import dataclass
 from hpcq.core.work_records import Scheme, Variant
 from hpcq.manifest import ResolvedManifest
 from hpcq.manifest.resolved import EvaluateSettings
@@ -28,6 +32,8 @@ class EvaluationRequirements:
         pipeline_parallel: Groups of GPUs that share the layers; None: as many as needed.
         expert_parallel: GPUs that share weight matrices have whole experts; None: as `has_whole_experts` decides.
         offload: Where weights that do not fit on the GPUs may be stored: none, cpu or disk.
+        dtype: Type of the computation.
+        max_length: Maximum tokens of prompt and text in the manifest; None: the model's.
     """
 
     model: ModelShape | None
@@ -40,12 +46,28 @@ class EvaluationRequirements:
     offload: str = "none"
     stored_bytes: int | None = None
     architectures: tuple[str, ...] | None = None
+    dtype: str = "bfloat16"
+    max_length: int | None = None
 
     @property
     def known_architectures(self) -> tuple[str, ...] | None:
         """The names in its config.json, or the catalog's name; None: unknown."""
         named = self.model.architecture if self.model else None
         return (named,) if self.architectures is None and named else self.architectures
+
+    def problem_on(self, gpu: GPU | None) -> str | None:
+        """Return why the backend cannot compute the model on a GPU, or on CPUs; None: no problem is known."""
+        problem = cpu_problem(self.backend, self.known_architectures) if gpu is None else None
+        if problem or self.model is None:
+            return problem
+        capability = gpu.compute_capability if gpu else None
+        computation = Computation(
+            dtype=self.dtype,
+            max_length=self.max_length,
+            capability=capability,
+            is_quantized=self.scheme.is_quantized,
+        )
+        return model_problem(self.backend, self.model, computation)
 
 
 def evaluation_requirements(
@@ -55,13 +77,15 @@ def evaluation_requirements(
     model = resolved.shapes.get(variant.model)
     engine = dict(settings.engine)
     tensor, pipeline = engine.get("tensor_parallel_size"), engine.get("pipeline_parallel_size")
-    experts = engine.get("enable_expert_parallel")
+    experts, dtype = engine.get("enable_expert_parallel"), settings.dtype_for(variant.scheme)
     return EvaluationRequirements(
         model=model,
         architectures=resolved.architectures.get(variant.model),
         scheme=variant.scheme,
         backend=settings.placement_backend,
-        demand=_demand(settings, model, is_float32=settings.dtype_for(variant.scheme) == "float32"),
+        demand=_demand(settings, model, is_float32=dtype == "float32"),
+        dtype=dtype,
+        max_length=settings.max_length,
         tensor_parallel=None if tensor is None else int(tensor),
         pipeline_parallel=None if pipeline is None else int(pipeline),
         expert_parallel=None if experts is None else bool(experts),

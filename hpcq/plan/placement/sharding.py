@@ -29,8 +29,9 @@ def choose_shard_counts(
 ) -> dict[str, Assignment]:
     """Return `assignments` with the shard counts of the shortest makespan; of equal makespans, the fewest shards.
 
-    Only variants with an automatic number of shards are split further. A target below the time that their class needs
-    for all its work cannot shorten the makespan.
+    Only variants with an automatic number of shards are split further, and only while all units can be submitted at
+    once (`slurm.max_submitted_jobs`). A target below the time that their class needs for all its work cannot shorten
+    the makespan.
 
     Args:
         assignments: Assignments by variant id.
@@ -49,11 +50,20 @@ def choose_shard_counts(
             name: _split(assignment, target_s) if name in seconds else assignment
             for name, assignment in assignments.items()
         }
+        if _exceeds_job_limit(trial, profile):
+            break
         wall_s = simulate_wall_s(trial)
         failed_trials += 1
         if wall_s is not None and wall_s < best_wall_s:
             best, best_wall_s, failed_trials = trial, wall_s, 0
     return best
+
+
+def _exceeds_job_limit(assignments: Mapping[str, Assignment], profile: Profile) -> bool:
+    """Whether there are more units, with the merge, than jobs that can be submitted."""
+    limit = profile.slurm.max_submitted_jobs
+    units = sum(one.shards + (one.quantization is not None) for one in assignments.values()) + 1
+    return profile.scheduler == "slurm" and limit is not None and units > limit
 
 
 def _quantization_s(assignment: Assignment) -> float:

@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 from collections.abc import Iterable, Sequence
-from dataclasses import dataclass, field
+from dataclasses import field
 
+from hpcq.core.frozen import dataclass
 from hpcq.plan.schedule.resources import Resources
 
 

@@ -21,8 +21,14 @@ def unit_resources(profile: Profile, shape: Shape) -> Resources:
     """Return the resources of a unit on each of its nodes, not more than the node has."""
     if profile.scheduler == "local":
         return (0, 1, 0)
-    requested = (shape.gpus_per_node, unit_cpus(profile, shape), unit_memory_gib(profile, shape) or 0.0)
-    gpus, cpus, memory_gib = map(min, requested, node_resources(profile, shape.gpu_class))
+    node = node_resources(profile, shape.gpu_class)
+    gets_whole_nodes = shape.gpus_per_node and profile.options_of(shape.gpu_class).gpu_option == "none"
+    requested = (
+        node[0] if gets_whole_nodes else shape.gpus_per_node,
+        unit_cpus(profile, shape),
+        unit_memory_gib(profile, shape) or 0.0,
+    )
+    gpus, cpus, memory_gib = map(min, requested, node)
     return (gpus, cpus, memory_gib)
 
 
@@ -50,15 +56,21 @@ def unit_cpus(profile: Profile, shape: Shape) -> int:
     return max(1, offer.cpus_per_node * shape.gpus_per_node // offer.gpus_per_node)
 
 
+def requests_own_memory(profile: Profile, gpu_class: str) -> bool:
+    """Whether units of the class can request any host memory: it does not depend on the number of their GPUs."""
+    return profile.options_of(gpu_class).memory_option in ("mem", "mem-per-cpu")
+
+
 def unit_memory_gib(profile: Profile, shape: Shape) -> float | None:
-    """Return the host memory of a unit on each of its nodes: its share of the node by GPUs.
+    """Return the host memory to request for a unit on each of its nodes: its share of the node by GPUs, or its need.
 
     With these shares, memory never blocks a node's free GPUs. None: request nothing, so Slurm's default applies, which
     is unknown here.
     """
-    offer = profile.gpu_classes[shape.gpu_class]
-    if offer.memory_gib_per_unit is not None:
-        return offer.memory_gib_per_unit
-    if not offer.gpus_per_node or not shape.gpus_per_node:
-        return shape.host_memory_gib or None
-    return max(offer.memory_gib * shape.gpus_per_node / offer.gpus_per_node, shape.host_memory_gib)
+    offer, option = profile.gpu_classes[shape.gpu_class], profile.options_of(shape.gpu_class).memory_option
+    if option == "none" or (option == "mem-per-gpu" and not shape.gpus_per_node):
+        return None
+    usual_gib = offer.memory_gib_per_unit or 0.0
+    if not usual_gib and offer.gpus_per_node:
+        usual_gib = offer.memory_gib * shape.gpus_per_node / offer.gpus_per_node
+    return max(usual_gib, shape.host_memory_gib) or None

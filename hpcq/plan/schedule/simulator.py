@@ -12,8 +12,9 @@ from __future__ import annotations
 import heapq
 from collections import defaultdict
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import field
 
+from hpcq.core.frozen import dataclass
 from hpcq.manifest.profiles import Profile
 from hpcq.plan.schedule.cluster_state import Node, Reservation, ResourceRequest, add, find_nodes, reserve, subtract
 from hpcq.plan.schedule.resources import node_resources, unit_nodes, unit_resources
@@ -117,7 +118,9 @@ class _Simulation:
         self._open_dependencies: dict[_Target, int] = defaultdict(int)
         for state in self._arrays:
             array = state.array
-            known = [name for name in array.depends_on if name in position_of and array.dependency != "none"]
+            # A merge that waits for an earlier one has the same name: that job is of an earlier submission.
+            others = [name for name in array.depends_on if name in position_of and name != array.name]
+            known = others if array.dependency != "none" else []
             pairs: list[tuple[_Target, _Target]] = []
             for needed in (position_of[name] for name in known):
                 if array.dependency == "aftercorr":

@@ -9,7 +9,8 @@ import time
 from collections.abc import Callable
 from pathlib import Path
 
-from hpcq.store.segments import read_segment
+from hpcq.core.errors import SegmentVanishedError
+from hpcq.store.compacted import read_segments
 from tests.faults.system_under_test import SystemUnderTest
 
 DAY_S = 86_400
@@ -64,8 +65,12 @@ def _damage(system: SystemUnderTest, damage: Callable[[Path], None]) -> str | No
         return None
     path = system.random.choice(intact)
     variant = path.parent.name.split(".", 1)[1].rsplit(".", 1)[0]
-    system.damaged_requests |= {f"{variant} {' '.join(map(str, key))}" for key, _ in read_segment(path).rows()}
-    damage(path)
+    try:
+        rows = [row for segment in read_segments(path) for row in segment.rows()]
+        damage(path)
+    except (SegmentVanishedError, FileNotFoundError):
+        return None  # it was compacted in between
+    system.damaged_requests |= {f"{variant} {' '.join(map(str, key))}" for key, _ in rows}
     name = f"{path.parent.name}/{path.name}"
     system.damaged_segments.add(name)
     system.expect_intervention(f"{name} was damaged")

@@ -8,9 +8,9 @@ import subprocess
 import time
 
 from hpcq.launch.job_script import script
+from hpcq.launch.submission_files import job_command
 from tests.faults.system_under_test import ACTIVE_STATES, ENVIRONMENT_ERROR, USER_INPUT_ERROR, SystemUnderTest
 
-_RUN_PICKLE = "import sys; from submitit.core.utils import DelayedSubmission as D; D.load(sys.argv[1]).function()"
 _MAX_COMMAND_S = 2.5
 _CANCEL_TIMEOUT_S = 20.0
 _POLL_INTERVAL_S = 0.3
@@ -60,11 +60,13 @@ def duplicate_job(system: SystemUnderTest) -> str | None:
     job = system.pick_job(merges=False)
     if job is None:
         return None
-    pickles = sorted(job.folder.glob(f"{job.element}*_submitted.pkl"))
-    if not pickles:
-        return None
     environment = {key: value for key, value in os.environ.items() if not key.startswith(("SLURM_", "SUBMITIT_"))}
-    command = (script("enter.sh"), job.folder / "environment.sh", system.hpcq.python, "-c", _RUN_PICKLE, pickles[0])
+    index = int(job.element.partition("_")[2] or 0)
+    command = (
+        script("enter.sh"),
+        job.folder / "environment.sh",
+        *job_command([str(system.hpcq.python)], job.folder, index),
+    )
     with (system.hpcq.folder / "duplicate-jobs.log").open("ab") as log:
         system.duplicate_jobs.append(
             subprocess.Popen(

@@ -48,6 +48,19 @@ def change_item(case: Case, random: Random) -> str | None:
     return edit_rows(path, change)
 
 
+@kind(Target.ITEMS, Effect.MUST_SHOW)
+def hide_labels(case: Case, random: Random) -> str | None:
+    """Replace the labels of all items, as data sets do in test splits."""
+    label = random.choice(["", "-1", "Z"])
+
+    def change(rows: list[dict[str, Any]]) -> str:
+        for row in rows:
+            row["answerKey"] = label
+        return repr(label)
+
+    return edit_rows(case.items / "arc_challenge" / "test.jsonl", change)
+
+
 @kind(Target.ITEMS, Effect.OTHER_INPUT)
 def drop_field(case: Case, random: Random) -> str | None:
     """Remove a field of one or of all items."""

@@ -22,6 +22,14 @@ def broken_tokenizer(case: Case, random: Random) -> str | None:
     return break_file(case.model / "tokenizer.json", random)
 
 
+@kind(Target.TOKENIZER, Effect.MUST_SHOW)
+def dropout(case: Case, random: Random) -> str | None:
+    """Skip merges at random: the same text has other tokens each time."""
+    share = random.choice([0.01, 0.3, 1.0])
+    _edit_tokenizer(case, lambda content: content["model"].update(dropout=share))
+    return f"{share:g}"
+
+
 @kind(Target.TOKENIZER)
 def tokenizer_of_a_larger_model(case: Case, _random: Random) -> str | None:
     """Take a tokenizer with more tokens than the model has embeddings."""

@@ -10,15 +10,10 @@ import pytest
 from hpcq.core.completion_marker import write_completion_marker
 from hpcq.core.errors import ManifestError, UserInputError
 from hpcq.core.work_records import UnitKind
-from hpcq.run.load import (
-    LoadedRun,
-    check_replaceable_plan,
-    check_same_plan,
-    load_manifest,
-    load_run,
-    write_run,
-)
+from hpcq.run.load import LoadedRun, load_manifest, load_run
+from hpcq.run.plan_change import check_plan_change, check_same_plan
 from hpcq.run.submit import plan_run
+from hpcq.run.write_run import write_run
 from tests.checkpoint_files import write_checkpoint
 
 MANIFEST = """
@@ -66,10 +61,10 @@ def test_a_repaired_model_is_a_new_one_in_the_same_run(submitted: LoadedRun) -> 
     """Submit and plan accept it with a note (only another run.name worked); results of the other model stay."""
     complete(submitted, "good")
     repaired = repair()
-    note = check_replaceable_plan(repaired)
+    note = check_plan_change(repaired)
     assert note == (
-        "broken: the files have changed since run 'r' was submitted, and no evaluation of the earlier ones is complete:"
-        " it is a new model in this run, which replaces the earlier one."
+        "broken: the files have changed since run 'r' was submitted, and no evaluation of the earlier files is"
+        " complete. The new files replace the earlier model in this run."
     )
     assert note in plan_run(repaired).document["notes"]
     with pytest.raises(UserInputError, match=r"models\.1\.digest was .* Submit the manifest again"):
@@ -77,7 +72,7 @@ def test_a_repaired_model_is_a_new_one_in_the_same_run(submitted: LoadedRun) -> 
     with pytest.raises(ManifestError, match="or submit the manifest of which this is the lock file"):
         load_run("r")
     write_run(repaired)
-    assert check_replaceable_plan(repaired) is None
+    assert check_plan_change(repaired) is None
     states = {unit.id.split(".")[1].split("--")[0]: str(unit.state) for unit in plan_run(repaired).status.units}
     assert states == {"good": "done", "broken": "waiting", "r": "waiting"}
 
@@ -87,7 +82,7 @@ def test_a_model_with_complete_evaluations_is_not_replaced(submitted: LoadedRun)
     complete(submitted, "broken")
     repaired = repair()
     with pytest.raises(UserInputError, match=r"models\.1\.digest was .* -O run\.name=r-2"):
-        check_replaceable_plan(repaired)
+        check_plan_change(repaired)
     assert "run.name=r-2" in plan_run(repaired).document["notes"][-1]
 
 
@@ -96,4 +91,4 @@ def test_a_repair_together_with_other_settings_is_refused() -> None:
     """Only the files of models may have changed."""
     repair()
     with pytest.raises(UserInputError, match=r"models\.1\.digest was .*tasks\.limit was unset and is 3.* -O run\.name"):
-        check_replaceable_plan(load_manifest(Path("m.toml"), ["tasks.limit=3"]))
+        check_plan_change(load_manifest(Path("m.toml"), ["tasks.limit=3"]))

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import re
+import zipfile
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -67,6 +68,38 @@ def problem(folder: Path, *, is_complete: bool = True) -> str | None:
     return (
         file_problem(folder, is_complete=is_complete) or content_problem(folder, shape) or head_problem(folder, shape)
     )
+
+
+def write_pickled_shards(folder: Path) -> Path:
+    """Write a Llama whose weights are in two of PyTorch's own files, with an index."""
+    write(folder)
+    (folder / "model.safetensors").unlink()
+    names = [f"pytorch_model-{number:05}-of-00002.bin" for number in (1, 2)]
+    for name in names:
+        with zipfile.ZipFile(folder / name, "w") as file:
+            file.writestr("archive/data.pkl", b"weights")
+    weight_map = {"model.embed_tokens.weight": names[0], "lm_head.weight": names[1]}
+    (folder / "pytorch_model.bin.index.json").write_text(json.dumps({"metadata": {}, "weight_map": weight_map}))
+    return folder
+
+
+def test_all_pickled_shards_exist(tmp_path: Path) -> None:
+    """A file of the index that is missing is named, unless it may not be staged yet; so is an index without a list.
+
+    Observed: the plan accepted a checkpoint without its second pytorch_model file; the unit failed.
+    """
+    folder = write_pickled_shards(tmp_path / "model")
+    assert file_problem(folder, is_complete=True) is None
+    (folder / "pytorch_model-00002-of-00002.bin").unlink()
+    assert file_problem(folder, is_complete=False) is None
+    assert file_problem(folder, is_complete=True) == (
+        "pytorch_model-00002-of-00002.bin, which pytorch_model.bin.index.json names, is missing: copy or download it "
+        "again"
+    )
+    (folder / "pytorch_model-00001-of-00002.bin").unlink()
+    assert "pytorch_model-00001-of-00002.bin" in (file_problem(folder, is_complete=True) or "")
+    (folder / "pytorch_model.bin.index.json").write_text("{}")
+    assert "pytorch_model.bin.index.json has no weight_map" in (file_problem(folder, is_complete=True) or "")
 
 
 def test_complete_checkpoints_are_sound(tmp_path: Path) -> None:
@@ -166,6 +199,11 @@ def without(*names: str) -> Shapes:
             "no tensor of layer index 2, but num_hidden_layers is 3: correct",
         ),
         (TENSORS, {"num_hidden_layers": 2}, "it has tensors of layer index 2, but num_hidden_layers is 2: correct"),
+        (
+            TENSORS,
+            {"num_hidden_layers": 2, "num_nextn_predict_layers": 1},
+            "it has tensors of layer index 2, but num_hidden_layers is 2: correct",
+        ),
         (
             TENSORS,
             {"vocab_size": 1000},
@@ -268,7 +306,7 @@ def test_layers_of_gpt2_have_inputs_first(tmp_path: Path) -> None:
         (b"junkjunk", "pytorch_model.bin is not a file of PyTorch: "),
         (b"\x80\x02", "pytorch_model.bin is not a file of PyTorch: "),
         (b"", "pytorch_model.bin is not a file of PyTorch: "),
-        (b"PK\x03\x04junk", "pytorch_model.bin is not complete (it is a cut zip file): "),
+        (b"PK\x03\x04junk", "pytorch_model.bin is not complete (it is a truncated zip file): "),
         (POINTER, "pytorch_model.bin is a"),
         (b"\x80\x02" + bytes(2000), None),
     ],

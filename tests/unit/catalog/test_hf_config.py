@@ -13,9 +13,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from hpcq.catalog.hf_config import find_config_shape, parse_config, read_checkpoint_shape, stated_dtype
-from hpcq.catalog.model_config import UnsupportedConfigError
+from hpcq.catalog.model_config import UnsupportedConfigError, family_defaults
 from hpcq.catalog.models import find_model_shape
-from hpcq.catalog.toml_rows import catalog_rows
 from tests.models.family_configs import CONFIGS
 
 LLAMA: dict[str, Any] = {
@@ -215,7 +214,7 @@ JUNK = st.one_of(
 def test_any_value_is_accepted_or_refused_with_a_reason(name: str, data: st.DataObject) -> None:
     """For any value of one key of a configuration there is a shape, or an error of the known kind."""
     model_type, settings = CONFIGS[name]
-    keys = sorted({*settings, *catalog_rows("config_defaults.toml")[model_type], "architectures", "text_config"})
+    keys = sorted({*settings, *family_defaults()[model_type], "architectures", "text_config"})
     config = {"model_type": model_type} | settings | {data.draw(st.sampled_from(keys)): data.draw(JUNK)}
     shape = find_config_shape(config)  # any other exception fails the test
     assert shape is None or (shape.parameters > 0 and shape.layers == len(list(shape.blocks)))

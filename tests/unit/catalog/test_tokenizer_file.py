@@ -18,6 +18,7 @@ UNIGRAM = {"type": "Unigram", "vocab": [["a", -1.0], ["b", -2.0]], "unk_id": 0}
         BPE,
         {**BPE, "merges": ["a b"]},
         {**BPE, "merges": []},
+        {**BPE, "dropout": None},
         {"vocab": BPE["vocab"], "merges": BPE["merges"]},
         {**BPE, "vocab": {"a": 0, "##b": 1, "ab": 2}, "merges": [["a", "##b"]], "continuing_subword_prefix": "##"},
         {**BPE, "vocab": {"a": 0, "b": 1, "ab": 1}},
@@ -48,6 +49,10 @@ def test_a_vocabulary_that_the_library_loads_has_no_problem(model: dict[str, Any
         ({"model": {"type": "BPE", "vocab": {"a": 0}}}, "has no merges (no key model.merges)"),
         ({"model": {**BPE, "merges": ["a b c"]}}, "has an invalid merge: 'a b c'"),
         ({"model": {**BPE, "merges": [["a", "x"]]}}, "has the merge ['a', 'x'], but its vocabulary lacks 'x'"),
+        (
+            {"model": {**BPE, "dropout": 0.1}},
+            "splits every text at random (model.dropout is 0.1): set it to null",
+        ),
         ({"model": {**BPE, "merges": [["b", "a"]]}}, "has the merge ['b', 'a'], but its vocabulary lacks 'ba'"),
     ],
 )

@@ -59,3 +59,11 @@ def test_files_without_an_index_are_named(tmp_path: Path) -> None:
     _folder(tmp_path, index={"weight_map": {"a": "model.safetensors"}})
     assert unindexed_weights(folder) == ()
     assert ambiguous_weights(folder) is None
+
+
+def test_all_files_of_pytorch_are_named(tmp_path: Path) -> None:
+    """vLLM loads every .bin file, in the order of their names: an older one can replace weights."""
+    folder = _folder(tmp_path, "pytorch_model.bin", "pytorch_model_old.bin", "training_args.bin")
+    assert unindexed_weights(folder) == ("pytorch_model_old.bin",)
+    _folder(tmp_path, "model.safetensors")
+    assert unindexed_weights(folder) == ()

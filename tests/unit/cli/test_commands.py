@@ -154,7 +154,9 @@ def test_a_folder_of_another_run_is_refused_with_what_differs(finished: Hpcq) ->
     done = finished("submit", "manifest.toml", "-O", "tasks.limit=6")
     assert (done.code, done.out) == (2, "")
     assert done.err.strip() == (
-        f"{finished.folder}/runs/rehearsal: this run has other settings (tasks.limit was 5 and is 6). "
+        f"{finished.folder}/runs/rehearsal: this run has other settings (tasks.limit was 5 and is 6), so"
+        " Llama-3.1-8B-Instruct bf16 and Llama-3.1-8B-Instruct synthetic-w4a16 would be evaluated again on"
+        " arc_challenge and gsm8k. "
         "Submit another run with these options: `hpcq submit MANIFEST -O run.name=rehearsal-2`."
     )
 

@@ -125,6 +125,6 @@ def test_slurm_that_does_not_answer_is_named(finished: Hpcq) -> None:
     without = {"PATH": str(folder / "empty")}
     planned = finished("plan", "manifest.toml", env=without)
     assert planned.code == 0, planned.err
-    assert "Slurm was not asked for pending and running units: " in planned.out
+    assert "pending and running units are unknown, and count as missing: " in planned.out
     assert finished("plan", "manifest.toml", "--json", env=without).document["slurm_error"]
     assert finished("submit", "--dry-run", "manifest.toml", env=without).code == 3

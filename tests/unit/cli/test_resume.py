@@ -154,7 +154,8 @@ def test_lost_responses_are_answered_with_other_shards(finished: Hpcq) -> None:
         (
             "tasks.limit=6",
             (
-                "{run}: this run has other settings (tasks.limit was 5 and is 6). "
+                "{run}: this run has other settings (tasks.limit was 5 and is 6), so Llama-3.1-8B-Instruct"
+                " bf16 and Llama-3.1-8B-Instruct synthetic-w4a16 would be evaluated again on arc_challenge and gsm8k. "
                 "Submit another run with these options: `hpcq submit MANIFEST -O run.name=rehearsal-2`."
             ),
         ),
@@ -176,4 +177,4 @@ def test_overrides_that_would_make_another_run_are_refused(finished: Hpcq, optio
     assert (done.code, done.out) == (2, "")
     assert done.err.strip() == sentence.format(run=lock.parent)
     assert lock.read_bytes() == before
-    assert [path.name for path in lock.parent.parent.iterdir()] == ["rehearsal"]
+    assert [path.name for path in lock.parent.parent.iterdir() if not path.name.startswith(".")] == ["rehearsal"]

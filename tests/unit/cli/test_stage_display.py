@@ -23,7 +23,7 @@ from tests.unit.cli.test_stage_display import GB, MODEL, Origin, Phase, StagedIt
 with stage_display() as display:
     for done in range(0, 17):
         display.progress(StageProgress(item=MODEL, phase=Phase.DOWNLOADING, done=done * GB, total=16 * GB))
-    display.note(MODEL, "Qwen/Qwen3-8B@main: the connection was cut; retry 1 in 2 s")
+    display.note(MODEL, "Qwen/Qwen3-8B@main: the connection was lost; retry 1 in 2 s")
     display.progress(StageProgress(item=MODEL, phase=Phase.VERIFYING, done=0, total=16 * GB))
     display.finished(StagedItem(item=MODEL, origin=Origin.DOWNLOADED, size=16 * GB, downloaded=16 * GB, seconds=182))
 """
@@ -102,5 +102,5 @@ def test_on_a_terminal_bars_are_drawn() -> None:
     plain = re.sub(r"\x1b\[[0-9;?]*[A-Za-z]", "", text)
     assert "commit abc1234  downloading" in plain
     assert "commit abc1234  verifying" in plain
-    assert "Qwen/Qwen3-8B@main: the connection was cut; retry 1 in 2 s" in plain
+    assert "Qwen/Qwen3-8B@main: the connection was lost; retry 1 in 2 s" in plain
     assert "model Qwen/Qwen3-8B  commit abc1234  16 GB  downloaded in 3 min 02 s (87.9 MB/s)" in plain

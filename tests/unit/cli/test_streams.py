@@ -170,11 +170,11 @@ def test_nohup_is_respected(slow: Hpcq) -> None:
 
 
 def test_files_of_a_run_are_private_with_any_umask(hpcq: Hpcq) -> None:
-    """With umask 000, other users still cannot read the files of the run, its logs and its pickles."""
+    """With umask 000, other users still cannot read the files of the run, its logs and its records."""
     assert in_shell(hpcq, "", "umask 000;")("submit", hpcq.write(SMALL)).code == 0
     written = [path for folder in ("runs", "logs") for path in (hpcq.folder / folder).rglob("*")]
     assert [path for path in written if path.stat().st_mode & 0o077 and not path.is_symlink()] == []
-    assert any(path.suffix == ".pkl" for path in written)
+    assert any(path.suffix == ".jsonl" for path in written)
 
 
 def test_watching_continues_while_the_run_is_locked(finished: Hpcq) -> None:

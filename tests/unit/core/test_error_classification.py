@@ -171,7 +171,7 @@ def hub_error(kind: type[errors.HfHubHTTPError], status: int) -> Exception:
         (caused(errors.LocalEntryNotFoundError("?"), hub_error(errors.HfHubHTTPError, 429)), Failure.CONNECTION_LOST),
         (caused(errors.LocalEntryNotFoundError("?"), errors.OfflineModeIsEnabled("?")), Failure.MISSING_RESOURCE),
         (caused(OSError("cannot load the model"), hub_error(errors.GatedRepoError, 403)), Failure.MISSING_RESOURCE),
-        (ConnectionLostError("the hub does not answer"), Failure.CONNECTION_LOST),
+        (ConnectionLostError("the hub does not respond"), Failure.CONNECTION_LOST),
     ],
 )  # fmt: skip
 def test_failures_of_the_hub(error: BaseException, failure: Failure) -> None:

@@ -116,6 +116,22 @@ def test_the_memory_of_a_slurm_job_is_a_limit(tmp_path: Path, variable: str, mib
     assert host_memory_bytes(proc, {"SLURM_MEM_PER_NODE": variable}) == mib * MIB
 
 
+@pytest.mark.parametrize(
+    ("variables", "mib"),
+    [
+        ({"SLURM_MEM_PER_CPU": "5", "SLURM_CPUS_ON_NODE": "8"}, 40),
+        ({"SLURM_MEM_PER_GPU": "20", "SLURM_GPUS_ON_NODE": "2"}, 40),
+        ({"SLURM_MEM_PER_GPU": "20"}, 64),
+    ],
+)
+def test_memory_that_was_requested_per_cpu_or_gpu_is_a_limit(
+    tmp_path: Path, variables: dict[str, str], mib: int
+) -> None:
+    """It is multiplied by what the job has on the node."""
+    proc = write_groups(tmp_path, V2, "0::/\n", {"fs/cgroup/memory.max": str(64 * MIB)})
+    assert host_memory_bytes(proc, variables) == mib * MIB
+
+
 def test_this_process_has_memory() -> None:
     """On the machine that runs the tests, at least as much as the test itself uses."""
     assert host_memory_bytes() >= psutil.Process().memory_info().rss

@@ -23,6 +23,7 @@ READ = "(CHECKOUT / 'runs/quickstart/plan.json').read_text()"
 ISOLATED = [
     "(cache_folder() / 'models/tiny/config.json').read_text()",
     "(cache_folder() / 'digests.json').write_text('{}')",
+    "(cache_folder() / '.digests.json.0a1b2c3d-1-2-0a1b2c3d.part').write_text('{}')",
     "subprocess.run([sys.executable, '-c', 'pass'], check=True)",
     "subprocess.run(['ls', CHECKOUT], check=True)",
     "(CHECKOUT / 'pytest.ini').read_text()",

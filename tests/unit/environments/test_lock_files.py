@@ -92,7 +92,9 @@ def test_the_core_lock_file_pins_all_requirements_of_hpcq() -> None:
     """All requirements in setup.cfg, for users and developers, are pinned in the lock file of core."""
     settings = configparser.ConfigParser()
     settings.read(environments.CHECKOUT / "setup.cfg")
-    required = settings["options"]["install_requires"] + settings["options.extras_require"]["dev"]
+    required = settings["options"]["install_requires"] + "".join(
+        settings["options.extras_require"][name] for name in ("dev", "figures")
+    )
     distributions = re.findall(r"^[\w.-]+", required, flags=re.MULTILINE)
     assert "submitit" in distributions
     environments.locked_versions("core", distributions)

@@ -34,7 +34,10 @@ def test_all_lines_are_read(tmp_path: Path) -> None:
         (b"[1, 2]", ":1: a list instead of a JSON object"),
         (b'{"a": "x"}\n{"a": 5}', ":2: 'a' is a number, but a text in "),
         (b'{"a": "x"}\n{"a": ["x"]}', ":2: 'a' is a list, but a text in "),
-        (b'{"a": ["x"]}\n{"a": [{"b": 1}]}', ": its documents have values of different types"),
+        (b'{"a": ["x"]}\n{"a": [{"b": 1}]}', ":2: an element of 'a' is an object, but a text in "),
+        (b'{"a": {"b": 1}}\n{"a": {"b": "x"}}', ":2: 'a.b' is a text, but a number in "),
+        (b'{"a": [1, "x"]}', ":1: an element of 'a' is a text, but a number in "),
+        (b'{"a": 1' + b"0" * 30 + b"}", ": its documents do not fit a table"),
     ],
 )
 def test_a_damaged_line_is_named(content: bytes, message: str, tmp_path: Path) -> None:

@@ -17,12 +17,15 @@ from lm_eval.api.instance import Instance
 from safetensors.torch import load_file, save_file
 
 from hpcq.core.attempts import Attempt
+from hpcq.core.item_selection import parse_ranges
 from hpcq.core.work_records import EvaluateWork, MergeWork, Model, Task, Variant
 from hpcq.evaluate.backends.transformers.backend import AccelerateBackend
 from hpcq.evaluate.merge import merge
 from hpcq.evaluate.request_set import build_request_set
 from hpcq.evaluate.requests import GENERATE, LOGLIKELIHOOD, LOGLIKELIHOOD_ROLLING, Request, requests_of
 from hpcq.evaluate.worker import evaluate
+from hpcq.report.cut_prompts import cut_prompts, cut_prompts_text
+from hpcq.report.make_report import MergedRun
 from hpcq.store import Response, SegmentWriter, count_rows, read_responses, read_results
 from hpcq.verify.marks import Mark, MarkKind
 from hpcq.verify.responses import NotFiniteError
@@ -194,9 +197,16 @@ def test_a_task_with_a_stored_nan_has_no_score(
 
 
 def test_cut_prompts_are_marked_in_results(
-    base: Path, arc_items: Path, tmp_path: Path, make_merge: MakeMerge, make_attempt: MakeAttempt
+    base: Path,
+    arc_items: Path,
+    tmp_path: Path,
+    make_merge: MakeMerge,
+    make_attempt: MakeAttempt,
+    caplog: pytest.LogCaptureFixture,
 ) -> None:
     """results.h5 has the number of cut prompts per task and the mark of its scores; the attempt has the number, too.
+
+    The log, the mark and `report --verbose` state their share, and the last one their items.
 
     Observed: scores of cut prompts looked like all others.
     """
@@ -217,3 +227,12 @@ def test_cut_prompts_are_marked_in_results(
     with h5py.File(merge_work.results_path) as file:
         assert file[f"responses/{variant.variant}/arc_challenge"].attrs["cut_prompts"] == mark.affected
         assert file[f"scores/{variant.variant}/arc_challenge"].attrs["marks"] == mark.sentence
+    share = f"{mark.affected} of 14 prompts ({100 * mark.affected / 14:.3g} %)"
+    assert mark.detail.startswith(share)
+    assert f"arc_challenge: {share} were cut from the left" in caplog.text
+    run = MergedRun(name="run", results=Path(merge_work.results_path), plan_document={})
+    [found] = cut_prompts([run])
+    responses = read_responses(run.results, variant.variant)
+    cut = sorted({key.doc_id for key, response in responses.items() if response.cut_tokens})
+    assert parse_ranges(found.items) == cut
+    assert f"arc_challenge: {share} cut from the left, by up to" in cut_prompts_text([found])

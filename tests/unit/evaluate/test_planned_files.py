@@ -109,3 +109,22 @@ def test_a_checkpoint_that_hpcq_made_is_refused_after_an_edit(work: EvaluateWork
     flip_last_bit(made / "model.safetensors")
     with pytest.raises(SetupError, match=r"have changed since hpcq made it .*: delete the folder and submit"):
         evaluate(work, make_attempt("evaluate.y"))
+
+
+def test_stop_tokens_are_checked_before_texts_are_generated(work: EvaluateWork, make_attempt: MakeAttempt) -> None:
+    """A model of the hub may be staged after the plan, which checks them. Log-likelihoods need no stop tokens.
+
+    Observed: such a model was evaluated with answers that did not end where its publisher lets them end.
+    """
+    folder = Path(work.checkpoint_path)
+    (folder / "generation_config.json").write_text('{"eos_token_id": "</s>"}')
+    model = replace(work.variant.model, digest=digest_of_model(folder))
+    work = replace(work, variant=replace(work.variant, model=model))
+    evaluate(work, make_attempt("evaluate.x"))
+    items = folder.with_name("sums")
+    items.mkdir()
+    for split in ("train", "test"):
+        (items / f"{split}.jsonl").write_text('{"question": "What is 1 + 2?", "answer": "#### 3"}\n')
+    generating = replace(work, tasks=(Task(name="gsm8k", num_fewshot=0, limit=1, data_path=str(items)),))
+    with pytest.raises(SetupError, match=r"in generation_config.json, eos_token_id has values that are not token ids"):
+        evaluate(generating, make_attempt("evaluate.y"))

@@ -12,9 +12,11 @@ from lm_eval.api.task import ConfigurableTask
 
 from hpcq.core.digests import digest_of_items
 from hpcq.core.errors import SetupError, UserInputError, WorkerError
+from hpcq.core.task_definitions import digest_of_definitions
 from hpcq.core.work_records import Task
 from hpcq.evaluate.lm_eval_tasks import _build_requests, build_tasks
 from hpcq.evaluate.requests import Request
+from tests.lm_eval_tasks.runner import write_own_tasks
 
 
 def _requests(items: Path, **fields: object) -> list[Request]:
@@ -125,8 +127,8 @@ def test_generated_tokens_can_be_limited(tmp_path: Path) -> None:
 
 
 def test_an_unknown_task_is_refused() -> None:
-    """A task that is not in the catalog is refused by name."""
-    with pytest.raises(UserInputError, match="tasks: the catalog has no task 'arc_chalenge'"):
+    """A task that lm-eval does not have is refused by name."""
+    with pytest.raises(UserInputError, match=r"tasks\.use: lm-eval has no task 'arc_chalenge'"):
         build_tasks([Task(name="arc_chalenge")])
 
 
@@ -136,10 +138,38 @@ def test_missing_documents_are_a_setup_error(tmp_path: Path) -> None:
         build_tasks([Task(name="arc_challenge", data_path=str(tmp_path))])
 
 
-def test_a_group_cannot_have_one_folder(tmp_path: Path) -> None:
-    """A group of tasks with one folder of documents is refused."""
-    with pytest.raises(UserInputError, match="mmlu is a group of tasks"):
-        build_tasks([Task(name="mmlu", data_path=str(tmp_path))])
+def test_the_members_of_a_group_have_a_folder_each(tmp_path: Path) -> None:
+    """Each member reads the documents in the folder of its name."""
+    members = ("leaderboard_gpqa_diamond", "leaderboard_gpqa_extended", "leaderboard_gpqa_main")
+    wrong = {f"Incorrect Answer {number}": f"wrong {number}" for number in (1, 2, 3)}
+    for number, member in enumerate(members, start=1):
+        (tmp_path / member).mkdir()
+        row = json.dumps({"Question": f"{member}?", "Correct Answer": "right", **wrong})
+        (tmp_path / member / "train.jsonl").write_text(f"{row}\n" * number)
+
+    (built,) = build_tasks([Task(name="leaderboard_gpqa", data_path=str(tmp_path))])
+
+    assert {name: len(leaf.eval_docs) for name, leaf in built.leaves.items()} == dict(
+        zip(members, (1, 2, 3), strict=True)
+    )
+    assert all(f"{name}?" in leaf.instances[0].args[0] for name, leaf in built.leaves.items())
+
+
+def test_documents_of_own_tasks_are_next_to_their_definitions(tmp_path: Path) -> None:
+    """JSON lines are read from the folder of the definition, and its Python function makes the prompt."""
+    write_own_tasks(tmp_path / "mine")
+    digest = digest_of_definitions([tmp_path / "mine"])
+    task = Task(name="my_colors", definitions=digest, definition_folders=(str(tmp_path / "mine"),), limit=2)
+
+    (built,) = build_tasks([task])
+
+    assert [request.arguments for request in built.requests()][:2] == [
+        ("Color of box 0:", " red"),
+        ("Color of box 0:", " dark green"),
+    ]
+    (tmp_path / "mine" / "colors.jsonl").write_text("")
+    with pytest.raises(SetupError, match="the definitions of my_colors have changed since the plan was made"):
+        build_tasks([task])
 
 
 def test_fixed_fewshot_is_not_overridden(tmp_path: Path) -> None:

@@ -5,11 +5,12 @@ from __future__ import annotations
 from collections.abc import Sequence
 from types import SimpleNamespace
 
+import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from lm_eval.api.model import TemplateLM
 
-from hpcq.evaluate.prefix.tokenization import encode_pairs
+from hpcq.evaluate.prefix.tokenization import UnscorableError, encode_pairs
 
 TEXTS = st.text(alphabet="ab \n", max_size=8)
 PREFIX = ord("b")
@@ -46,9 +47,16 @@ def _encode(texts: Sequence[str], *, without_special_tokens: bool) -> list[list[
 @settings(max_examples=300)
 @given(st.lists(st.tuples(TEXTS, TEXTS.filter(bool)), max_size=6))
 def test_pairs_are_tokenized_as_lm_eval_does(pairs: list[tuple[str, str]]) -> None:
-    """Contexts and continuations, with empty and blank ones, get the same tokens as from lm-eval's own code."""
+    """Contexts and continuations, with empty and blank ones, get the same tokens as from lm-eval's own code.
+
+    lm-eval fails later for an answer without a token; hpcq refuses it at once.
+    """
     instances = [SimpleNamespace(args=pair) for pair in pairs]
 
     expected = _Recorder().loglikelihood(instances, disable_tqdm=True)
 
-    assert encode_pairs(pairs, _encode, PREFIX) == expected
+    if all(continuation for _, continuation in expected):
+        assert encode_pairs(pairs, _encode, PREFIX) == expected
+    else:
+        with pytest.raises(UnscorableError):
+            encode_pairs(pairs, _encode, PREFIX)

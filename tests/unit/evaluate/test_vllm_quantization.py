@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+from contextlib import nullcontext
 from dataclasses import replace
 from pathlib import Path
 from types import SimpleNamespace
 
 import pytest
+import torch
 
 from hpcq.core.errors import UserInputError, WorkerError
 from hpcq.core.work_records import EvaluateWork, Model, Scheme, Variant
@@ -100,6 +102,28 @@ def test_tensors_that_the_model_does_not_need_are_accepted(
     check_tensors(loaded(Config(num_hidden_layers=2, **accepting), [name]), work)
     with pytest.raises(UserInputError, match="does not belong to the model"):
         check_tensors(loaded(Config(num_hidden_layers=2, **refusing), [name]), work)
+
+
+def test_a_layer_of_the_model_is_no_layer_for_multi_token_prediction(folder: Path) -> None:
+    """With num_hidden_layers too small by one, vLLM leaves out the last layer and computes the others."""
+    work = replace(UNQUANTIZED, checkpoint_path=str(folder))
+    config = Config(num_hidden_layers=2, num_nextn_predict_layers=1)
+    prediction = ["model.layers.2.eh_proj.weight", "model.layers.2.mlp.up_proj.weight"]
+    check_tensors(loaded(config, prediction), work)
+    with pytest.raises(UserInputError, match="does not belong to the model"):
+        check_tensors(loaded(config, prediction[1:]), work)
+
+
+@pytest.mark.parametrize("is_equal", [True, False])
+def test_a_head_in_files_of_pytorch_must_equal_the_embeddings_that_vllm_uses(tmp_path: Path, *, is_equal: bool) -> None:
+    """`hpcq plan` compares both in safetensors files only."""
+    embeddings = torch.ones(4, 2)
+    head = embeddings.clone() if is_equal else embeddings + 1
+    torch.save({"model.embed_tokens.weight": embeddings, "lm_head.weight": head}, tmp_path / "pytorch_model.bin")
+    engine = loaded(Config(num_hidden_layers=2, tie_word_embeddings=True), ["lm_head.weight"])
+    message = r"lm_head\.weight differs from model\.embed_tokens\.weight, although its config\.json ties them"
+    with nullcontext() if is_equal else pytest.raises(UserInputError, match=message):
+        check_tensors(engine, replace(UNQUANTIZED, checkpoint_path=str(tmp_path)))
 
 
 def test_an_order_of_inputs_is_needed_if_it_is_not_the_usual_one(folder: Path) -> None:

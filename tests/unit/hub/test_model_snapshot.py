@@ -145,7 +145,7 @@ def test_a_connection_that_is_always_cut_is_a_lost_connection(hub: HubServer, cl
     hub.set(cut_after=1000, only="cdn")
     snapshot = snapshot_of(hub, client)
     answer = dataclasses.replace(client, variables={"HPCQ_HUB_RETRY_S": "3"})("stage", MODEL, snapshot.commit)
-    assert f"org/model@{snapshot.commit[:12]}: the connection was cut" in str(answer.error)
+    assert f"org/model@{snapshot.commit[:12]}: the connection was lost" in str(answer.error)
     assert (answer.exit_code, answer.failure) == (3, "connection lost")
     assert not staged(snapshot)
     hub.set(cut_after=0)
@@ -229,13 +229,13 @@ def test_a_damaged_repository_is_refused(hub: HubServer, client: HubClient) -> N
 
 @pytest.mark.parametrize("name", ["model.safetensors", "pytorch_model.bin"])
 def test_a_pointer_in_place_of_the_weights_is_refused(hub: HubServer, client: HubClient, name: str) -> None:
-    """The repository has a pointer of Git LFS as a file: it was called an incomplete safetensors file."""
+    """The repository has a Git LFS pointer as a file: it was called an incomplete safetensors file."""
     folder = hub.repository("org/other")
     for other in ("config.json", "tokenizer.json"):
         (folder / other).write_text("{}")
     (folder / name).write_text(f"version https://git-lfs.github.com/spec/v1\noid sha256:{'a' * 64}\nsize 9\n")
     answer = client("stage", "org/other", hub.commit("org/other"))
-    assert f"'{name}' in the repository is a pointer of Git LFS" in str(answer.error)
+    assert f"'{name}' in the repository is a Git LFS pointer" in str(answer.error)
     assert str(answer.error).endswith("use another repository or revision.")
     assert answer.exit_code == 2
 
@@ -265,10 +265,10 @@ def test_an_adapter_and_an_id_with_a_revision_are_refused_when_a_manifest_is_pla
         (["config.json", "model.gguf"], "has no weights in *.safetensors or *.bin files (only .gguf, .json)"),
         (["model.safetensors"], "has no config.json (only .safetensors)"),
         ([], "has no config.json (only nothing)"),
-        (["config.json", "model.safetensors", "tokenizer_config.json"], "has no tokenizer, so that transformers"),
+        (["config.json", "model.safetensors", "tokenizer_config.json"], "has no tokenizer, so transformers"),
         (
             ["config.json", "tokenizer.json", "model-00001-of-00002.safetensors", "model-00002-of-00002.safetensors"],
-            "has no index of its shards (*.index.json), so that transformers cannot load it",
+            "has no index of its shards (*.index.json), so transformers cannot load it: use another repository",
         ),
     ],
 )

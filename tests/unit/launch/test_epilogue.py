@@ -85,3 +85,29 @@ def test_the_epilogue_gets_the_size_of_the_log_at_the_start(package: Path) -> No
     (package.parent / "log").write_text("Out Of Memory, from the previous start\n")
     size = (package.parent / "log").stat().st_size
     assert run_shell(package, "exit 9") == (9, f"9 {size}")
+
+
+@pytest.mark.parametrize(
+    ("command", "ended"),
+    [
+        ("bash -c 'exit 71'", (71, "71 0")),
+        ("true", (0, None)),
+        ("mkdir /no/such/folder || exit 6", (6, "6 0")),
+        ("(exit 3) || exit", (3, "3 0")),
+        ("_hpcq_restore_traps; kill -TERM $$; exit 71", (71, "71 0")),
+    ],
+)
+@pytest.mark.parametrize("trap", ["EXIT", "0 TERM"])
+def test_an_exit_trap_of_setup_lines_does_not_replace_the_epilogue(
+    package: Path, command: str, ended: tuple[int, str | None], trap: str
+) -> None:
+    """Observed: no requeue and no decision, and a merge submitted no next portion. The site's command runs last."""
+    site = package.parent / "site"
+    after = "" if "exit" in command and "bash" not in command else "_hpcq_restore_traps; "
+    setup = f"_hpcq_save_traps; set +eu; trap 'ls {package.parent} >{site}; exit 5' {trap}; {after}"
+    text = f". {script('prologue.sh')}; {setup}set -e; {command}"
+    with pytest.MonkeyPatch.context() as patch:
+        for name, value in (("HPCQ_PACKAGE_PATH", str(package)), ("HPCQ_THREADS", "1")):
+            patch.setenv(name, value)
+        assert run_shell(package, text) == ended
+    assert ("arguments" in site.read_text()) == (ended[1] is not None)

@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
+import json
 import os
-import pickle
 import signal
 import subprocess
 import sys
@@ -14,10 +14,12 @@ from pathlib import Path
 import pytest
 
 from hpcq.core.attempts import AttemptRecord, read_attempts
+from hpcq.core.errors import SetupError
 from hpcq.core.failures import EXIT_CODES, Failure
 from hpcq.core.paths import RunLayout
-from hpcq.launch.job import UnitJob
+from hpcq.launch.job import RECORDS_NAME, UnitJob, read_job
 from hpcq.launch.recovery.signals import TERMINATION_SIGNALS
+from hpcq.launch.submission_files import write_records
 from tests.slurm.synthetic_units import layout_at, synthetic_array, synthetic_unit
 
 SLURM = ("SUBMITIT_EXECUTOR", "SLURM_ARRAY_JOB_ID", "SLURM_ARRAY_TASK_ID", "SLURM_JOB_ID", "SLURM_PROCID")
@@ -105,28 +107,51 @@ def test_under_slurm_job_and_node_have_slurms_names(layout: RunLayout, monkeypat
 
 def test_inside_an_allocation_a_local_unit_is_local(layout: RunLayout, monkeypatch: pytest.MonkeyPatch) -> None:
     """A unit of the local launcher ignores Slurm's variables."""
-    for name, value in {"SUBMITIT_EXECUTOR": "local", "SUBMITIT_LOCAL_JOB_ID": "55", "SLURM_PROCID": "3"}.items():
+    for name, value in {"SUBMITIT_EXECUTOR": "local", "SLURM_PROCID": "3"}.items():
         monkeypatch.setenv(name, value)
     job(layout)()
-    assert attempts(layout)[0].job_id == "55"
+    assert attempts(layout)[0].job_id == str(os.getpid())
 
 
-def test_a_pickled_job_is_small_and_portable(layout: RunLayout) -> None:
-    """It equals the original and contains no path object, which other Python versions could not read."""
-    original = job(layout)
-    content = pickle.dumps(original)
-    assert len(content) < 2000
-    assert b"pathlib" not in content
-    assert pickle.loads(content) == original  # noqa: S301 - made two lines above
+def test_a_written_job_is_small_and_plain(layout: RunLayout, tmp_path: Path) -> None:
+    """Each element reads its own line, which equals the original: data without a program."""
+    first, second = job(layout), job(layout, fails=True)
+    write_records(tmp_path, [first, second])
+    lines = (tmp_path / RECORDS_NAME).read_text().splitlines()
+    assert all(len(line) < 3000 and json.loads(line)["unit_id"] == "one" for line in lines)
+    assert [read_job(tmp_path, index) for index in range(2)] == [first, second]
+    with pytest.raises(SetupError, match="none for element 2"):
+        read_job(tmp_path, 2)
+
+
+@pytest.mark.parametrize(
+    ("before", "after", "problem"),
+    [
+        ('"unit_id": "one"', '"unit_id": 1', r"UnitJob.unit_id: expected a value of type str, found 1"),
+        ('"gpus": 0', '"gpus": 0, "command": "rm"', r"UnitJob: unknown field 'command'"),
+        ('"run": ', '"other": ', r"unknown field 'other'"),
+        ('"kind": "evaluate"', '"kind": "other"', r"UnitJob.work: expected one of 4 types"),
+        ('"unit_id"', "unit_id", "is not JSON"),
+    ],
+)
+def test_a_damaged_record_is_refused(layout: RunLayout, tmp_path: Path, before: str, after: str, problem: str) -> None:
+    """What is no record of a unit runs nothing: the message names the file and the field."""
+    write_records(tmp_path, [job(layout)])
+    path = tmp_path / RECORDS_NAME
+    text = path.read_text()
+    assert before in text
+    path.write_text(text.replace(before, after, 1))
+    with pytest.raises(SetupError, match=rf"{path}: .*{problem}"):
+        read_job(tmp_path, 0)
 
 
 def test_a_cancelled_local_unit_writes_its_record_before_it_exits(layout: RunLayout, tmp_path: Path) -> None:
     """SIGTERM, even repeated, interrupts a unit outside of Slurm once, and the attempt has the reason."""
-    (tmp_path / "job.pickle").write_bytes(pickle.dumps(job(layout, seconds=3600)))
-    # SIGTERM is ignored before and after the unit, as under submitit.
+    write_records(tmp_path, [job(layout, seconds=3600)])
+    # SIGTERM is ignored before and after the unit, as under a launcher that ignores it.
     ignore = "import signal; signal.signal(signal.SIGTERM, signal.SIG_IGN)"
-    command = f"{ignore}; import pickle, sys; pickle.load(open(sys.argv[1], 'rb'))()"
-    with subprocess.Popen([sys.executable, "-c", command, str(tmp_path / "job.pickle")]) as process:
+    command = f"{ignore}; import sys; from hpcq.launch import job; job.main([sys.argv[1], '0'])"
+    with subprocess.Popen([sys.executable, "-c", command, str(tmp_path)]) as process:
         log = layout.job_logs / "one.1.log"
         while not (log.exists() and log.read_text()) and process.poll() is None:
             time.sleep(0.01)

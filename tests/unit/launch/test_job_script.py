@@ -11,8 +11,11 @@ import pytest
 
 from hpcq.core.errors import UserInputError
 from hpcq.launch.array_spec import Environment
-from hpcq.launch.job_script import PACKAGE, environment_text, package_path, script, write_environment
+from hpcq.launch.job_script import environment_text, script, write_environment
+from hpcq.launch.package_snapshot import Snapshot, make_snapshot
+from tests.slurm.synthetic_units import layout_at
 
+SNAPSHOT = Snapshot(path=Path("/p"), digest="0", commit="")
 MODULE_COMMAND = Path("/usr/share/modules/init/bash")
 
 
@@ -21,7 +24,7 @@ def shell(
 ) -> subprocess.CompletedProcess[str]:
     """Run `command` as the local launcher does. The shell inherits only PATH and `inherited`."""
     path = tmp_path / "environment.sh"
-    write_environment(path, environment, threads=3, package_path=package_path(tmp_path / "run"))
+    write_environment(path, environment, threads=3, snapshot=make_snapshot(layout_at(tmp_path)))
     return subprocess.run(
         ["bash", str(script("enter.sh")), str(path), *command],
         capture_output=True,
@@ -52,7 +55,7 @@ def test_a_job_can_import_hpcq_and_nothing_else_of_the_checkout(tmp_path: Path) 
     done = shell(
         tmp_path, Environment(name="e", python="python"), sys.executable, "-c", probe, PYTHONPATH=str(tmp_path)
     )
-    assert done.stdout.strip() == f"{tmp_path}/run/package/hpcq/__init__.py []"
+    assert done.stdout.strip() == f"{make_snapshot(layout_at(tmp_path)).path}/hpcq/__init__.py []"
 
 
 def test_threads_umask_and_python_settings_are_set_for_the_job(tmp_path: Path) -> None:
@@ -76,20 +79,37 @@ def test_setup_lines_may_return_an_error(tmp_path: Path) -> None:
     assert done.stderr == "hpcq: a line of setup returned an error: grep -q nothing /dev/null\n"
 
 
+ON_EXIT = "trap 'echo removed $SCRATCH with $?' EXIT"
+
+
+@pytest.mark.parametrize(("command", "code"), [("true", 0), ("exit 3", 3), ("kill -TERM $$", 143)])
+def test_an_exit_trap_of_setup_lines_runs_after_the_command(tmp_path: Path, command: str, code: int) -> None:
+    """Also where no epilogue is sourced: the shell waits for the command, and passes its exit status on."""
+    environment = Environment(name="e", python="python", setup=("SCRATCH=/s", ON_EXIT))
+    done = shell(tmp_path, environment, "bash", "-c", f"echo command; {command}")
+    assert (done.stdout, done.returncode) == (f"command\nremoved /s with {code}\n", code), done.stderr
+
+
+def test_a_signal_to_the_shell_reaches_the_command_if_setup_lines_have_an_exit_trap(tmp_path: Path) -> None:
+    """The local launcher signals the process that it has started."""
+    environment = Environment(name="e", python="python", setup=(ON_EXIT,))
+    command = "trap 'echo ended; exit 4' TERM; kill -TERM $PPID; for i in $(seq 600); do sleep 0.1; done"
+    done = shell(tmp_path, environment, "bash", "-c", command)
+    assert (done.stdout, done.returncode) == ("ended\nremoved with 4\n", 4), done.stderr
+
+
 @pytest.mark.parametrize("name", ["gcc; touch trap", "$(id)", "a b", "", "-f"])
 def test_an_invalid_module_name_is_refused(name: str) -> None:
     """Names of modules are checked because they are the only values that a script uses unquoted."""
     with pytest.raises(UserInputError, match="is not a valid module name"):
-        environment_text(Environment(name="e", python="p", modules=(name,)), threads=1, package_path=Path("/p"))
+        environment_text(Environment(name="e", python="p", modules=(name,)), threads=1, snapshot=SNAPSHOT)
 
 
 @pytest.mark.parametrize("name", ["1A", "A B", "A=B", ""])
 def test_an_invalid_variable_name_is_refused(name: str) -> None:
     """A variable's name cannot contain a command either."""
     with pytest.raises(UserInputError, match="is not a valid variable name"):
-        environment_text(
-            Environment(name="e", python="p", variables=((name, "v"),)), threads=1, package_path=Path("/p")
-        )
+        environment_text(Environment(name="e", python="p", variables=((name, "v"),)), threads=1, snapshot=SNAPSHOT)
 
 
 @pytest.mark.skipif(not MODULE_COMMAND.exists(), reason="environment-modules is not on this machine")
@@ -101,7 +121,7 @@ def test_modules_are_loaded_in_a_shell_without_the_module_command(tmp_path: Path
     variables = (("MODULEPATH", str(tmp_path / "modulefiles")),)
     environment = Environment(name="e", python="python", modules=("cuda/12.4", "tools"), variables=variables)
     done = shell(tmp_path, environment, "bash", "-c", 'echo "$CUDA_ROOT $PYTHONPATH"')
-    assert done.stdout.strip() == f"/opt/cuda-12.4 {tmp_path}/run/package:/opt/tools"
+    assert done.stdout.strip() == f"/opt/cuda-12.4 {make_snapshot(layout_at(tmp_path)).path}:/opt/tools"
 
 
 @pytest.mark.skipif(not MODULE_COMMAND.exists(), reason="environment-modules is not on this machine")
@@ -118,13 +138,3 @@ def test_the_scripts_pass_shellcheck() -> None:
     """shellcheck reports nothing for sbatch/."""
     scripts = sorted(script("enter.sh").parent.glob("*.sh"))
     assert subprocess.run(["shellcheck", *scripts], check=False).returncode == 0
-
-
-def test_the_link_to_the_package_is_updated(tmp_path: Path) -> None:
-    """A run that is resumed from another checkout gets that checkout's package; a correct link is kept."""
-    link = package_path(tmp_path) / "hpcq"
-    link.unlink()
-    link.symlink_to("/elsewhere/hpcq")
-    assert package_path(tmp_path) == link.parent
-    assert link.readlink() == PACKAGE
-    assert list(link.parent.iterdir()) == [link]

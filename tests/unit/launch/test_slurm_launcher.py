@@ -2,14 +2,17 @@
 
 from __future__ import annotations
 
+import sys
 from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 import pytest
 
 from hpcq.core.errors import UserInputError
 from hpcq.launch.multinode.rendezvous import TIMEOUT_VARIABLE
 from hpcq.launch.slurm_launcher import SRUN_WAIT_MARGIN_S, sbatch_options, split
+from hpcq.launch.submission_files import write_script
 from tests.slurm.synthetic_units import layout_at, synthetic_array, synthetic_unit
 
 LAYOUT = layout_at(Path("/missing"))
@@ -23,6 +26,64 @@ def test_gpus_are_requested_by_type_if_the_class_has_one() -> None:
     )
     assert sbatch_options(synthetic_array(LAYOUT, "a", UNITS, gpus_per_node=2))["gres"] == "gpu:2"
     assert "gres" not in sbatch_options(synthetic_array(LAYOUT, "a", UNITS))
+
+
+GPUS = {"gpus_per_node": 4, "gres_type": "h100", "memory_gib": 8.0, "cpus_per_unit": 16}
+
+
+@pytest.mark.parametrize(
+    ("option", "nodes", "expected"),
+    [
+        ("gres", 2, ["--gres=gpu:h100:4"]),
+        ("gpus-per-node", 2, ["--gpus-per-node=h100:4"]),
+        ("gpus", 1, ["--gpus=h100:4"]),
+        ("gpus", 2, ["--gpus=h100:8"]),
+        ("none", 1, []),
+    ],
+)
+def test_gpus_are_requested_as_the_site_wants_it(tmp_path: Path, option: str, nodes: int, expected: list[str]) -> None:
+    """Per node, or with --gpus for all nodes; with 'none' there is no request."""
+    lines = script_lines(tmp_path, gpu_option=option, nodes=nodes)
+    assert [line for line in lines if line.startswith(("--gpu", "--gres"))] == expected
+
+
+@pytest.mark.parametrize(
+    ("option", "expected"),
+    [
+        ("mem", ["--mem=8192M"]),
+        ("mem-per-cpu", ["--mem-per-cpu=512M"]),
+        ("mem-per-gpu", ["--mem-per-gpu=2048M"]),
+        ("none", []),
+    ],
+)
+def test_memory_is_requested_as_the_site_wants_it(tmp_path: Path, option: str, expected: list[str]) -> None:
+    """The same memory per node in each case; with 'none' there is no request."""
+    assert [line for line in script_lines(tmp_path, memory_option=option) if line.startswith("--mem")] == expected
+
+
+def script_lines(folder: Path, **changes: Any) -> list[str]:
+    """Return the options in the batch script of an array of units with four GPUs."""
+    options = sbatch_options(synthetic_array(LAYOUT, "a", UNITS[:1], **{**GPUS, **changes}))
+    script = write_script(folder, python=sys.executable, options=options, elements=1)
+    return [line.split()[1] for line in script.read_text().splitlines() if line.startswith("#SBATCH")]
+
+
+def test_memory_per_gpu_is_not_requested_without_gpus() -> None:
+    """A merge on CPUs gets Slurm's default."""
+    options = sbatch_options(synthetic_array(LAYOUT, "a", UNITS, memory_option="mem-per-gpu"))
+    assert not [name for name in options if name.startswith("mem")]
+
+
+def test_a_wckey_of_the_profile_replaces_the_one_of_submitit(tmp_path: Path) -> None:
+    """Options that only `extra` has are written with their value."""
+    lines = script_lines(tmp_path, extra={"wckey": "mine", "licenses": "a:1", "export": "NONE"})
+    assert {"--wckey=mine", "--licenses=a:1", "--export=NONE"} <= set(lines)
+
+
+def test_the_variables_that_jobs_get_are_stated(tmp_path: Path) -> None:
+    """A wrapper or a submit plugin of the site may have another default."""
+    assert "--export=ALL" in script_lines(tmp_path)
+    assert [line for line in script_lines(tmp_path, extra={"export": "A,B"}) if "export" in line] == ["--export=A,B"]
 
 
 def test_srun_gets_the_cores_too() -> None:
@@ -61,14 +122,20 @@ def test_arrays_are_requeueable_and_cancelled_if_their_dependency_fails() -> Non
     """A dead node does not end a unit; a dependency that can never be satisfied cancels the array."""
     options = sbatch_options(synthetic_array(LAYOUT, "a", UNITS), dependency="aftercorr:12")
     assert options["dependency"] == "aftercorr:12"
-    assert options["additional_parameters"] == {"requeue": True, "kill-on-invalid-dep": "yes"}
+    assert options["additional_parameters"] == {"export": "ALL", "requeue": True, "kill-on-invalid-dep": "yes"}
 
 
 def test_further_options_are_passed_on_unless_they_are_false() -> None:
     """The profile's extra options are added to ours; an option that is False is not passed."""
     extra = {"reservation": "mine", "contiguous": False, "exclusive": True}
     more = sbatch_options(synthetic_array(LAYOUT, "a", UNITS, extra=extra))["additional_parameters"]
-    assert more == {"reservation": "mine", "exclusive": True, "requeue": True, "kill-on-invalid-dep": "yes"}
+    assert more == {
+        "export": "ALL",
+        "reservation": "mine",
+        "exclusive": True,
+        "requeue": True,
+        "kill-on-invalid-dep": "yes",
+    }
 
 
 @pytest.mark.parametrize("value", ["a\ntouch trap", "a\r", "a\0b", "\x1b[31m"])

@@ -9,6 +9,7 @@ from pathlib import Path
 import pytest
 
 from hpcq.core.errors import ManifestError
+from hpcq.manifest.checkpoint_damage import code_notes
 from tests.checkpoint_files import LLAMA, write_safetensors
 from tests.unit.catalog.test_checkpoint_problems import TENSORS, without, write
 from tests.unit.manifest.conftest import LoadText
@@ -173,17 +174,35 @@ def test_stop_tokens_of_config_are_checked_without_generation_settings(load_text
             'tie_word_embeddings in its config.json is "false", not true or false: correct it',
         ),
         ({"rope_scaling": "linear"}, 'rope_scaling in its config.json is "linear", not a table: correct it'),
+        (
+            {"rope_parameters": {"rope_type": "yam", "rope_theta": 10000.0}},
+            'rope_parameters.rope_type in its config.json is "yam", which transformers does not have',
+        ),
+        (
+            {"rope_scaling": {"type": "yam", "factor": 2.0}},
+            'rope_scaling.type in its config.json is "yam", which transformers does not have',
+        ),
+        (
+            {"rope_parameters": {"sliding_attention": {"rope_type": "yam"}}},
+            'rope_parameters.sliding_attention.rope_type in its config.json is "yam", which transformers does not have',
+        ),
+        (
+            {"hidden_act": "sliu"},
+            'hidden_act in its config.json is "sliu", which transformers does not have',
+        ),
     ],
 )
 def test_invalid_values_of_config_are_refused(load_text: LoadText, values: dict[str, object], clause: str) -> None:
     """Texts instead of numbers, and factors of zero, are named with the key.
 
-    Observed: the plan accepted them, at most with the note that the size of the model is unknown; the unit failed.
+    Observed: the plan accepted them, at most with the note that the size of the model is unknown; the unit failed. With
+    an unknown rope_type or hidden_act it failed with transformers' KeyError.
     """
     write(Path("model"), **values)
     with pytest.raises(ManifestError) as caught:
         load_text(MANIFEST)
     [sentence] = caught.value.problems
+    clause = f"{clause.removesuffix(': correct it')}: correct it"
     assert sentence.startswith(f"mine.toml:5: models.0.path: 'model': {clause}, or ")
 
 
@@ -229,3 +248,26 @@ def test_own_code_may_be_allowed_or_be_that_of_vllm(load_text: LoadText) -> None
     load_text(trusted.replace('"bf16", "fp8-dynamic"', '"bf16"'))
     write(Path("model"), **{**OWN, "architectures": ["BailingMoeForCausalLM"]}, auto_map=CODE)
     load_text(MANIFEST, "evaluate.backend=vllm", 'schemes.use=["bf16"]')
+
+
+@pytest.mark.parametrize(
+    ("model", "manifest", "note"),
+    [
+        ("", "", "model: transformers computes it with its own code for this model_type, not with the model's code"),
+        (
+            "trust_remote_code = true",
+            '[evaluate]\nbackend = "vllm"',
+            "model: vllm computes it with its own code for this architecture, not with the model's code.",
+        ),
+        ("trust_remote_code = true", '[evaluate]\nbackend = "accelerate"', None),
+    ],
+)
+def test_code_of_a_model_that_is_not_used_is_noted(
+    load_text: LoadText, model: str, manifest: str, note: str | None
+) -> None:
+    """Both libraries prefer their own code, without a word, and the model's may compute something else."""
+    folder = write(Path("model"), architectures=["LlamaForCausalLM"], auto_map=CODE)
+    for module in ("configuration_x", "modeling_x"):
+        (folder / f"{module}.py").write_text("")
+    text = MANIFEST.replace('path = "model"', f'path = "model"\n{model}') + manifest
+    assert [one[: len(note or "")] for one in code_notes(load_text(text))] == ([note] if note else [])

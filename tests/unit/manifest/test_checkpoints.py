@@ -217,7 +217,7 @@ def test_what_cannot_be_a_checkpoint_is_refused(resolve_text: Callable[..., Reso
         "'./cut': its weights cannot be read",
         "'./partial': model-1-of-2.safetensors, which its index names, is missing: copy or download it again.",
         f"'./empty' is not a checkpoint: {tmp_path}/empty/config.json is missing. Copy or download it, or corr",
-        "'./none' is not a folder.",
+        "'./none' is not a folder. Correct the path, or copy the checkpoint there.",
         "'justaname' is not an id on the hub, such as 'org/name'. For a folder, write './justaname'.",
     ]
     assert len(caught.value.problems) == len(expected)
@@ -333,7 +333,7 @@ def test_a_digest_of_another_text_is_refused(load_text: LoadText, base: Path) ->
     """A digest whose checkpoint is not listed is refused."""
     assert base.is_dir()
     text = manifest_text().replace("[tasks]", f'checkpoint_digests = {{"./x" = "{"0" * 64}"}}\n[tasks]')
-    with pytest.raises(ManifestError, match=r"'\./x' is not one of checkpoints"):
+    with pytest.raises(ManifestError, match=r"'\./x' is not in checkpoints of this model. Correct it, or remove"):
         load_text(text)
 
 

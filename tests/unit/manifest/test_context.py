@@ -12,7 +12,7 @@ import pytest
 
 from hpcq.catalog.hf_config import read_checkpoint_shape
 from hpcq.core.errors import ManifestError
-from hpcq.manifest import Manifest, check_manifest, load, lock_text, lookups, profiles, resolve
+from hpcq.manifest import Manifest, check_manifest, load, lock_text, lookups, profiles, resolve, task_names
 from hpcq.plan.planner import make_plan
 from tests.checkpoint_files import write_safetensors
 from tests.unit.manifest.test_resolver import make_checkpoint
@@ -60,7 +60,7 @@ def test_a_run_is_loaded_with_one_look_up_of_each_name(tmp_path: Path) -> None:
         profiles.load_profile,
         profiles.local_profile,
         lookups.defined_schemes,
-        lookups.task_entries,
+        task_names.task_entries,
         lookups.calibration_file,
     )
 

@@ -13,7 +13,7 @@ import pytest
 
 from hpcq.core.errors import ManifestError
 from hpcq.manifest import Context, load, resolve
-from hpcq.run.load import manifest_layout
+from hpcq.run.record import manifest_layout
 
 LoadText = Callable[..., Context]
 CHECKOUT = Path(__file__).resolve().parents[3]
@@ -70,8 +70,8 @@ def test_overrides_replace_values_and_are_named_in_errors(smallest: str, load_te
     with pytest.raises(ManifestError) as raised:
         load_text(smallest, "evaluate.batch_size=0", "tasks.use.0=arc_chalenge", "schemes.use=['bf16', 'bf16']")
     assert raised.value.problems[0] == "-O schemes.use=['bf16', 'bf16']: schemes.use: 'bf16' is listed twice."
-    assert raised.value.problems[1].startswith("-O tasks.use.0=arc_chalenge: tasks.use: unknown task 'arc_chalenge'; ")
-    assert raised.value.problems[2] == "-O evaluate.batch_size=0: evaluate.batch_size: must be 1 or more, not 0."
+    assert raised.value.problems[2].startswith("-O tasks.use.0=arc_chalenge: tasks.use: unknown task 'arc_chalenge': ")
+    assert raised.value.problems[1] == "-O evaluate.batch_size=0: evaluate.batch_size: must be 1 or more, not 0."
 
 
 def test_windows_line_endings_and_a_byte_order_mark_are_accepted(smallest: str) -> None:

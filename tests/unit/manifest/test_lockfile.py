@@ -57,6 +57,7 @@ def manifests(draw: st.DrawFn) -> dict[str, Any]:
         "models": [model],
         "schemes": {"use": [*draw(_lists(QUANTIZED)), *(row["name"] for row in defined)], "define": defined},
         "calibration": {"samples": draw(st.integers(1, 9)), "seed": draw(st.integers(0, 9))},
+        **draw(st.sampled_from([{}, {"fidelity": {}}, {"fidelity": {"tokens": 1000, "window": 64, "seed": 2}}])),
         "tasks": {
             "use": tasks,
             "data": draw(st.sampled_from(["hub", "packages"])),
@@ -133,6 +134,17 @@ data = "items"
     assert again.profile == resolved.profile
     assert again.calibration
     assert again.calibration.path == str(tmp_path / "text.txt")
+
+
+def test_a_lock_contains_the_items_of_a_file(load_text: LoadText, smallest: str, tmp_path: Path) -> None:
+    """It had the name of the file: with another file of this name, the same lock meant other items."""
+    listed = tmp_path / "listed"
+    listed.write_text("[0, 1, 2, 7]")
+    first = resolve(load_text(smallest, f"tasks.options.arc_challenge.items={str(listed)!r}"))
+    text = lock_text(first)
+    listed.write_text("[3]")
+    assert tomllib.loads(text)["tasks"]["options"]["arc_challenge"]["items"] == {"arc_challenge": "0-2,7"}
+    assert resolve(load_text(text)).tasks == first.tasks
 
 
 def test_a_lock_contains_complete_schemes(load_text: LoadText, smallest: str) -> None:

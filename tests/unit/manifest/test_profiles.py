@@ -77,11 +77,24 @@ def test_defaults_leave_the_choice_to_slurm() -> None:
     assert profile.slurm.time_limit_minutes == 60
 
 
+def test_options_of_a_class_have_priority_over_those_of_the_cluster() -> None:
+    """A class without a value has the cluster's; `extra` is merged by option."""
+    Path("mine.toml").write_text(
+        SMALL
+        + "account = 'gpu'\nmemory_option = 'mem-per-gpu'\nextra = { wckey = 'a', exclusive = true }\n"
+        + "[slurm]\naccount = 'cpu'\nqos = 'long'\ncomment = 'c17'\nextra = { wckey = 'b', licenses = 'x' }\n"
+    )
+    options = load_profile("mine.toml", Path()).options_of("h100")
+    assert (options.account, options.qos, options.comment) == ("gpu", "long", "c17")
+    assert (options.memory_option, options.gpu_option) == ("mem-per-gpu", "gres")
+    assert options.extra == {"wckey": "a", "licenses": "x", "exclusive": True}
+
+
 CASES: dict[str, tuple[str, str]] = {
     "no classes": ('name = "x"\nscheduler = "slurm"\n', ": gpu_classes: is missing. Node classes, by a name of your choice."),
     "no gpu": (SMALL.replace('gpu = "H100-80"\n', ""), ":3: gpu_classes.h100.gpu: is missing: name the GPU of this class, one of " + ", ".join(gpu_names()) + "."),
     "no count": (SMALL.replace("gpus_per_node = 8\n", ""), ":3: gpu_classes.h100.gpus_per_node: is missing: give the number of GPUs per node."),
-    "unknown key": (SMALL + "partitoin = 'x'\n", ":8: gpu_classes.h100.partitoin: unknown key; allowed here are cpus_per_node, cpus_per_unit, features, gpu, gpus_per_node, gres_type, max_minutes, memory_gib, memory_gib_per_unit, nodes, partition, roles, throttle. Did you mean 'partition'?"),
+    "unknown key": (SMALL + "partitoin = 'x'\n", ":8: gpu_classes.h100.partitoin: unknown key; allowed here are account, comment, cpus_per_node, cpus_per_unit, exclude, export, extra, features, gpu, gpu_option, gpus_per_node, gres_type, max_array_size, max_minutes, memory_gib, memory_gib_per_unit, memory_option, nodes, partition, qos, roles, throttle. Did you mean 'partition'?"),
     "negative": (SMALL + "throttle = -1\n", ":8: gpu_classes.h100.throttle: must be 1 or more, not -1."),
     "role": (SMALL + "roles = ['evaluation']\n", ":8: gpu_classes.h100.roles: must be one of evaluate, quantize, merge, stage, not 'evaluation'. Did you mean 'evaluate'?"),
     "roles": (SMALL + "roles = ['evaluate', 'merge']\n", ":3: gpu_classes: no class has the role 'quantize'; add it to one of them."),
@@ -93,6 +106,18 @@ CASES: dict[str, tuple[str, str]] = {
     "our option": (SMALL + "[slurm.extra]\nreservation = 'r'\naccount = 'a'\n", ":10: slurm.extra.account: is set by hpcq; use slurm.account."),
     "our option of a class": (SMALL + "[slurm.extra]\nmem = '1G'\n", ":9: slurm.extra.mem: is set by hpcq; use gpu_classes.NAME.memory_gib_per_unit."),
     "our own option": (SMALL + "[slurm.extra]\nrequeue = false\n", ":9: slurm.extra.requeue: is set by hpcq; remove it."),
+    "memory per core": (SMALL + "[slurm.extra]\nmem-per-cpu = '1G'\n", ":9: slurm.extra.mem-per-cpu: is set by hpcq; use slurm.memory_option = 'mem-per-cpu' and gpu_classes.NAME.memory_gib_per_unit."),
+    "number of GPUs": (SMALL + "[slurm.extra]\ngpus = 1\n", ":9: slurm.extra.gpus: is set by hpcq; use slurm.gpu_option = 'gpus'."),
+    "variables of the shell": (SMALL + "[slurm.extra]\nexport = 'NONE'\n", ":9: slurm.extra.export: is set by hpcq; use slurm.export."),
+    "held jobs": (SMALL + "[slurm.extra]\nhold = true\n", ":9: slurm.extra.hold: is set by hpcq; remove it."),
+    "a command in export": (SMALL + "[slurm]\nexport = 'FOO;id'\n", ":9: slurm.export: 'FOO;id' is not 'NONE', and not a list of variables such as 'HOME,PATH,LANG=C'."),
+    "none and a variable": (SMALL + "[slurm]\nexport = 'NONE,FOO'\n", ":9: slurm.export: 'NONE,FOO' is not 'NONE', and not a list of variables such as 'HOME,PATH,LANG=C'."),
+    "another cluster": (SMALL + "[slurm.extra]\nclusters = 'b'\n", ":9: slurm.extra.clusters: is set by hpcq; use slurm.cluster."),
+    "an abbreviation": (SMALL + "[slurm.extra]\nclus = 'b'\n", ":9: slurm.extra.clus: is set by hpcq; use slurm.cluster."),
+    "our option in a class": (SMALL + "extra = { gpus-per-node = 1 }\n", ":8: gpu_classes.h100.extra.gpus-per-node: is set by hpcq; use slurm.gpu_option = 'gpus-per-node'."),
+    "two clusters": (SMALL + "[slurm]\ncluster = 'a,b'\n", ":9: slurm.cluster: 'a,b' is not the name of one cluster; jobs of a run depend on each other."),
+    "memory per GPU without GPUs": (SMALL + "[slurm]\nmemory_option = 'mem-per-gpu'\ngpu_option = 'none'\n", ":9: slurm.memory_option: 'mem-per-gpu' requires a request for GPUs, and gpu_option is 'none'; use 'mem' or 'none'."),
+    "type of GPUs that are not requested": (SMALL + "gpu_option = 'none'\ngres_type = 'h100'\n", ":9: gpu_classes.h100.gres_type: is not used with gpu_option = 'none'; use features."),
     "no option": (SMALL + "[slurm.extra]\n'mail user' = 'me'\n", ":9: slurm.extra.mail user: is not a valid long option of sbatch, such as 'reservation'."),
     "dashes": (SMALL + "[slurm.extra]\n'--reservation' = 'me'\n", ":9: slurm.extra.--reservation: is not a valid long option of sbatch, such as 'reservation'."),
     "line break": (SMALL + '[slurm.extra]\n"x=1\\ny" = 1\n', ":9: slurm.extra.x=1\ny: is not a valid long option of sbatch, such as 'reservation'."),
@@ -127,7 +152,8 @@ def test_a_secret_in_a_profile_is_rejected_everywhere(tmp_path: Path, name: str)
     path.write_text(
         SMALL.replace(
             '"slurm"\n',
-            f'"slurm"\n[slurm]\nsetup = ["export {name}=s3cr3t"]\nextra = {{ export = "ALL,{name}=s3cr3t" }}\n',
+            f'"slurm"\n[slurm]\nsetup = ["export {name}=s3cr3t"]\nexport = "ALL,{name}=s3cr3t"\n'
+            f'extra = {{ mail-user = "{name}=s3cr3t" }}\n',
         )
         + f'[environments.core]\nsetup = ["{name}=\'s3cr3t\' run"]\nvariables = {{ {name} = "s3cr3t" }}\n'
     )
@@ -138,10 +164,11 @@ def test_a_secret_in_a_profile_is_rejected_everywhere(tmp_path: Path, name: str)
         "that submits (Slurm passes it to the jobs), or source a file that only you can read in setup."
     )
     assert raised.value.problems == (
+        f"{path}:5: slurm.export: {message}",
+        f"{path}:6: slurm.extra.mail-user: {message}",
         f"{path}:4: slurm.setup: {message}",
-        f"{path}:5: slurm.extra.export: {message}",
-        f"{path}:12: environments.core.setup: {message}",
-        f"{path}:13: environments.core.variables.{name}: {message}",
+        f"{path}:13: environments.core.setup: {message}",
+        f"{path}:14: environments.core.variables.{name}: {message}",
     )
     assert "s3cr3t" not in str(raised.value)
 

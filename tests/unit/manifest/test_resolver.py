@@ -111,6 +111,23 @@ def test_caveats_of_models_items_and_their_number_are_gathered(load_text: LoadTe
     )
 
 
+@pytest.mark.parametrize(
+    ("settings", "note"),
+    [
+        ("tasks.limit=5", "(mmlu at most 5 of each subtask)"),
+        ("tasks.limit=100000", ""),
+        ("tasks.sample={n=100}", "(mmlu at most 100)"),
+        ("tasks.sample={n=100000}", ""),
+    ],
+)
+def test_numbers_of_items_are_possible(smallest: str, load_text: LoadText, settings: str, note: str) -> None:
+    """A limit above the number of items was noted as the number of evaluated items."""
+    notes = resolve(load_text(smallest, "tasks.use=['mmlu']", settings)).notes
+    assert [one for one in notes if "Only some" in one] == (
+        [f"Only some of the items were used {note}: see the standard errors."] if note else []
+    )
+
+
 def test_a_whole_task_from_the_hub_has_no_caveat(smallest: str, load_text: LoadText) -> None:
     """There are no notes if all items are evaluated; items on the hub have no path and no digest."""
     resolved = resolve(load_text(smallest))
@@ -142,7 +159,8 @@ def test_a_checkpoint_that_does_not_exist_yet_is_missing(load_text: LoadText, tm
             '[tasks]\nuse = ["gsm8k"]\n'
         )
     )
-    assert resolved.missing == (f"Model google/gemma-2b is missing: its folder {tmp_path}/there does not exist.",)
+    fix = "Correct the path, or copy it there."
+    assert resolved.missing == (f"Model google/gemma-2b is missing: its folder {tmp_path}/there does not exist. {fix}",)
     assert [shape is not None for shape in resolved.shapes.values()] == [True]
 
 
@@ -329,6 +347,7 @@ def test_folders_that_the_user_has_to_provide_are_not_staged(load_text: LoadText
     Observed: `hpcq stage` said that all inputs are staged.
     """
     resolved = resolve(load_text(LOCAL, "tasks.data=packages"))
-    assert resolved.absent == (f"Model own is missing: its folder {Path('own').absolute()} does not exist.",)
+    fix = "Correct the path, or copy it there."
+    assert resolved.absent == (f"Model own is missing: its folder {Path('own').absolute()} does not exist. {fix}",)
     [staged] = set(resolved.missing) - set(resolved.absent)
     assert staged.startswith("The items of gsm8k are missing: run `hpcq stage")

@@ -7,7 +7,7 @@ from pathlib import Path
 
 import pytest
 
-from hpcq.core.completion_marker import read_completion_marker, write_completion_marker
+from hpcq.core.completion_marker import extend_completion_marker, read_completion_marker, write_completion_marker
 from hpcq.core.errors import StorageError
 from hpcq.core.paths import COMPLETION_FILE, RunLayout
 from hpcq.core.work_records import UnitKind
@@ -89,9 +89,68 @@ def test_segments_that_were_lost_after_completion_are_computed_again(layout: Run
     assert done(layout) == {FIRST, SECOND}
 
 
+def test_results_that_change_are_read_again(layout: RunLayout) -> None:
+    """A damaged file counts as no merge, although what it said before is remembered."""
+    complete(layout, FIRST)
+    merge(layout, FIRST)
+    assert done(layout) == {FIRST, MERGE}
+    content = layout.results.read_bytes()
+    layout.results.write_bytes(content[:-1])
+    assert done(layout) == {FIRST}
+    layout.results.write_bytes(content)
+    assert done(layout) == {FIRST, MERGE}
+
+
+def test_without_a_cache_results_are_read_each_time(layout: RunLayout, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Observed: with a cache folder that cannot be created, a finished merge was shown as outdated."""
+    monkeypatch.setenv("HPCQ_CACHE", "/proc/none")
+    complete(layout, FIRST)
+    merge(layout, FIRST)
+    assert done(layout) == {FIRST, MERGE}
+
+
 def test_an_unreadable_folder_is_an_error(layout: RunLayout) -> None:
     """A run on a failing file system must not look like one that has not started."""
     layout.folder.mkdir(parents=True)
     layout.segments.write_text("a file where a folder should be")
     with pytest.raises(StorageError, match="is a file, not a folder"):
         completed_units(layout, UNITS)
+
+
+def test_markers_of_an_earlier_plan_do_not_count(layout: RunLayout) -> None:
+    """A task was added, one shard has answered it, and a merge came first: observed, that shard ran again."""
+    write_completion_marker(layout.unit_segments(FIRST), address="fewer tasks", requests=1, attempt=1)
+    complete(layout, SECOND, attempt=2)
+    merge(layout, SECOND)
+    assert done(layout) == {SECOND, MERGE}
+    complete(layout, FIRST, attempt=2)
+    assert done(layout) == {FIRST, SECOND}
+
+
+def test_a_merge_without_all_evaluations_of_the_plan_is_not_current(layout: RunLayout) -> None:
+    """A variant that was added, or whose tasks have changed, is not in the results: the merge runs again."""
+    for unit in (FIRST, SECOND):
+        complete(layout, unit)
+    results = {
+        name: VariantResults(
+            variant=name, index=load_index([], expect={}), scores=[], provenance={"evaluation_address": "a"}
+        )
+        for name in ("v", "removed")
+    }
+    report = merge_report([])
+    write_results(layout.results, run="r", provenance={}, variants=results.values(), merge=report)
+    assert MERGE in done(layout)
+    added = UnitRecord(id="evaluate.new", kind=UnitKind.EVALUATE, variant_id="new", address="b")
+    changed = [UnitRecord(id=FIRST, kind=UnitKind.EVALUATE, variant_id="v", address="more tasks"), UNITS[2]]
+    for units in ([added, *UNITS], changed):
+        assert MERGE not in completed_units(layout, units)
+
+
+def test_a_marker_can_stand_for_fewer_tasks(layout: RunLayout) -> None:
+    """After a task was removed, complete responses are complete without a job, and with the task again, too."""
+    complete(layout, FIRST)
+    for earlier, address in (("other", "not"), ("a", "fewer"), ("fewer", "fewest")):
+        extend_completion_marker(layout.unit_segments(FIRST), earlier=earlier, address=address)
+    marker = read_completion_marker(layout.unit_segments(FIRST))
+    assert marker is not None
+    assert [marker.is_for(address) for address in ("a", "fewer", "fewest", "not")] == [True, True, True, False]

@@ -122,6 +122,15 @@ def test_a_run_keeps_its_number_of_shards(document_of: DocumentOf) -> None:
     assert [unit["id"] for unit in again["units"]] == [unit["id"] for unit in first["units"]]
 
 
+def test_automatic_shards_are_no_more_jobs_than_can_be_submitted(document_of: DocumentOf) -> None:
+    """For a shorter makespan variants are split, but not into more jobs than `slurm.max_submitted_jobs`."""
+    options = ("schemes.use=['bf16','gptq-w4a16']", "plan.objective=makespan")
+    free = document_of(*options)
+    Path("limited.toml").write_text(PROFILE.replace("LIMIT", "1440\nmax_submitted_jobs = 6"), encoding="utf-8")
+    limited = document_of(*options, "cluster.profile=limited.toml")
+    assert len(free["units"]) > 6 >= len(limited["units"])
+
+
 @given(st.floats(1, 1e5), st.floats(0, 1e5), st.floats(1, 1e7))
 def test_automatic_shards_load_for_at_most_half_of_their_time(start: float, load_s: float, work: float) -> None:
     """The exception is a single shard, which may load for longer."""
@@ -190,15 +199,47 @@ def test_attempts_without_measurements_change_nothing(document_of: DocumentOf, f
     assert evaluations(again)[0]["seconds"] == unit["seconds"]
 
 
+def attempts_on_both(unit: Mapping[str, Any]) -> dict[str, list[AttemptRecord]]:
+    """Return attempts of a unit: on the A6000 as fast as estimated, then on the H100 60 times slower."""
+    work = unit["uncalibrated_seconds"]["work"]
+    return {
+        unit["id"]: [
+            record({**unit, "gpu_class": "a6000"}, answer_seconds=work),
+            record(unit, answer_seconds=60 * work),
+        ]
+    }
+
+
 def test_attempts_are_compared_with_their_own_plan(document_of: DocumentOf) -> None:
-    """A slow H100 moves the unit to another class; later plans still attribute the attempt to the H100."""
+    """A slow H100 moves the unit to another class, if it may; later plans still attribute the attempt to the H100."""
     first = document_of()
     [unit] = evaluations(first)
-    attempts = {unit["id"]: [record(unit, answer_seconds=60 * unit["uncalibrated_seconds"]["work"])]}
-    second = document_of(earlier=read_history(first, attempts))
+    attempts = attempts_on_both(unit)
+    second = document_of("plan.keep_gpu_class=false", earlier=read_history(first, attempts))
     assert evaluations(second)[0]["gpu_class"] != unit["gpu_class"]
-    third = document_of(earlier=read_history(second, attempts))
+    third = document_of("plan.keep_gpu_class=false", earlier=read_history(second, attempts))
     assert evaluations(third) == evaluations(second)
+
+
+def test_a_variant_stays_on_its_class(document_of: DocumentOf) -> None:
+    """Observed: `resume` moved units, in silence. Other classes only seemed faster, or were; both mix two classes."""
+    first = document_of()
+    [unit] = evaluations(first)
+    stayed = document_of(earlier=read_history(first, attempts_on_both(unit)))
+    assert evaluations(stayed)[0]["gpu_class"] == "h100"
+
+
+def test_a_correction_applies_to_classes_that_were_not_tried(document_of: DocumentOf) -> None:
+    """An H100 that is 60 times slower than estimated says nothing for the A6000: new variants go where they went."""
+    options = ("schemes.use=['bf16', 'fp16']", "plan.keep_gpu_class=false")
+    first = document_of(*options)
+    tried, new = evaluations(first)
+    attempts = {tried["id"]: [record(tried, answer_seconds=60 * tried["uncalibrated_seconds"]["work"])]}
+    again = document_of(*options, earlier=read_history(first, attempts))
+    assert [unit["gpu_class"] for unit in evaluations(again)] == [tried["gpu_class"], new["gpu_class"]]
+    for before, after in zip((tried, new), evaluations(again), strict=True):
+        assert after["seconds"] > 10 * before["seconds"]
+    assert again["estimate_notes"][-1].endswith("from 1 attempt on h100: measured 20x the estimate")
 
 
 def test_a_slow_start_of_a_small_model_does_not_change_the_loading_of_a_large_one(document_of: DocumentOf) -> None:

@@ -22,7 +22,7 @@ LLAMA_405B = "meta-llama/Llama-3.1-405B-Instruct"
 
 
 def node(name: str, gpu: str | None, gpus: int = 1, memory_gib: int = 500, more: str = "") -> str:
-    """Return the profile's table of one class of nodes."""
+    """Return the profile's table of one node class."""
     kind = f'gpu = "{gpu}"\ngpus_per_node = {gpus}\n' if gpu else ""
     return f"[gpu_classes.{name}]\n{kind}cpus_per_node = 64\nmemory_gib = {memory_gib}\n{more}\n"
 

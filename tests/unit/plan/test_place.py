@@ -26,6 +26,7 @@ from hpcq.plan.placement.requirements import EvaluationRequirements
 from hpcq.plan.placement.suggestions import suggest
 from hpcq.plan.plan_json import plan_document
 from hpcq.plan.planner import make_plan
+from hpcq.plan.schedule.resources import unit_memory_gib
 from hpcq.plan.units import Plan, Shape
 from tests.checkpoint_files import complete
 
@@ -256,19 +257,35 @@ def test_no_placement_exceeds_its_class(
         assert (shape.nodes, shape.tensor_parallel, shape.pipeline_parallel) == (1, 1, 1)
 
 
-def test_quantizing_takes_the_gpus_whose_share_of_memory_holds_the_model() -> None:
-    """405B's 756 GiB fit in the share of four of eight GPUs of 2000 GiB. 500 GiB are refused."""
+@pytest.mark.parametrize("option", ["mem", "mem-per-cpu", "mem-per-gpu", "none"])
+def test_quantizing_takes_more_gpus_only_if_memory_is_given_by_gpu(option: str) -> None:
+    """405B's 756 GiB are requested with one GPU, or are the share of four of eight GPUs. 500 GiB are refused."""
     scheme = find_scheme("gptq-w4a16")
     assert scheme
     model = find_model_shape(LLAMA_405B)
     large = cluster("h100", gpus_per_node=8)
-    assert place_quantization(large, model, scheme, CALIBRATION).shape == Shape(gpu_class="h100", gpus_per_node=4)
+    offer = large.gpu_classes["h100"].model_copy(update={"memory_option": option})
+    placed = place_quantization(large.model_copy(update={"gpu_classes": {"h100": offer}}), model, scheme, CALIBRATION)
+    own = Shape(gpu_class="h100", gpus_per_node=1, host_memory_gib=812)
+    assert placed.shape == (own if option in ("mem", "mem-per-cpu") else Shape(gpu_class="h100", gpus_per_node=4))
     with pytest.raises(PlacementError) as caught:
         place_quantization(cluster("h100", "a6000", memory_gib=500), model, scheme, CALIBRATION)
     assert str(caught.value) == (
         "quantizing needs 47.9 GiB on one GPU of a6000, which has 42.7;"
         " quantizing needs 811.6 GiB of a node's memory on h100, which has 500.0"
     )
+
+
+def test_one_class_serves_quantizations_with_much_memory_and_evaluations_with_little() -> None:
+    """`memory_gib_per_unit` is what units request that need no more; a quantization requests what it needs."""
+    scheme, model = find_scheme("gptq-w4a16"), find_model_shape(LLAMA_405B)
+    assert scheme
+    large = cluster("h100", gpus_per_node=8)
+    offer = large.gpu_classes["h100"].model_copy(update={"memory_gib_per_unit": 64})
+    profile = large.model_copy(update={"gpu_classes": {"h100": offer}})
+    quantization = place_quantization(profile, model, scheme, CALIBRATION).shape
+    assert (quantization.gpus_per_node, unit_memory_gib(profile, quantization)) == (1, 812)
+    assert unit_memory_gib(profile, Shape(gpu_class="h100", gpus_per_node=4)) == 64
 
 
 def test_a_merge_needs_no_gpu() -> None:
@@ -389,7 +406,7 @@ def test_files_that_contradict_their_configuration_are_noted(plan_of: PlanOf, tm
     assert notes == [
         (
             "some/large: its safetensors files have 200,000 bytes of tensors, but its config.json describes 115,072;"
-            " the plan is made for the latter."
+            " the plan uses config.json."
         ),
         "some/seeing: planned without the parts that are not for text (vision_config).",
     ]

@@ -147,7 +147,7 @@ INVALID = {
         model=model(LLAMA_70B),
         schemes="fp8",
         evaluate=SHORT,
-        classes=node("H100-80", more="memory_gib_per_unit = 20"),
+        classes=node("H100-80", more="memory_gib_per_unit = 20\nmemory_option = 'none'"),
         messages=("of a node's memory on gpu, which has 20.0", "remove gpu_classes.gpu.memory_gib_per_unit"),
     ),
     "a calibration set larger than the GPU": Invalid(

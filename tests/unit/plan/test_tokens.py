@@ -7,8 +7,9 @@ from dataclasses import replace
 import pytest
 
 from hpcq.catalog.packages import staged_dataset_path
+from hpcq.core.prompt_settings import Sampling
 from hpcq.core.work_records import EvaluateWork, Model, Scheme, Shard, Task, Variant
-from hpcq.plan.cost.tokens import TokenEstimate, estimate_tokens
+from hpcq.plan.cost.tokens import TokenEstimate, estimate_tokens, estimate_workload
 from hpcq.plan.plan_json import plan_document
 from hpcq.plan.units import Plan, PlannedUnit, Shape
 
@@ -108,3 +109,12 @@ def test_the_document_has_tokens_of_evaluations_and_their_sum() -> None:
         "totals": {"requested": 1760, "computed": 1120, "unknown_tasks": []},
     }
     assert document("synthetic") == {"units": [None, None], "totals": None}
+
+
+def test_repeats_are_counted() -> None:
+    """Four texts per prompt are four generations."""
+    sampling = Sampling(arguments=(("do_sample", True), ("temperature", 0.7)), repeats=4)
+    one, four = (
+        estimate_workload([Task(name="gsm8k", sampling=each)], shares_prefixes=True) for each in (Sampling(), sampling)
+    )
+    assert (four.generations, four.generated_tokens) == (4 * one.generations, 4 * one.generated_tokens)

@@ -7,7 +7,7 @@ from collections.abc import Sequence
 import pytest
 
 from hpcq.core.errors import WorkerError
-from hpcq.evaluate.prefix.tokenization import encode_pairs, token_request, token_requests
+from hpcq.evaluate.prefix.tokenization import UnscorableError, encode_pairs, token_request, token_requests
 
 BEGIN = 9
 
@@ -72,3 +72,11 @@ def test_unscorable_requests_are_refused(context: list[int], continuation: list[
     """An empty context or continuation, or a continuation longer than the model's positions, is an error."""
     with pytest.raises(WorkerError, match="cannot be scored"):
         token_request(context, continuation, max_length=3)
+
+
+@pytest.mark.parametrize("pair", [("Question", ""), ("", "")])
+def test_an_answer_without_a_token_is_refused(pair: tuple[str, str]) -> None:
+    """Its score would be zero, the best one."""
+    with pytest.raises(UnscorableError, match="the answer '' has no token of its own") as caught:
+        encode_pairs([("Question", " A"), pair], Tokenizer(), BEGIN)
+    assert caught.value.texts == pair

@@ -6,6 +6,7 @@ import dataclasses
 import json
 import shutil
 from collections.abc import Callable
+from contextlib import nullcontext
 from pathlib import Path
 from typing import Any
 
@@ -14,7 +15,8 @@ import pytest
 from hpcq.core.attempts import Attempt
 from hpcq.core.errors import UserInputError, WorkerError
 from hpcq.core.work_records import Model, QuantizeWork
-from hpcq.quantize import llmcompressor, recipes
+from hpcq.quantize import llmcompressor, recipes, worker
+from hpcq.quantize.interface import QuantizeJob
 from hpcq.quantize.worker import quantize
 
 torch = pytest.importorskip("torch")
@@ -132,9 +134,26 @@ def test_a_transform_that_changes_the_function_is_refused(
     assert not (tmp_path / "checkpoints" / "x").exists()
 
 
-@pytest.mark.parametrize("pattern", ["weight_scale", "norm.weight"])
+@pytest.mark.parametrize(
+    ("scheme", "pattern", "message"),
+    [
+        ("fp8-dynamic", "weight_scale", "The saved checkpoint is not the quantized model: "),
+        ("fp8-dynamic", "norm.weight", "The saved checkpoint is not the quantized model: "),
+        (
+            "fp8",
+            "input_scale",
+            r"model\.layers\.1\..*\.input_scale of the saved checkpoint is not that of",
+        ),
+    ],
+)
 def test_a_damaged_save_gives_no_checkpoint(
-    pattern: str, make_work: MakeWork, attempt: Attempt, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    scheme: str,
+    pattern: str,
+    message: str,
+    make_work: MakeWork,
+    attempt: Attempt,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     """A checkpoint that loads but computes something else is not committed."""
     save = llmcompressor.save_checkpoint
@@ -149,9 +168,37 @@ def test_a_damaged_save_gives_no_checkpoint(
         save_file(tensors, output / "model.safetensors", metadata={"format": "pt"})
 
     monkeypatch.setattr(llmcompressor, "save_checkpoint", damage_and_save)
-    with pytest.raises(WorkerError, match=r"^The saved checkpoint is not the quantized model: .*nothing was committed"):
-        quantize(make_work("fp8-dynamic", tmp_path / "checkpoints" / "x"), attempt)
-    assert_no_checkpoint(tmp_path / "checkpoints")
+    with pytest.raises(WorkerError, match=rf"^{message}.*nothing was committed"):
+        quantize(make_work(scheme, tmp_path / "checkpoints" / "x"), attempt)
+    assert not (tmp_path / "checkpoints" / "x").exists()
+
+
+@pytest.mark.parametrize("changes_a_weight", [False, True])
+def test_a_tool_that_quantizes_nothing_gives_no_checkpoint(
+    make_work: MakeWork,
+    attempt: Attempt,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    *,
+    changes_a_weight: bool,
+) -> None:
+    """A tool of a plug-in may store rounded weights unquantized, but not those of the base."""
+
+    class Tool:
+        def quantize(self, job: QuantizeJob) -> dict[str, str]:
+            from safetensors.torch import load_file, save_file
+
+            shutil.copytree(job.base, job.output, dirs_exist_ok=True)
+            tensors = dict(load_file(job.output / "model.safetensors"))
+            tensors["model.norm.weight"] += int(changes_a_weight)
+            save_file(tensors, job.output / "model.safetensors", metadata={"format": "pt"})
+            return {"recipe": "", "device": "cpu"}
+
+    monkeypatch.setattr(worker, "make_quantizer", lambda _: Tool())
+    work = make_work("fp8-dynamic", tmp_path / "checkpoints" / "x")
+    with nullcontext() if changes_a_weight else pytest.raises(WorkerError, match="nothing was quantized"):
+        quantize(work, attempt)
+    assert (tmp_path / "checkpoints" / "x").exists() is changes_a_weight
 
 
 def test_a_checkpoint_that_does_not_round_activations_is_not_committed(

@@ -20,8 +20,8 @@ from hpcq.report.formats import FORMATTERS, Report
 from hpcq.report.make_report import MergedRun, make_report
 from hpcq.report.rows import make_rows
 from hpcq.report.table import make_table
-from hpcq.run.load import RunRecord
 from hpcq.run.operations import failed_variants
+from hpcq.run.record import RunRecord
 from hpcq.store import Results
 from tests.unit.report.test_make_report import VARIANTS, merged
 from tests.unit.report.test_marks import variant

@@ -78,11 +78,21 @@ def test_a_row_is_not_named_after_a_type_that_was_not_used(tmp_path: Path) -> No
     assert {row["dtype"] for row in rows} == {"float32"}
 
 
+def test_mixed_gpu_classes_are_reported(tmp_path: Path) -> None:
+    """Observed: `resume` continued a variant on another class, and no report said so."""
+    mixed, single = (merged(tmp_path, name, gpu_class=name) for name in ("a100, h100", "h100"))
+    report = json.loads(make_report([mixed], output_format="json"))
+    note = "answered on several GPU classes (a100, h100). Kernels and rounding differ between classes."
+    assert {f"{scheme}: {note}" for scheme in ("bf16", "fp8")} <= set(report["notes"])
+    assert {row["gpu_class"] for row in report["rows"]} == {"a100, h100"}
+    assert "several GPU classes" not in make_report([single])
+
+
 def test_runs_with_the_same_variants_have_separate_lines(tmp_path: Path) -> None:
     """Lines have the name of their run, and cells have their number of items if it differs."""
     report = make_report([merged(tmp_path, "few", n=40), merged(tmp_path, "many", n=400)], output_format="md")
     assert [line[:2] for line in table_of(report)] == [
-        ["variant", "arc_challenge"],
+        ["variant", "arc_challenge §"],
         ["few: bf16", "60.0 ±5.0 n=40"],
         ["few: fp8", "60.0 ±5.0 (0.0) n=40"],
         ["many: bf16", "60.0 ±5.0 n=400"],

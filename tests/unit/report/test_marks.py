@@ -130,5 +130,6 @@ def test_names_cannot_change_the_layout(name: str) -> None:
     for text in (FORMATTERS["text"](found), "\n".join(markdown), FORMATTERS["latex"](found), FORMATTERS["html"](found)):
         assert all(character.isprintable() or character == "\n" for character in text)
     assert "<b>" not in FORMATTERS["html"](found)
-    assert [row["scheme"] for row in csv.DictReader(io.StringIO(FORMATTERS["csv"](found), newline=""))].count(name) == 1
+    schemes = [row["scheme"] for row in csv.DictReader(io.StringIO(FORMATTERS["csv"](found), newline=""))]
+    assert schemes.count(name.replace("\x1b", "\N{SYMBOL FOR ESCAPE}")) == 1
     assert "\\textsuperscript{?}" in FORMATTERS["latex"](found)

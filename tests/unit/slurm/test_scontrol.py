@@ -8,7 +8,7 @@ import pytest
 
 from hpcq.core.failures import Failure
 from hpcq.launch.recovery.stale_attempts import failure_of_job
-from hpcq.slurm.scontrol import parse_job
+from hpcq.slurm.scontrol import parse_job, parse_pending
 
 RUNNING = (
     "JobId=13 JobName=p3.sh UserId=root(0) JobState=RUNNING Reason=None Dependency=(null) Requeue=1 Restarts=2 "
@@ -23,6 +23,22 @@ def test_a_job_in_the_grace_time_of_a_preemption_is_detected() -> None:
     job = parse_job(RUNNING)
     assert (job.job_id, job.state, job.restarts, job.is_preempted, job.partition) == ("13", "RUNNING", 2, True, "a100")
     assert job.end_time == datetime(2026, 11, 23, 4, 25, 4)  # noqa: DTZ001 (scontrol tells local time)
+
+
+def test_times_in_another_format_are_unknown() -> None:
+    """Observed with --disable-iso8601 and on other versions: a ValueError killed the thread that receives signals."""
+    for end, preemption, restarts in (("N/A", "N/A", "N/A"), ("11/23-04:25:04", "None", ""), ("None", "(null)", "x")):
+        fields = f"EndTime={end} PreemptTime={preemption} Restarts={restarts} ExitCode=N/A"
+        job = parse_job(f"JobId=13 JobState=RUNNING Reason=None {fields}\n")
+        assert (job.end_time, job.is_preempted, job.restarts, job.exit_code) == (None, False, 0, 0)
+
+
+def test_pending_elements_are_listed_as_ranges() -> None:
+    """Observed: squeue cut "7_[1,3,5,…]" at 64 characters, and these jobs were not kept off a faulty node."""
+    rows = [f"7_{index}|hpcq:mine:a:0" for index in range(1, 100, 2)] + ["8|hpcq:mine:b:0", "9|other", "CLUSTER: x"]
+    single, array = parse_pending("\n".join(rows), "mine")
+    assert single == "8"
+    assert array == f"7_[{','.join(str(index) for index in range(1, 100, 2))}]"
 
 
 def test_an_element_of_an_array_has_its_arrays_id() -> None:

@@ -65,19 +65,33 @@ def test_foreign_text_is_skipped() -> None:
 
 
 @pytest.mark.parametrize(
-    "slurm_state", ["BOOT_FAIL", "DEADLINE", "FAILED", "NODE_FAIL", "OUT_OF_MEMORY", "TIMEOUT", "NEW_WORD"]
+    "slurm_state", ["BOOT_FAIL", "DEADLINE", "FAILED", "NODE_FAIL", "OUT_OF_MEMORY", "TIMEOUT", "F", "NF", "OOM", "TO"]
 )
 def test_all_other_states_are_failures(slurm_state: str) -> None:
-    """States of ended jobs other than COMPLETED and CANCELLED are failures; so are unknown states."""
+    """States of ended jobs other than COMPLETED and CANCELLED are failures, in both forms of squeue."""
     (job,) = squeue.parse_queue(f"1|0|{slurm_state}|0||None|hpcq:mine:a:0||\n", "mine").values()
     assert job.state.unit_state is UnitState.FAILED
 
 
+@pytest.mark.parametrize(
+    ("compact", "unit_state"),
+    [("PD", "pending"), ("CF", "pending"), ("R", "running"), ("CG", "running"), ("CD", "done"), ("CA", "cancelled")],
+)
+def test_compact_states_are_known(compact: str, unit_state: str) -> None:
+    """A site's wrapper may print the other form."""
+    (job,) = squeue.parse_queue(f"1|0|{compact}|0||None|hpcq:mine:a:0||\n", "mine").values()
+    assert job.state.unit_state == unit_state
+
+
 def test_a_state_of_another_version_is_unknown_and_named_in_the_reason() -> None:
-    """Nobody knows whether such a job has a process, so it neither has ended nor is proven to be without one."""
+    """Nobody knows whether such a job has a process, so it neither has ended nor is proven to be without one.
+
+    It counts as running. As a failure, which it was before, a live job of a newer Slurm was submitted again.
+    """
     (job,) = squeue.parse_queue("1|0|NEW_WORD|0||Why|hpcq:mine:a:0||\n", "mine").values()
     assert (job.state, job.reason) == (SlurmState.UNKNOWN, "NEW_WORD, Why")
     assert (job.state.has_ended, job.state.may_have_process) == (False, True)
+    assert job.state.unit_state is UnitState.RUNNING
 
 
 @pytest.mark.parametrize(

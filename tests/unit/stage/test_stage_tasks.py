@@ -16,7 +16,7 @@ import pytest
 from hpcq.catalog.tasks import TaskInfo, find_task
 from hpcq.core.errors import SetupError, UserInputError
 from hpcq.core.hub_cache import HubCache, RepoKind
-from hpcq.core.work_records import Task
+from hpcq.core.work_records import SHUFFLE_SEED, Task
 from hpcq.evaluate.lm_eval_tasks import build_tasks
 from hpcq.stage.stage_tasks import stage_tasks
 from hpcq.stage.staged_tasks import is_task_staged
@@ -58,8 +58,10 @@ def info_of(name: str) -> TaskInfo:
 
 def pinned(name: str, hub: HubServer, cache: HubCache, **fields: Any) -> Task:
     """Return a task at the present commits."""
-    commits = tuple((repo, hub.commit(repo, "datasets")) for repo in info_of(name).datasets)
-    return Task(name=name, data_revisions=commits, cache=cache, **fields)
+    info = info_of(name)
+    commits = tuple((repo, hub.commit(repo, "datasets")) for repo in info.datasets)
+    seed = SHUFFLE_SEED if info.is_shuffled else None
+    return Task(name=name, data_revisions=commits, cache=cache, shuffle_seed=seed, **fields)
 
 
 def no_progress(_: str) -> None:
@@ -247,7 +249,7 @@ def test_an_error_of_the_hub_is_one_sentence(
     monkeypatch.setenv("HPCQ_HUB_RETRY_S", "1")
     online.set(cut_after=10, only="resolve")
     try:
-        with pytest.raises(SetupError, match=rf"{MMLU}@[0-9a-f]{{12}}: the connection was cut"):
+        with pytest.raises(SetupError, match=rf"{MMLU}@[0-9a-f]{{12}}: the connection was lost"):
             stage_tasks([task], cache, mirror=None, progress=no_progress)
     finally:
         online.set(cut_after=0, only="")

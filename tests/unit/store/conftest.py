@@ -6,12 +6,24 @@ import struct
 from collections.abc import Callable, Iterable
 from pathlib import Path
 
+import numpy as np
 import pytest
 
-from hpcq.store import RequestKey, Response, SegmentWriter, digest_of_arguments
+from hpcq.store import RequestKey, Response, SegmentWriter, TopLogprobs, digest_of_arguments
 
 ADDRESSES = {"arc": "a" * 64, "gsm8k": "b" * 64}
 Row = tuple[RequestKey, Response]
+
+PACKED_WINDOWS = [
+    TopLogprobs(
+        tokens=np.array([1, 2, 3], np.int32),
+        next_logprobs=np.full(2, value, np.float32),
+        top_ids=np.array([[2, 1], [3, 1]], np.int32),
+        top_logprobs=np.full((2, 2), value, np.float32),
+    ).packed()
+    for value in (-0.5, -0.75)
+]
+"""Two windows of a fidelity panel."""
 
 
 @pytest.fixture
@@ -64,6 +76,6 @@ def bits() -> Callable[[Response], tuple[object, ...]]:
 
     def make(response: Response) -> tuple[object, ...]:
         number = None if response.loglikelihood is None else struct.pack("<d", response.loglikelihood)
-        return (number, response.is_greedy, response.text)
+        return (number, response.is_greedy, response.text, response.logprobs)
 
     return make

@@ -19,12 +19,14 @@ from hpcq.core.errors import StorageError, WorkerError
 from hpcq.store import Claim, Response, load_index
 from hpcq.store.checksummed import checksummed_bytes
 from hpcq.store.segments import SEGMENT_FORMAT, SEGMENT_SCHEMA
+from tests.unit.store.conftest import PACKED_WINDOWS
 
 numbers = st.sampled_from([0.0, -0.0, math.nan, -math.inf, -1.5])
 cut = st.sampled_from([None, 0, 7])
 answers = st.one_of(
-    st.builds(Response, numbers, st.booleans(), st.none(), cut),
-    st.builds(Response, st.none(), st.none(), st.sampled_from(["", "\0", "é"]), cut),
+    st.builds(Response, numbers, st.booleans(), st.none(), cut, st.none()),
+    st.builds(Response, st.none(), st.none(), st.sampled_from(["", "\0", "é"]), cut, st.none()),
+    st.builds(Response, numbers, st.none(), st.none(), st.none(), st.sampled_from(PACKED_WINDOWS)),
 )
 
 

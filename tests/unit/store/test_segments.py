@@ -38,9 +38,10 @@ from hpcq.store.segments import SEGMENT_FORMAT, SEGMENT_SCHEMA
 texts = st.text(st.characters(), max_size=40)
 cut = st.one_of(st.none(), st.integers(0, 2**31 - 1))
 responses = st.one_of(
-    st.builds(Response, st.floats(), st.booleans(), st.none(), cut),
-    st.builds(Response, st.floats(), st.none(), st.none(), cut),
-    st.builds(Response, st.none(), st.none(), texts, cut),
+    st.builds(Response, st.floats(), st.booleans(), st.none(), cut, st.none()),
+    st.builds(Response, st.floats(), st.none(), st.none(), cut, st.none()),
+    st.builds(Response, st.none(), st.none(), texts, cut, st.none()),
+    st.builds(Response, st.floats(), st.none(), st.none(), cut, st.binary(max_size=40)),
 )
 keys = st.builds(
     RequestKey,

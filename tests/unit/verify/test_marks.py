@@ -23,7 +23,7 @@ def test_counts_of_tasks_become_marks_of_these_tasks() -> None:
     )
     [mark] = derive_marks(facts)
     assert (mark.kind, mark.task, mark.affected, mark.total) == (MarkKind.PROMPTS_CUT, "a", 12, 40)
-    assert mark.sentence == "prompts cut from the left: 12 of 40 prompts, by up to 7 tokens"
+    assert mark.sentence == "prompts cut from the left: 12 of 40 prompts (30 %), by up to 7 tokens"
     assert marks_of_task([mark], "b") == ()
 
 

@@ -7,7 +7,6 @@ the arguments of the task alone; the checkpoint's generation settings do not app
 from __future__ import annotations
 
 import contextlib
-import hashlib
 import logging
 import platform
 from collections.abc import Container, Iterator, Sequence
@@ -29,11 +28,14 @@ from hpcq.core.errors import SetupError, UserInputError, WorkerError
 from hpcq.core.failures import Failure
 from hpcq.core.sentences import first_line
 from hpcq.core.work_records import EvaluateWork
+from hpcq.evaluate.backends.appended_tokens import appended_tokens, remove_appended_tokens
 from hpcq.evaluate.backends.generation import check_end_token, check_room_for_prompt, checkpoint_generation_settings
 from hpcq.evaluate.backends.transformers.device_map import DeviceMap, make_device_map, node_memory
 from hpcq.evaluate.backends.transformers.disk_offload import copy_weights_to_node, offload_folder
 from hpcq.evaluate.backends.transformers.finite_logits import first_not_finite_layer
+from hpcq.evaluate.backends.transformers.panel import read_windows
 from hpcq.evaluate.backends.transformers.prefix_scoring.model_support import depends_on_batch
+from hpcq.evaluate.backends.transformers.prefix_scoring.quantized_activations import BatchWideScales
 from hpcq.evaluate.backends.transformers.prefix_scoring.scorer import Scorer, dtype_name
 from hpcq.evaluate.backends.transformers.quantized_loading import (
     check_loaded,
@@ -50,14 +52,16 @@ from hpcq.evaluate.backends.transformers.tokenizer import (
 )
 from hpcq.evaluate.prefix.agreement import Agreement, largest_rounding
 from hpcq.evaluate.prefix.token_counts import TokenCounts
-from hpcq.evaluate.requests import GENERATE, LOGLIKELIHOOD, Request
+from hpcq.evaluate.requests import GENERATE, LOGLIKELIHOOD, TOP_LOGPROBS, Request
+from hpcq.evaluate.sampling import depends_on_other_rows, seed_of
 from hpcq.store import TOLERANCE_ATTRIBUTE, RequestKey, Response
 from hpcq.verify.config_errors import config_errors, missing_package
 from hpcq.verify.loaded_model import forward_problem
 from hpcq.verify.responses import NotFiniteError, not_finite_error
 
-OPTION_NAMES = ("add_bos_token", "attention", "max_length", "prefix_sharing")
-"""Options in `EvaluateWork.options`: arguments of HFLM, transformers' attention, and whether prefixes are shared."""
+OPTION_NAMES = ("add_bos_token", "add_eos", "attention", "max_length", "prefix_sharing")
+"""Options in `EvaluateWork.options`: arguments of HFLM, whether tokens that the tokenizer appends are kept,
+transformers' attention, and whether prefixes are shared."""
 
 _LOW_PRECISION_BITS = 16
 
@@ -82,6 +86,7 @@ class AccelerateBackend:
         self._scorer: Scorer | None = None
         self._unshared_reason: str | None = None
         self._offloaded_gib = 0.0
+        self._appended = ""
 
     def load(self) -> None:
         """Load model and tokenizer, and check whether prefixes can be shared.
@@ -92,6 +97,9 @@ class AccelerateBackend:
         shares_prefixes = options.pop("prefix_sharing", True)
         attention = options.pop("attention", None)
         tokenizer = load_tokenizer(self._work)
+        if not options.pop("add_eos", True):
+            remove_appended_tokens(tokenizer, self._work.checkpoint_path)
+        self._appended = appended_tokens(tokenizer)
         model, self._offloaded_gib = _load_model(self._work, self._device, attention)
         check_tokenizer(self._work, tokenizer, model)
         self._lm = RecordingLM(
@@ -102,10 +110,11 @@ class AccelerateBackend:
             trust_remote_code=self._work.variant.model.trust_remote_code,
             **options,
         )
-        _check_forward(self._lm, self._work)
+        with BatchWideScales(model) as scales:
+            _check_forward(self._lm, self._work)
         self._generation = checkpoint_generation_settings(self._work)
         generate_as_defined(self._lm, self._generation)
-        if depends_on_batch(model):
+        if depends_on_batch(model) or scales.layer is not None:
             self._batch_size = 1  # as in lm-eval with its default batch size
         if not shares_prefixes:
             self._unshared_reason = "switched off"
@@ -149,10 +158,15 @@ class AccelerateBackend:
                     yield chunk[number], response
                 continue
             longest_first = sorted(chunk, key=lambda request: (-request.text_length, request.key))
-            for begin in range(0, len(chunk), self._batch_size):
-                batch = longest_first[begin : begin + self._batch_size]
+            rows = 1 if depends_on_other_rows(chunk[0].generation_kwargs) else self._batch_size
+            for begin in range(0, len(chunk), rows):
+                batch = longest_first[begin : begin + rows]
                 if any(request.key not in answered for request in batch):
-                    yield from zip(batch, self._compute_with_hflm(batch), strict=True)
+                    compute = self._read_windows if batch[0].kind == TOP_LOGPROBS else self._compute_with_hflm
+                    yield from zip(batch, compute(batch), strict=True)
+
+    def _read_windows(self, batch: Sequence[Request]) -> list[Response]:
+        return read_windows(self._lm, batch)
 
     def _compute_with_hflm(self, batch: Sequence[Request]) -> list[Response]:
         """Answer `batch` in one pass of the model.
@@ -185,7 +199,8 @@ class AccelerateBackend:
 
     def _call_hflm(self, batch: Sequence[Request]) -> list[Any]:
         """Return HFLM's answers to `batch`. It computes single-token choices of one context only once."""
-        torch.manual_seed(_batch_seed(self._work.seed, batch))
+        torch.manual_seed(seed_of(batch[0], self._work.seed))
+        self._lm.think_end_token = batch[0].think_end_token
         self._lm.batch_size_per_gpu = len(batch)
         self._lm.forget()
         with torch.inference_mode():
@@ -205,7 +220,8 @@ class AccelerateBackend:
 
     def not_finite_origin(self, request: Request) -> str | None:
         """Compute `request` alone again; return the first layer whose output is not finite, as a clause."""
-        return first_not_finite_layer(self._lm.model, lambda: self._call_hflm([request]))
+        compute = self._read_windows if request.kind == TOP_LOGPROBS else self._call_hflm
+        return first_not_finite_layer(self._lm.model, lambda: compute([request]))
 
     def token_counts(self) -> dict[str, int]:
         """Return the tokens of all requests that were scored from shared prefixes, and how many were computed."""
@@ -226,6 +242,7 @@ class AccelerateBackend:
             "attention": str(self._lm.model.config._attn_implementation),  # noqa: SLF001  # there is no public name for it
             "loaded_dtype": dtype_name(self._lm.model),
             "max_length": int(self._lm.max_length),
+            "appended_tokens": self._appended,
             "offloaded_gib": self._offloaded_gib,
             "unrounded_activations": unrounded_activations(self._work, self._lm.model),
             **self._generation.as_facts(),
@@ -273,6 +290,8 @@ def generate_as_defined(lm: Any, settings: GenerationSettings) -> None:
     def decode_answer(tokens: Any, skip_special_tokens: bool = True) -> Any:  # noqa: FBT001, FBT002 (HFLM's signature)
         if isinstance(tokens, list):
             tokens = list(takewhile(lambda token: token not in stop_tokens, tokens))
+            # Otherwise the end of the reasoning could not be found in the text.
+            skip_special_tokens = skip_special_tokens and lm.think_end_token not in lm.tokenizer.all_special_tokens
         return decode(lm, tokens, skip_special_tokens)
 
     lm.tok_decode = decode_answer
@@ -351,7 +370,9 @@ def _check_forward(lm: Any, work: EvaluateWork) -> None:
     """Check that the loaded model can compute a text."""
     problem = forward_problem(lm.compute_trial)
     if problem:
-        raise UserInputError(f"{work.checkpoint_path}: {problem}: correct its config.json, or download it again.")
+        raise UserInputError(
+            f"{work.checkpoint_path}: {problem}: correct its config.json, or copy or download the model again."
+        )
 
 
 def _check_attention(work: EvaluateWork, config: Any, attention: str | None) -> None:
@@ -393,9 +414,3 @@ def _make_device_map(work: EvaluateWork, sizes: Any, device: str, *, is_quantize
     """
     memory = node_memory(on_gpu=device == "cuda")
     return make_device_map(sizes, memory, work.offload, model_name=work.variant.model.id, can_use_disk=not is_quantized)
-
-
-def _batch_seed(seed: int, batch: Sequence[Request]) -> int:
-    """Return a seed that depends only on the batch, so that sampled text is independent of earlier batches."""
-    text = f"{seed} {batch[0].key}"
-    return int.from_bytes(hashlib.sha256(text.encode()).digest()[:4])

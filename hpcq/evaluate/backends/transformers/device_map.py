@@ -4,12 +4,12 @@ from __future__ import annotations
 
 import contextlib
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass
 from typing import Any
 
 import torch
 
 from hpcq.core.errors import WorkerError
+from hpcq.core.frozen import dataclass
 from hpcq.core.host_memory import host_memory_bytes
 from hpcq.core.layer_split import balance, bytes_per_place, fill
 from hpcq.core.work_records import Offload

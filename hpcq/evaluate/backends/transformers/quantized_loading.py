@@ -19,7 +19,7 @@ from hpcq.core.work_records import EvaluateWork
 from hpcq.evaluate.backends.transformers.decompression import decompression_config
 from hpcq.evaluate.backends.transformers.dequantization import PARTS, DequantizationConfig, dequantization_config
 from hpcq.evaluate.backends.transformers.disk_offload import offloaded_tensors
-from hpcq.verify.loaded_model import loading_problem, values_problem, zero_tensors
+from hpcq.verify.loaded_model import loading_problem, stored_tensors, values_problem, zero_tensors
 
 _FP8_CODE = "F8_E4M3"
 """The type in safetensors files."""
@@ -117,7 +117,7 @@ def check_loaded(
         is_quantized=work.variant.scheme.is_quantized,
         has_other_parts=has_other_parts,
     )
-    problem = problem or values_problem((*model.named_parameters(), *offloaded_tensors(model)))
+    problem = problem or values_problem((*stored_tensors(model), *offloaded_tensors(model)))
     if problem:
         raise UserInputError(f"{work.checkpoint_path}: {problem}: {_fix(work)}.")
     if isinstance(quantization, DequantizationConfig):
@@ -130,7 +130,7 @@ def check_loaded(
 def _fix(work: EvaluateWork) -> str:
     if work.variant.scheme.is_quantized_here:
         return "remove this folder and submit again, which quantizes the model again"
-    return "download the checkpoint again, or correct its config.json"
+    return "copy or download the checkpoint again, or correct its config.json"
 
 
 def _without_zero_biases(work: EvaluateWork, loading_info: Mapping[str, Any]) -> Mapping[str, Any]:
@@ -168,7 +168,8 @@ def _check_activations(work: EvaluateWork, model: Any) -> None:
     if _declares_activations(work) and not _rounding_layers(model):
         raise WorkerError(
             f"{work.checkpoint_path}: transformers {transformers.__version__} loads it without quantizing activations,"
-            f" which {work.variant.scheme.name} does: its scores would be those of another scheme."
+            f" which {work.variant.scheme.name} does, so its scores would be those of another scheme: set"
+            " evaluate.backend = 'vllm', or use the versions of the lock file."
         )
 
 

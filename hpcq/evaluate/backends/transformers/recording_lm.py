@@ -1,7 +1,7 @@
 """lm-eval's HFLM (0.4.13) that also records how it cuts prompts, and whether the logits of its texts are finite.
 
-It overrides private methods of HFLM, `_loglikelihood_tokens`, `tok_batch_encode` and `_model_generate`, and calls
-`_model_call`.
+It sets HFLM's private `_max_length`, overrides its private methods `_loglikelihood_tokens`, `tok_batch_encode` and
+`_model_generate`, and calls `_model_call`.
 """
 
 from __future__ import annotations
@@ -13,7 +13,14 @@ import torch
 from lm_eval.models.huggingface import HFLM
 
 from hpcq.evaluate.backends.transformers.finite_logits import check_logits
+from hpcq.evaluate.prefix.tokenization import empty_answer_error
 from hpcq.verify.loaded_model import TRIAL_TOKENS
+
+_TABLES = {"mpt": "max_seq_len"}
+"""Families whose position biases have a fixed number of rows, under a key that HFLM does not read.
+
+HFLM assumes 2048 tokens, and torch fails with longer prompts than the key says.
+"""
 
 
 class RecordingLM(HFLM):
@@ -26,6 +33,9 @@ class RecordingLM(HFLM):
 
     def __init__(self, **arguments: Any) -> None:
         super().__init__(**arguments)
+        longest = getattr(self.config, _TABLES.get(self.config.model_type, ""), None)
+        if longest and self.max_length > longest:
+            self._max_length = int(longest)
         self.cut_tokens: dict[Hashable, int] = {}
         self.has_finite_logits = True
 
@@ -43,6 +53,8 @@ class RecordingLM(HFLM):
     def _loglikelihood_tokens(self, requests: Sequence[Any], *arguments: Any, **settings: Any) -> Any:
         """Record what HFLM removes: it keeps the last `max_length` + 1 tokens, of which the model reads all but one."""
         for texts, context, continuation in requests:
+            if not continuation:
+                raise empty_answer_error(texts)
             self.cut_tokens[texts] = max(0, len(context) + len(continuation) - (self.max_length + 1))
         return super()._loglikelihood_tokens(requests, *arguments, **settings)
 
@@ -62,6 +74,12 @@ class RecordingLM(HFLM):
         return tokens[:, -left_truncate_len:], mask[:, -left_truncate_len:]
 
     def _model_generate(self, *arguments: Any, **settings: Any) -> Any:
+        """Generate, and check the logits. While a text may still be reasoning, only the end token stops it.
+
+        HFLM would stop in the reasoning at a stop sequence of the answer; lm-eval's vLLM backend does not.
+        """
+        if self.think_end_token is not None:
+            settings["stop"] = [self.tok_decode(self.eot_token_id, skip_special_tokens=False)]
         with check_logits(self.model) as check:
             generated = super()._model_generate(*arguments, **settings)
         self.has_finite_logits &= check.is_finite

@@ -18,11 +18,13 @@ from hpcq.catalog.weight_files import unindexed_weights
 from hpcq.core.errors import SetupError, UserInputError
 from hpcq.core.sentences import first_line
 from hpcq.core.work_records import EvaluateWork
+from hpcq.evaluate.backends.appended_tokens import appended_tokens, remove_appended_tokens
 from hpcq.evaluate.backends.generation import check_end_token, checkpoint_generation_settings
 from hpcq.evaluate.backends.vllm.cpu_features import INT8_KERNEL, int8_saturates
 from hpcq.evaluate.backends.vllm.engine import TOKENIZER_MODE, describe_engine, has_gpu, run_headless, start_engine
 from hpcq.evaluate.backends.vllm.engine_loop import EngineLoop, Job
 from hpcq.evaluate.backends.vllm.engine_requests import JobResult, PrefixSharing, generate_job, score_jobs
+from hpcq.evaluate.backends.vllm.panel import window_job
 from hpcq.evaluate.backends.vllm.quantization import check_tensors, describe_quantization
 from hpcq.evaluate.backends.vllm.root_cause import RootCause
 from hpcq.evaluate.backends.vllm.self_check import (
@@ -35,14 +37,14 @@ from hpcq.evaluate.backends.vllm.self_check import (
 )
 from hpcq.evaluate.backends.vllm.tokenizer import LmEvalTokenizer, Pair
 from hpcq.evaluate.prefix.agreement import Agreement, largest_rounding
-from hpcq.evaluate.requests import GENERATE, Request
+from hpcq.evaluate.requests import GENERATE, TOP_LOGPROBS, Request
 from hpcq.store import TOLERANCE_ATTRIBUTE, RequestKey, Response
 from hpcq.verify.config_errors import config_errors
 from hpcq.verify.loaded_model import equal_scores_problem, tokenizer_problem
 
-OPTION_NAMES = ("add_bos_token", "max_length", "prefix_sharing")
-"""Keys of `EvaluateWork.options`: lm-eval's add_bos_token, max_length (tokens of prompt and response), and whether
-prefixes are shared."""
+OPTION_NAMES = ("add_bos_token", "add_eos", "max_length", "prefix_sharing")
+"""Keys of `EvaluateWork.options`: lm-eval's add_bos_token, whether tokens that the tokenizer appends are kept,
+max_length (tokens of prompt and response), and whether prefixes are shared."""
 ENGINE_OPTION_NAMES = (
     "block_size",
     "enable_expert_parallel",
@@ -85,6 +87,7 @@ class VllmBackend:
         self._sharing: PrefixSharing
         self._quantization: dict[str, str | int | float] = {}
         self._rounding_type = ""
+        self._appended = ""
         self._agreement = Agreement()
         self._asked_tokens = 0
 
@@ -155,6 +158,7 @@ class VllmBackend:
         """
         return {
             **self._describe_sharing(),
+            "appended_tokens": self._appended,
             TOLERANCE_ATTRIBUTE: max(
                 largest_rounding(self._rounding_type), self._agreement.difference, self._agreement.batch_difference
             ),
@@ -182,8 +186,8 @@ class VllmBackend:
         others = unindexed_weights(Path(path))
         if others:
             raise UserInputError(
-                f"{path}: vLLM would load {', '.join(others)} in addition to model.safetensors, because there is no"
-                " index: move these files to another folder, or use evaluate.backend = 'accelerate'."
+                f"{path}: vLLM would load {', '.join(others)} in addition to the model's weights: move these files to"
+                " another folder, or use evaluate.backend = 'accelerate'."
             )
 
     def _start(self) -> tuple[Any, LmEvalTokenizer]:
@@ -203,6 +207,9 @@ class VllmBackend:
         if problem:
             raise UserInputError(f"{self._work.checkpoint_path}: {problem}: copy the model's tokenizer files.")
         check_end_token(tokenizer, self._work.checkpoint_path)
+        if not self._options.get("add_eos", True):
+            remove_appended_tokens(tokenizer, self._work.checkpoint_path)
+        self._appended = appended_tokens(tokenizer)
         length = int(engine.vllm_config.model_config.max_model_len)
         return engine, LmEvalTokenizer(tokenizer, max_length=length, add_bos_token=bos.get("add_bos_token"))
 
@@ -253,8 +260,16 @@ class VllmBackend:
     ) -> Iterator[Job[JobResult]]:
         for chunk in chunks:
             missing = [request for request in chunk if request.kind != GENERATE and request.key not in answered]
-            if missing:
+            if missing and missing[0].kind == TOP_LOGPROBS:
+                yield from map(self._window_job, missing)
+            elif missing:
                 yield from score_jobs(missing, self._tokenizer, self._sharing)
+
+    def _window_job(self, request: Request) -> Job[JobResult]:
+        config = self._engine.vllm_config.model_config
+        return window_job(
+            request, self._tokenizer, max_length=int(config.max_model_len), vocabulary=int(config.get_vocab_size())
+        )
 
     def _generate_jobs(
         self, chunks: Sequence[Sequence[Request]], answered: Container[RequestKey]
@@ -271,13 +286,13 @@ class VllmBackend:
                     )
 
     def _check_single_tokens(self) -> None:
-        """Check that the model tells tokens apart."""
+        """Check that different tokens have different log-likelihoods."""
         length = int(self._engine.vllm_config.model_config.max_model_len)
         [tokens] = self._tokenizer.encode([SAMPLE_TEXT])
         problem = equal_scores_problem(scores_of_single_tokens(EngineLoop(self._engine), tokens[: length - 1]))
         self._engine.reset_prefix_cache()
         if problem:
-            raise UserInputError(f"{self._work.checkpoint_path}: {problem}: download the checkpoint again.")
+            raise UserInputError(f"{self._work.checkpoint_path}: {problem}: copy or download the checkpoint again.")
 
     def _check_prefix_sharing(self) -> PrefixSharing:
         """Return whether to share prefixes: if requested, supported and exact. Log a warning if it is not possible."""

@@ -26,7 +26,7 @@ from hpcq.core.sentences import first_line
 from hpcq.evaluate.backends.vllm.quantization import LOAD_FORMAT, UNUSED
 from hpcq.verify.loaded_model import missing_problem, values_problem
 
-_FIX = "download the checkpoint again, correct its config.json, or quantize the model again"
+_FIX = "copy or download the checkpoint again, correct its config.json, or quantize the model again"
 _MAX_REASON_CHARACTERS = 300
 _ALWAYS_LOADED = ("weight", "weight_packed", "qweight")
 """Parameters of linear layers and embeddings that every format stores; vLLM pads them only after loading."""

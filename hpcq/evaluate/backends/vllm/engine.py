@@ -11,6 +11,7 @@ from typing import Any
 
 from hpcq.core.node_context import NodeContext
 from hpcq.core.processes import identity
+from hpcq.core.work_records import FidelityPanel
 from hpcq.evaluate.backends.vllm.attention_design import attention_difference
 from hpcq.evaluate.backends.vllm.quantization import LOAD_FORMAT
 from hpcq.evaluate.backends.vllm.reporter import REPORTER
@@ -97,6 +98,7 @@ def _engine_arguments(
     defaults: dict[str, Any] = {
         "worker_extension_cls": REPORTER,
         "generation_config": _GENERATION_CONFIG_FOLDER,
+        "max_logprobs": FidelityPanel.top,
         **_HUGGING_FACE_FORMAT,
     }
     on_gpu = has_gpu()

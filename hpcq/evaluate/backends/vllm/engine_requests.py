@@ -2,13 +2,12 @@
 
 from __future__ import annotations
 
-import hashlib
 from collections.abc import Generator, Iterable, Iterator, Sequence
-from dataclasses import dataclass
 from itertools import groupby
 from typing import Any, NamedTuple
 
 from hpcq.core.errors import WorkerError
+from hpcq.core.frozen import dataclass
 from hpcq.core.work_records import EvaluateWork
 from hpcq.evaluate.backends.vllm.continuations import ContinuationGroup, Score
 from hpcq.evaluate.backends.vllm.engine_loop import (
@@ -21,6 +20,7 @@ from hpcq.evaluate.backends.vllm.engine_loop import (
 )
 from hpcq.evaluate.backends.vllm.tokenizer import Encoded, LmEvalTokenizer, Pair
 from hpcq.evaluate.requests import LOGLIKELIHOOD_ROLLING, Request
+from hpcq.evaluate.sampling import seed_of
 from hpcq.store import Response
 from hpcq.verify.responses import not_finite_error
 
@@ -93,10 +93,10 @@ def generate_job(
     text, arguments = request.arguments
     settings, until, max_new_tokens = tokenizer.generation_settings(arguments)
     # A seed per request: sampled text must not depend on earlier or concurrent requests.
-    settings.setdefault("seed", _seed(work.seed, request))
+    settings.setdefault("seed", seed_of(request, work.seed))
     parameters = SamplingParams(
         max_tokens=max_new_tokens,
-        stop=until,
+        stop=until if request.think_end_token is None else [tokenizer.end_text],
         stop_token_ids=list(stop_tokens),
         skip_reading_prefix_cache=sharing.disabled_reason is not None,
         output_kind=RequestOutputKind.FINAL_ONLY,
@@ -107,7 +107,7 @@ def generate_job(
     if has_nan_logits(output):
         problem = "the logits of its text are NaN"
         raise not_finite_error(request.key, problem, model=work.checkpoint_path, dtype=work.dtype)
-    generated = tokenizer.truncate_at_stop(output.outputs[0].text, until)
+    generated = tokenizer.answer_of(output.outputs[0].text, until, request.think_end_token)
     return JobResult([(request, Response(text=generated, cut_tokens=cut))])
 
 
@@ -160,7 +160,3 @@ def _require(score: Score | None) -> Score:
     if score is None:
         raise WorkerError("The score of a continuation is missing although all of its log-probabilities were returned.")
     return score
-
-
-def _seed(seed: int, request: Request) -> int:
-    return int.from_bytes(hashlib.sha256(f"{seed} {request.key}".encode()).digest()[:4])

@@ -3,13 +3,15 @@
 from __future__ import annotations
 
 import re
+from collections.abc import Collection
 from pathlib import Path
 from typing import Any
 
 from hpcq.catalog.checkpoint_formats import CONFIG_FILE, find_declaration
-from hpcq.catalog.hf_config import OTHER_PARTS
+from hpcq.catalog.hf_config import MORE_LAYERS, OTHER_PARTS, PREDICTION_PART
 from hpcq.core.errors import UserInputError, WorkerError
 from hpcq.core.work_records import EvaluateWork, Scheme
+from hpcq.evaluate.backends.vllm.pickled_head import pickled_head_problem
 from hpcq.verify.loaded_model import unexpected_names, unexpected_problem, zero_tensors
 
 LOAD_FORMAT = "hpcq"
@@ -38,25 +40,37 @@ def check_tensors(engine: Any, work: EvaluateWork) -> None:
     )
     text = config.get_text_config()
     is_tied = bool(getattr(text, "tie_word_embeddings", False) or getattr(config, "tie_word_embeddings", False))
-    names = [name for name in names if not _is_unread_by_design(name, text, is_tied, scheme)]
+    is_head_unread = is_tied and any(map(_HEADS.search, names))
+    if is_head_unread and (problem := pickled_head_problem(Path(work.checkpoint_path))):
+        raise UserInputError(f"{work.checkpoint_path}: {problem}.")
+    in_layers = [(layer[2], name[layer.end() :]) for name in names if (layer := _LAYER.search(name))]
+    predicting = {number for number, part in in_layers if PREDICTION_PART.search(part)}
+    names = [name for name in names if not _is_unread_by_design(name, text, is_tied, scheme, predicting)]
     zero = zero_tensors(Path(work.checkpoint_path), [name for name in names if name.endswith(".bias")])
     names = [name for name in names if name not in zero]
     if names:
         raise UserInputError(
-            f"{work.checkpoint_path}: {unexpected_problem(names)}: download the checkpoint again, or correct its "
-            "config.json."
+            f"{work.checkpoint_path}: {unexpected_problem(names)}: copy or download the checkpoint again, or correct "
+            "its config.json."
         )
 
 
-def _is_unread_by_design(name: str, text_config: Any, is_tied: bool, scheme: Scheme) -> bool:  # noqa: FBT001
+def _is_unread_by_design(
+    name: str,
+    text_config: Any,
+    is_tied: bool,  # noqa: FBT001
+    scheme: Scheme,
+    predicting: Collection[str],
+) -> bool:
     """Whether vLLM (0.32) does not need the tensor `name`.
 
     They are a tied head, scales of an unquantized KV cache, GPTQ's order of inputs if it is the usual one, and layers
-    for multi-token prediction.
+    for multi-token prediction, whose numbers are in `predicting`.
     """
     layer = _LAYER.search(name)
-    is_extra = layer is not None and int(layer[2]) >= int(getattr(text_config, "num_hidden_layers", 0) or 0)
-    predicts_more = bool(getattr(text_config, "num_nextn_predict_layers", 0))
+    count = int(getattr(text_config, "num_hidden_layers", 0) or 0)
+    is_extra = layer is not None and layer[2] in predicting and int(layer[2]) >= count
+    predicts_more = bool(getattr(text_config, MORE_LAYERS, 0))
     return (
         bool(is_tied and _HEADS.search(name))
         or bool(scheme.is_quantized and _KV_CACHE_SCALE.search(name))
@@ -77,10 +91,16 @@ def describe_quantization(engine: Any, work: EvaluateWork) -> dict[str, str | in
     kernels = sorted({name for names in engine.collective_rpc("hpcq_kernels") for name in names})
     scheme, path = work.variant.scheme, work.checkpoint_path
     if method is not None and not scheme.is_quantized:
-        raise WorkerError(f"{path}: vLLM loads it as {method}, but '{scheme.name}' is unquantized.")
+        raise WorkerError(
+            f"{path}: vLLM loads it as {method}, but '{scheme.name}' is unquantized: name it in models.checkpoints of"
+            " its base model, or set evaluate.backend = 'accelerate'."
+        )
     folder = Path(path)
     if method is None and not ((folder / CONFIG_FILE).is_file() and find_declaration(folder)):
         return {}  # a tool may store its weights unquantized
     if method is None or not kernels:
-        raise WorkerError(f"{path}: vLLM computes no layer of it as quantized, but '{scheme.name}' is quantized.")
+        raise WorkerError(
+            f"{path}: vLLM computes no layer of it as quantized, but '{scheme.name}' is quantized: set"
+            " evaluate.backend = 'accelerate'."
+        )
     return {"quantization": str(method), "quantization_kernels": "; ".join(kernels)}

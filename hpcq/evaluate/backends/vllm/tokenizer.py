@@ -17,10 +17,9 @@ from lm_eval.models.utils import (
 )
 from lm_eval.utils import get_rolling_token_windows, make_disjoint_window
 
-from hpcq.core.errors import WorkerError
 from hpcq.evaluate.backends.generation import check_room_for_prompt
 from hpcq.evaluate.backends.vllm.continuations import Tokens
-from hpcq.evaluate.prefix.tokenization import encode_pairs
+from hpcq.evaluate.prefix.tokenization import TextPair, UnscorableError, encode_pairs
 
 Pair = tuple[Tokens, Tokens]
 """Tokens of a context and its continuation, truncated to the model's maximum length."""
@@ -79,9 +78,10 @@ class LmEvalTokenizer:
         """Return the tokens of each (context, continuation), truncated from the left to the model's maximum length.
 
         Raises:
-            WorkerError: A context has no tokens, or its continuation leaves no room for one.
+            UnscorableError: A context or continuation has no tokens, or a continuation leaves no room for a context.
         """
-        return [self._truncate(*pair) for pair in encode_pairs(pairs, self.encode, self._prefix_token)]
+        encoded = encode_pairs(pairs, self.encode, self._prefix_token)
+        return [self._truncate(*tokens, texts) for tokens, texts in zip(encoded, pairs, strict=True)]
 
     def rolling_windows(self, text: str) -> list[Pair]:
         """Return the windows whose log-likelihoods add up to the rolling log-likelihood of `text`."""
@@ -119,20 +119,26 @@ class LmEvalTokenizer:
             sampling.setdefault("temperature", 0.0)
         return {"skip_special_tokens": False, "spaces_between_special_tokens": False, **sampling}, until, max_new_tokens
 
-    def truncate_at_stop(self, generated: str, until: list[str]) -> str:
-        """Return a generated text up to the first stop sequence."""
-        return postprocess_generated_text(generated, until, None)
+    @property
+    def end_text(self) -> str:
+        """Text of the end token."""
+        return str(self._end_text)
+
+    def answer_of(self, generated: str, until: list[str], think_end_token: str | None) -> str:
+        """Return a generated text without its reasoning, up to the first stop sequence of the answer."""
+        return postprocess_generated_text(generated, until, think_end_token)
 
     def _begins_with_bos(self, text: str) -> bool:
         return self._prefix_text is not None and text.startswith(self._prefix_text)
 
-    def _truncate(self, context: Sequence[int], continuation: Sequence[int]) -> Encoded:
+    def _truncate(self, context: Sequence[int], continuation: Sequence[int], texts: TextPair | None = None) -> Encoded:
         # vLLM always generates a token; lm-eval leaves room for it.
         excess = max(0, len(context) + len(continuation) - (self._max_length - 1))
         if excess >= len(context):
-            raise WorkerError(
+            raise UnscorableError(
                 f"A request with {len(context)} context tokens and {len(continuation)} continuation tokens cannot be"
                 f" scored with a maximum length of {self._max_length} tokens: at least one context token and one"
-                " generated token must fit, too. Increase evaluate.max_length."
+                " generated token must fit, too. Increase evaluate.max_length.",
+                texts,
             )
         return Encoded((tuple(context[excess:]), tuple(continuation)), excess)

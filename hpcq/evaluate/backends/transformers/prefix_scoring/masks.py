@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
@@ -11,6 +10,7 @@ import numpy.typing as npt
 import torch
 from transformers.cache_utils import get_layer_types_and_kwargs
 
+from hpcq.core.frozen import dataclass
 from hpcq.evaluate.backends.transformers.prefix_scoring.packing import RowLayout
 
 FULL, SLIDING, CHUNKED = "full_attention", "sliding_attention", "chunked_attention"

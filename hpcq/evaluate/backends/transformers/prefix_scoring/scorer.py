@@ -5,6 +5,7 @@ Tokenizer, maximum length and types are HFLM's. HFLM's own scoring is the refere
 
 from __future__ import annotations
 
+import logging
 from collections.abc import Collection, Iterator, Sequence
 from typing import Any
 
@@ -37,6 +38,8 @@ from hpcq.store import Response
 # KV that exists at one time. It depends on the kind of machine, not on its free memory, so that all shards are equal.
 _KV_BYTES_ON_CPU = 2**31
 _MAX_KV_TOKENS = 65_536
+
+_LOG = logging.getLogger(__name__)
 
 # Raised by models that do not support a call with a cache, positions and a mask.
 _UNSUPPORTED_ERRORS = (AttributeError, IndexError, KeyError, NotImplementedError, RuntimeError, TypeError, ValueError)
@@ -118,14 +121,14 @@ class Scorer:
         except torch.OutOfMemoryError:
             raise
         except _UNSUPPORTED_ERRORS as error:
-            first = first_line(error)
-            return f"the model cannot continue from a cached prefix ({first})"
+            _LOG.info("A text was not continued from a cached prefix: %s: %s", type(error).__name__, first_line(error))
+            return "the model cannot continue from a cached prefix"
         self.agreement |= agreement
         return None
 
     def _token_requests(self, pairs: Sequence[tuple[str, str]]) -> list[TokenRequest]:
         lm = self._lm
-        return token_requests(encode_pairs(pairs, self._encode, lm.prefix_token_id), lm.max_length)
+        return token_requests(encode_pairs(pairs, self._encode, lm.prefix_token_id), lm.max_length, pairs)
 
     def _encode(self, texts: Sequence[str], *, without_special_tokens: bool) -> list[list[int]]:
         """Return the tokens of each text, the same as HFLM's `tok_encode` of each."""
