@@ -69,7 +69,9 @@ def _results(own: ExportedVariant) -> dict[str, Any]:
         "versions": {name: _version(own, name) for name in sorted(tables) if name in own.scores.rows},
         "n-shot": {name: shots for name in sorted(tables) if (shots := _shots(name, members, settings)) is not None},
         "higher_is_better": {},
-        "n-samples": {name: _sample_count(table, settings.get(name, {})) for name, table in tables.items()},
+        "n-samples": {
+            name: _sample_count(table, _own_settings(name, members, settings)) for name, table in tables.items()
+        },
         "config": _config(own),
         **_prompt(settings.values(), own.document(CHAT_TEMPLATES) or {}),
         "date": own.when.timestamp(),
@@ -125,7 +127,7 @@ def _version(own: ExportedVariant, task: str) -> str | float:
 
 def _shots(name: str, members: Mapping[str, Sequence[str]], settings: Mapping[str, Mapping[str, Any]]) -> int | None:
     """Return the number of examples of a task, or of a member of a group; None if it is unknown."""
-    for candidate in (name, *(group for group, own in members.items() if name in own)):
+    for candidate in _with_groups(name, members):
         shots = settings.get(candidate, {}).get("num_fewshot")
         info = find_task(candidate)
         if shots is not None:
@@ -135,9 +137,21 @@ def _shots(name: str, members: Mapping[str, Sequence[str]], settings: Mapping[st
     return None
 
 
+def _own_settings(
+    name: str, members: Mapping[str, Sequence[str]], settings: Mapping[str, Mapping[str, Any]]
+) -> Mapping[str, Any]:
+    """Return the settings of a task; a member of a group has those of the group."""
+    return next((settings[candidate] for candidate in _with_groups(name, members) if candidate in settings), {})
+
+
+def _with_groups(name: str, members: Mapping[str, Sequence[str]]) -> tuple[str, ...]:
+    return (name, *(group for group, own in members.items() if name in own))
+
+
 def _sample_count(table: Mapping[str, Any], settings: Mapping[str, Any]) -> dict[str, int | None]:
-    """Return the number of items; that of the data set is unknown if there was a limit."""
-    return {"original": None if settings.get("limit") else table["sample_len"], "effective": table["sample_len"]}
+    """Return the number of items; that of the data set is unknown if only some of its items were selected."""
+    is_part = settings.get("limit") or settings.get("items")
+    return {"original": None if is_part else table["sample_len"], "effective": table["sample_len"]}
 
 
 def _samples(items: Sequence[ItemResponses], table: TaskItems | None) -> Iterator[dict[str, Any]]:

@@ -50,8 +50,8 @@ def answers_to(built: BuiltTask) -> dict[RequestKey, Response]:
     return found
 
 
-def exported(folder: Path, built: BuiltTask, answers: dict[RequestKey, Response]) -> list[Path]:
-    """Merge the answers as the merge does, and export them."""
+def exported(folder: Path, built: BuiltTask, answers: dict[RequestKey, Response], **settings: Any) -> list[Path]:
+    """Merge the answers as the merge does, and export them; `settings` are those of the task."""
     scored = score([built], answers)
     table = Table(
         task=built.task.name,
@@ -59,7 +59,7 @@ def exported(folder: Path, built: BuiltTask, answers: dict[RequestKey, Response]
         address="a",
         columns=columns_from_rows(sorted(answers.items())),
     )
-    tasks = json.dumps([{"name": built.task.name, "num_fewshot": 0}])
+    tasks = json.dumps([{"name": built.task.name, "num_fewshot": 0, **settings}])
     variant = VariantResults(
         variant="some-model--gptq--1",
         index=Index(tables=(table,), conflicts=(), set_aside=(), segments=(), duplicates=0, ignored=0, inputs="i"),
@@ -126,6 +126,16 @@ def test_multiple_choice_is_exported_as_lm_eval_writes_it(arc_items: Path, tmp_p
     assert make_table({**ours, "higher_is_better": theirs["higher_is_better"]}) == make_table(theirs)
     names = [str(path) for path in own]
     assert (len(get_results_filenames(names)), len(get_sample_results_filenames(names))) == (1, 1)
+
+
+@pytest.mark.parametrize("settings", [{"limit": 8}, {"items": {"sample": 8, "seed": 1}}])
+def test_a_selection_of_items_is_not_shown_as_the_whole_data_set(
+    settings: dict[str, Any], arc_items: Path, tmp_path: Path
+) -> None:
+    """`n-samples` has the number of all items only if all were evaluated."""
+    built = built_task("arc_challenge", arc_items)
+    own = results_of(exported(tmp_path, built, answers_to(built), **settings))
+    assert own["n-samples"]["arc_challenge"]["original"] is None
 
 
 def test_generated_texts_are_exported(tmp_path: Path) -> None:
