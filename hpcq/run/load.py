@@ -76,7 +76,7 @@ def load_manifest(path: Path, overrides: Sequence[str] = ()) -> LoadedRun:
         context = load(path, overrides, find_pins=_find_pins)
         with cache_errors(context.manifest):
             resolved = _with_sizes(resolve(context))
-            _check_examples(resolved)
+            check_examples(resolved)
             document = read_plan(resolved.layout)
             history = _read_history(resolved.layout, document)
             return LoadedRun(
@@ -97,8 +97,10 @@ def _with_sizes(resolved: ResolvedManifest) -> ResolvedManifest:
     return dataclasses.replace(resolved, tasks=tuple(tasks))
 
 
-def _check_examples(resolved: ResolvedManifest) -> None:
+def check_examples(resolved: ResolvedManifest) -> None:
     """Refuse prompts with more few-shot examples than staged data have; `check_items` does so for folders.
+
+    The numbers are known once the data are staged.
 
     Raises:
         ManifestError: The message names each task.

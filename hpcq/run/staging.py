@@ -16,7 +16,7 @@ from hpcq.manifest import fidelity_checks
 from hpcq.manifest.calibration_checks import staged_text_problems
 from hpcq.manifest.context import cache_errors
 from hpcq.plan.build_units import stage_work
-from hpcq.run.load import LoadedRun
+from hpcq.run.load import LoadedRun, check_examples
 from hpcq.run.preflight import check_known_names
 from hpcq.stage.inputs import Input, environment_input, hub_inputs, package_inputs, write_refs
 from hpcq.stage.progress import ItemKind, StageReporter
@@ -49,7 +49,7 @@ def stage_run(loaded: LoadedRun, reporter: StageReporter) -> tuple[Input, ...]:
 
 
 def _stage(inputs: Iterable[Input], loaded: LoadedRun, reporter: StageReporter) -> None:
-    """Stage inputs. A wrong key of the manifest, and a text that is too short, are ManifestErrors."""
+    """Stage inputs. Wrong keys of the manifest, texts and examples that are too few, are ManifestErrors."""
     context, source = loaded.resolved.context, loaded.resolved.manifest.source
     for each in inputs:
         try:
@@ -62,6 +62,7 @@ def _stage(inputs: Iterable[Input], loaded: LoadedRun, reporter: StageReporter) 
         check = _TEXT_CHECKS.get(each.item.kind)
         if check and (problems := [*check(context)]):
             raise ManifestError([source.message(*problem) for problem in problems])
+    check_examples(loaded.resolved)
 
 
 def check_repositories(loaded: LoadedRun) -> None:
