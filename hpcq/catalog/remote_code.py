@@ -10,7 +10,8 @@ from typing import Any
 from hpcq.catalog.toml_rows import catalog_rows
 
 MODEL_TYPES_FILE = "model_types.toml"
-_FILES = ("config.json", "tokenizer_config.json")
+_TOKENIZER_FILE = "tokenizer_config.json"
+_FILES = ("config.json", _TOKENIZER_FILE)
 _USED_CLASSES = ("AutoConfig", "AutoModelForCausalLM", "AutoTokenizer")
 _REPOSITORY_END = "--"
 """transformers (5.17) loads 'org/name--module.Class' from the branch main of that repository."""
@@ -35,6 +36,16 @@ def has_own_code(config: Mapping[str, Any]) -> bool:
     """Return whether a config.json names own code that makes the configuration and the model."""
     named = config.get("auto_map")
     return isinstance(named, Mapping) and all(key in named for key in ("AutoConfig", "AutoModelForCausalLM"))
+
+
+def has_own_tokenizer(folder: Path) -> bool:
+    """Return whether tokenizer_config.json names own code that makes the tokenizer."""
+    try:
+        content = json.loads((folder / _TOKENIZER_FILE).read_text(encoding="utf-8"))
+    except (OSError, ValueError):
+        return False
+    named = content.get("auto_map") if isinstance(content, dict) else None
+    return bool(named.get("AutoTokenizer") if isinstance(named, Mapping) else named)
 
 
 def _problems(folder: Path) -> Iterator[str]:

@@ -14,8 +14,9 @@ from hpcq.catalog.generation_settings import generation_problem
 from hpcq.catalog.hf_config import read_checkpoint_shape
 from hpcq.catalog.model_config import InvalidConfigError, UnsupportedConfigError
 from hpcq.catalog.model_shape import ModelShape
-from hpcq.catalog.remote_code import code_problem, has_own_code, model_types
+from hpcq.catalog.remote_code import code_problem, has_own_code, has_own_tokenizer, model_types
 from hpcq.catalog.tasks import generates_text
+from hpcq.catalog.tokenizer_file import TOKENIZER_FILE
 from hpcq.catalog.tools import backends
 from hpcq.core.frozen import dataclass
 from hpcq.manifest.context import Context
@@ -116,6 +117,11 @@ def code_notes(context: Context) -> Iterator[str]:
     backend = context.manifest.evaluate.backend
     for one in _evaluated(context):
         config = model_config(one.folder) or {}
+        if not one.has_code and has_own_tokenizer(one.folder):
+            yield (
+                f"{one.text}: transformers makes its tokenizer from {TOKENIZER_FILE}, not with the model's code"
+                " (auto_map in tokenizer_config.json). To use the latter, set trust_remote_code = true for this model."
+            )
         if not has_own_code(config):
             continue
         if one.has_code and generates_with(backend, architectures_of(config)):

@@ -14,7 +14,10 @@ from tests.mutations.kinds.registry import KINDS, Case, Effect, Kind, Target, ki
 
 
 def _edit_configuration(case: Case, change: Callable[[dict[str, Any]], object]) -> None:
-    edit_json(case.model / "config.json", lambda content: change(content) and None)
+    def apply(content: dict[str, Any]) -> None:
+        change(content)
+
+    edit_json(case.model / "config.json", apply)
 
 
 def _set(effect: Effect, name: str, values: dict[str, Callable[[Any], list[Any]]]) -> None:
@@ -177,14 +180,23 @@ def claims_quantization(case: Case, random: Random) -> str | None:
     return json.dumps(value)
 
 
+_CODE_NAMES = ["other/repo--modeling_own.Own", "modeling_own.Own", "Own", "", 5, None]
+
+
 @kind(Target.CONFIGURATION)
 def names_code(case: Case, random: Random) -> str | None:
     """Name code of another repository, or a file that does not exist; without permission it is not used."""
-    name = random.choice(["other/repo--modeling_own.Own", "modeling_own.Own", "Own", "", 5, None])
-    file, key = random.choice([("config.json", "AutoModelForCausalLM"), ("config.json", "AutoConfig"),
-                               ("tokenizer_config.json", "AutoTokenizer")])  # fmt: skip
-    edit_json(case.model / file, lambda content: content.update(auto_map={key: name}))
-    return f"{file}: {key}: {name!r}"
+    name, key = random.choice(_CODE_NAMES), random.choice(["AutoModelForCausalLM", "AutoConfig"])
+    edit_json(case.model / "config.json", lambda content: content.update(auto_map={key: name}))
+    return f"{key}: {name!r}"
+
+
+@kind(Target.TOKENIZER, Effect.OTHER_INPUT)
+def names_tokenizer_code(case: Case, random: Random) -> str | None:
+    """Name code of a tokenizer: without permission transformers uses tokenizer.json without the family's class."""
+    name = random.choice(_CODE_NAMES)
+    edit_json(case.model / "tokenizer_config.json", lambda content: content.update(auto_map={"AutoTokenizer": name}))
+    return repr(name)
 
 
 @kind(Target.CONFIGURATION)

@@ -271,3 +271,17 @@ def test_code_of_a_model_that_is_not_used_is_noted(
         (folder / f"{module}.py").write_text("")
     text = MANIFEST.replace('path = "model"', f'path = "model"\n{model}') + manifest
     assert [one[: len(note or "")] for one in code_notes(load_text(text))] == ([note] if note else [])
+
+
+@pytest.mark.parametrize("code", [{"AutoTokenizer": "tokenization_x.X"}, ["tokenization_x.X", None]])
+def test_code_of_a_tokenizer_that_is_not_used_is_noted(load_text: LoadText, code: object) -> None:
+    """Then transformers uses another class than without `auto_map`, which may split texts otherwise."""
+    folder = write(Path("model"), architectures=["LlamaForCausalLM"])
+    (folder / "tokenization_x.py").write_text("")
+    config = folder / "tokenizer_config.json"
+    config.write_text(json.dumps({"auto_map": code}))
+    [note] = code_notes(load_text(MANIFEST))
+    assert note.startswith("model: transformers makes its tokenizer from tokenizer.json, not with the model's code")
+    assert not [*code_notes(load_text(MANIFEST.replace('path = "model"', 'path = "model"\ntrust_remote_code = true')))]
+    config.write_text(json.dumps({"auto_map": {"AutoTokenizer": None}}))
+    assert not [*code_notes(load_text(MANIFEST))]
