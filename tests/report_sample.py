@@ -69,6 +69,8 @@ class SampleVariant:
         marks: Its marks.
         skipped: Tasks without responses.
         has_results: Whether it has any.
+        method: Its method; empty: the name of the scheme.
+        quantizer: The tool that makes its checkpoint, if it is quantized.
     """
 
     model: str
@@ -80,6 +82,8 @@ class SampleVariant:
     marks: tuple[Mark, ...] = ()
     skipped: tuple[str, ...] = ()
     has_results: bool = True
+    method: str = ""
+    quantizer: str = "llmcompressor"
 
     @property
     def id(self) -> str:
@@ -89,7 +93,7 @@ class SampleVariant:
     @property
     def tool(self) -> str:
         """Its tool."""
-        return "none" if self.scheme == "bf16" else "llmcompressor"
+        return "none" if self.scheme == "bf16" else self.quantizer
 
 
 VARIANTS = (
@@ -336,8 +340,8 @@ def _provenance(sample: Sample, one: SampleVariant) -> dict[str, Any]:
         "tool": one.tool,
         "backend": "vllm",
         "backend_versions": json.dumps({"lm-eval": "0.4.13", "vllm": "0.32.0", "torch": "2.13.0"}),
-        "quantizer_versions": json.dumps({} if is_baseline else {"llmcompressor": "0.14.0.1"}),
-        "recipe": json.dumps({"weights": "bf16", "method": one.scheme, "targets": ["Linear"], "ignore": ["lm_head"]}),
+        "quantizer_versions": json.dumps({} if is_baseline else {one.tool: "0.14.0.1"}),
+        "recipe": json.dumps({"weights": "bf16", "method": one.method or one.scheme, "ignore": ["lm_head"]}),
         "dtype": "bfloat16",
         "seed": 1234,
         "gpu_class": "h100",
@@ -349,7 +353,7 @@ def _provenance(sample: Sample, one: SampleVariant) -> dict[str, Any]:
         "tasks": json.dumps([{"name": task, "num_fewshot": 5} for task in sample.tasks if task not in one.skipped]),
         "evaluate_seconds": one.seconds,
         "checkpoint_bytes": int(one.gigabytes * 1e9),
-        **({} if is_baseline else {"quantize_seconds": 1900.0}),
+        **({} if is_baseline else {"quantize_seconds": 1900.0, "quantize_peak_bytes": 31_200_000_000}),
     }
 
 

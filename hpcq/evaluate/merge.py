@@ -294,13 +294,15 @@ def _attempt_id(segment: SegmentInfo) -> _AttemptId:
 
 
 def _checkpoint_facts(folder: Path, metadata: Mapping[str, Any]) -> Provenance:
-    """Return the bytes of the stored weights in `folder`, and the quantizer's seconds and environment."""
+    """Return the bytes of the stored weights in `folder`, and the quantizer's seconds, peak memory and environment."""
     facts: dict[str, str | int | float | bool] = {}
     weights = weight_files(folder)
     if weights:
         facts["checkpoint_bytes"] = sum(path.stat().st_size for path in weights)
     if metadata:
         facts["quantize_seconds"] = _quantize_seconds(metadata)
+        if peak := metadata.get("peak_memory_bytes"):
+            facts["quantize_peak_bytes"] = int(peak)
         facts["quantizer_environment"] = metadata.get("environment", "")
     return facts
 

@@ -79,6 +79,7 @@ class ComparedRows:
         claims: Claims with their verdicts.
         correlations: By run and variant: correlations of the differences of tasks with the same items.
         studies: Studies with whose published scores the report compares.
+        recipes: By run and variant: JSON document of the scheme.
     """
 
     names: str
@@ -91,6 +92,7 @@ class ComparedRows:
     claims: Sequence[ClaimResult] = ()
     correlations: Mapping[Line, Correlations] = field(default_factory=dict)
     studies: Sequence[str] = ()
+    recipes: Mapping[Line, str] = field(default_factory=dict)
 
 
 def make_report(
@@ -172,7 +174,7 @@ def build_report(
         closeness=fidelity_table(compared.fidelity, names),
         panels=compared.panels,
         panel_closeness=panel_table(compared.panels, names, compared.panel_problems),
-        more=(*_published_tables(compared, names), *_claims_tables(compared)),
+        more=(*_implementations(compared, names), *_published_tables(compared, names), *_claims_tables(compared)),
         documents={**_judged_documents(compared), **_claims_documents(compared)},
         gate=gated,
         checks=checks,
@@ -182,6 +184,13 @@ def build_report(
         ],
         width=width,
     )
+
+
+def _implementations(compared: ComparedRows, names: Mapping[Line, str]) -> tuple[Table, ...]:
+    from hpcq.report.implementations_table import implementations_table
+
+    table = implementations_table(compared.rows, compared.recipes, compared.panels, names)
+    return (table,) if table else ()
 
 
 def _published_tables(compared: ComparedRows, names: Mapping[Line, str]) -> tuple[Table, ...]:
@@ -288,6 +297,7 @@ def report_rows(
         claims=evaluated,
         correlations=scored.correlations,
         studies=studies,
+        recipes=recipes,
     )
 
 

@@ -31,3 +31,8 @@ def format_duration(seconds: float | None) -> str:
     if hours:
         return f"{hours} h {rest_minutes:02d} min"
     return f"{minutes} min {rest:02d} s" if minutes else f"{rest} s"
+
+
+def format_gigabytes(size: int | None) -> str:
+    """Format bytes in units of 10^9, with three digits after the point."""
+    return MISSING if size is None else f"{size / 1e9:.3f}"

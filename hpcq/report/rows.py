@@ -53,6 +53,7 @@ class Row:
         delta: `value - baseline_value`.
         checkpoint_bytes: Size of the weights on disk.
         quantize_seconds: Time to quantize the checkpoint.
+        quantize_peak_bytes: Peak host memory of the process that quantized it.
         evaluate_seconds: Time to answer the requests, summed over shards.
         asked_tokens: Tokens of all log-likelihood requests of the variant, without prefix sharing.
         computed_tokens: Tokens computed for these requests.
@@ -109,6 +110,7 @@ class Row:
     delta: float | None = None
     checkpoint_bytes: int | None = None
     quantize_seconds: float | None = None
+    quantize_peak_bytes: int | None = None
     evaluate_seconds: float | None = None
     asked_tokens: int | None = None
     computed_tokens: int | None = None
@@ -279,6 +281,7 @@ def _row(run: str, variant: VariantScores, score: Score, marks: tuple[Mark, ...]
         lower_is_better=main is not None and main.lower_is_better,
         checkpoint_bytes=int(provenance["checkpoint_bytes"]) if "checkpoint_bytes" in provenance else None,
         quantize_seconds=float(provenance["quantize_seconds"]) if "quantize_seconds" in provenance else None,
+        quantize_peak_bytes=int(provenance["quantize_peak_bytes"]) if "quantize_peak_bytes" in provenance else None,
         evaluate_seconds=float(provenance["evaluate_seconds"]),
         asked_tokens=int(provenance["asked_tokens"]) if "asked_tokens" in provenance else None,
         computed_tokens=int(provenance["computed_tokens"]) if "computed_tokens" in provenance else None,

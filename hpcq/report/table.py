@@ -9,7 +9,7 @@ from hpcq.core.frozen import dataclass
 from hpcq.core.sentences import one_line
 from hpcq.report.mark_notes import mark_notes, symbols
 from hpcq.report.model_labels import model_labels
-from hpcq.report.number_formats import MISSING, format_count, format_duration
+from hpcq.report.number_formats import MISSING, format_count, format_duration, format_gigabytes
 from hpcq.report.paired import Verdict
 from hpcq.report.rows import Row
 
@@ -111,7 +111,7 @@ def make_table(rows: Sequence[Row], *, title: str, notes: Sequence[str] = ()) ->
             (
                 names[line] + symbols(mark for mark in first.marks if not mark.task),
                 *(cells.get(task, MISSING) for task in items),
-                _format_gigabytes(first.checkpoint_bytes),
+                format_gigabytes(first.checkpoint_bytes),
                 format_duration(first.quantize_seconds),
                 format_duration(first.evaluate_seconds or None),
                 _format_tokens(first),
@@ -191,10 +191,6 @@ def format_points(points: float) -> str:
 def format_interval(low: float, high: float) -> str:
     """Format a range of differences in percentage points: '−1.2 to +3.4'."""
     return f"{format_signed(100 * low)} to {format_signed(100 * high)}"
-
-
-def _format_gigabytes(size: int | None) -> str:
-    return MISSING if size is None else f"{size / 1e9:.3f}"
 
 
 def _format_tokens(row: Row) -> str:

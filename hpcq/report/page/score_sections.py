@@ -57,9 +57,7 @@ def further_section(content: PageContent) -> Section | None:
     if not content.more:
         return None
     parts = [join((tag("h3", table.title), text_table(table))) for table in content.more]
-    return Section(
-        id="more", link="Published scores and claims", title="Published scores and claims", content=join(parts)
-    )
+    return Section(id="more", link="Further comparisons", title="Further comparisons", content=join(parts))
 
 
 def all_scores_section(content: PageContent) -> Section | None:
