@@ -201,7 +201,8 @@ _LATEX_TEXT = {
     r"$\pm$": "\N{PLUS-MINUS SIGN}", r"$-$": "\N{MINUS SIGN}", r"\dag{}": "\N{DAGGER}", "{[}": "[", "{*}": "*",
     "{}": "", "--": "\N{EN DASH}", "---": "\N{EM DASH}", r"\ldots{}": "…", "{'}": "\N{RIGHT SINGLE QUOTATION MARK}",
     r"$\approx$": "≈", r"$\downarrow$": "↓", r"$\uparrow$": "↑", r"$\rightarrow$": "→", r"$\times$": "×",
-    "~": "\N{NO-BREAK SPACE}", r"\textsuperscript{?}": " ^?",
+    "~": "\N{NO-BREAK SPACE}", r"\textsuperscript{?}": " ^?", r"\ddag{}": "\N{DOUBLE DAGGER}",
+    r"\S{}": "\N{SECTION SIGN}", r"$\leq$": "≤", r"$\geq$": "≥",
 }  # fmt: skip
 _NO_FONT = r"\\hpcqchar\{(?P<shown>.)\}\{U\+[0-9A-F]{4,6}\}"
 """A character that pdfLaTeX's fonts do not have."""

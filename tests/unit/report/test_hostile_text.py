@@ -36,7 +36,7 @@ FRAGMENTS = (
     "\\input{x}", "\\end{tabular}", "$x$", "%", "&", "\\\\", "^^5c", "{", "}", "_", "#", "~", "--", "``", "[", "*",
     "\u202eabc", "\u2066", "\u200f", "\u061c", "שלום", "日本", "e\u0301", "\u2028", "\u2029", "\ufeff",
     "\ud800", "\udcff", "\ud83d\ude00", "[x](javascript:x)", "![x](y)", "`", "**", "1. ", "# ", "- ", "---", "> ",
-    "http://x.org", ":smile:", "[bold]",
+    "http://x.org", ":smile:", "[bold]", "§†‡", "≤≥≈±×…’–—−",
 )  # fmt: skip
 HOSTILE = st.lists(st.sampled_from(FRAGMENTS) | st.text(max_size=3), min_size=1, max_size=6).map("".join)
 PAIRED = PairedResult(
