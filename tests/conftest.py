@@ -35,7 +35,7 @@ OFFLINE = {
     "OMP_NUM_THREADS": "1",
 }
 
-# No deadline per example: test machines are shared, and pytest-timeout limits the whole test. The same examples in every
+# No deadline per example: test machines are shared, and pytest-timeout limits the whole test. The same examples in each
 # run: a change, not chance, decides whether tests pass. `--hypothesis-profile=random` draws others.
 hypothesis.settings.register_profile("hpcq", deadline=None, derandomize=True)
 hypothesis.settings.register_profile("random", deadline=None)
