@@ -10,12 +10,13 @@ WORKER_TESTS = tests/unit/evaluate tests/unit/quantize tests/unit/stage tests/fa
 # Tests of the vLLM backend run in the environment 'vllm-cpu'.
 VLLM_TESTS = tests/vllm
 # These tests start jobs and servers, and wait for them most of the time.
-JOB_TESTS = tests/faults tests/hub tests/slurm
+JOB_TESTS = tests/slurm
+HUB_TESTS = tests/faults tests/hub
 
 ENVIRONMENT = $(PYTHON) -m hpcq.core.environments
 WORKERS = $(wildcard $(WORKER_TESTS))
 
-.PHONY: help quickstart test test-jobs test-core test-models test-workers test-vllm test-tasks lint bench docs \
+.PHONY: help quickstart test test-jobs test-hub test-core test-models test-workers test-vllm test-tasks lint bench docs \
 	environments environments-vllm python python-is-new-enough
 
 help:
@@ -40,16 +41,19 @@ test: environments environments-vllm
 	@echo 'Staging the model and the benchmark items that the tests read'
 	@"$$($(ENVIRONMENT) core)" -m hpcq stage tests/staged.toml
 	@output=$$(mktemp) && failed=0 && \
-	{ $(MAKE) --no-print-directory --keep-going --jobs=4 --output-sync=target test-core test-models test-workers test-vllm >"$$output" 2>&1 & } && others=$$! && trap 'kill $$others' INT TERM && \
+	{ $(MAKE) --no-print-directory --keep-going --jobs=5 --output-sync=target test-hub test-core test-models test-workers test-vllm >"$$output" 2>&1 & } && others=$$! && trap 'kill $$others' INT TERM && \
 	{ $(MAKE) --no-print-directory test-jobs || failed=1; } && \
 	echo 'Waiting for the other tests' && \
 	{ wait $$others || failed=1; } && cat "$$output" && rm "$$output" && exit $$failed
 
 test-jobs:
-	$(call run_pytest,core,$(JOB_TESTS) $(addprefix --ignore=,$(WORKERS)))
+	$(call run_pytest,core,$(JOB_TESTS))
+
+test-hub:
+	$(call run_pytest,core,$(HUB_TESTS) $(addprefix --ignore=,$(WORKERS)))
 
 test-core:
-	$(call run_pytest,core,tests $(addprefix --ignore=,$(JOB_TESTS) $(MODEL_TESTS) $(WORKERS) $(VLLM_TESTS)))
+	$(call run_pytest,core,tests $(addprefix --ignore=,$(JOB_TESTS) $(HUB_TESTS) $(MODEL_TESTS) $(WORKERS) $(VLLM_TESTS)))
 
 test-models:
 	$(call run_pytest,transformers,$(MODEL_TESTS))

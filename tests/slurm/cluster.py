@@ -116,15 +116,19 @@ def _program(name: str) -> str | None:
 
 
 def _free_port(taken: set[int]) -> int:
-    """Return a port below the ephemeral range, so that no client of another cluster takes it before it is used."""
+    """Return a port below the ephemeral range, so that no client of another cluster takes it before it is used.
+
+    Processes that start clusters at the same time mostly choose from different ranges.
+    """
+    first = 20_000 + os.getpid() % 8 * 1_500
     for _ in range(1000):
-        port = random.randrange(20_000, 32_000)  # noqa: S311 - a port, not a secret
+        port = random.randrange(first, first + 1_500)  # noqa: S311 - a port, not a secret
         with socket.socket() as probe, contextlib.suppress(OSError):
             probe.bind(("127.0.0.1", port))
             if port not in taken:
                 taken.add(port)
                 return port
-    raise RuntimeError("No free port between 20000 and 32000.")
+    raise RuntimeError(f"No free port between {first} and {first + 1_500}.")
 
 
 @dataclass
