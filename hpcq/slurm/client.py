@@ -1,7 +1,8 @@
 """Run a Slurm command with a timeout and clear errors; facts about the whole cluster (name, MaxArraySize).
 
-All clients are called with a timeout, because they block forever if the controller is down. Within `patience`, calls
-to which the controller does not respond are repeated: it takes minutes to restart, and this must not end a unit.
+All clients are called with a timeout, because they block forever if the controller is down. A call that fails at once,
+because the controller is busy, is repeated once. Within `patience`, calls to which the controller does not respond are
+repeated: it takes minutes to restart, and this must not end a unit.
 """
 
 from __future__ import annotations
@@ -24,13 +25,17 @@ from hpcq.core.sentences import one_line
 from hpcq.slurm.environment import client_environment
 
 CLIENT_TIMEOUT_S = 30.0
+_SECOND_CALL_S = 1.0
+"""Seconds after which a call that failed at once is repeated."""
 _FIRST_PAUSE_S, _LONGEST_PAUSE_S = 2.0, 60.0
 
+NOT_CONNECTED = ("Unable to contact slurm controller (connect failure)", "Connection refused")
+"""Parts of the clients' error messages if the controller has not received the request."""
 NOT_AVAILABLE = (
+    *NOT_CONNECTED,
     "Socket timed out",
     "Unable to contact slurm controller",
     "temporarily unable",
-    "Connection refused",
     "Connection timed out",
     "Zero Bytes were transmitted",
     "backup controller",
@@ -49,6 +54,10 @@ _cluster: ContextVar[str | None] = ContextVar("cluster", default=None)
 
 class SlurmUnavailableError(SetupError):
     """Slurm's controller does not respond."""
+
+
+class _NoResponseError(SlurmUnavailableError):
+    """A client did not end before its timeout."""
 
 
 @contextlib.contextmanager
@@ -95,7 +104,7 @@ def run_client(program: str, *arguments: str, timeout_s: float | None = None) ->
         SetupError: The client is missing or fails. The message has its last line of output.
     """
     command = (*cluster_options(), *arguments)
-    return repeat_until_answered(lambda: _call(program, command, timeout_s or CLIENT_TIMEOUT_S))
+    return repeat_until_answered(lambda: _call_twice(program, command, timeout_s or CLIENT_TIMEOUT_S))
 
 
 def repeat_until_answered(call: Callable[[], T]) -> T:
@@ -110,6 +119,16 @@ def repeat_until_answered(call: Callable[[], T]) -> T:
             sys.stderr.write(f"hpcq: {error} The next call is in {pause_s:g} s.\n")
         time.sleep(pause_s)
         pause_s = min(2 * pause_s, _LONGEST_PAUSE_S)
+
+
+def _call_twice(program: str, arguments: tuple[str, ...], timeout_s: float) -> str:
+    try:
+        return _call(program, arguments, timeout_s)
+    except _NoResponseError:
+        raise
+    except SlurmUnavailableError:
+        time.sleep(_SECOND_CALL_S)
+        return _call(program, arguments, timeout_s)
 
 
 def _call(program: str, arguments: tuple[str, ...], timeout_s: float) -> str:
@@ -128,7 +147,7 @@ def _call(program: str, arguments: tuple[str, ...], timeout_s: float) -> str:
             f"{program} is missing on this machine: log in to the cluster, or use cluster.profile=local."
         ) from None
     except subprocess.TimeoutExpired:
-        raise SlurmUnavailableError(
+        raise _NoResponseError(
             f"`{program}` got no response from Slurm within {timeout_s:g} s. Try again, or ask the administrators."
         ) from None
     if done.returncode:

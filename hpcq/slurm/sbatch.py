@@ -7,6 +7,7 @@ import re
 import signal
 import subprocess
 import threading
+import time
 from collections.abc import Iterator
 from pathlib import Path
 from types import FrameType
@@ -14,9 +15,12 @@ from types import FrameType
 from hpcq.core.errors import HpcqError
 from hpcq.core.frozen import dataclass
 from hpcq.core.sentences import terminal_text
-from hpcq.slurm.client import NOT_AVAILABLE, SlurmUnavailableError, cluster_options
+from hpcq.slurm.client import NOT_AVAILABLE, NOT_CONNECTED, SlurmUnavailableError, cluster_options
 from hpcq.slurm.environment import client_environment
 from hpcq.slurm.reasons import key_to_correct
+
+_SECOND_CALL_S = 1.0
+"""Seconds after which a request that the controller has not received is sent again."""
 
 TIMEOUT_S = 120.0
 """Seconds for one call: sbatch repeats its own request while the controller is busy."""
@@ -47,6 +51,10 @@ class NoAnswerError(RejectedError, SlurmUnavailableError):
     """The controller did not respond to sbatch, or not in time. The job may exist."""
 
 
+class _NotReceivedError(NoAnswerError):
+    """sbatch could not connect to the controller: there is no job."""
+
+
 @dataclass(frozen=True, kw_only=True)
 class Answer:
     """What sbatch answered.
@@ -63,7 +71,7 @@ class Answer:
 
 
 def submit_script(script: Path) -> Answer:
-    """Submit a batch script.
+    """Submit a batch script. If the controller has not received the request, it is sent once more.
 
     The call has a session of its own: Ctrl-C in the terminal does not end it before it has printed the job id.
 
@@ -71,6 +79,14 @@ def submit_script(script: Path) -> Answer:
         NoAnswerError: The controller did not respond, or sbatch did not end within TIMEOUT_S.
         RejectedError: sbatch ended with another error. The message has all of its output.
     """
+    try:
+        return _call(script)
+    except _NotReceivedError:
+        time.sleep(_SECOND_CALL_S)
+        return _call(script)
+
+
+def _call(script: Path) -> Answer:
     try:
         done = subprocess.run(
             ["sbatch", "--parsable", *cluster_options(), str(script)],
@@ -87,10 +103,15 @@ def submit_script(script: Path) -> Answer:
         raise NoAnswerError(f"{_TIMED_OUT} {TIMEOUT_S:g} s.") from None
     output = terminal_text("\n".join(filter(None, (done.stderr.strip(), done.stdout.strip()))))
     if done.returncode:
-        kind = NoAnswerError if any(phrase in output for phrase in NOT_AVAILABLE) else RejectedError
-        raise kind(output or f"sbatch ended with exit code {done.returncode} and no message.")
+        raise _error_type(output)(output or f"sbatch ended with exit code {done.returncode} and no message.")
     job_id, cluster = parse_job_id(done.stdout)
     return Answer(job_id=job_id, output=output, cluster=cluster)
+
+
+def _error_type(output: str) -> type[RejectedError]:
+    if any(phrase in output for phrase in NOT_CONNECTED):
+        return _NotReceivedError
+    return NoAnswerError if any(phrase in output for phrase in NOT_AVAILABLE) else RejectedError
 
 
 def parse_job_id(output: str) -> tuple[str | None, str | None]:

@@ -12,10 +12,10 @@ from hpcq.core.errors import SetupError
 from hpcq.slurm import client
 from hpcq.slurm.client import SlurmUnavailableError, cluster_options, on_cluster, patience, run_client
 
-FAILS_TWICE = """\
+FAILS = """\
 #!/usr/bin/env bash
 echo >>"$0.calls"
-if [ "$(wc -l <"$0.calls")" -gt 2 ]; then echo answer; exit; fi
+if [ "$(wc -l <"$0.calls")" -gt 4 ]; then echo answer; exit; fi
 echo "error: Unable to contact slurm controller (connect failure)" >&2
 exit 1
 """
@@ -23,16 +23,17 @@ exit 1
 
 @pytest.fixture
 def squeue(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> str:
-    """A client whose first two calls fail."""
+    """A client whose first four calls fail."""
     path = tmp_path / "squeue"
-    path.write_text(FAILS_TWICE)
+    path.write_text(FAILS)
     path.chmod(0o700)
     monkeypatch.setattr(client, "_FIRST_PAUSE_S", 0.01)
+    monkeypatch.setattr(client, "_SECOND_CALL_S", 0.01)
     return str(path)
 
 
 def test_calls_are_repeated_within_the_patience(squeue: str, capsys: pytest.CaptureFixture[str]) -> None:
-    """A line says so; without patience, the first failure is an error."""
+    """A line says so; without patience, the second failure in a row is an error."""
     with pytest.raises(SlurmUnavailableError, match="Unable to contact"):
         run_client(squeue)
     with patience(60.0):
