@@ -21,8 +21,10 @@ if TYPE_CHECKING:
         find,
         init_manifest,
         init_profile,
+        latest,
         load,
         make_report,
+        overviews,
         runs,
     )
 
@@ -39,8 +41,10 @@ __all__ = [
     "find",
     "init_manifest",
     "init_profile",
+    "latest",
     "load",
     "make_report",
+    "overviews",
     "runs",
 ]
 

@@ -28,7 +28,7 @@ from hpcq.core.frozen import dataclass
 from hpcq.data import find_manifest
 from hpcq.monitor.status import RunStatus
 from hpcq.run import operations
-from hpcq.run.record import RunRecord, find_lock_file, find_runs, manifest_layout, read_run
+from hpcq.run.record import RunRecord, find_latest_run, find_lock_file, find_runs, manifest_layout, read_run
 from hpcq.run.wait import wait_until_ended
 
 if TYPE_CHECKING:
@@ -39,6 +39,7 @@ if TYPE_CHECKING:
     from hpcq.report.make_report import MergedRun
     from hpcq.report.rows import Row
     from hpcq.run.load import LoadedRun
+    from hpcq.run.overview import RunOverview
     from hpcq.run.submit import PlanResult, StatusCallback, SubmitResult
     from hpcq.stage.progress import StagedItem, StageReporter
 
@@ -55,8 +56,10 @@ __all__ = [
     "find",
     "init_manifest",
     "init_profile",
+    "latest",
     "load",
     "make_report",
+    "overviews",
     "runs",
 ]
 
@@ -529,6 +532,20 @@ def find(run: str | Path, /, overrides: Iterable[str] = ()) -> Run:
     return Run(lock.parent if Path(run).suffix == ".toml" else run, overrides)
 
 
+def latest(folder: str | Path = "runs") -> Run:
+    """Return the run in `folder` whose plan was written last.
+
+    Raises:
+        UserInputError: There is none.
+
+    Example:
+        >>> import hpcq
+        >>> hpcq.latest().name
+        'demo'
+    """
+    return Run(find_latest_run(Path(folder)))
+
+
 def runs(folder: str | Path = "runs") -> list[Run]:
     """Return all runs in `folder`, sorted by name.
 
@@ -538,6 +555,19 @@ def runs(folder: str | Path = "runs") -> list[Run]:
         ['demo']
     """
     return [Run(found) for found in find_runs(Path(folder))]
+
+
+def overviews(folder: str | Path = "runs") -> list[RunOverview]:
+    """Return state, size, age and GPU-hours of each run in `folder`, the latest first, with one call to Slurm.
+
+    Example:
+        >>> import hpcq
+        >>> [(one.run, one.state.value) for one in hpcq.overviews()]
+        [('demo', 'done')]
+    """
+    from hpcq.run.overview import overviews as found
+
+    return found(Path(folder))
 
 
 def make_report(

@@ -34,9 +34,13 @@ def add_overrides(
     )
 
 
-def add_run(parser: argparse.ArgumentParser) -> None:
-    """Add RUN: the name or folder of a run, or its manifest."""
-    parser.add_argument("run_name", metavar="RUN", help="name or folder of the run, or its manifest")
+def add_run(parser: argparse.ArgumentParser, *, is_optional: bool = False) -> None:
+    """Add RUN: the name or folder of a run, or its manifest; if it is optional, that of the latest run by default."""
+    text = "name or folder of the run, or its manifest"
+    if is_optional:
+        parser.add_argument("run_name", metavar="RUN", nargs="?", help=f"{text} (default: the latest run in runs)")
+    else:
+        parser.add_argument("run_name", metavar="RUN", help=text)
 
 
 def add_json(parser: argparse.ArgumentParser) -> None:

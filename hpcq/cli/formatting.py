@@ -5,18 +5,19 @@ from __future__ import annotations
 import shutil
 import sys
 from collections import Counter
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
 from hpcq.cli.detectable_lines import detectable_lines
 from hpcq.core.sentences import one_line
 from hpcq.core.work_records import UnitState
-from hpcq.report.number_formats import format_duration, format_token_savings
+from hpcq.report.number_formats import format_count, format_duration, format_token_savings
 from hpcq.report.text_tables import aligned_columns
 
 if TYPE_CHECKING:
     from hpcq.api import PlanResult
     from hpcq.monitor.status import RunStatus, UnitStatus
+    from hpcq.run.overview import RunOverview
 
 MAX_LISTED_UNITS = MAX_LISTED_MARKS = 40
 GIB = 2**30
@@ -179,6 +180,26 @@ def status_lines(status: RunStatus) -> list[str]:
     if len(units) < len(status.units):
         lines.append(f"({len(status.units) - len(units)} more units: see --json)")
     return lines
+
+
+def overview_lines(found: Sequence[RunOverview], folder: str) -> list[str]:
+    """Return one line per run, or a line that says that there is none."""
+    if not found:
+        return [f"no runs in {folder}: start one with `hpcq submit MANIFEST`"]
+    heading = ("run", "state", "units", "GPU-hours", "size", "last change (UTC)", "")
+    return aligned_columns([heading, *map(_overview_cells, found)], width=terminal_width())
+
+
+def _overview_cells(one: RunOverview) -> tuple[str, ...]:
+    return (
+        one.run,
+        str(one.state or "?"),
+        f"{one.done}/{one.units}" if one.units else "",
+        f"{one.gpu_hours:.1f}" if one.gpu_hours else "",
+        f"{format_count(one.disk_bytes)}B",
+        one.last_change.partition("+")[0].replace("T", " "),
+        one_line(one.problem or ""),
+    )
 
 
 def _status_cells(unit: UnitStatus) -> tuple[str, ...]:

@@ -12,7 +12,7 @@ WATCH_INTERVAL_S = 5.0
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     """Add RUN, --watch and --json."""
-    add_run(parser)
+    add_run(parser, is_optional=True)
     add_json(parser)
     parser.add_argument("--watch", action="store_true", help="refresh every few seconds until the run has ended")
 
@@ -25,9 +25,9 @@ def run(arguments: argparse.Namespace) -> int:
     from hpcq.core.work_records import UnitState
     from hpcq.monitor.status import ACTIVE_STATES
 
-    again = False
+    again, run_of_user = False, hpcq.find(arguments.run_name) if arguments.run_name else hpcq.latest()
     while True:
-        status = hpcq.find(arguments.run_name).status(patient=again)
+        status = run_of_user.status(patient=again)
         is_active = status.state in ACTIVE_STATES or status.is_locked
         again = arguments.watch and (is_active or status.may_be_active)
         if not arguments.json:

@@ -58,6 +58,18 @@ def find_runs(folder: Path) -> list[Path]:
     return sorted(lock.parent for lock in folder.glob(f"*/{LOCK_FILE_NAME}"))
 
 
+def find_latest_run(folder: Path) -> Path:
+    """Return the folder of the run in `folder` whose lock file was written last.
+
+    Raises:
+        UserInputError: There is no run.
+    """
+    found = max(find_runs(folder), key=lambda run: (run / LOCK_FILE_NAME).stat().st_mtime, default=None)
+    if found is None:
+        raise UserInputError(f"{folder}: there is no run: name its folder, or start one with `hpcq submit MANIFEST`.")
+    return found
+
+
 def find_lock_file(name: str) -> Path:
     """Return the path of a run's lock file.
 

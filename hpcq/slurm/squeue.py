@@ -2,12 +2,15 @@
 
 from __future__ import annotations
 
+import contextlib
 import os
 import re
 from collections import defaultdict
-from collections.abc import Iterable
+from collections.abc import Iterable, Iterator
+from contextvars import ContextVar
 
-from hpcq.slurm.client import run_client
+from hpcq.core.errors import SetupError
+from hpcq.slurm.client import cluster_options, run_client
 from hpcq.slurm.jobs import SlurmJob, element_id, parse_state
 
 _JOB_NAME_PREFIX = "hpcq"
@@ -21,6 +24,9 @@ _ROW = (
 )
 """A row of a run whose job names begin with `name`: the fields above."""
 
+
+_shared: ContextVar[dict[tuple[str, ...], str | SetupError] | None] = ContextVar("shared", default=None)
+"""Within `shared_listing`: what squeue printed, or its error, by the options that select the cluster."""
 
 JOB_ID = re.compile(r"\d+(_\d+)?")
 """A job, or an element of an array."""
@@ -45,10 +51,36 @@ def poll(run: str, timeout_s: float | None = None) -> dict[str, SlurmJob]:
         SlurmUnavailableError: Slurm does not respond, within `timeout_s` seconds if it is given.
         SetupError: Slurm is missing.
     """
+    return parse_queue(_listing(timeout_s), run)
+
+
+@contextlib.contextmanager
+def shared_listing() -> Iterator[None]:
+    """Let all polls in the block, of several runs, share one call per cluster, and the error if it fails."""
+    token = _shared.set({})
+    try:
+        yield
+    finally:
+        _shared.reset(token)
+
+
+def _listing(timeout_s: float | None) -> str:
+    """Return squeue's list of this user's jobs."""
     fields = ",".join(f"{name}:|" for name in _FIELDS)
     options = ("--noheader", "--array", "--states=all", f"--user={os.getuid()}", f"--Format={fields}")
-    listing = run_client("squeue", *options, timeout_s=timeout_s)
-    return parse_queue(listing, run)
+    shared = _shared.get()
+    if shared is None:
+        return run_client("squeue", *options, timeout_s=timeout_s)
+    key = cluster_options()
+    if key not in shared:
+        try:
+            shared[key] = run_client("squeue", *options, timeout_s=timeout_s)
+        except SetupError as error:
+            shared[key] = error
+    found = shared[key]
+    if isinstance(found, SetupError):
+        raise found
+    return found
 
 
 def parse_queue(listing: str, run: str) -> dict[str, SlurmJob]:
