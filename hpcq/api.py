@@ -22,7 +22,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, TypeVar
 
 from hpcq.core.addressing import slug
-from hpcq.core.errors import KeyedInputError, SetupError, UserInputError
+from hpcq.core.errors import HpcqError, KeyedInputError, SetupError, UserInputError
 from hpcq.core.files import make_folder, write_text
 from hpcq.core.frozen import dataclass
 from hpcq.data import find_manifest
@@ -34,6 +34,7 @@ from hpcq.run.wait import wait_until_ended
 if TYPE_CHECKING:
     import pandas
 
+    from hpcq.doctor.finding import Finding
     from hpcq.report.cut_prompts import CutPrompts
     from hpcq.report.formats import Report
     from hpcq.report.make_report import MergedRun
@@ -52,6 +53,7 @@ __all__ = [
     "SubmitResult",
     "build_report",
     "cut_prompts",
+    "diagnose",
     "export",
     "find",
     "init_manifest",
@@ -568,6 +570,31 @@ def overviews(folder: str | Path = "runs") -> list[RunOverview]:
     from hpcq.run.overview import overviews as found
 
     return found(Path(folder))
+
+
+def diagnose(manifest: str | Path | None = None, overrides: Iterable[str] = ()) -> Iterator[Finding]:
+    """Check this machine, its cluster, and what a manifest needs; submit and download nothing.
+
+    Args:
+        manifest: A manifest; None: check the machine and the cluster alone.
+        overrides: `key=value` settings applied to the manifest.
+
+    Example:
+        >>> import hpcq
+        >>> [one.fix for one in hpcq.diagnose("m.toml") if one.level.value == "fail"]
+        []
+    """
+    from hpcq.doctor.diagnose import diagnose as findings
+    from hpcq.doctor.diagnose import problem_finding
+    from hpcq.run.load import load_manifest
+
+    loaded = None
+    if manifest is not None:
+        try:
+            loaded = load_manifest(find_manifest(Path(manifest)), list(overrides))
+        except HpcqError as error:
+            yield from problem_finding(error)
+    yield from findings(loaded)
 
 
 def make_report(

@@ -21,7 +21,7 @@ from hpcq.core.errors import HpcqError, StorageError
 from hpcq.core.files import describe_os_error
 from hpcq.core.sentences import terminal_text
 
-VERBS = ("plan", "submit", "status", "list", "logs", "resume", "cancel", "merge", "report", "stage", "init")
+VERBS = ("plan", "submit", "status", "list", "logs", "resume", "cancel", "merge", "report", "stage", "init", "doctor")
 STEADY_VERBS = ("submit", "resume", "cancel", "merge")
 """Verbs that change a run: a closed pipe cannot interrupt them."""
 VERBS_WITH_USER_UMASK = ("stage", "report", "init")

@@ -16,6 +16,7 @@ from hpcq.report.text_tables import aligned_columns
 
 if TYPE_CHECKING:
     from hpcq.api import PlanResult
+    from hpcq.doctor.finding import Finding
     from hpcq.monitor.status import RunStatus, UnitStatus
     from hpcq.run.overview import RunOverview
 
@@ -180,6 +181,12 @@ def status_lines(status: RunStatus) -> list[str]:
     if len(units) < len(status.units):
         lines.append(f"({len(status.units) - len(units)} more units: see --json)")
     return lines
+
+
+def finding_lines(finding: Finding) -> list[str]:
+    """Return a check of `doctor` as text, and its fix on a line of its own."""
+    lines = [f"{finding.level:<8} {finding.section}: {one_line(finding.text)}"]
+    return [*lines, f"         {finding.fix}"] if finding.fix else lines
 
 
 def overview_lines(found: Sequence[RunOverview], folder: str) -> list[str]:

@@ -87,6 +87,20 @@ def _private_group() -> tuple[int, ...]:
     return (group.gr_gid,) if is_private else ()
 
 
+def check_folders(layout: RunLayout) -> tuple[Path, ...]:
+    """Check the run's folders, as far as they exist, and all folders above, and return the run's folders.
+
+    Raises:
+        UserInputError: Another user owns one of them, or can write to it.
+    """
+    folders = (layout.folder, layout.job_logs, layout.launcher_logs, layout.packages)
+    trust = trust_of(layout)
+    for folder in folders:
+        _check(folder)
+        _check_ancestors(folder, trust, "other folders for the run (-O paths.runs=…, -O paths.logs=…)")
+    return folders
+
+
 def make_private_folders(layout: RunLayout) -> None:
     """Check the run's folders and all folders above, and create missing ones for their owner only.
 
@@ -96,12 +110,7 @@ def make_private_folders(layout: RunLayout) -> None:
         UserInputError: Another user owns one of the folders, or can write to it.
         StorageError: A folder cannot be created.
     """
-    folders = (layout.folder, layout.job_logs, layout.launcher_logs, layout.packages)
-    trust = trust_of(layout)
-    for folder in folders:
-        _check(folder)
-        _check_ancestors(folder, trust, "other folders for the run (-O paths.runs=…, -O paths.logs=…)")
-    for folder in folders:
+    for folder in check_folders(layout):
         with storage_errors(folder):
             for parent in reversed(folder.parents):
                 # With any umask, others may not write to a new parent folder: they could replace what is in it.

@@ -72,7 +72,16 @@ def node_groups() -> tuple[NodeGroup, ...]:
     Raises:
         SetupError: Slurm is missing or does not respond.
     """
-    return group_nodes(parse_nodes(run_client("sinfo", "--noheader", "--Node", f"--format={_FORMAT}")))
+    return group_nodes(node_rows())
+
+
+def node_rows() -> list[NodeRow]:
+    """Return each node of this cluster in each of its partitions.
+
+    Raises:
+        SetupError: Slurm is missing or does not respond.
+    """
+    return parse_nodes(run_client("sinfo", "--noheader", "--Node", f"--format={_FORMAT}"))
 
 
 def parse_nodes(listing: str) -> list[NodeRow]:
