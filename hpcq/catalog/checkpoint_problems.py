@@ -213,6 +213,9 @@ def _weight_problem(path: Path) -> str | None:
 
 def _json_problems(path: Path) -> Iterator[str]:
     if not path.is_file():
+        # transformers treats it as missing, and uses defaults instead.
+        if path.exists() or path.is_symlink():
+            yield f"{path.name} is {'not a file' if path.exists() else 'a broken symbolic link'}: {_DOWNLOAD}"
         return
     if is_pointer(path):
         yield f"{path.name} is a Git LFS pointer, not the file itself: {_LFS}"

@@ -159,6 +159,11 @@ SECOND = "model-00002-of-00002.safetensors"
         ),
         (_move_tensor, "model-00001-of-00002.safetensors lacks model.norm.weight"),
         (lambda folder: (folder / "tokenizer.json").write_bytes(POINTER), "tokenizer.json is a Git LFS pointer"),
+        (lambda folder: (folder / "tokenizer_config.json").mkdir(), "tokenizer_config.json is not a file"),
+        (
+            lambda folder: (folder / "special_tokens_map.json").symlink_to("../blobs/4d7a"),
+            "special_tokens_map.json is a broken symbolic link",
+        ),
         (lambda folder: (folder / "tokenizer.json").write_text("{"), "tokenizer.json is not a JSON object"),
         (
             lambda folder: (folder / "model.safetensors.index.json").write_text("{}"),
