@@ -44,7 +44,11 @@ _PROBLEMS = {
     "PartitionNodeLimit": StartProblem(
         cause="the partition has fewer nodes, or allows fewer per job", key=f"{_CLASS}.nodes"
     ),
-    "PartitionConfig": StartProblem(cause="no node of the partition has the requested resources", key=_RESOURCES),
+    # Also for a limit of the partition, until Slurm names it.
+    "PartitionConfig": StartProblem(
+        cause="they exceed a limit of the partition, or the resources of its nodes",
+        key=f"{_CLASS}.max_minutes, nodes, memory_gib, cpus_per_unit, gpus_per_node or features",
+    ),
     "PartitionDown": StartProblem(
         cause="the partition is not in service", key=f"{_CLASS}.partition", is_permanent=False
     ),
