@@ -21,7 +21,7 @@ from pydantic import (
 )
 
 from hpcq.catalog.published_scores import study_names
-from hpcq.catalog.schemes import Granularity, NumberFormat, method_names, scheme_names, split_group_size
+from hpcq.catalog.schemes import Granularity, NumberFormat, method_names, scheme_names, split_group_size, without_default_tool
 from hpcq.catalog.tasks import find_suite, suite_names
 from hpcq.catalog.tools import backends, quantizers
 from hpcq.core.addressing import VARIANT_SEPARATOR, slug
@@ -79,10 +79,11 @@ def _known_scheme(name: str, info: ValidationInfo) -> str:
     """Reject a name that is unknown both with and without its group size."""
     if info.context is not None:
         known = (*scheme_names(), *info.context.get(DEFINED_SCHEMES, ()))
-        base, _, size = name.rpartition("-g")
+        plain = without_default_tool(name)
+        base, _, size = plain.rpartition("-g")
         if base in known and size.isdecimal() and not int(size):
             raise validation_error(f"'{name}' does not exist: the group size must be 1 or more.")
-        if name not in known and split_group_size(name)[0] not in known:
+        if plain not in known and split_group_size(plain)[0] not in known:
             raise validation_error(unknown_name("scheme", name, known))
     return name
 

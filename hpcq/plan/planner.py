@@ -98,7 +98,7 @@ def _variants(resolved: ResolvedManifest) -> list[Variant]:
 def _checkpoint_bytes(resolved: ResolvedManifest, variant: Variant) -> int:
     """Return the size of the checkpoint that hpcq creates; 0 if it creates none or its size is unknown."""
     shape = resolved.shapes.get(variant.model)
-    return checkpoint_bytes(shape, variant.scheme) if variant.scheme.is_quantized_here and shape else 0
+    return checkpoint_bytes(shape, variant.scheme) if variant.is_quantized_here and shape else 0
 
 
 def variant_of(resolved: ResolvedManifest, model: Model, scheme: Scheme) -> Variant:
