@@ -177,6 +177,7 @@ class _Converter:
 
         codes = {"F32": torch.float32, "BF16": torch.bfloat16, "F16": torch.float16}
         self._dtypes = {name: codes[code] for name, code in base_dtypes.items() if code in codes}
+        self._float32 = torch.float32
         self._default = getattr(torch, inputs.saved_dtype)
         self._bits = int(inputs.job.scheme.weights.removeprefix("int"))
         self._adds_one = run.adds_one_to_zeros
@@ -187,7 +188,8 @@ class _Converter:
         if name.endswith(".qzeros") and self._adds_one:
             return pack((unpack(tensor, self._bits, 1) + 1) % 2**self._bits, self._bits, 1)
         if name.endswith(_PACKED_SUFFIXES):
-            return tensor
+            # On a CPU AutoGPTQ writes scales in float32; the format has 16 bits.
+            return tensor.half() if tensor.dtype == self._float32 else tensor
         if name not in self._dtypes and (
             name.endswith((*_UNSAVED, "lm_head.weight")) or (name.endswith(".bias") and not tensor.count_nonzero())
         ):
