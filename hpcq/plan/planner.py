@@ -161,6 +161,11 @@ def _notes(resolved: ResolvedManifest, variant: Variant, assignment: Assignment)
     """Yield notes on how the variant is computed or was planned, for readers of the results."""
     placement, model = assignment.evaluation.placement, variant.model
     kernel = placement.kernel
+    if variant.is_quantized_here and not quantizers()[variant.scheme.tool].resumes:
+        yield (
+            f"{variant.id}: {variant.scheme.tool} cannot resume a quantization that was killed or preempted: the next"
+            " attempt starts from the first layer."
+        )
     if assignment.fallback_reason:
         backend = backend_title(assignment.settings.placement_backend)
         yield f"{variant.id}: evaluated by {backend}, because {assignment.fallback_reason}."

@@ -83,8 +83,8 @@ def _explained(error: RuntimeError, inputs: Inputs) -> Exception:
     if not isinstance(error, torch.linalg.LinAlgError):
         return error
     return UserInputError(
-        f"AutoGPTQ could not invert the Hessian of a layer with '{inputs.job.scheme.name}' ({first_line(error)}): use more "
-        "calibration text (calibration.samples, calibration.sequence_length) or a larger damping."
+        f"AutoGPTQ could not invert the Hessian of a layer with '{inputs.job.scheme.name}' ({first_line(error)}): use "
+        "more calibration text (calibration.samples, calibration.sequence_length) or a larger damping."
     )
 
 

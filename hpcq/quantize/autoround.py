@@ -96,6 +96,6 @@ def _check_arguments(tool: Any) -> None:
     missing = [name for name in _ARGUMENTS if name not in known]
     if missing:
         raise SetupError(
-            f"The installed auto-round has no argument {', '.join(missing)}: install version 0.15.1, as in the lock file "
-            "of the environment."
+            f"The installed auto-round has no argument {', '.join(missing)}: install version 0.15.1, as in the "
+            "lock file of the environment."
         )

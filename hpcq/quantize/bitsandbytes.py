@@ -7,7 +7,6 @@ covers the contents of the linked files.
 
 from __future__ import annotations
 
-import os
 from typing import Any
 
 from hpcq.catalog.safetensors_headers import INDEX_FILE
@@ -21,8 +20,8 @@ from hpcq.quantize.plain_files import copy_other_files, write_config
 from hpcq.quantize.transformers_4 import load_config
 
 OUTLIER_THRESHOLD = 6.0
-"""LLM.int8(): columns of the inputs with a larger absolute value are computed in 16 bits (arXiv 2208.07339, section 3.2;
-the default of transformers)."""
+"""LLM.int8(): columns of the inputs with a larger absolute value are computed in 16 bits (arXiv 2208.07339, section
+3.2, and the default of transformers)."""
 
 
 class BitsAndBytesQuantizer:
@@ -34,8 +33,8 @@ class BitsAndBytesQuantizer:
         layers = linear_layers(_empty_model(job), job.base, job.scheme)
         if any(".experts." in name for name in layers.quantized):
             raise UserInputError(
-                f"'{job.scheme.name}': transformers has all experts of a layer in one tensor, which bitsandbytes leaves "
-                "unquantized: choose gptqmodel:gptq-w4a16 or fp8-dynamic."
+                f"'{job.scheme.name}': transformers has all experts of a layer in one tensor, which bitsandbytes "
+                "leaves unquantized: choose gptqmodel:gptq-w4a16 or fp8-dynamic."
             )
         job.report("saving")
         settings = declaration(job.scheme)
@@ -86,7 +85,7 @@ def _link_weights(job: QuantizeJob) -> None:
     """Link the weights of the base. An index is copied, because it has the names of the files."""
     base = job.base.absolute()
     for path in weight_files(base):
-        os.symlink(path, job.output / path.relative_to(base))
+        (job.output / path.relative_to(base)).symlink_to(path)
     index = base / INDEX_FILE
     if index.is_file():
         (job.output / INDEX_FILE).write_bytes(index.read_bytes())

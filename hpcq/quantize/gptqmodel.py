@@ -13,7 +13,7 @@ from hpcq.quantize.packed_tool import Inputs, ToolRun, quantize_packed
 from hpcq.quantize.probe import log_likelihoods
 
 _FALLBACK = "fallback"
-"""Beginning of the field `loss` in gptqmodel's log if too few tokens reached a layer, which is then rounded to nearest."""
+"""Beginning of the field `loss` in gptqmodel's log of a layer that was rounded to nearest for lack of tokens."""
 
 
 class GptqModelQuantizer:
@@ -24,6 +24,8 @@ class GptqModelQuantizer:
         if job.device == "cpu":
             # gptqmodel uses all accelerators that it detects, and detects them when it is imported.
             os.environ["CUDA_VISIBLE_DEVICES"] = ""
+        # It compiles its layers when it loads a checkpoint, for one short text, and a node may have no compiler.
+        os.environ["TORCHDYNAMO_DISABLE"] = "1"
         # Without it, it starts a thread per core of the node, not of the job.
         os.environ.setdefault("GPTQMODEL_CPU_WORKERS", str(max(2, len(os.sched_getaffinity(0)))))
         return quantize_packed(job, _GptqModel())
@@ -57,8 +59,8 @@ class _GptqModel:
             )
         except (ArithmeticError, RuntimeError, ValueError) as error:
             raise UserInputError(
-                f"gptqmodel cannot quantize {job.base} with '{job.scheme.name}': {first_line(error)}: use more calibration"
-                " text or a larger damping, or a scheme of llmcompressor."
+                f"gptqmodel cannot quantize {job.base} with '{job.scheme.name}': {first_line(error)}: use more"
+                " calibration text or a larger damping, or a scheme of llmcompressor."
             ) from error
         model.save(str(inputs.folder))
         log = model.quant_log
@@ -154,8 +156,8 @@ def _fallbacks(log: list[dict[str, Any]], job: QuantizeJob) -> dict[str, Any]:
     facts = {"layers": len(names), "of": len(log), "names": module_counts(names)}
     if len(names) > job.max_fallback_share * len(log):
         raise UserInputError(
-            f"gptqmodel rounded {len(names)} of {len(log)} layers to nearest, because too few calibration tokens reached "
-            f"them; at most {job.max_fallback_share:.0%} are accepted: use more calibration text, or increase "
+            f"gptqmodel rounded {len(names)} of {len(log)} layers to nearest, because too few calibration tokens "
+            f"reached them; at most {job.max_fallback_share:.0%} are accepted: use more calibration text, or increase "
             "quantize.max_fallback_share."
         )
     return {job.scheme.method: facts}

@@ -82,8 +82,8 @@ def base_names(base: Path, layers: LinearLayers) -> dict[str, str]:
     missing = [name for name in layers.quantized if name not in found]
     if missing:
         raise UserInputError(
-            f"{base}: its files have no tensor for {len(missing)} of {len(layers.quantized)} layers ({listed(missing)}):"
-            " save the checkpoint again with save_pretrained of transformers."
+            f"{base}: its files have no tensor for {len(missing)} of {len(layers.quantized)} layers "
+            f"({listed(missing)}): save the checkpoint again with save_pretrained of transformers."
         )
     return found
 
@@ -94,7 +94,9 @@ def _expert_layers(model: Any, base: Path) -> dict[str, tuple[int, int]]:
     fused = any(_EXPERTS in f"{name}." and tensor.ndim > 2 for name, tensor in model.named_parameters())  # noqa: PLR2004
     if not fused:
         return {}
-    found = {header.name: header.shape for header in read_headers(base) if _is_expert(header) and header.name not in own}
+    found = {
+        header.name: header.shape for header in read_headers(base) if _is_expert(header) and header.name not in own
+    }
     if not found:
         raise UserInputError(
             f"{base}: all experts of a layer are in one tensor, for which there is no quantized format: evaluate it"

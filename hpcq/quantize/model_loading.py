@@ -111,7 +111,9 @@ def attention_settings(config: Any) -> dict[str, str]:
 def _saved_dtype(base: Path, config: Any) -> str:
     """Return the name of the dtype of a checkpoint's weights: as configured, else of most bytes of its tensors."""
     configs = (config.get_text_config(), config)
-    configured = next(filter(None, (getattr(one, key, None) for one in configs for key in ("dtype", "torch_dtype"))), None)
+    configured = next(
+        filter(None, (getattr(one, key, None) for one in configs for key in ("dtype", "torch_dtype"))), None
+    )
     return str(configured or stored_dtype(base) or _dtype_of_pickles(base)).removeprefix("torch.")
 
 

@@ -186,14 +186,16 @@ def _dequantizer(folder: Path, scheme: Scheme) -> Callable[[Mapping[str, Any]], 
     from hpcq.quantize.packed_weights import awq_weight, gptq_weight
 
     if scheme.checkpoint_format == CheckpointFormat.AWQ:
-        return lambda parts: _checked_groups(parts, scheme) or awq_weight(*(parts[part] for part in PARTS))
+        return lambda parts: awq_weight(*_checked_parts(parts, scheme))
     declaration = find_declaration(folder)
     layout = declaration.settings.get("checkpoint_format") if declaration else None
 
     def dequantize(parts: Mapping[str, Any]) -> Any:
-        _checked_groups(parts, scheme)
+        qweight, qzeros, scales = _checked_parts(parts, scheme)
         return gptq_weight(
-            *(parts[part] for part in PARTS),
+            qweight,
+            qzeros,
+            scales,
             parts.get(GROUP_INDEX),
             bits=int(scheme.weights.removeprefix("int")),
             is_v2=layout == "gptq_v2",
@@ -203,8 +205,8 @@ def _dequantizer(folder: Path, scheme: Scheme) -> Callable[[Mapping[str, Any]], 
     return dequantize
 
 
-def _checked_groups(parts: Mapping[str, Any], scheme: Scheme) -> None:
-    """Check the number of groups, and that each group of the index has as many inputs as the scheme says."""
+def _checked_parts(parts: Mapping[str, Any], scheme: Scheme) -> tuple[Any, Any, Any]:
+    """Return the parts of a weight whose groups have as many inputs as the scheme says."""
     import torch
 
     from hpcq.quantize.packed_weights import PackedWeightsError
@@ -217,15 +219,17 @@ def _checked_groups(parts: Mapping[str, Any], scheme: Scheme) -> None:
         raise PackedWeightsError(
             f"it has {parts['scales'].shape[0]} groups of scales, not {math.ceil(inputs / size)} for {inputs} inputs"
         )
+    tensors = (parts["qweight"], parts["qzeros"], parts["scales"])
     index = parts.get(GROUP_INDEX)
     if index is None:
-        return
+        return tensors
     counts = torch.bincount(index.long(), minlength=parts["scales"].shape[0])
     if index.shape[0] != inputs or counts.shape[0] != parts["scales"].shape[0] or int(counts.max()) > size:
         raise PackedWeightsError(f"g_idx does not have groups of {size} inputs")
     in_order = torch.equal(index.long(), torch.arange(inputs, device=index.device) // size)
     if not in_order and not scheme.activation_order:
         raise PackedWeightsError("g_idx orders inputs by activation, which the scheme does not declare")
+    return tensors
 
 
 def _checked_error(name: str, layer: PackedLayer, base: Any, scheme: Scheme) -> float:
@@ -239,8 +243,8 @@ def _checked_error(name: str, layer: PackedLayer, base: Any, scheme: Scheme) -> 
     tolerance = min(MAX_RELATIVE_ERROR, MAX_ERROR_FACTOR.get(scheme.method, 5.0) * explained)
     if not error <= tolerance:  # true for NaN, too
         raise WorkerError(
-            f"{name} is not that of the base model: it differs by {error:.2g} (relative), and rounding explains at most "
-            f"{tolerance:.2g}; nothing was committed."
+            f"{name} is not that of the base model: it differs by {error:.2g} (relative), and rounding explains at "
+            f"most {tolerance:.2g}; nothing was committed."
         )
     return error
 

@@ -1,7 +1,7 @@
 """Files of a checkpoint in the form that transformers and vLLM read, whichever tool wrote its tensors.
 
-Weights are `model.safetensors`, or shards with an index. config.json is that of the base with `quantization_config`. The
-base's other files (tokenizer, chat templates, generation settings, code) are exact copies.
+Weights are `model.safetensors`, or shards with an index. config.json is that of the base with `quantization_config`.
+The base's other files (tokenizer, chat templates, generation settings, code) are exact copies.
 """
 
 from __future__ import annotations
