@@ -32,6 +32,7 @@ from hpcq.catalog.tools import backends, quantizers
 from hpcq.catalog.unquantized_modules import LLMCOMPRESSOR, quantization_problem
 from hpcq.catalog.weight_files import ambiguous_weights
 from hpcq.core.errors import ManifestError
+from hpcq.core.modulefiles import PREFIX
 from hpcq.core.work_records import SYNTHETIC, Scheme
 from hpcq.manifest import calibration_checks, contradictions, fidelity_checks, prompt_checks
 from hpcq.manifest.checkpoint_damage import check_code, check_files, check_generation
@@ -386,7 +387,11 @@ def _environments(context: Context) -> Iterator[Problem]:
     for section, name in used.items():
         if name is not None and name not in (*built_in, *in_profile):
             yield (section, "environment"), unknown_name("environment", name, dict.fromkeys((*built_in, *in_profile)))
-    for name in in_profile:
+    for name, settings in in_profile.items():
+        for module in settings.modules:
+            known = tuple(f"{PREFIX}{one}" for one in built_in)
+            if module.startswith(PREFIX) and "/".join(module.split("/")[:2]) not in known:
+                yield ("cluster", "profile", "environments", name), unknown_name("module of hpcq", module, known)
         if name not in (*built_in, *of_tools, *used.values()):
             sentence = unknown_name("environment", name, built_in)
             hint = "Your own environment must be used by evaluate.environment or quantize.environment."
