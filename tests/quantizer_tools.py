@@ -210,8 +210,8 @@ def _last_line(text: str) -> str:
 def table(outcomes: list[Outcome], samples: int, length: int) -> str:
     """Return the outcomes as a table in Markdown."""
     lines = [
-        f"Calibrated with {samples} × {length} tokens, on one core, in float32 (AWQ of gptqmodel and AutoRound: bfloat16).",
-        f"AutoRound has {TUNING_STEPS} steps. Perplexity: first {TOKENS} tokens of the Apache licence, with accelerate.",
+        f"Calibrated with {samples} × {length} tokens, on one core, in float32 (gptqmodel's AWQ, AutoRound: bfloat16).",
+        f"AutoRound has {TUNING_STEPS} steps. Perplexity: {TOKENS} tokens of the Apache licence, with accelerate.",
         "The tiny models have random weights: their perplexities show only that the checkpoints load.",
         "",
         "| model | scheme | layers | perplexity | checkpoint, MB | seconds | peak memory, GB |",
