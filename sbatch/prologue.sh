@@ -5,6 +5,7 @@
 #   HPCQ_PACKAGE_PATH  folder that contains only the package hpcq
 #   HPCQ_THREADS       threads for numerical libraries
 #   HPCQ_MODULES       environment modules to load, separated by spaces; may be empty
+#   HPCQ_MODULE_PATH   folder with hpcq's own modulefiles; may be empty
 #
 # Manually: HPCQ_PACKAGE_PATH=… HPCQ_THREADS=1 HPCQ_MODULES='' . sbatch/prologue.sh
 
@@ -31,6 +32,7 @@ _hpcq_load_modules() {
         echo "hpcq: modules $* are required, but node $(hostname) has no 'module' command." >&2
         return 1
     fi
+    [ -z "${HPCQ_MODULE_PATH:-}" ] || module use "$HPCQ_MODULE_PATH"
     for name in "$@"; do
         if ! module load "$name"; then
             echo "hpcq: 'module load $name' failed on node $(hostname)." >&2

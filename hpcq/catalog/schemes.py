@@ -16,8 +16,11 @@ from hpcq.catalog.tools import quantizers
 from hpcq.core.frozen import dataclass
 from hpcq.core.work_records import SYNTHETIC, UNQUANTIZED, Scheme
 
-NumberFormat = Literal["fp32", "bf16", "fp16", "fp8_e4m3", "int8", "int4"]
+NumberFormat = Literal["fp32", "bf16", "fp16", "fp8_e4m3", "int8", "int4", "int3", "int2", "nf4", "fp4"]
 Granularity = Literal["tensor", "channel", "group"]
+
+TOOL_SEPARATOR = ":"
+"""Between tool and scheme in a name."""
 
 _GROUP_SUFFIX = re.compile(r"(?P<base>.+)-g(?P<group_size>[1-9][0-9]*)")
 _USUAL_GROUP_SIZES = (128, 64, 32)
@@ -32,7 +35,12 @@ def make_scheme(**fields: Any) -> Scheme:
     tool = quantizers().get(fields["tool"])
     is_calibrated = tool is not None and fields["method"] in tool.calibrated_methods
     needs_calibration = is_calibrated or (fields["method"] == "rtn" and is_static)
-    return Scheme(**{**fields, "ignore": tuple(fields.get("ignore", (HEAD,)))}, needs_calibration=needs_calibration)
+    derived = {
+        "ignore": tuple(fields.get("ignore", (HEAD,))),
+        "needs_calibration": needs_calibration,
+        "checkpoint_format": tool.checkpoint_format(fields["method"]) if tool else None,
+    }
+    return Scheme(**{**fields, **derived})
 
 
 def scheme_names() -> tuple[str, ...]:
@@ -40,11 +48,20 @@ def scheme_names() -> tuple[str, ...]:
     return tuple(_schemes(installed_plugins()))
 
 
+def without_default_tool(name: str) -> str:
+    """Return the name without the tool that the scheme has anyway: 'gptq-w4a16' for 'llmcompressor:gptq-w4a16'."""
+    tool, separator, rest = name.partition(TOOL_SEPARATOR)
+    base = split_group_size(rest)[0]
+    known = _schemes(installed_plugins())
+    found = known.get(rest) or known.get(base)
+    return rest if separator and found and found.tool == tool else name
+
+
 def find_scheme(name: str, custom: Mapping[str, Scheme] | None = None) -> Scheme | None:
     """Return the scheme with this name: one of `custom`, or the catalog's. The name may end with a group size.
 
     Args:
-        name: Name of the scheme, such as 'gptq-w4a16' or 'gptq-w4a16-g64'.
+        name: Name of the scheme, such as 'gptq-w4a16', 'gptq-w4a16-g64' or 'autogptq:gptq-w4a16-g64'.
         custom: The manifest's own schemes.
 
     Returns:
@@ -53,7 +70,10 @@ def find_scheme(name: str, custom: Mapping[str, Scheme] | None = None) -> Scheme
     known = {**_schemes(installed_plugins()), **(custom or {})}
     if name in known:
         return known[name]
-    base, group_size = split_group_size(name)
+    plain = without_default_tool(name)
+    if plain in known:
+        return replace(known[plain], name=name)
+    base, group_size = split_group_size(plain)
     if group_size is None or base not in known or known[base].granularity != "group":
         return None
     return replace(known[base], name=name, group_size=group_size)
@@ -171,10 +191,21 @@ def method_names(tool: str | None = None) -> tuple[str, ...]:
     return tuple(dict.fromkeys(method for methods in offered for method in methods))
 
 
+def _rows() -> dict[str, dict[str, Any]]:
+    """Return the catalog's rows by name, with the fields of their bases."""
+    rows = {**catalog_rows("schemes.toml"), **catalog_rows("tool_schemes.toml")}
+
+    def complete(row: dict[str, Any]) -> dict[str, Any]:
+        own = {key: value for key, value in row.items() if key != "base"}
+        return {**complete(rows[row["base"]]), **own} if "base" in row else own
+
+    return {name: complete(row) for name, row in rows.items()}
+
+
 @lru_cache(maxsize=8)
 def _schemes(plugins: tuple[Plugin, ...]) -> dict[str, Scheme]:
     """Return the schemes of the catalog, then those of `plugins`. Names must be unique."""
-    found = {name: make_scheme(name=name, **row) for name, row in catalog_rows("schemes.toml").items()}
+    found = {name: make_scheme(name=name, **row) for name, row in _rows().items()}
     origins = dict.fromkeys(found, "hpcq")
     for plugin in plugins:
         for name, row in plugin.rows(Group.SCHEMES.table).items():

@@ -77,12 +77,20 @@ class QuantizerInfo(ToolInfo):
         host_bytes_per_parameter: Host memory per parameter of the model; None: estimated as for llmcompressor, which
             holds the model in host memory and processes it block by block.
         gpu_bytes_per_parameter: Memory of its GPU per parameter, if `host_bytes_per_parameter` is given.
+        checkpoint_formats: Formats of its checkpoints, in the order of `methods`; empty: compressed-tensors.
+        resumes: Whether a quantization that was killed continues after its last finished block.
     """
 
     methods: tuple[str, ...]
     calibrated_methods: tuple[str, ...] = ()
     host_bytes_per_parameter: float | None = None
     gpu_bytes_per_parameter: float = 0.0
+    checkpoint_formats: tuple[str, ...] = ()
+    resumes: bool = True
+
+    def checkpoint_format(self, method: str) -> str | None:
+        """Return the format of the files that it writes with a method; None: compressed-tensors."""
+        return dict(zip(self.methods, self.checkpoint_formats, strict=False)).get(method)
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -14,6 +14,7 @@ from typing import Any
 
 from hpcq.catalog.schemes import find_scheme
 from hpcq.catalog.toml_rows import catalog_rows
+from hpcq.catalog.tool_limits import family_problem
 from hpcq.core.frozen import dataclass
 from hpcq.core.work_records import Scheme
 
@@ -157,8 +158,10 @@ def quantization_problem(config: Config, scheme: Scheme) -> str | None:
     if family in _UNQUANTIZABLE_FAMILIES:
         return f"{_UNQUANTIZABLE_FAMILIES[family]} ('{family}'): evaluate it unquantized"
     with_experts = has_experts(config)
-    return _transform_problem(family, scheme, with_experts=with_experts) or _format_problem(
-        family, scheme, with_experts=with_experts
+    return (
+        family_problem(config, scheme, with_experts=with_experts)
+        or _transform_problem(family, scheme, with_experts=with_experts)
+        or _format_problem(family, scheme, with_experts=with_experts)
     )
 
 
@@ -188,7 +191,8 @@ def _transform_problem(family: str, scheme: Scheme, *, with_experts: bool) -> st
 
 def _format_problem(family: str, scheme: Scheme, *, with_experts: bool) -> str | None:
     """Return why transformers 5.17 could not load the checkpoint; it would initialize such weights at random."""
-    is_integer = scheme.weights.startswith("int")
+    # In other formats hpcq dequantizes the weights, and transformers loads them as unquantized.
+    is_integer = scheme.weights.startswith("int") and scheme.checkpoint_format is None
     if family in _UNPACKABLE_FAMILIES and is_integer:
         return f"transformers cannot load integer weights of '{family}': choose fp8-dynamic"
     if with_experts and family in _FUSED_EXPERTS_FAMILIES:

@@ -25,6 +25,7 @@ from typing import TYPE_CHECKING
 from hpcq.core.errors import SetupError
 from hpcq.core.files import storage_errors, write_text
 from hpcq.core.installer import Installer
+from hpcq.core.modulefiles import PREFIX, modules_folder, version_of, write_modulefile
 from hpcq.core.paths import cache_folder
 from hpcq.data import MODULES
 
@@ -178,6 +179,9 @@ def create(name: str, modules: Path = MODULES) -> Path:
             with _creation_lock(target.with_name(f".{target.name}.lock")):
                 if not exists(name, modules):
                     _build(name, target, modules)
+    if target.is_dir() and not (modules_folder() / PREFIX / name / version_of(target)).is_file():
+        with storage_errors(target):
+            write_modulefile(name, target)
     return interpreter(name, modules)
 
 

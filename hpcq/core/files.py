@@ -289,7 +289,8 @@ def committed_folder(path: Path, *, is_private: bool = False) -> Iterator[Path]:
     with _temporary(path) as temporary:
         temporary.mkdir()
         yield temporary
-        items = (*temporary.rglob("*"), temporary)
+        # A link's target belongs to another folder.
+        items = (*(item for item in temporary.rglob("*") if not item.is_symlink()), temporary)
         for item in items:
             _limit_mode(item, path.parent, 0 if is_private else _OTHERS_READ)
         _fsync_all(items)

@@ -93,7 +93,8 @@ class Scheme:
     Attributes:
         name: Name in the manifest.
         tool: Quantization tool; 'none' for an unmodified base checkpoint.
-        method: none, rtn (round to nearest), gptq, awq, smoothquant (smoothing, then gptq), synthetic, or a plugin's.
+        method: none, rtn (round to nearest), gptq, awq, smoothquant (smoothing, then gptq), autoround, llm-int8,
+            synthetic, or a plugin's.
         weights: Data type of the weights: fp32, bf16, fp16, fp8_e4m3, int8, int4, or one that only checkpoints of
             others have (`hpcq.catalog.checkpoint_formats`).
         activations: Data type of the activations, as for `weights`.
@@ -106,8 +107,9 @@ class Scheme:
         activation_order: GPTQ: quantize columns in the order of decreasing activation.
         smoothing_strength: SmoothQuant's migration strength (alpha).
         ignore: Modules that stay unquantized.
-        checkpoint_format: Format of the files of a checkpoint that others quantized, such as gptq or awq; None: hpcq
-            writes the checkpoint.
+        checkpoint_format: Format of the checkpoint's files, such as gptq or awq; None: compressed-tensors that hpcq
+            writes.
+        tuning_steps: AutoRound: steps per block; None: the tool's default.
         needs_calibration: The method uses a calibration set.
     """
 
@@ -125,6 +127,7 @@ class Scheme:
     smoothing_strength: float | None = None
     ignore: tuple[str, ...] = ("lm_head",)
     checkpoint_format: str | None = None
+    tuning_steps: int | None = None
     needs_calibration: bool = unaddressed(False)
 
     @property
@@ -141,11 +144,6 @@ class Scheme:
     def quantizes_activations(self) -> bool:
         """Whether the inputs of layers are rounded to fewer bits."""
         return self.activations not in ("fp32", "bf16", "fp16")
-
-    @property
-    def is_quantized_here(self) -> bool:
-        """Whether hpcq creates the checkpoint, from the base checkpoint."""
-        return self.is_quantized and self.checkpoint_format is None
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -217,6 +215,11 @@ class Variant:
     def address(self) -> str:
         """Content address of the variant's checkpoint."""
         return address_of("variant", self.identified())
+
+    @property
+    def is_quantized_here(self) -> bool:
+        """Whether hpcq creates a quantized checkpoint, from the base checkpoint."""
+        return self.scheme.is_quantized and self.checkpoint is None
 
     def identified(self) -> Variant:
         """Return the variant with only what identifies it.

@@ -37,6 +37,7 @@ class Environment:
     Attributes:
         python: Path of the interpreter.
         modules: Environment modules to load.
+        module_path: Folder with hpcq's own modulefiles, if `modules` has one; '' otherwise.
         setup: Shell lines from the cluster profile, run unchanged.
         variables: Environment variables to export. Their values are quoted.
     """
@@ -46,6 +47,7 @@ class Environment:
     modules: tuple[str, ...] = ()
     setup: tuple[str, ...] = ()
     variables: tuple[tuple[str, str], ...] = ()
+    module_path: str = ""
 
 
 @dataclass(frozen=True, kw_only=True)

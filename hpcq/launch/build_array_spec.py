@@ -9,6 +9,7 @@ from typing import Any
 from hpcq.catalog.plugins import Plugin, lock_folder, pinned_version
 from hpcq.catalog.tools import ToolInfo, backends, quantizers
 from hpcq.core import environments
+from hpcq.core.modulefiles import PREFIX, modules_folder, version_of
 from hpcq.core.work_records import EvaluateWork, QuantizeWork
 from hpcq.launch.array_spec import ArraySpec, Dependency, Environment, UnitSpec
 from hpcq.launch.recovery.retry_policy import RetryPolicy
@@ -100,13 +101,22 @@ def _with_caches(environment: Environment, options: SlurmOptions) -> Environment
     return replace(environment, variables=tuple((found | dict(environment.variables)).items()))
 
 
+def _with_version(module: str) -> str:
+    """Return the name of a module; one of hpcq's without a version gets the digest of the locked environment."""
+    name = module.removeprefix(PREFIX)
+    if name == module or "/" in name or name not in environments.names(lock_folder(name)):
+        return module
+    return f"{module}/{version_of(environments.folder(name, lock_folder(name)))}"
+
+
 def build_environment(name: str, profile: Profile) -> Environment:
     """Return the environment from the profile. Its default interpreter is the one in hpcq's own cache."""
     settings = profile.environments.get(name, EnvironmentSettings.model_construct())
     return Environment(
         name=name,
         python=settings.python or str(environments.interpreter(name, lock_folder(name))),
-        modules=settings.modules,
+        modules=tuple(map(_with_version, settings.modules)),
+        module_path=str(modules_folder()) if any(one.startswith(PREFIX) for one in settings.modules) else "",
         setup=(*profile.slurm.setup, *settings.setup),
         variables=tuple(settings.variables.items()),
     )

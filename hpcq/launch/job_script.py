@@ -87,6 +87,7 @@ def environment_text(environment: Environment, *, threads: int, snapshot: Snapsh
         NAME_VARIABLE: environment.name,
         "HPCQ_THREADS": str(threads),
         "HPCQ_MODULES": " ".join(environment.modules),
+        "HPCQ_MODULE_PATH": environment.module_path,
         **dict(environment.variables),
     }
     lines = [

@@ -19,11 +19,20 @@ from hpcq.catalog.ignored_layers import head_name, ignore_problem, linear_names
 from hpcq.catalog.make_task_index import NO_ENVIRONMENT
 from hpcq.catalog.models import model_ids
 from hpcq.catalog.plugins import environment_names
-from hpcq.catalog.schemes import find_scheme, group_size_problem, method_names, scheme_names, split_group_size
+from hpcq.catalog.schemes import (
+    find_scheme,
+    group_size_problem,
+    method_names,
+    scheme_names,
+    split_group_size,
+    without_default_tool,
+)
+from hpcq.catalog.tool_limits import scheme_problems, width_problem
 from hpcq.catalog.tools import backends, quantizers
 from hpcq.catalog.unquantized_modules import LLMCOMPRESSOR, quantization_problem
 from hpcq.catalog.weight_files import ambiguous_weights
 from hpcq.core.errors import ManifestError
+from hpcq.core.modulefiles import PREFIX
 from hpcq.core.work_records import SYNTHETIC, Scheme
 from hpcq.manifest import calibration_checks, contradictions, fidelity_checks, prompt_checks
 from hpcq.manifest.checkpoint_damage import check_code, check_files, check_generation
@@ -230,9 +239,11 @@ def _contradictions(scheme: Scheme) -> Iterator[tuple[str, str]]:
         ("damping", scheme.damping, gptq_methods),
         ("activation_order", scheme.activation_order, gptq_methods),
         ("smoothing_strength", scheme.smoothing_strength, ("smoothquant",)),
+        ("tuning_steps", scheme.tuning_steps, ("autoround",)),
     ):
         if value is not None and scheme.method not in methods:
             yield key, f"is not allowed with method '{scheme.method}', only with {' and '.join(methods)}."
+    yield from scheme_problems(scheme)
 
 
 def _scheme_names(context: Context) -> Iterator[Problem]:
@@ -258,7 +269,7 @@ def _scheme_names(context: Context) -> Iterator[Problem]:
 
 def _unknown_scheme(name: str, defined: Collection[str]) -> str:
     known = (*scheme_names(), *defined)
-    base, group_size = split_group_size(name)
+    base, group_size = split_group_size(without_default_tool(name))
     if group_size is not None and base in known:
         return f"'{name}' does not exist: '{base}' has no groups. Use '{base}'."
     return unknown_name("scheme", name, known)
@@ -272,6 +283,10 @@ def _quantizable(context: Context) -> Iterator[Problem]:
             if not (config and use.scheme and use.scheme.is_quantized) or use.scheme.tool == SYNTHETIC:
                 continue
             problem = quantization_problem(config, use.scheme)
+            if not problem and use.name not in context.defined_schemes:  # a definition is checked by itself
+                problem = next((text.removesuffix(".") for _, text in scheme_problems(use.scheme)), None)
+            if not problem and model.shape:
+                problem = width_problem(use.scheme, model.shape)
             if problem:
                 name = model.id.rstrip("/").rsplit("/", 1)[-1]
                 yield use.key_path, f"'{use.name}' cannot quantize {name}: {problem}."
@@ -372,7 +387,11 @@ def _environments(context: Context) -> Iterator[Problem]:
     for section, name in used.items():
         if name is not None and name not in (*built_in, *in_profile):
             yield (section, "environment"), unknown_name("environment", name, dict.fromkeys((*built_in, *in_profile)))
-    for name in in_profile:
+    for name, settings in in_profile.items():
+        for module in settings.modules:
+            known = tuple(f"{PREFIX}{one}" for one in built_in)
+            if module.startswith(PREFIX) and "/".join(module.split("/")[:2]) not in known:
+                yield ("cluster", "profile", "environments", name), unknown_name("module of hpcq", module, known)
         if name not in (*built_in, *of_tools, *used.values()):
             sentence = unknown_name("environment", name, built_in)
             hint = "Your own environment must be used by evaluate.environment or quantize.environment."

@@ -151,7 +151,8 @@ def nearest_names(name: str, known: Iterable[str]) -> list[str]:
 
 
 def unknown_name(what: str, name: str, known: Iterable[str]) -> str:
-    """Return the message for a name that is not in `known`."""
-    names = tuple(known)
+    """Return the message for a name that is not in `known`. Names with a tool are only suggested."""
+    suggested = tuple(known)
+    names = tuple(one for one in suggested if ":" not in one and not one.startswith("study-"))
     listed = ", ".join(names[:_MAX_LISTED_NAMES]) + (", …" if len(names) > _MAX_LISTED_NAMES else "")
-    return f"unknown {what} '{name}'; known are {listed}.{did_you_mean(name, names)}"
+    return f"unknown {what} '{name}'; known are {listed}.{did_you_mean(name, suggested)}"

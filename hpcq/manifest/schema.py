@@ -21,7 +21,14 @@ from pydantic import (
 )
 
 from hpcq.catalog.published_scores import study_names
-from hpcq.catalog.schemes import Granularity, NumberFormat, method_names, scheme_names, split_group_size
+from hpcq.catalog.schemes import (
+    Granularity,
+    NumberFormat,
+    method_names,
+    scheme_names,
+    split_group_size,
+    without_default_tool,
+)
 from hpcq.catalog.tasks import find_suite, suite_names
 from hpcq.catalog.tools import backends, quantizers
 from hpcq.core.addressing import VARIANT_SEPARATOR, slug
@@ -79,10 +86,11 @@ def _known_scheme(name: str, info: ValidationInfo) -> str:
     """Reject a name that is unknown both with and without its group size."""
     if info.context is not None:
         known = (*scheme_names(), *info.context.get(DEFINED_SCHEMES, ()))
-        base, _, size = name.rpartition("-g")
+        plain = without_default_tool(name)
+        base, _, size = plain.rpartition("-g")
         if base in known and size.isdecimal() and not int(size):
             raise validation_error(f"'{name}' does not exist: the group size must be 1 or more.")
-        if name not in known and split_group_size(name)[0] not in known:
+        if plain not in known and split_group_size(plain)[0] not in known:
             raise validation_error(unknown_name("scheme", name, known))
     return name
 
@@ -237,11 +245,14 @@ class SchemeDefinition(Section):
     )
     base: SchemeName | None = Field(None, description="Scheme to start from.")
     tool: ToolName | None = Field(
-        None, description="Quantization tool: none, llmcompressor, synthetic (a rehearsal), or that of a plugin."
+        None,
+        description="Quantization tool: none, llmcompressor, autogptq, autoawq, gptqmodel, autoround, bitsandbytes, "
+        "synthetic (a rehearsal), or that of a plugin.",
     )
     method: MethodName | None = Field(
         None,
-        description="Quantization method: none, rtn, gptq, awq, smoothquant, synthetic, or that of a plugin's tool.",
+        description="Quantization method: none, rtn, gptq, awq, smoothquant, autoround, llm-int8, synthetic, or that "
+        "of a plugin's tool.",
     )
     weights: NumberFormat | None = Field(None, description="Number format of the weights.")
     activations: NumberFormat | None = Field(None, description="Number format of the activations.")
@@ -257,6 +268,9 @@ class SchemeDefinition(Section):
     activation_order: bool | None = Field(None, description="GPTQ: process columns in order of decreasing activation.")
     smoothing_strength: Annotated[float, Field(ge=0, le=1)] | None = Field(
         None, description="SmoothQuant: migration strength from activations to weights (alpha)."
+    )
+    tuning_steps: Annotated[int, Field(ge=1)] | None = Field(
+        None, description="AutoRound: steps per block; the tool's default is 200."
     )
     ignore: LayerPatterns | None = Field(
         None,

@@ -98,7 +98,7 @@ def _variants(resolved: ResolvedManifest) -> list[Variant]:
 def _checkpoint_bytes(resolved: ResolvedManifest, variant: Variant) -> int:
     """Return the size of the checkpoint that hpcq creates; 0 if it creates none or its size is unknown."""
     shape = resolved.shapes.get(variant.model)
-    return checkpoint_bytes(shape, variant.scheme) if variant.scheme.is_quantized_here and shape else 0
+    return checkpoint_bytes(shape, variant.scheme) if variant.is_quantized_here and shape else 0
 
 
 def variant_of(resolved: ResolvedManifest, model: Model, scheme: Scheme) -> Variant:
@@ -161,6 +161,11 @@ def _notes(resolved: ResolvedManifest, variant: Variant, assignment: Assignment)
     """Yield notes on how the variant is computed or was planned, for readers of the results."""
     placement, model = assignment.evaluation.placement, variant.model
     kernel = placement.kernel
+    if variant.is_quantized_here and not quantizers()[variant.scheme.tool].resumes:
+        yield (
+            f"{variant.id}: {variant.scheme.tool} cannot resume a quantization that was killed or preempted: the next"
+            " attempt starts from the first layer."
+        )
     if assignment.fallback_reason:
         backend = backend_title(assignment.settings.placement_backend)
         yield f"{variant.id}: evaluated by {backend}, because {assignment.fallback_reason}."

@@ -13,6 +13,7 @@ from typing import Any
 
 from hpcq.catalog.hf_config import find_config_shape
 from hpcq.catalog.schemes import group_size_problem
+from hpcq.catalog.tool_limits import width_problem
 from hpcq.catalog.unquantized_modules import quantization_problem
 from hpcq.catalog.weight_files import weights_problem
 from hpcq.core.errors import SetupError, UserInputError
@@ -63,6 +64,8 @@ def check_group_size(scheme: Scheme, config: Mapping[str, Any], model_name: str)
         UserInputError: The inputs of a layer are not a multiple of the group size.
     """
     shape = find_config_shape(config.get("text_config") or config)
+    if shape and (too_narrow := width_problem(scheme, shape)):
+        raise UserInputError(f"'{scheme.name}' cannot quantize {model_name}: {too_narrow}.")
     problem = group_size_problem(scheme, shape) if shape else None
     if problem:
         raise UserInputError(problem.sentence(model_name, names_layer=True))

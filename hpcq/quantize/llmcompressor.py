@@ -6,20 +6,16 @@ import contextlib
 import copy
 import gc
 import os
-import random
 from collections.abc import Iterator
 from functools import partial
 from typing import Any
 
-from hpcq.core.errors import SetupError
-from hpcq.core.work_records import Calibration
-from hpcq.quantize.calibration import CalibrationSet, calibration_set
-from hpcq.quantize.chat_template import chat_renderer
 from hpcq.quantize.coverage import check_coverage, declare, use_plain_linears
 from hpcq.quantize.experts import RoutedTokens, expert_linears, unpack_experts
 from hpcq.quantize.fallbacks import Fallbacks
 from hpcq.quantize.interface import QuantizeJob
 from hpcq.quantize.model_loading import LoadedModel, load_base, separator_token
+from hpcq.quantize.preparation import calibration_sequences, seed_and_select_device
 from hpcq.quantize.recipes import Recipe, make_recipe, rounds_activations
 from hpcq.quantize.saving import save_checkpoint
 from hpcq.quantize.self_check import Expectation, LogLikelihoods, check_saved
@@ -55,7 +51,7 @@ class LlmCompressorQuantizer:
             # and works only before torch queries devices.
             os.environ["CUDA_VISIBLE_DEVICES"] = ""
         job.report("loading")
-        device = _seed_and_select_device(job)
+        device = seed_and_select_device(job)
         # The model in memory is released before the saved one is loaded.
         try:
             facts, saved = _quantize_and_save(job, device)
@@ -79,7 +75,7 @@ def _quantize_and_save(job: QuantizeJob, device: str) -> tuple[dict[str, Any], E
         job.base, compute_dtype="float32" if device == "cpu" else None, trust_remote_code=job.trust_remote_code
     )
     compute_dtype = "float32" if device == "cpu" else base.saved_dtype
-    calibration = _calibration_set(job.calibration, base) if job.calibration else None
+    calibration = calibration_sequences(job.calibration, base) if job.calibration else None
     batches = _batches(calibration.sequences) if calibration else None
     likelihoods = LogLikelihoods(base.model, base.tokenizer, dtype=compute_dtype)
     unpack_experts(base.model, job.scheme)
@@ -163,28 +159,6 @@ def _forget_session() -> None:
 
     active_session().reset()
     gc.collect()
-
-
-def _seed_and_select_device(job: QuantizeJob) -> str:
-    import numpy as np
-    import torch
-
-    random.seed(job.seed)
-    np.random.seed(job.seed)  # noqa: NPY002  llmcompressor and transformers use the global generator
-    torch.manual_seed(job.seed)
-    has_cuda = torch.cuda.is_available()
-    if job.device == "cuda" and not has_cuda:
-        raise SetupError("quantize.device is 'cuda', but torch detects no GPU: choose another GPU class or 'cpu'.")
-    return "cuda" if has_cuda else "cpu"
-
-
-def _calibration_set(calibration: Calibration, base: LoadedModel) -> CalibrationSet:
-    return calibration_set(
-        calibration,
-        lambda text: base.tokenizer(text, add_special_tokens=False, verbose=False)["input_ids"],
-        separator=separator_token(base),
-        render_chat=chat_renderer(base.tokenizer),
-    )
 
 
 def _batches(sequences: list[list[int]]) -> Any:

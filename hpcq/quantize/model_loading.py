@@ -1,4 +1,4 @@
-"""Loading of a base checkpoint with transformers (5.17), refused unless every weight comes from its files.
+"""Loading of a base checkpoint with transformers (5.17, 4.51), refused unless every weight comes from its files.
 
 transformers initializes weights that a checkpoint lacks at random, and only warns. A model that was partly random would
 be quantized and evaluated like any other.
@@ -15,6 +15,7 @@ from hpcq.catalog.safetensors_headers import stored_dtype
 from hpcq.core.errors import SetupError, UserInputError
 from hpcq.core.frozen import dataclass
 from hpcq.core.sentences import first_line
+from hpcq.quantize.transformers_4 import dtype_argument, load_config, load_tokenizer
 from hpcq.verify.config_errors import config_errors, missing_package
 from hpcq.verify.loaded_model import (
     TRIAL_TOKENS,
@@ -62,10 +63,10 @@ def load_base(base: Path, *, compute_dtype: str | None, trust_remote_code: bool)
     """
     import torch
     from safetensors import SafetensorError
-    from transformers import AutoConfig, AutoModelForCausalLM, GenerationConfig
+    from transformers import AutoModelForCausalLM, GenerationConfig
 
     with config_errors(base):
-        config = AutoConfig.from_pretrained(base, trust_remote_code=trust_remote_code)
+        config = load_config(base, trust_remote_code=trust_remote_code)
         with torch.device("meta"):
             AutoModelForCausalLM.from_config(config, trust_remote_code=trust_remote_code)
     saved_dtype = _saved_dtype(base, config)
@@ -73,7 +74,7 @@ def load_base(base: Path, *, compute_dtype: str | None, trust_remote_code: bool)
         model, info = AutoModelForCausalLM.from_pretrained(
             base,
             config=config,
-            dtype=getattr(torch, compute_dtype or saved_dtype),
+            **dtype_argument(getattr(torch, compute_dtype or saved_dtype)),
             trust_remote_code=trust_remote_code,
             output_loading_info=True,
             **attention_settings(config),
@@ -109,7 +110,10 @@ def attention_settings(config: Any) -> dict[str, str]:
 
 def _saved_dtype(base: Path, config: Any) -> str:
     """Return the name of the dtype of a checkpoint's weights: as configured, else of most bytes of its tensors."""
-    configured = getattr(config.get_text_config(), "dtype", None) or getattr(config, "dtype", None)
+    configs = (config.get_text_config(), config)
+    configured = next(
+        filter(None, (getattr(one, key, None) for one in configs for key in ("dtype", "torch_dtype"))), None
+    )
     return str(configured or stored_dtype(base) or _dtype_of_pickles(base)).removeprefix("torch.")
 
 
@@ -126,10 +130,8 @@ def _dtype_of_pickles(base: Path) -> str:
 
 
 def _load_tokenizer(base: Path, *, trust_remote_code: bool, vocabulary: int) -> Any:
-    from transformers import AutoTokenizer
-
     try:
-        tokenizer = AutoTokenizer.from_pretrained(base, trust_remote_code=trust_remote_code)
+        tokenizer = load_tokenizer(base, trust_remote_code=trust_remote_code)
     except ImportError as error:
         raise SetupError(missing_package(base, error)) from error
     except (ValueError, KeyError, TypeError, OSError) as error:

@@ -3,12 +3,11 @@
 from __future__ import annotations
 
 import json
-import shutil
 from collections.abc import Collection
 from pathlib import Path
 from typing import Any
 
-from hpcq.core.checkpoint_files import files_in, travelling_files
+from hpcq.quantize.plain_files import copy_other_files
 
 _CODE_KEYS = ("auto_map", "architectures")
 
@@ -40,19 +39,8 @@ def save_checkpoint(model: Any, base: Path, output: Path, dtype_name: str, *, un
     model.generation_config = GenerationConfig()
     model.save_pretrained(output)
     (output / "generation_config.json").unlink(missing_ok=True)
-    _copy_other_files(base, output)
+    copy_other_files(base, output)
     _complete_config(base, output, unquantized)
-
-
-def _copy_other_files(base: Path, output: Path) -> None:
-    """Copy tokenizer, chat templates, generation settings and code, as they are.
-
-    transformers would write class names that older versions do not know, refuses invalid settings, and saves only the
-    modules of the model's own code, not those of its tokenizer.
-    """
-    for name in travelling_files(files_in(base)):
-        (output / name).parent.mkdir(parents=True, exist_ok=True)
-        shutil.copyfile(base / name, output / name)
 
 
 def _forget_scale_dtypes(model: Any) -> None:

@@ -203,7 +203,8 @@ def _metadata(
         "seconds": seconds,
         # ru_maxrss is in KiB on Linux.
         "peak_memory_bytes": resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024,
-        "bytes_on_disk": sum(item.stat().st_size for item in folder.rglob("*") if item.is_file()),
+        # A link has its own size: bitsandbytes' checkpoints link to the weights of the base.
+        "bytes_on_disk": sum(item.lstat().st_size for item in folder.rglob("*") if item.is_file()),
         "node": os.environ.get("SLURMD_NODENAME") or socket.gethostname(),
         "created": utc_now(),
     }
@@ -213,5 +214,5 @@ def _widen_permissions(folder: Path) -> None:
     """Give every file the mode of a new file, according to the umask: safetensors creates files with mode 0600."""
     mode = (folder / METADATA_FILE).stat().st_mode
     for item in folder.rglob("*"):
-        if item.is_file():
+        if item.is_file() and not item.is_symlink():  # a link's target belongs to the base
             item.chmod(mode)

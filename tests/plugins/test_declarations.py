@@ -4,12 +4,13 @@ from __future__ import annotations
 
 import re
 from pathlib import Path
+from typing import get_args
 
 import pytest
 
 from hpcq.catalog.kernels import backend_title, find_kernel, has_kernels
 from hpcq.catalog.plugins import Group
-from hpcq.catalog.schemes import find_scheme, scheme_names
+from hpcq.catalog.schemes import NumberFormat, find_scheme, scheme_names
 from hpcq.catalog.tools import backends, loadable_names, quantizers
 from hpcq.cli import main
 from hpcq.core.errors import SetupError
@@ -105,8 +106,8 @@ INVALID = {
         "FILE: [schemes.theirs-w8a16]: 'method' must be one of rtn, clever, not 'gptq'",
     ),
     "number format": (
-        {"declaration": DECLARATION.replace('weights = "int8"', 'weights = "nf4"')},
-        "FILE: [schemes.theirs-w8a16]: 'weights' must be one of fp32, bf16, fp16, fp8_e4m3, int8, int4, not 'nf4'",
+        {"declaration": DECLARATION.replace('weights = "int8"', 'weights = "int5"')},
+        f"FILE: [schemes.theirs-w8a16]: 'weights' must be one of {', '.join(get_args(NumberFormat))}, not 'int5'",
     ),
     "kernel": (
         {"declaration": DECLARATION.replace('backend = "scorer"', 'backend = "vllm"')},

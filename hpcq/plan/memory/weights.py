@@ -1,10 +1,11 @@
-"""Bytes of a variant's weights, tensor by tensor, as compressed-tensors 0.19 stores them."""
+"""Bytes of a variant's weights, tensor by tensor, as compressed-tensors 0.19, AutoGPTQ and AutoAWQ store them."""
 
 from __future__ import annotations
 
 import math
 from functools import lru_cache
 
+from hpcq.catalog.checkpoint_formats import CheckpointFormat
 from hpcq.catalog.model_shape import Block, Linear, ModelShape
 from hpcq.catalog.schemes import has_uniform_blocks, is_ignored
 from hpcq.core.work_records import Scheme
@@ -18,6 +19,7 @@ VALUE_BYTES = 2
 _UNQUANTIZED = ("fp32", "bf16", "fp16")
 _WORD_BITS = 32
 _FLOAT32_BYTES = 4
+_INDEX_BYTES = 4
 
 
 @lru_cache(maxsize=4096)
@@ -44,7 +46,12 @@ def weight_bytes(shape: ModelShape, scheme: Scheme, value: int | None = None) ->
 
 
 def checkpoint_bytes(shape: ModelShape, scheme: Scheme) -> int:
-    """Return the bytes on disk: of a base checkpoint, those of its files; hpcq writes the base's type."""
+    """Return the bytes on disk: of a base checkpoint, those of its files; hpcq writes the base's type.
+
+    A checkpoint of bitsandbytes has links to the weights of the base.
+    """
+    if scheme.checkpoint_format == CheckpointFormat.BITSANDBYTES:
+        return 0
     if scheme.is_quantized:
         return weight_bytes(shape, scheme, shape.value_bytes)
     return base_bytes(shape)
@@ -117,6 +124,8 @@ def linear_bytes(linear: Linear, scheme: Scheme, *, is_ignored: bool = False, va
     bias = linear.out_features * value if linear.has_bias else 0
     if not scheme.is_quantized or is_ignored or not linear.is_quantizable:
         return linear.weights * value + bias
+    if scheme.checkpoint_format in (CheckpointFormat.GPTQ, CheckpointFormat.AWQ):
+        return _packed_tool_bytes(linear, scheme) + bias
     is_packed = scheme.weights.startswith("int") and scheme.activations in _UNQUANTIZED
     # With quantized activations, integer weights take one byte each, even if they have fewer bits.
     bits = BITS[scheme.weights] if is_packed or not scheme.weights.startswith("int") else 8
@@ -128,6 +137,17 @@ def linear_bytes(linear: Linear, scheme: Scheme, *, is_ignored: bool = False, va
         zero_points = columns * _words(rows, bits) if is_packed else columns * rows
     is_static = scheme.activations not in _UNQUANTIZED and not scheme.dynamic
     return weights + (rows * columns + is_static) * value + zero_points + original_shape + bias
+
+
+def _packed_tool_bytes(linear: Linear, scheme: Scheme) -> int:
+    """Return the bytes of a layer in the format of AutoGPTQ or AutoAWQ, without its bias.
+
+    Both have zero points, also of symmetric weights, and scales in 16 bits. AutoGPTQ has the group of each input.
+    """
+    bits, rows, columns = BITS[scheme.weights], linear.in_features, linear.out_features
+    groups = math.ceil(rows / (scheme.group_size or rows))
+    index = rows * _INDEX_BYTES if scheme.checkpoint_format == CheckpointFormat.GPTQ else 0
+    return _words(rows, bits) * columns + groups * (_words(columns, bits) + columns * VALUE_BYTES) + index
 
 
 def gib(count: float) -> float:

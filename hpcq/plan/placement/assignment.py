@@ -52,7 +52,7 @@ def assign_variants(
     for variant in variants:
         try:
             found[variant.id] = estimator.evaluation_candidates(variant)
-            for_quantization = estimator.quantization_candidates(variant) if variant.scheme.is_quantized_here else None
+            for_quantization = estimator.quantization_candidates(variant) if variant.is_quantized_here else None
             for_evaluation = found[variant.id].candidates
             # A variant that has started continues, even if a later estimate exceeds the time limits.
             if variant.id not in history.shards:

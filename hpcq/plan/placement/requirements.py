@@ -34,6 +34,7 @@ class EvaluationRequirements:
         offload: Where weights that do not fit on the GPUs may be stored: none, cpu or disk.
         dtype: Type of the computation.
         max_length: Maximum tokens of prompt and text in the manifest; None: the model's.
+        is_of_others: Others quantized the checkpoint.
     """
 
     model: ModelShape | None
@@ -48,6 +49,12 @@ class EvaluationRequirements:
     architectures: tuple[str, ...] | None = None
     dtype: str = "bfloat16"
     max_length: int | None = None
+    is_of_others: bool = False
+
+    @property
+    def is_quantized_here(self) -> bool:
+        """Whether hpcq creates a quantized checkpoint."""
+        return self.scheme.is_quantized and not self.is_of_others
 
     @property
     def known_architectures(self) -> tuple[str, ...] | None:
@@ -86,6 +93,7 @@ def evaluation_requirements(
         demand=_demand(settings, model, is_float32=dtype == "float32"),
         dtype=dtype,
         max_length=settings.max_length,
+        is_of_others=variant.checkpoint is not None,
         tensor_parallel=None if tensor is None else int(tensor),
         pipeline_parallel=None if pipeline is None else int(pipeline),
         expert_parallel=None if experts is None else bool(experts),

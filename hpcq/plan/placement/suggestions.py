@@ -62,7 +62,7 @@ def _fits(
 ) -> bool:
     """Whether the variant can be quantized and evaluated; exact_only: by a kernel that computes exactly the scheme."""
     try:
-        if requirements.scheme.is_quantized_here:
+        if requirements.is_quantized_here:
             place_quantization(profile, requirements.model, requirements.scheme, calibration)
         kernel = place_evaluation(profile, requirements).kernel
     except PlacementError:
@@ -104,7 +104,7 @@ def _samples(profile: Profile, requirements: EvaluationRequirements, calibration
 
 
 def _schemes(profile: Profile, requirements: EvaluationRequirements, calibration: Calibration) -> Iterator[str]:
-    if not has_kernels(requirements.backend) or requirements.scheme.checkpoint_format:
+    if not has_kernels(requirements.backend) or requirements.is_of_others:
         return
     bits = BITS[requirements.scheme.weights]
     others = [

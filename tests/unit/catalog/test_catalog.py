@@ -131,6 +131,7 @@ def test_memory_is_never_more_than_the_name_says() -> None:
 def test_schemes_need_calibration_as_their_methods_do(name: str) -> None:
     """GPTQ, AWQ, SmoothQuant and static activation scales need a calibration set; the others do not."""
     calibrated = {"fp8", "gptq-w4a16", "gptq-w8a16", "smoothquant-w8a8", "awq-w4a16"}
+    calibrated |= {one for one in scheme_names() if one.startswith(("auto", "gptqmodel:", "study-"))}
     assert scheme(name).needs_calibration == (name in calibrated)
 
 

@@ -10,7 +10,7 @@ import pytest
 
 from hpcq.catalog.checkpoint_formats import CheckpointFormatError, checkpoint_scheme, find_declaration
 from hpcq.catalog.kernels import find_kernel
-from hpcq.core.work_records import Scheme
+from hpcq.core.work_records import Checkpoint, Model, Scheme, Variant
 
 FP8_INPUT = {"num_bits": 8, "type": "float", "strategy": "token", "dynamic": True, "symmetric": True}
 FP8_CHANNEL = {"num_bits": 8, "type": "float", "strategy": "channel", "dynamic": False, "symmetric": True}
@@ -93,7 +93,7 @@ def test_a_scheme_is_derived_from_the_configuration(
     assert (scheme.weights, scheme.activations) == (weights, activations)
     assert (scheme.granularity, scheme.group_size) == (granularity, group_size)
     assert scheme.is_quantized
-    assert not scheme.is_quantized_here
+    assert not Variant(model=Model(id="org/base"), scheme=scheme, checkpoint=Checkpoint(id="org/x")).is_quantized_here
 
 
 @pytest.mark.parametrize(

@@ -304,8 +304,8 @@ INVALID = {
     ),
     "an unknown tool": Invalid(
         schemes="mine",
-        more=MINE.format("gptq-w4a16", 'tool = "autogptq"'),
-        messages=("must be one of none, llmcompressor, synthetic, not 'autogptq'",),
+        more=MINE.format("gptq-w4a16", 'tool = "autogpt"'),
+        messages=("must be one of none, llmcompressor, synthetic, auto", "not 'autogpt'. Did you mean 'autogptq'?"),
     ),
     "an unknown task": Invalid(tasks='use = ["arc_chalenge"]', messages=("Did you mean 'arc_challenge'?",)),
     "only benchmarks that cannot run yet": Invalid(

@@ -18,7 +18,7 @@ from transformers.integrations.compressed_tensors import DecompressExperts
 from transformers.quantizers.auto import AUTO_QUANTIZER_MAPPING, register_quantizer
 from transformers.quantizers.quantizer_compressed_tensors import CompressedTensorsHfQuantizer
 
-from hpcq.evaluate.backends.transformers.packed_weights import fp8_weight
+from hpcq.quantize.packed_weights import fp8_weight
 
 _METHOD = "hpcq-compressed-tensors"
 """`quant_method` under which the quantizer is registered."""

@@ -18,7 +18,7 @@ from transformers.utils.quantization_config import QuantizationConfigMixin
 from hpcq.catalog.checkpoint_formats import CheckpointFormat
 from hpcq.core.errors import WorkerError
 from hpcq.core.work_records import Scheme
-from hpcq.evaluate.backends.transformers.packed_weights import (
+from hpcq.quantize.packed_weights import (
     PackedWeightsError,
     awq_weight,
     fp8_weight,

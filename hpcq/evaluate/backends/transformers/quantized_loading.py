@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import json
 import re
 from collections.abc import Iterator, Mapping
 from pathlib import Path
@@ -14,6 +15,7 @@ from compressed_tensors.offload import disable_onloading
 
 from hpcq.catalog.checkpoint_formats import CheckpointFormat, find_declaration
 from hpcq.catalog.safetensors_headers import read_headers
+from hpcq.core.checkpoint_files import METADATA_FILE
 from hpcq.core.errors import UserInputError, WorkerError
 from hpcq.core.work_records import EvaluateWork
 from hpcq.evaluate.backends.transformers.decompression import decompression_config
@@ -43,6 +45,8 @@ def take_quantization(config: Any, work: EvaluateWork) -> Any:
             if settings:
                 del config.quantization_config
             return dequantization_config(scheme, declared)
+        if scheme.checkpoint_format == CheckpointFormat.BITSANDBYTES and work.variant.is_quantized_here:
+            return _bitsandbytes_config(config, work)
         if not settings:  # under a key that transformers does not read
             settings = config.quantization_config = declared
     method = str(settings.get("quant_method"))
@@ -50,6 +54,18 @@ def take_quantization(config: Any, work: EvaluateWork) -> Any:
         del config.quantization_config
         return decompression_config(settings)
     return transformers.Mxfp4Config(dequantize=True) if method == CheckpointFormat.MXFP4 else None
+
+
+def _bitsandbytes_config(config: Any, work: EvaluateWork) -> Any:
+    """Return the argument with which transformers quantizes the weights while it loads them.
+
+    hpcq's checkpoint in this format has the weights of the base. With `quantization_config` in the configuration,
+    transformers would expect quantized weights.
+    """
+    settings = dict(config.quantization_config)
+    del config.quantization_config
+    settings.pop("quant_method")
+    return transformers.BitsAndBytesConfig(**settings, bnb_4bit_compute_dtype=getattr(torch, work.dtype))
 
 
 def restore_dtypes(model: Any, sizes: Any, dtype: torch.dtype) -> None:
@@ -122,13 +138,15 @@ def check_loaded(
         raise UserInputError(f"{work.checkpoint_path}: {problem}: {_fix(work)}.")
     if isinstance(quantization, DequantizationConfig):
         _check_weights(work, quantization)
+    elif isinstance(quantization, transformers.BitsAndBytesConfig):
+        _check_quantized_layers(work, model)
     elif isinstance(quantization, transformers.CompressedTensorsConfig):
         _check_dtypes(work, model)
         _check_activations(work, model)
 
 
 def _fix(work: EvaluateWork) -> str:
-    if work.variant.scheme.is_quantized_here:
+    if work.variant.is_quantized_here:
         return "remove this folder and submit again, which quantizes the model again"
     return "copy or download the checkpoint again, or correct its config.json"
 
@@ -149,6 +167,23 @@ def _check_weights(work: EvaluateWork, quantization: DequantizationConfig) -> No
     if not quantization.weights or (headers and stored != quantization.weights):
         raise UserInputError(
             f"{work.checkpoint_path}: {quantization.weights} of its {stored} quantized weights have all their scales."
+        )
+
+
+def _check_quantized_layers(work: EvaluateWork, model: Any) -> None:
+    """Check that bitsandbytes has quantized exactly the layers that hpcq.json counts, in the scheme's format."""
+    from bitsandbytes.nn import Linear4bit, Linear8bitLt
+
+    is_int8 = work.variant.scheme.weights == "int8"
+    wanted = Linear8bitLt if is_int8 else Linear4bit
+    found = [module for module in model.modules() if isinstance(module, wanted)]
+    right = [one for one in found if is_int8 or one.weight.quant_type == work.variant.scheme.weights]
+    metadata = json.loads((Path(work.checkpoint_path) / METADATA_FILE).read_text(encoding="utf-8"))
+    declared = metadata["coverage"]["quantized_linears"]
+    if len(right) != declared:
+        raise WorkerError(
+            f"{work.checkpoint_path}: bitsandbytes has quantized {len(right)} layers as {work.variant.scheme.weights}, "
+            f"not {declared} as hpcq.json says: quantize the model again with the versions of the lock file."
         )
 
 

@@ -44,6 +44,22 @@ def unpack(words: torch.Tensor, bits: int, dim: int) -> torch.Tensor:
     return (found if dim == 0 else found.T).to(torch.int32)
 
 
+def pack(integers: torch.Tensor, bits: int, dim: int) -> torch.Tensor:
+    """Return words of 32 bits with `integers` as a stream of bits along `dim`: the inverse of `unpack`.
+
+    Args:
+        integers: Integers from 0 to 2**bits - 1, two dimensions. Those along `dim` must fill whole words.
+        bits: Bits per integer.
+        dim: Dimension along which they are packed.
+    """
+    rows = (integers if dim == 0 else integers.T).to(torch.int64)
+    stream = ((rows.unsqueeze(1) >> torch.arange(bits, device=rows.device).reshape(1, -1, 1)) & 1).flatten(0, 1)
+    words = stream.unflatten(0, (-1, _WORD_BITS))
+    packed = (words << torch.arange(_WORD_BITS, device=rows.device).reshape(1, -1, 1)).sum(1)
+    signed = torch.where(packed >= 2 ** (_WORD_BITS - 1), packed - 2**_WORD_BITS, packed).to(torch.int32)
+    return (signed if dim == 0 else signed.T).contiguous()
+
+
 def gptq_weight(
     qweight: torch.Tensor,
     qzeros: torch.Tensor,
