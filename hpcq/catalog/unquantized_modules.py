@@ -171,7 +171,7 @@ def transform_verdict(family: str, method: str) -> Transform | None:
 
 
 def _transform_problem(family: str, scheme: Scheme, *, with_experts: bool) -> str | None:
-    if scheme.tool != LLMCOMPRESSOR or scheme.method not in _INSTEAD_OF:
+    if scheme.tool != LLMCOMPRESSOR or scheme.method not in _INSTEAD_OF or scheme.mappings:
         return None
     title, installed = _TITLES[scheme.method], catalog_rows("transforms.toml")["measured_with"]["llmcompressor"]
     match transform_verdict(family, scheme.method):

@@ -87,6 +87,19 @@ def default_compute_dtype(weights: str) -> str:
 
 
 @dataclass(frozen=True, kw_only=True)
+class ScaleMapping:
+    """Layers between which SmoothQuant or AWQ moves scales. Names are exact, or "re:" and a regular expression.
+
+    Attributes:
+        smooth: Layer whose outputs are divided by the scales, such as a norm.
+        balance: Linear layers that read these outputs; their weights are multiplied by the scales.
+    """
+
+    smooth: str
+    balance: tuple[str, ...]
+
+
+@dataclass(frozen=True, kw_only=True)
 class Scheme:
     """How to quantize.
 
@@ -94,8 +107,8 @@ class Scheme:
         name: Name in the manifest.
         tool: Quantization tool; 'none' for an unmodified base checkpoint.
         method: none, rtn (round to nearest), gptq, awq, smoothquant (smoothing, then gptq), synthetic, or a plugin's.
-        weights: Data type of the weights: fp32, bf16, fp16, fp8_e4m3, int8, int4, or one that only checkpoints of
-            others have (`hpcq.catalog.checkpoint_formats`).
+        weights: Data type of the weights: fp32, bf16, fp16, fp8_e4m3, int8, int4, nvfp4, mxfp4, mxfp8, or one that only
+            checkpoints of others have (`hpcq.catalog.checkpoint_formats`).
         activations: Data type of the activations, as for `weights`.
         granularity: Granularity of the weights' scales: tensor, channel, group (of `group_size` inputs) or block (of
             `group_size` inputs and as many outputs).
@@ -105,6 +118,9 @@ class Scheme:
         damping: GPTQ: fraction of the mean diagonal that is added to the Hessian.
         activation_order: GPTQ: quantize columns in the order of decreasing activation.
         smoothing_strength: SmoothQuant's migration strength (alpha).
+        mappings: Layers between which SmoothQuant or AWQ moves scales; empty: the tool's table for the model's family.
+        kv_cache: Data type of the KV cache (fp8_e4m3, with one calibrated scale per layer for keys and one for values);
+            None: not quantized.
         ignore: Modules that stay unquantized.
         checkpoint_format: Format of the files of a checkpoint that others quantized, such as gptq or awq; None: hpcq
             writes the checkpoint.
@@ -123,6 +139,8 @@ class Scheme:
     damping: float | None = None
     activation_order: bool | None = None
     smoothing_strength: float | None = None
+    mappings: tuple[ScaleMapping, ...] = ()
+    kv_cache: str | None = None
     ignore: tuple[str, ...] = ("lm_head",)
     checkpoint_format: str | None = None
     needs_calibration: bool = unaddressed(False)

@@ -21,7 +21,7 @@ from pydantic import (
 )
 
 from hpcq.catalog.published_scores import study_names
-from hpcq.catalog.schemes import Granularity, NumberFormat, method_names, scheme_names, split_group_size
+from hpcq.catalog.schemes import CacheFormat, Granularity, NumberFormat, method_names, scheme_names, split_group_size
 from hpcq.catalog.tasks import find_suite, suite_names
 from hpcq.catalog.tools import backends, quantizers
 from hpcq.core.addressing import VARIANT_SEPARATOR, slug
@@ -229,6 +229,18 @@ class ModelEntry(Section):
         return self.path is None and self.source == "hub"
 
 
+class ScaleMappingSection(Section):
+    """Layers between which SmoothQuant or AWQ moves scales."""
+
+    smooth: NonBlankStr = Field(
+        description="Layer whose outputs are divided by the scales, such as a norm: a full name, or 're:' and a "
+        "regular expression."
+    )
+    balance: Annotated[tuple[NonBlankStr, ...], Field(strict=False, min_length=1)] = Field(
+        description="Linear layers that read these outputs: full names, or 're:' and regular expressions."
+    )
+
+
 class SchemeDefinition(Section):
     """A custom scheme: a known one with changes, or (without `base`) a complete one."""
 
@@ -248,7 +260,10 @@ class SchemeDefinition(Section):
     granularity: Granularity | None = Field(
         None, description="Granularity of the weights' scales; `group_size` implies 'group'."
     )
-    group_size: PositiveInt | None = Field(None, description="Input features per scale; implies granularity 'group'.")
+    group_size: PositiveInt | None = Field(
+        None,
+        description="Input features per scale; implies granularity 'group'. With 'block', outputs per scale, too.",
+    )
     symmetric: bool | None = Field(None, description="Symmetric quantization of the weights, without zero points.")
     dynamic: bool | None = Field(None, description="Compute activation scales at run time.")
     damping: Annotated[float, Field(ge=0, le=1)] | None = Field(
@@ -257,6 +272,14 @@ class SchemeDefinition(Section):
     activation_order: bool | None = Field(None, description="GPTQ: process columns in order of decreasing activation.")
     smoothing_strength: Annotated[float, Field(ge=0, le=1)] | None = Field(
         None, description="SmoothQuant: migration strength from activations to weights (alpha)."
+    )
+    mappings: Annotated[tuple[ScaleMappingSection, ...], Field(strict=False)] | None = Field(
+        None,
+        description="SmoothQuant and AWQ: layers between which scales are moved; by default the tool's table for the "
+        "family. A mapping that changes what the model computes is refused by the unit.",
+    )
+    kv_cache: CacheFormat | None = Field(
+        None, description="Number format of the KV cache; by default it is not quantized. Only vllm computes it."
     )
     ignore: LayerPatterns | None = Field(
         None,
