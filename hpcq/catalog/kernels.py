@@ -161,7 +161,7 @@ def kv_cache_problem(backend: str, scheme: Scheme, capability: Capability | None
         return None
     place = "CPUs" if capability is None else f"compute capability {format_capability(capability)}"
     ranges = " or ".join(f"from compute capability {format_capability(row.min_capability)}" for row in rows)
-    supported = f"it does so {ranges}" if rows else "it computes with unquantized keys and values: use vllm"
+    supported = f"it does so {ranges}" if rows else "use evaluate.backend = 'vllm'"
     return f"{backend_title(backend)} has no KV cache in {scheme.kv_cache} on {place}: {supported}"
 
 

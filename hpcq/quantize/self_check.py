@@ -90,7 +90,7 @@ class LogLikelihoods:
         """
         with _unrounded(model):
             values = _log_likelihoods(model, self._base.tokens)
-        rounding = sum(module not in unrounded for module in _rounding_modules(model))
+        rounding = sum(module not in unrounded for module in _rounding_linears(model))
         return replace(
             self._base,
             values=values,
@@ -142,7 +142,7 @@ def check_saved(folder: Path, expected: Expectation, scheme: Scheme, *, trust_re
         raise WorkerError(f"transformers cannot load the saved checkpoint: {problem}; nothing was committed.")
     if expected.dtype == "float32":
         model.float()  # transformers loads unpacked experts in bfloat16
-    rounding = len(_rounding_modules(model))
+    rounding = len(_rounding_linears(model))
     if rounding != expected.rounding:
         raise WorkerError(
             f"transformers rounds the inputs of {rounding} layers of the saved checkpoint, not of {expected.rounding} "
@@ -190,12 +190,15 @@ def _load_saved(folder: Path, dtype: str, *, trust_remote_code: bool) -> tuple[A
 
 
 def _rounding_modules(model: Any) -> list[Any]:
+    """Return the linear layers that round their inputs, and the attention layers that round keys and values."""
+    schemes = ((module, getattr(module, "quantization_scheme", None)) for module in model.modules())
+    return [module for module, scheme in schemes if scheme is not None and scheme.input_activations is not None]
+
+
+def _rounding_linears(model: Any) -> list[Any]:
     import torch
 
-    # Attention layers whose KV cache is quantized have a scheme, too.
-    linears = (module for module in model.modules() if isinstance(module, torch.nn.Linear))
-    schemes = ((module, getattr(module, "quantization_scheme", None)) for module in linears)
-    return [module for module, scheme in schemes if scheme is not None and scheme.input_activations is not None]
+    return [module for module in _rounding_modules(model) if isinstance(module, torch.nn.Linear)]
 
 
 def _static_scales(model: Any, unrounded: Collection[Any]) -> dict[str, Any]:
@@ -228,7 +231,7 @@ def _other_static_scale(folder: Path, expected: Mapping[str, Any]) -> str | None
 
 @contextlib.contextmanager
 def _unrounded(model: Any) -> Iterator[None]:
-    """Do not round the inputs of linear layers in the block."""
+    """Do not round the inputs of linear layers, and keys and values, in the block."""
     changed = [(module, module.quantization_scheme) for module in _rounding_modules(model)]
     for module, scheme in changed:
         module.quantization_scheme = scheme.model_copy(update={"input_activations": None})

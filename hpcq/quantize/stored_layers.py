@@ -22,7 +22,8 @@ from hpcq.quantize.stored_formats import StoredLayerError, dequantize, layout_of
 from hpcq.quantize.weight_check import SAVED_TOLERANCE, Projection, Projections, projected, relative_difference
 
 _SCALE = ".weight_scale"
-_NUMBERS = re.compile(r"\d+")
+_NUMBERS = re.compile(r"(?<=\.)\d+(?=\.)")
+"""Numbers of layer and expert in a name, but not that of Mixtral's w1."""
 _WEIGHT = ".weight"
 
 Stored = Mapping[str, tuple[Path, TensorHeader]]

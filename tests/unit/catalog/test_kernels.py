@@ -109,14 +109,14 @@ def test_an_option_selects_kernels_only_for_the_schemes_that_need_it() -> None:
             "on compute capability 8.0: it does so from compute capability 8.9",
         ),
         ("vllm", None, "has no KV cache in fp8_e4m3 on CPUs"),
-        ("accelerate", (9, 0), "it computes with unquantized keys and values: use vllm"),
+        ("accelerate", (9, 0), "on compute capability 9.0: use evaluate.backend = 'vllm'"),
         ("synthetic", (8, 0), None),
     ],
 )
 def test_a_quantized_kv_cache_is_refused_where_it_is_not_computed(
     backend: str, capability: tuple[int, int] | None, phrase: str | None
 ) -> None:
-    """FP8 in the KV cache: vLLM on GPUs that have FP8; transformers would score with unquantized keys and values."""
+    """FP8 in the KV cache: vLLM on GPUs that have FP8. Prefixes of transformers are in caches that are not quantized."""
     cached, plain = find_scheme("fp8-dynamic-kv8"), find_scheme("fp8-dynamic")
     assert cached
     assert plain
