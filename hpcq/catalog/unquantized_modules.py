@@ -67,10 +67,12 @@ _WITHOUT_CACHE_SCALES = (
     "mamba2",
     "mpt",
     "nemotron_h",
+    "opt",
     "rwkv",
 )
 """Families without attention modules in which compressed-tensors (0.19) finds keys and values: it looks for layers
-named k_proj, v_proj, qkv_proj or kv_b_proj in modules named self_attn or attention. Measured with tests/families.py."""
+named k_proj, v_proj, qkv_proj or kv_b_proj in modules named self_attn or attention, and for num_key_value_heads in
+config.json, which OPT does not have. Measured with tests/families.py."""
 
 _INSTEAD_OF = {"smoothquant": ("fp8-dynamic", "gptq-w8a16"), "awq": ("gptq-w4a16", "fp8-dynamic")}
 """Schemes with about as many bits as those of a transform, the nearest first."""

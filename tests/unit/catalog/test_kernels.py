@@ -116,7 +116,7 @@ def test_an_option_selects_kernels_only_for_the_schemes_that_need_it() -> None:
 def test_a_quantized_kv_cache_is_refused_where_it_is_not_computed(
     backend: str, capability: tuple[int, int] | None, phrase: str | None
 ) -> None:
-    """FP8 in the KV cache: vLLM on GPUs that have FP8. Prefixes of transformers are in caches that are not quantized."""
+    """FP8 in the KV cache: vLLM on GPUs that have FP8. transformers shares prefixes in unquantized caches."""
     cached, plain = find_scheme("fp8-dynamic-kv8"), find_scheme("fp8-dynamic")
     assert cached
     assert plain
