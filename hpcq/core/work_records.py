@@ -176,8 +176,11 @@ class Calibration:
         sequence_length: Tokens per sequence.
         seed: Seed of the sampling.
         source: A text from a data set on the hub: "<repository>@<commit>/<config>/<split>/<column>". It identifies the
-            text before it is staged, and `digest` is None.
+            text before it is staged, and `digest` is None. RANDOM_TOKENS: there is no text.
         column: Key of the passages in a file of the user.
+        chat_template: Render passages with the model's chat template (a text as one message of the user); None: chats
+            are rendered, texts are not.
+        add_bos: Each sequence begins with the model's BOS token.
         dataset: Name of the text in the manifest.
         path: File of the text.
     """
@@ -188,6 +191,8 @@ class Calibration:
     seed: int = 1234
     source: str | None = None
     column: str = "text"
+    chat_template: bool | None = None
+    add_bos: bool = False
     dataset: str = unaddressed("")
     path: str | None = unaddressed(None)
 

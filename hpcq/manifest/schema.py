@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import re
 from collections.abc import Callable, Iterable
-from typing import Annotated, Literal, Self
+from typing import Annotated, Any, Literal, Self
 
 from pydantic import (
     AfterValidator,
@@ -20,6 +20,7 @@ from pydantic import (
     model_validator,
 )
 
+from hpcq.catalog.calibration_sets import expanded_calibration
 from hpcq.catalog.published_scores import study_names
 from hpcq.catalog.schemes import CacheFormat, Granularity, NumberFormat, method_names, scheme_names, split_group_size
 from hpcq.catalog.tasks import find_suite, suite_names
@@ -301,7 +302,8 @@ class CalibrationSection(Section):
     dataset: Name = Field(
         "boolq-passages",
         description='A text that a package contains, the path of a .jsonl ({"text": …}) or .txt file '
-        "(paragraphs), or a data set on the hub.",
+        "(paragraphs), a data set on the hub, or the name of one: wikitext2, pile-val, pile-10k, ultrachat, "
+        "llm-compression-calibration; or random-tokens.",
     )
     config: NonBlankStr | None = Field(None, description="Configuration of the data set on the hub.")
     split: NonBlankStr = Field("train", description="Split of the data set on the hub.")
@@ -311,8 +313,19 @@ class CalibrationSection(Section):
     revision: Name | None = Field(None, description="Branch, tag or commit on the hub; by default main.")
     samples: PositiveInt = Field(128, description="Number of sequences.")
     sequence_length: PositiveInt = Field(2048, description="Tokens per sequence.")
-    seed: Seed = Field(1234, description="Seed of the order of the sequences.")
+    chat_template: bool | None = Field(
+        None,
+        description="Render passages with the model's chat template: a text as one message of the user. By default "
+        "chats are rendered and texts are not; false: the contents of a chat's messages are joined.",
+    )
+    add_bos: bool = Field(False, description="Begin each sequence with the model's BOS token.")
+    seed: Seed = Field(1234, description="Seed of the order of the passages, or of random tokens.")
     digest: Sha256 | None = Field(None, description="Expected SHA-256 of the text; `submit` records it.")
+
+    @model_validator(mode="before")
+    @classmethod
+    def _expand_name(cls, table: Any) -> Any:
+        return expanded_calibration(table) if isinstance(table, dict) else table
 
 
 class FidelitySection(Section):

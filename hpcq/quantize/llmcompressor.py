@@ -19,7 +19,7 @@ from hpcq.quantize.coverage import check_coverage, declare, use_plain_linears
 from hpcq.quantize.experts import RoutedTokens, expert_linears, unpack_experts
 from hpcq.quantize.fallbacks import Fallbacks
 from hpcq.quantize.interface import QuantizeJob
-from hpcq.quantize.model_loading import LoadedModel, load_base, separator_token
+from hpcq.quantize.model_loading import LoadedModel, load_base, plain_tokens, separator_token
 from hpcq.quantize.recipes import Recipe, make_recipe, rounds_activations
 from hpcq.quantize.saving import save_checkpoint
 from hpcq.quantize.self_check import Expectation, LogLikelihoods, check_saved
@@ -184,6 +184,8 @@ def _calibration_set(calibration: Calibration, base: LoadedModel) -> Calibration
         lambda text: base.tokenizer(text, add_special_tokens=False, verbose=False)["input_ids"],
         separator=separator_token(base),
         render_chat=chat_renderer(base.tokenizer),
+        bos=base.tokenizer.bos_token_id,
+        vocabulary=plain_tokens(base),
     )
 
 

@@ -629,7 +629,7 @@ CASES: dict[str, tuple[str, list[str]]] = {
     "calibration": (
         full(more='[calibration]\ndataset = "boolq"\n'),
         [
-            ":10: calibration.dataset: unknown calibration text 'boolq'; known are boolq-passages. Did you mean 'boolq-passages'? It may also be the path of a .jsonl or .txt file."
+            ":10: calibration.dataset: unknown calibration text 'boolq'; known are boolq-passages, wikitext2, pile-val, pile-10k, ultrachat, llm-compression-calibration, random-tokens. Did you mean 'boolq-passages'? It may also be the path of a .jsonl or .txt file."
         ],
     ),
     "fidelity text": (
