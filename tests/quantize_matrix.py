@@ -1,10 +1,12 @@
 """Matrix of families and schemes: each pair gives a checked checkpoint, or is refused at plan time in one sentence.
 
-    python -m tests.quantize_matrix [--families a,b] [--schemes x,y] [--folder FOLDER] [--write]
+    python -m tests.quantize_matrix [--families a,b] [--schemes x,y | --formats] [--sample N --seed S]
+                                    [--folder FOLDER] [--write]
 
-prints one line per pair, and exits with 1 if a pair that the planner accepts gives no checkpoint, or the reverse. With
---write it records the results in docs/families.json, from which `make docs` writes docs/families.md. It needs the
-environment 'transformers', the staged model of tests/staged.toml, and about four seconds per pair.
+prints one line per pair, and exits with 1 if a pair that the planner accepts gives no checkpoint, or the reverse.
+--formats runs the formats of today instead of --schemes, --sample only N random pairs. With --write it records the
+results in docs/families.json, from which `make docs` writes docs/families.md. It needs the environment 'transformers',
+the staged model of tests/staged.toml, and about four seconds per pair.
 """
 
 from __future__ import annotations
@@ -14,6 +16,7 @@ import contextlib
 import io
 import json
 import os
+import random
 import sys
 import tempfile
 import time
@@ -34,6 +37,21 @@ from tests.families import FAMILIES, TOKENIZER_MODEL, write_family
 from tests.tiny_llama import write_calibration
 
 SCHEMES = ("fp8-dynamic", "fp8", "gptq-w4a16-g32", "gptq-w4a16-g64", "gptq-w8a16", "smoothquant-w8a8", "awq-w4a16-g32")
+FORMATS = (
+    "fp8-block",
+    "fp8-dynamic-kv8",
+    "nvfp4",
+    "nvfp4-w4a16",
+    "gptq-nvfp4",
+    "awq-nvfp4",
+    "mxfp4",
+    "gptq-mxfp4",
+    "awq-mxfp4",
+    "mxfp8",
+    "w4a8-fp8-g32",
+    "gptq-w4a8-fp8-g32",
+)
+"""Formats of today; `--formats` runs them instead of SCHEMES, which docs/families.md lists."""
 RECORD = Path(__file__).parents[1] / "docs" / "families.json"
 
 
@@ -138,6 +156,9 @@ def main() -> None:
     parser = argparse.ArgumentParser(description="Quantize tiny models of many families with many schemes.")
     parser.add_argument("--families", default=",".join(FAMILIES))
     parser.add_argument("--schemes", default=",".join(SCHEMES))
+    parser.add_argument("--formats", action="store_true", help="the formats of today instead of --schemes")
+    parser.add_argument("--sample", type=int, default=None, help="run this number of random pairs")
+    parser.add_argument("--seed", type=int, default=0, help="seed of the sample")
     parser.add_argument("--folder", type=Path, default=None, help="keep models and checkpoints here")
     parser.add_argument("--write", action="store_true", help="record the results in docs/families.json")
     arguments = parser.parse_args()
@@ -147,14 +168,17 @@ def main() -> None:
         folder.mkdir(parents=True, exist_ok=True)
         calibration = write_calibration(folder / "text.jsonl")
         outcomes = []
-        for scheme in arguments.schemes.split(","):
-            for family in arguments.families.split(","):
-                with contextlib.redirect_stderr(io.StringIO()):
-                    outcomes.append(run_pair(family, scheme, folder, calibration))
-                sys.stdout.write(describe(outcomes[-1]) + "\n")
-                sys.stdout.flush()
-                if arguments.write:
-                    write_record(outcomes[-1:])
+        schemes = FORMATS if arguments.formats else arguments.schemes.split(",")
+        pairs = [(family, scheme) for scheme in schemes for family in arguments.families.split(",")]
+        if arguments.sample is not None:
+            pairs = random.Random(arguments.seed).sample(pairs, min(arguments.sample, len(pairs)))  # noqa: S311
+        for family, scheme in pairs:
+            with contextlib.redirect_stderr(io.StringIO()):
+                outcomes.append(run_pair(family, scheme, folder, calibration))
+            sys.stdout.write(describe(outcomes[-1]) + "\n")
+            sys.stdout.flush()
+            if arguments.write:
+                write_record(outcomes[-1:])
     sys.exit(not all(outcome.is_expected for outcome in outcomes))
 
 

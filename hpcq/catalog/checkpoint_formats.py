@@ -158,6 +158,10 @@ def checkpoint_scheme(declaration: Declaration, origin: str) -> Scheme:
 
 def format_name(scheme: Scheme) -> str:
     """Return the short name of a scheme's formats, such as 'fp8-dynamic' or 'gptq-w4a16-g128'."""
+    return _weights_name(scheme) + ("-kv8" if scheme.kv_cache else "")
+
+
+def _weights_name(scheme: Scheme) -> str:
     weights, is_weight_only = scheme.weights, scheme.activations in _UNQUANTIZED
     if scheme.checkpoint_format == CheckpointFormat.BITSANDBYTES:
         return "llm-int8" if weights == "int8" else weights
@@ -391,8 +395,9 @@ _TENSOR_FORMATS = {
     ("float", 8, None): "fp8_e4m3",
     ("float", 4, "tensor_group"): "nvfp4",
     ("float", 4, "group"): "mxfp4",
+    ("float", 8, "torch.uint8"): "mxfp8",
 }
-"""Formats by `type`, `num_bits` and, for four-bit floats, `strategy` of compressed-tensors."""
+"""Formats by `type`, `num_bits` and, for four-bit floats, `strategy` of compressed-tensors; for MXFP8 `scale_dtype`."""
 _GRANULARITIES = {
     "tensor": "tensor",
     "channel": "channel",
@@ -404,6 +409,7 @@ _FILE_FORMATS = (
     "float-quantized",
     "int-quantized",
     "mxfp4-pack-quantized",
+    "mxfp8-quantized",
     "naive-quantized",
     "nvfp4-pack-quantized",
     "pack-quantized",
@@ -412,7 +418,6 @@ _FILE_FORMATS = (
 
 def _compressed_tensors(declaration: Declaration) -> dict[str, Any]:
     declaration.value("format", _FILE_FORMATS)
-    declaration.must_be_empty("kv_cache_scheme", "a quantized KV cache")
     declaration.must_be_empty("transform_config", "a rotation of the activations")
     sparsity = declaration.settings.get("sparsity_config") or {}
     if sparsity.get("format", "dense") != "dense":
@@ -424,7 +429,32 @@ def _compressed_tensors(declaration: Declaration) -> dict[str, Any]:
     if any(one != described[0] for one in described):
         raise declaration.error("config_groups", "several groups with different formats cannot be evaluated")
     ignore = declaration.names("ignore")
-    return {"checkpoint_format": CheckpointFormat.COMPRESSED_TENSORS.value, **described[0], "ignore": ignore}
+    return {
+        "checkpoint_format": CheckpointFormat.COMPRESSED_TENSORS.value,
+        **described[0],
+        "ignore": ignore,
+        "kv_cache": _kv_cache(declaration),
+    }
+
+
+def _kv_cache(declaration: Declaration) -> str | None:
+    """Return the number format of the KV cache; None: it is not quantized."""
+    settings = declaration.settings.get("kv_cache_scheme")
+    if not settings:
+        return None
+    is_known = isinstance(settings, dict) and all(
+        settings.get(key, default) == value
+        for key, value, default in (
+            ("type", "float", None),
+            ("num_bits", 8, None),
+            ("strategy", "tensor", None),
+            ("dynamic", False, False),
+            ("symmetric", True, True),
+        )
+    )
+    if not is_known:
+        raise declaration.error("kv_cache_scheme", "only static FP8 with one scale per layer can be evaluated")
+    return "fp8_e4m3"
 
 
 def _group(declaration: Declaration, name: str, group: Settings) -> dict[str, Any]:
@@ -456,8 +486,12 @@ def _tensor_format(declaration: Declaration, key: str, settings: Settings) -> st
     kind, bits, strategy = settings.get("type"), settings.get("num_bits"), settings.get("strategy")
     is_small_float = (kind, bits) == ("float", 4)
     size = bits if isinstance(bits, int) else 0
-    found = _TENSOR_FORMATS.get((str(kind), size, str(strategy) if is_small_float else None))
-    if found is None or (kind == "float" and settings.get("scale_dtype") == "torch.uint8" and not is_small_float):
+    scale_dtype = settings.get("scale_dtype") if kind == "float" and not is_small_float else None
+    third = str(strategy) if is_small_float else scale_dtype if scale_dtype == "torch.uint8" else None
+    found = _TENSOR_FORMATS.get((str(kind), size, third))
+    if found == "mxfp8" and (strategy, settings.get("group_size")) != ("group", 32):
+        found = None
+    if found is None:
         raise declaration.error(key, f"{bits}-bit {kind} with scales per {strategy} is not supported")
     return found
 

@@ -29,6 +29,9 @@ class Kernel:
         dynamic: Required `dynamic` of the scheme (activation scales computed at run time); None: any.
         symmetric: Required `symmetric` of the scheme; None: any.
         activation_order: Required `activation_order` of the scheme; None: any.
+        granularities: Granularities of the weights' scales that it computes; empty: any.
+        group_sizes: Group sizes that it computes; empty: any.
+        linear_backend: Value of evaluate.engine.linear_backend that selects it; None: the backend selects it itself.
         checkpoint_formats: Formats of the files that it loads; checkpoints that hpcq creates count as
             compressed-tensors, and unquantized ones as any.
         distributions: Distributions that it needs besides the backend's own; their versions can change a result.
@@ -48,6 +51,9 @@ class Kernel:
     dynamic: bool | None = None
     symmetric: bool | None = None
     activation_order: bool | None = None
+    granularities: tuple[str, ...] = ()
+    group_sizes: tuple[int, ...] = ()
+    linear_backend: str | None = None
     checkpoint_formats: tuple[str, ...] = (CheckpointFormat.COMPRESSED_TENSORS.value,)
     distributions: tuple[str, ...] = ()
     computes_experts: bool = True
@@ -73,15 +79,37 @@ class Kernel:
             (self.symmetric, scheme.symmetric),
             (self.activation_order, bool(scheme.activation_order)),
         )
-        return formats and is_loaded and all(wanted in (None, found) for wanted, found in required)
+        scales = scheme.granularity in (self.granularities or (scheme.granularity,))
+        groups = scheme.group_size in (self.group_sizes or (scheme.group_size,))
+        return (
+            formats and is_loaded and scales and groups and all(wanted in (None, found) for wanted, found in required)
+        )
 
     @property
     def capability_range(self) -> str:
-        """Compute capabilities as text: 'from compute capability 8.0', or '… to below 10.0'."""
+        """Compute capabilities as text: 'from compute capability 8.0', or '… to below 10.0'; also what selects it."""
         if self.min_capability is None:
             return "on CPUs"
         upper = "" if self.below_capability is None else f" to below {format_capability(self.below_capability)}"
-        return f"from compute capability {format_capability(self.min_capability)}{upper}"
+        option = f" with evaluate.engine.linear_backend = '{self.linear_backend}'" if self.linear_backend else ""
+        return f"from compute capability {format_capability(self.min_capability)}{upper}{option}"
+
+
+@dataclass(frozen=True, kw_only=True)
+class CacheSupport:
+    """Quantized KV caches of a backend.
+
+    Attributes:
+        backend: The backend.
+        formats: Number formats of the KV cache.
+        min_capability: Lowest compute capability.
+        source: Source file or document of the row.
+    """
+
+    backend: str
+    formats: tuple[str, ...]
+    min_capability: Capability
+    source: str
 
 
 def find_kernels(backend: str, scheme: Scheme) -> tuple[Kernel, ...]:
@@ -90,7 +118,12 @@ def find_kernels(backend: str, scheme: Scheme) -> tuple[Kernel, ...]:
 
 
 def find_kernel(
-    backend: str, scheme: Scheme, capability: Capability | None, *, has_experts: bool = False
+    backend: str,
+    scheme: Scheme,
+    capability: Capability | None,
+    *,
+    has_experts: bool = False,
+    linear_backend: str | None = None,
 ) -> Kernel | None:
     """Return the first kernel of `backend` for `scheme` on GPUs of this compute capability, or on CPUs (None).
 
@@ -99,16 +132,37 @@ def find_kernel(
         scheme: The scheme.
         capability: Compute capability; None: CPUs.
         has_experts: The model has experts, which a quantized scheme quantizes.
+        linear_backend: Value of evaluate.engine.linear_backend. Where it has no kernel for the scheme, the backend
+            selects one itself, as without it.
     """
     needs_experts = has_experts and scheme.is_quantized
-    return next(
-        (
-            kernel
-            for kernel in _supporting(backend, scheme)
-            if kernel.runs_on(capability) and (kernel.computes_experts or not needs_experts)
-        ),
-        None,
-    )
+    found = [
+        kernel
+        for kernel in _supporting(backend, scheme)
+        if kernel.runs_on(capability)
+        and (kernel.computes_experts or not needs_experts)
+        and kernel.linear_backend in (None, linear_backend)
+    ]
+    return min(found, key=lambda kernel: kernel.linear_backend is None, default=None)
+
+
+def kv_cache_problem(backend: str, scheme: Scheme, capability: Capability | None) -> str | None:
+    """Return why a backend cannot compute the scheme's KV cache, as a clause; None: it can, or it is not quantized.
+
+    Args:
+        backend: Name of the backend.
+        scheme: The scheme.
+        capability: Compute capability; None: CPUs.
+    """
+    if scheme.kv_cache is None or not has_kernels(backend):
+        return None
+    rows = [row for row in _caches() if row.backend == backend and scheme.kv_cache in row.formats]
+    if any(capability is not None and row.min_capability <= capability for row in rows):
+        return None
+    place = "CPUs" if capability is None else f"compute capability {format_capability(capability)}"
+    ranges = " or ".join(f"from compute capability {format_capability(row.min_capability)}" for row in rows)
+    supported = f"it does so {ranges}" if rows else "use evaluate.backend = 'vllm'"
+    return f"{backend_title(backend)} has no KV cache in {scheme.kv_cache} on {place}: {supported}"
 
 
 def _supporting(backend: str, scheme: Scheme) -> Iterator[Kernel]:
@@ -134,6 +188,11 @@ def backend_title(backend: str) -> str:
 def format_capability(capability: Capability) -> str:
     """Return a compute capability as NVIDIA writes it: '8.9'."""
     return f"{capability[0]}.{capability[1]}"
+
+
+@lru_cache
+def _caches() -> tuple[CacheSupport, ...]:
+    return tuple(make_record(CacheSupport, row) for row in catalog_rows("kernels.toml")["kv_caches"])
 
 
 def _all_kernels() -> tuple[Kernel, ...]:

@@ -8,16 +8,23 @@ from dataclasses import replace
 from functools import lru_cache
 from typing import Any, Literal, get_args
 
+from hpcq.catalog.checkpoint_formats import CheckpointFormat
 from hpcq.catalog.ignored_layers import entry_problem, matches
 from hpcq.catalog.model_shape import HEAD, Linear, ModelShape
+from hpcq.catalog.number_formats import GROUP_SIZES, STATIC_GLOBAL_SCALE
+from hpcq.catalog.number_formats import UNQUANTIZED as _FLOATING_POINT
 from hpcq.catalog.plugins import Group, Plugin, installed_plugins
 from hpcq.catalog.toml_rows import RowError, catalog_rows, make_record
 from hpcq.catalog.tools import quantizers
 from hpcq.core.frozen import dataclass
 from hpcq.core.work_records import SYNTHETIC, UNQUANTIZED, Scheme
 
-NumberFormat = Literal["fp32", "bf16", "fp16", "fp8_e4m3", "int8", "int4", "int3", "int2", "nf4", "fp4"]
-Granularity = Literal["tensor", "channel", "group"]
+NumberFormat = Literal[
+    "fp32", "bf16", "fp16", "fp8_e4m3", "int8", "int4", "int3", "int2", "nf4", "fp4", "nvfp4", "mxfp4", "mxfp8"
+]
+Granularity = Literal["tensor", "channel", "group", "block"]
+CacheFormat = Literal["fp8_e4m3"]
+"""Number formats of a quantized KV cache."""
 
 TOOL_SEPARATOR = ":"
 """Between tool and scheme in a name."""
@@ -26,17 +33,17 @@ _GROUP_SUFFIX = re.compile(r"(?P<base>.+)-g(?P<group_size>[1-9][0-9]*)")
 _USUAL_GROUP_SIZES = (128, 64, 32)
 """Group sizes that vLLM's Marlin kernels for 4-bit weights support."""
 
-_FLOATING_POINT = ("fp32", "bf16", "fp16")
-
 
 def make_scheme(**fields: Any) -> Scheme:
     """Return a scheme with these fields, and derive whether it needs a calibration set."""
     is_static = fields["activations"] not in _FLOATING_POINT and not fields.get("dynamic", False)
+    is_static = is_static or fields["activations"] in STATIC_GLOBAL_SCALE or fields.get("kv_cache") is not None
     tool = quantizers().get(fields["tool"])
     is_calibrated = tool is not None and fields["method"] in tool.calibrated_methods
     needs_calibration = is_calibrated or (fields["method"] == "rtn" and is_static)
     derived = {
         "ignore": tuple(fields.get("ignore", (HEAD,))),
+        "mappings": tuple(fields.get("mappings", ())),
         "needs_calibration": needs_calibration,
         "checkpoint_format": tool.checkpoint_format(fields["method"]) if tool else None,
     }
@@ -65,7 +72,7 @@ def find_scheme(name: str, custom: Mapping[str, Scheme] | None = None) -> Scheme
         custom: The manifest's own schemes.
 
     Returns:
-        The scheme; None if the name is unknown, or if it has a group size and the scheme has no groups.
+        The scheme; None if the name is unknown, or if it has a group size and the scheme has no groups, or fixed ones.
     """
     known = {**_schemes(installed_plugins()), **(custom or {})}
     if name in known:
@@ -74,9 +81,20 @@ def find_scheme(name: str, custom: Mapping[str, Scheme] | None = None) -> Scheme
     if plain in known:
         return replace(known[plain], name=name)
     base, group_size = split_group_size(plain)
-    if group_size is None or base not in known or known[base].granularity != "group":
+    if group_size is None or base not in known or not has_free_group_size(known[base]):
         return None
     return replace(known[base], name=name, group_size=group_size)
+
+
+def has_dynamic_int8_activations(scheme: Scheme) -> bool:
+    """Return whether activations are rounded to INT8 with scales of tokens, in files of compressed-tensors."""
+    formats = (None, CheckpointFormat.COMPRESSED_TENSORS.value)
+    return scheme.activations == "int8" and scheme.dynamic and scheme.checkpoint_format in formats
+
+
+def has_free_group_size(scheme: Scheme) -> bool:
+    """Return whether the scheme has groups whose size can be chosen."""
+    return scheme.granularity == "group" and scheme.weights not in GROUP_SIZES
 
 
 def synthetic_scheme(scheme: Scheme, *, keep_method: bool = False) -> Scheme:
@@ -123,11 +141,12 @@ class GroupSizeProblem:
             names_layer: Name the layer, for readers of a log.
         """
         model, layer = model_id.rstrip("/").rsplit("/", 1)[-1], f" ({self.prefix}.*.{self.linear.name})"
-        hint = (
-            f"Try '{self.fitting.name}'."
-            if self.fitting
-            else "None of the usual group sizes divides its layers: choose a scheme with scales per channel."
-        )
+        if self.fitting:
+            hint = f"Try '{self.fitting.name}'."
+        elif has_free_group_size(self.scheme):
+            hint = "None of the usual group sizes divides its layers: choose a scheme with scales per channel."
+        else:
+            hint = "The format has no other size: choose a scheme with scales per channel, such as 'fp8-dynamic'."
         return (
             f"'{self.scheme.name}' cannot quantize {model}: {self.linear.in_features} is not a multiple of"
             f" {self.scheme.group_size}{layer if names_layer else ''}. {hint}"
@@ -179,6 +198,8 @@ def indivisible_linear(scheme: Scheme, linears: Iterable[Linear]) -> Linear | No
 
 
 def _fitting_scheme(scheme: Scheme, shape: ModelShape) -> Scheme | None:
+    if not has_free_group_size(scheme):
+        return None
     base = split_group_size(scheme.name)[0]
     sized = (replace(scheme, name=f"{base}-g{size}", group_size=size) for size in _USUAL_GROUP_SIZES)
     return next((one for one in sized if indivisible_linear(one, quantized_linears(one, shape)) is None), None)

@@ -105,6 +105,8 @@ class BackendInfo(ToolInfo):
         reserves_kv_cache: It allocates the KV cache at the start, which must hold a prompt of maximum length. Others
             reduce the batch if memory is short.
         decompresses: It converts quantized weights to 16 bits when it loads them.
+        int8_divisor: Number by which it divides the largest absolute value of a token for the dynamic scale of INT8
+            activations, where it simulates them; None: its kernels decide. A part of the address of such responses.
         offloads: It can keep weights in host memory or on disk (`evaluate.offload`).
         has_engine_options: It takes `[evaluate.engine]`, with the sizes of the parallel layout.
         fallback: Backend for models and schemes that this one does not support.
@@ -122,6 +124,7 @@ class BackendInfo(ToolInfo):
     spans_nodes: bool = False
     reserves_kv_cache: bool = False
     decompresses: bool = False
+    int8_divisor: int | None = None
     offloads: bool = False
     has_engine_options: bool = False
     fallback: str | None = None

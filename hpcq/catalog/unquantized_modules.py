@@ -57,6 +57,24 @@ _UNQUANTIZABLE_FAMILIES = {
     "rwkv": "no backend has a quantized format for its layers",
 }
 
+_WITHOUT_CACHE_SCALES = (
+    "bloom",
+    "falcon",
+    "gpt2",
+    "gpt_neo",
+    "gpt_neox",
+    "gptj",
+    "mamba",
+    "mamba2",
+    "mpt",
+    "nemotron_h",
+    "opt",
+    "rwkv",
+)
+"""Families without attention modules in which compressed-tensors (0.19) finds keys and values: it looks for layers
+named k_proj, v_proj, qkv_proj or kv_b_proj in modules named self_attn or attention, and for num_key_value_heads in
+config.json, which OPT does not have. Measured with tests/families.py."""
+
 _INSTEAD_OF = {"smoothquant": ("fp8-dynamic", "gptq-w8a16"), "awq": ("gptq-w4a16", "fp8-dynamic")}
 """Schemes with about as many bits as those of a transform, the nearest first."""
 
@@ -162,6 +180,7 @@ def quantization_problem(config: Config, scheme: Scheme) -> str | None:
         family_problem(config, scheme, with_experts=with_experts)
         or _transform_problem(family, scheme, with_experts=with_experts)
         or _format_problem(family, scheme, with_experts=with_experts)
+        or _cache_problem(config, scheme)
     )
 
 
@@ -174,7 +193,7 @@ def transform_verdict(family: str, method: str) -> Transform | None:
 
 
 def _transform_problem(family: str, scheme: Scheme, *, with_experts: bool) -> str | None:
-    if scheme.tool != LLMCOMPRESSOR or scheme.method not in _INSTEAD_OF:
+    if scheme.tool != LLMCOMPRESSOR or scheme.method not in _INSTEAD_OF or scheme.mappings:
         return None
     title, installed = _TITLES[scheme.method], catalog_rows("transforms.toml")["measured_with"]["llmcompressor"]
     match transform_verdict(family, scheme.method):
@@ -189,20 +208,43 @@ def _transform_problem(family: str, scheme: Scheme, *, with_experts: bool) -> st
     return f"{reason}: choose {' or '.join(fitting)}" if fitting else None  # None: another check refuses it
 
 
+def _cache_problem(config: Config, scheme: Scheme) -> str | None:
+    """Return why llmcompressor 0.14 cannot calibrate the scheme's KV cache; None: it can, or it is not quantized."""
+    family = str(config.get("model_type"))
+    if scheme.kv_cache is None or scheme.tool != LLMCOMPRESSOR:
+        return None
+    if family in _WITHOUT_CACHE_SCALES:
+        return f"compressed-tensors finds no keys and values in '{family}': remove kv_cache, or choose fp8-dynamic"
+    if config.get("kv_lora_rank") is not None:
+        return (
+            "it caches latents (kv_lora_rank in its config.json), but scales of the KV cache would be those of keys "
+            "and values: remove kv_cache, or choose fp8-dynamic"
+        )
+    return None
+
+
 def _format_problem(family: str, scheme: Scheme, *, with_experts: bool) -> str | None:
     """Return why transformers 5.17 could not load the checkpoint; it would initialize such weights at random."""
     # In other formats hpcq dequantizes the weights, and transformers loads them as unquantized.
     is_integer = scheme.weights.startswith("int") and scheme.checkpoint_format is None
-    if family in _UNPACKABLE_FAMILIES and is_integer:
-        return f"transformers cannot load integer weights of '{family}': choose fp8-dynamic"
+    is_fp4 = scheme.weights in ("nvfp4", "mxfp4")
+    if family in _UNPACKABLE_FAMILIES and (is_integer or is_fp4):
+        kind = "integer" if is_integer else scheme.weights
+        return f"transformers cannot load {kind} weights of '{family}': choose fp8-dynamic"
     if with_experts and family in _FUSED_EXPERTS_FAMILIES:
         return (
             f"checkpoints of '{family}' have all experts of a layer in one tensor, for which there is no quantized "
             "format: evaluate it unquantized, or name a checkpoint that its publisher has quantized"
         )
-    if with_experts and is_integer and not (scheme.symmetric and scheme.activations in _FLOATING_POINT):
+    is_weight_only = scheme.symmetric and scheme.activations in _FLOATING_POINT
+    loads_experts = is_weight_only if is_integer else scheme.weights == "mxfp4" or _is_plain_fp8(scheme)
+    if with_experts and not loads_experts:
         return (
-            "transformers loads quantized experts only in FP8, or in symmetric integers with unquantized activations: "
-            "choose fp8-dynamic, gptq-w4a16 or gptq-w8a16"
+            "transformers loads quantized experts only in FP8 without blocks, in MXFP4, or in symmetric integers with "
+            "unquantized activations: choose fp8-dynamic, gptq-w4a16 or gptq-w8a16"
         )
     return None
+
+
+def _is_plain_fp8(scheme: Scheme) -> bool:
+    return scheme.weights == "fp8_e4m3" and scheme.granularity != "block"

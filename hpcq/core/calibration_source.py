@@ -12,6 +12,9 @@ from hpcq.core.hub_cache import HubCache
 DEFAULT_CONFIG = "default"
 """Configuration of a data set that defines none."""
 
+RANDOM_TOKENS = "random-tokens"
+"""Name and source of a calibration set of random tokens, which needs no text."""
+
 _SOURCE = re.compile(r"(?P<repo_id>[^@]+)@(?P<commit>[0-9a-f]+)/(?P<config>[^/]+)/(?P<split>[^/]+)/(?P<column>[^/]+)")
 
 

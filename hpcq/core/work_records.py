@@ -87,6 +87,19 @@ def default_compute_dtype(weights: str) -> str:
 
 
 @dataclass(frozen=True, kw_only=True)
+class ScaleMapping:
+    """Layers between which SmoothQuant or AWQ moves scales. Names are exact, or "re:" and a regular expression.
+
+    Attributes:
+        smooth: Layer whose outputs are divided by the scales, such as a norm.
+        balance: Linear layers that read these outputs; their weights are multiplied by the scales.
+    """
+
+    smooth: str
+    balance: tuple[str, ...]
+
+
+@dataclass(frozen=True, kw_only=True)
 class Scheme:
     """How to quantize.
 
@@ -95,8 +108,8 @@ class Scheme:
         tool: Quantization tool; 'none' for an unmodified base checkpoint.
         method: none, rtn (round to nearest), gptq, awq, smoothquant (smoothing, then gptq), autoround, llm-int8,
             synthetic, or a plugin's.
-        weights: Data type of the weights: fp32, bf16, fp16, fp8_e4m3, int8, int4, or one that only checkpoints of
-            others have (`hpcq.catalog.checkpoint_formats`).
+        weights: Data type of the weights: fp32, bf16, fp16, fp8_e4m3, int8, int4, int3, int2, nf4, fp4, nvfp4, mxfp4,
+            mxfp8, or one that only checkpoints of others have (`hpcq.catalog.checkpoint_formats`).
         activations: Data type of the activations, as for `weights`.
         granularity: Granularity of the weights' scales: tensor, channel, group (of `group_size` inputs) or block (of
             `group_size` inputs and as many outputs).
@@ -106,6 +119,9 @@ class Scheme:
         damping: GPTQ: fraction of the mean diagonal that is added to the Hessian.
         activation_order: GPTQ: quantize columns in the order of decreasing activation.
         smoothing_strength: SmoothQuant's migration strength (alpha).
+        mappings: Layers between which SmoothQuant or AWQ moves scales; empty: the tool's table for the model's family.
+        kv_cache: Data type of the KV cache (fp8_e4m3, with one calibrated scale per layer for keys and one for values);
+            None: not quantized.
         ignore: Modules that stay unquantized.
         checkpoint_format: Format of the checkpoint's files, such as gptq or awq; None: compressed-tensors that hpcq
             writes.
@@ -125,6 +141,8 @@ class Scheme:
     damping: float | None = None
     activation_order: bool | None = None
     smoothing_strength: float | None = None
+    mappings: tuple[ScaleMapping, ...] = ()
+    kv_cache: str | None = None
     ignore: tuple[str, ...] = ("lm_head",)
     checkpoint_format: str | None = None
     tuning_steps: int | None = None
@@ -156,8 +174,11 @@ class Calibration:
         sequence_length: Tokens per sequence.
         seed: Seed of the sampling.
         source: A text from a data set on the hub: "<repository>@<commit>/<config>/<split>/<column>". It identifies the
-            text before it is staged, and `digest` is None.
+            text before it is staged, and `digest` is None. RANDOM_TOKENS: there is no text.
         column: Key of the passages in a file of the user.
+        chat_template: Render passages with the model's chat template (a text as one message of the user); None: chats
+            are rendered, texts are not.
+        add_bos: Each sequence begins with the model's BOS token.
         dataset: Name of the text in the manifest.
         path: File of the text.
     """
@@ -168,6 +189,8 @@ class Calibration:
     seed: int = 1234
     source: str | None = None
     column: str = "text"
+    chat_template: bool | None = None
+    add_bos: bool = False
     dataset: str = unaddressed("")
     path: str | None = unaddressed(None)
 

@@ -148,7 +148,7 @@ def _report(indexed: Sequence[tuple[EvaluateWork, Index]], request_sets: Mapping
 
 
 def _variant(evaluation: EvaluateWork, index: Index, request_set: RequestSet) -> VariantResults:
-    facts = variant_facts(index, request_set, Path(evaluation.checkpoint_path))
+    facts = variant_facts(index, request_set, Path(evaluation.checkpoint_path), evaluation.variant.calibration)
     withheld = {mark.task for mark in derive_marks(facts) if mark.kind.withholds_score}
     scored = _scored(index, request_set, withheld)
     marks = derive_marks(with_undefined_scores(facts, scored.scores))

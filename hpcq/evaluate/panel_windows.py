@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterator
 from pathlib import Path
 
+from hpcq.core.calibration_source import RANDOM_TOKENS
 from hpcq.core.digests import digest_of_text
 from hpcq.core.errors import SetupError, UserInputError
 from hpcq.core.work_records import Calibration, FidelityPanel
@@ -53,6 +54,8 @@ def reserved_passages(calibration: Calibration) -> list[Passage]:
         SetupError: The text is missing or has changed.
         UserInputError: The text is malformed.
     """
+    if calibration.source == RANDOM_TOKENS:
+        return []
     limit = calibration.samples * calibration.sequence_length * WINDOW_CHARACTERS_PER_TOKEN
     found: list[Passage] = []
     read = 0

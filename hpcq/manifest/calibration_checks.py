@@ -7,7 +7,8 @@ from collections.abc import Iterator
 from pathlib import Path
 
 from hpcq.catalog import packages
-from hpcq.core.calibration_source import DEFAULT_CONFIG, CalibrationSource
+from hpcq.catalog.calibration_sets import calibration_set_names
+from hpcq.core.calibration_source import DEFAULT_CONFIG, RANDOM_TOKENS, CalibrationSource
 from hpcq.core.errors import UserInputError
 from hpcq.core.text_marker import read_text_marker
 from hpcq.manifest.context import Context, NamedModel, dataset_commit
@@ -38,7 +39,8 @@ def location_problems(key: str, section: TextSection, path: Path | None, context
         context: The manifest.
     """
     key_path, dataset = (key, "dataset"), section.dataset
-    if text_repository(section, context.manifest):
+    is_calibration = key == "calibration"
+    if text_repository(section, context.manifest) or (is_calibration and dataset == RANDOM_TOKENS):
         return
     unreadable = unreadable_part(path or resolve_path(dataset, context.manifest))
     if unreadable:
@@ -46,9 +48,8 @@ def location_problems(key: str, section: TextSection, path: Path | None, context
     elif path is None and ("/" in dataset or dataset.endswith(TEXT_SUFFIXES)):
         yield key_path, f"'{dataset}' does not exist. Correct the path."
     elif path is None:
-        sentence = unknown_name(
-            "text" if key != "calibration" else "calibration text", dataset, packages.packaged_calibrations()
-        )
+        known = (*packages.packaged_calibrations(), *(calibration_set_names() if is_calibration else ()))
+        sentence = unknown_name("calibration text" if is_calibration else "text", dataset, known)
         yield key_path, f"{sentence} It may also be the path of a .jsonl or .txt file."
     elif path.suffix not in TEXT_SUFFIXES:
         yield key_path, f"'{dataset}' is neither a .jsonl nor a .txt file. Convert it, or rename it."
@@ -58,6 +59,9 @@ def check_text(context: Context) -> Iterator[Problem]:
     """Find a text that is on this file system and cannot be used: not readable, too short, chats without a template."""
     models = [model for model in context.models if needs_calibration(model)]
     if context.manifest.is_synthetic or not models:
+        return
+    yield from _token_problems(models, context)
+    if context.manifest.calibration.dataset == RANDOM_TOKENS:
         return
     if calibration_repository(context.manifest):
         yield from staged_text_problems(context)
@@ -70,7 +74,7 @@ def check_text(context: Context) -> Iterator[Problem]:
         return
     if summary is None:
         return
-    if summary.is_chat:
+    if summary.is_chat and section.chat_template is not False:
         without = [model.id for model in models if not _may_have_chat_template(model.folder)]
         if without:
             sentence = (
@@ -80,6 +84,31 @@ def check_text(context: Context) -> Iterator[Problem]:
             yield ("calibration", "column"), sentence
     elif summary.is_whole:
         yield from _length_problems(context, summary.max_tokens)
+
+
+def _token_problems(models: list[NamedModel], context: Context) -> Iterator[Problem]:
+    """Find settings that need a token or a template which the tokenizers of models do not have."""
+    section = context.manifest.calibration
+    key = "calibration"
+    if section.dataset == RANDOM_TOKENS and section.chat_template is not None:
+        yield (key, "chat_template"), f"is not allowed with '{RANDOM_TOKENS}', which has no text. Remove it."
+    without = [model.id for model in models if section.chat_template and not _may_have_chat_template(model.folder)]
+    if without:
+        yield (key, "chat_template"), f"{', '.join(without)} has no chat template. Remove the key, or set it to false."
+    if section.add_bos and section.sequence_length == 1:
+        yield (key, "add_bos"), "leaves no room for text in sequences of 1 token. Increase sequence_length."
+    without = [model.id for model in models if section.add_bos and _lacks_bos(model.folder)]
+    if without:
+        yield (key, "add_bos"), f"{', '.join(without)} has no BOS token. Remove the key."
+
+
+def _lacks_bos(folder: Path | None) -> bool:
+    """Return whether a tokenizer's configuration says that it has no BOS token; False: it has one, or it is unknown."""
+    try:
+        content = json.loads((folder / _TOKENIZER_CONFIG).read_text(encoding="utf-8")) if folder else {}
+    except (OSError, ValueError):
+        return False
+    return isinstance(content, dict) and "bos_token" in content and content["bos_token"] is None
 
 
 def staged_text_problems(context: Context) -> Iterator[Problem]:

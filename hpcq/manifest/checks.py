@@ -7,7 +7,7 @@ problems are reported together.
 from __future__ import annotations
 
 import os
-from collections.abc import Callable, Collection, Iterator
+from collections.abc import Callable, Collection, Iterator, Mapping
 from dataclasses import replace
 from pathlib import Path
 
@@ -15,7 +15,8 @@ from hpcq.catalog import packages
 from hpcq.catalog.architectures import text_problem
 from hpcq.catalog.checkpoint_formats import CheckpointFormatError, find_declaration
 from hpcq.catalog.checkpoint_problems import ADAPTER_FILE, IS_ADAPTER, is_adapter, missing_config
-from hpcq.catalog.ignored_layers import head_name, ignore_problem, linear_names
+from hpcq.catalog.format_problems import format_problem
+from hpcq.catalog.ignored_layers import entry_problem, head_name, ignore_problem, linear_names, matches
 from hpcq.catalog.make_task_index import NO_ENVIRONMENT
 from hpcq.catalog.models import model_ids
 from hpcq.catalog.plugins import environment_names
@@ -33,7 +34,7 @@ from hpcq.catalog.unquantized_modules import LLMCOMPRESSOR, quantization_problem
 from hpcq.catalog.weight_files import ambiguous_weights
 from hpcq.core.errors import ManifestError
 from hpcq.core.modulefiles import PREFIX
-from hpcq.core.work_records import SYNTHETIC, Scheme
+from hpcq.core.work_records import SYNTHETIC, UNQUANTIZED, Scheme
 from hpcq.manifest import calibration_checks, contradictions, fidelity_checks, prompt_checks
 from hpcq.manifest.checkpoint_damage import check_code, check_files, check_generation
 from hpcq.manifest.checkpoints import NamedCheckpoint, is_folder_text
@@ -223,15 +224,23 @@ def _definitions(context: Context) -> Iterator[Problem]:
             continue
         defined[definition.name] = scheme
         yield from (((*key_path, key), sentence) for key, sentence in _contradictions(scheme))
+        for number, mapping in enumerate(scheme.mappings):
+            for key, patterns in (("smooth", (mapping.smooth,)), ("balance", mapping.balance)):
+                for problem in filter(None, map(entry_problem, patterns)):
+                    yield (*key_path, "mappings", number, key), problem
 
 
 def _contradictions(scheme: Scheme) -> Iterator[tuple[str, str]]:
     if scheme.method not in (offered := method_names(scheme.tool)):
         hint = f" Its methods are {', '.join(offered)}." if scheme.is_quantized else ""
         yield "method", f"'{scheme.method}' cannot be combined with tool '{scheme.tool}'.{hint}"
-    is_grouped = scheme.granularity == "group"
+    if (problem := format_problem(scheme)) is not None:
+        yield problem
+    if scheme.kv_cache is not None and scheme.tool == UNQUANTIZED:
+        yield "kv_cache", "is not allowed with tool 'none': start from a quantized scheme, such as 'fp8-dynamic'."
+    is_grouped = scheme.granularity in ("group", "block")
     if is_grouped and scheme.group_size is None:
-        yield "granularity", "'group' requires a group_size, such as 128."
+        yield "granularity", f"'{scheme.granularity}' requires a group_size, such as 128."
     if not is_grouped and scheme.group_size is not None:
         yield "group_size", f"is not allowed with granularity '{scheme.granularity}'."
     gptq_methods = ("gptq", "smoothquant")
@@ -240,6 +249,7 @@ def _contradictions(scheme: Scheme) -> Iterator[tuple[str, str]]:
         ("activation_order", scheme.activation_order, gptq_methods),
         ("smoothing_strength", scheme.smoothing_strength, ("smoothquant",)),
         ("tuning_steps", scheme.tuning_steps, ("autoround",)),
+        ("mappings", scheme.mappings or None, ("smoothquant", "awq")),
     ):
         if value is not None and scheme.method not in methods:
             yield key, f"is not allowed with method '{scheme.method}', only with {' and '.join(methods)}."
@@ -267,11 +277,14 @@ def _scheme_names(context: Context) -> Iterator[Problem]:
                     yield use.key_path, f"'{use.name}' is the same as '{same}'; list only one of them."
 
 
-def _unknown_scheme(name: str, defined: Collection[str]) -> str:
-    known = (*scheme_names(), *defined)
+def _unknown_scheme(name: str, known_schemes: Mapping[str, Scheme]) -> str:
+    known = (*scheme_names(), *known_schemes)
     base, group_size = split_group_size(without_default_tool(name))
     if group_size is not None and base in known:
-        return f"'{name}' does not exist: '{base}' has no groups. Use '{base}'."
+        found = find_scheme(base, known_schemes)
+        has_fixed = found is not None and found.granularity in ("group", "block")
+        reason = f"the group size of '{base}' is fixed" if has_fixed else f"'{base}' has no groups"
+        return f"'{name}' does not exist: {reason}. Use '{base}'."
     return unknown_name("scheme", name, known)
 
 
@@ -304,6 +317,22 @@ def _ignored_layers(context: Context) -> Iterator[Problem]:
                 index = definitions.get(use.name, definitions.get(split_group_size(use.name)[0]))
                 key_path = use.key_path if index is None else ("schemes", "define", index, "ignore")
                 yield key_path, f"for {model.id}, {problem}"
+
+
+def _mappings(context: Context) -> Iterator[Problem]:
+    """Reject mappings of scales that name layers which a model does not have. The names of its norms are not known."""
+    definitions = {definition.name: index for index, definition in enumerate(context.manifest.schemes.define)}
+    for model in context.models:
+        for use in model.schemes:
+            index = definitions.get(use.name, definitions.get(split_group_size(use.name)[0]))
+            if model.shape is None or use.scheme is None or index is None:
+                continue
+            names = list(linear_names(model.shape))
+            for number, mapping in enumerate(use.scheme.mappings):
+                for pattern in mapping.balance:
+                    if not any(matches(name, (pattern,)) for name in names):
+                        key_path: KeyPath = ("schemes", "define", index, "mappings", number, "balance")
+                        yield key_path, f"'{pattern}' matches no linear layer of {model.id}, such as '{names[0]}'."
 
 
 def _group_sizes(context: Context) -> Iterator[Problem]:
@@ -414,6 +443,7 @@ _CHECKS: tuple[tuple[tuple[str, ...], _Check], ...] = (
     (("models", "schemes"), _quantizable),
     (("models", "schemes"), _ignored_layers),
     (("models", "schemes"), _group_sizes),
+    (("models", "schemes"), _mappings),
     (("models", "schemes", "evaluate"), _rehearsals),
     (("calibration",), calibration_checks.check_location),
     (("models", "schemes", "calibration", "evaluate"), calibration_checks.check_text),

@@ -139,5 +139,8 @@ def _named_schemes(context: Context) -> list[Scheme]:
 
 
 def _definition(scheme: Scheme) -> dict[str, Any]:
-    fields = {key: value for key, value in asdict(scheme).items() if value is not None and key != "needs_calibration"}
-    return {**fields, "ignore": list(scheme.ignore)}
+    omitted = ("needs_calibration", "mappings")
+    fields = {key: value for key, value in asdict(scheme).items() if value is not None and key not in omitted}
+    fields["ignore"] = list(scheme.ignore)
+    mappings = [{"smooth": one.smooth, "balance": list(one.balance)} for one in scheme.mappings]
+    return {**fields, "mappings": mappings} if mappings else fields

@@ -18,9 +18,10 @@ from hpcq.catalog.hf_config import read_checkpoint_shape
 from hpcq.catalog.model_config import UnsupportedConfigError
 from hpcq.catalog.model_shape import ModelShape
 from hpcq.catalog.models import find_model_shape
+from hpcq.catalog.number_formats import GROUP_SIZES
 from hpcq.catalog.schemes import find_scheme, make_scheme
 from hpcq.catalog.tasks import find_task
-from hpcq.core.work_records import Scheme, Task
+from hpcq.core.work_records import ScaleMapping, Scheme, Task
 from hpcq.manifest.fs_access import is_file, is_folder, path_exists
 from hpcq.manifest.profiles import Profile, load_profile
 from hpcq.manifest.schema import Manifest, ModelEntry, SchemeDefinition, TextSection
@@ -133,13 +134,17 @@ def defined_schemes(manifest: Manifest) -> dict[str, Scheme]:
 def build_scheme(definition: SchemeDefinition, earlier: dict[str, Scheme]) -> Scheme | None:
     """Return the scheme of one definition, based on the catalog or on `earlier` definitions; None if it is invalid."""
     fields = definition.model_dump(exclude={"base"}, exclude_none=True)
+    if definition.mappings is not None:
+        fields["mappings"] = tuple(ScaleMapping(smooth=one.smooth, balance=one.balance) for one in definition.mappings)
+    base = find_scheme(definition.base, earlier) if definition.base is not None else None
     if definition.group_size is not None:
-        fields.setdefault("granularity", "group")
-    elif definition.granularity not in (None, "group"):
+        fields.setdefault("granularity", "block" if base and base.granularity == "block" else "group")
+    elif definition.weights in GROUP_SIZES and definition.granularity is None:
+        fields |= {"granularity": "group", "group_size": GROUP_SIZES[definition.weights]}
+    elif definition.granularity not in (None, "group", "block"):
         fields["group_size"] = None
     if definition.base is None:
         return make_scheme(**fields) if all(key in fields for key in _REQUIRED_WITHOUT_BASE) else None
-    base = find_scheme(definition.base, earlier)
     if base is None:
         return None
     merged = replace(base, **fields)

@@ -12,7 +12,7 @@ from hpcq.catalog import packages
 from hpcq.catalog.generation_settings import GenerationSettings, read_generation_settings
 from hpcq.catalog.schemes import synthetic_scheme
 from hpcq.catalog.tools import backends, quantizers
-from hpcq.core.calibration_source import DEFAULT_CONFIG, CalibrationSource
+from hpcq.core.calibration_source import DEFAULT_CONFIG, RANDOM_TOKENS, CalibrationSource
 from hpcq.core.digests import digest_of_items, digest_of_model, digest_of_text
 from hpcq.core.errors import ManifestError
 from hpcq.core.item_selection import ItemSelection
@@ -267,28 +267,28 @@ class _Resolver:
 
     def _calibration(self) -> Calibration:
         settings, path = self.manifest.calibration, self.context.calibration_path
+        common: dict[str, Any] = {
+            "samples": settings.samples,
+            "sequence_length": settings.sequence_length,
+            "seed": settings.seed,
+            "chat_template": settings.chat_template,
+            "add_bos": settings.add_bos,
+            "dataset": settings.dataset,
+        }
+        if settings.dataset == RANDOM_TOKENS:
+            return Calibration(digest=None, source=RANDOM_TOKENS, **common)
         source = self._text_source(settings)
         if source is not None:
-            return Calibration(
-                digest=None,
-                samples=settings.samples,
-                sequence_length=settings.sequence_length,
-                seed=settings.seed,
-                source=str(source),
-                dataset=settings.dataset,
-                path=str(source.path(self.context.cache)) if source.is_pinned else None,
-            )
+            located = str(source.path(self.context.cache)) if source.is_pinned else None
+            return Calibration(digest=None, source=str(source), path=located, **common)
         missing = f"The calibration text {settings.dataset} is missing"
         return Calibration(
             digest=self._digest(
                 path, digest_of_text, settings.digest, ("calibration", "digest"), missing, is_staged=True
             ),
-            samples=settings.samples,
-            sequence_length=settings.sequence_length,
-            seed=settings.seed,
             column=settings.column,
-            dataset=settings.dataset,
             path=str(path) if path else None,
+            **common,
         )
 
     def _panel(self, section: FidelitySection, calibration: Calibration | None) -> FidelityPanel:

@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import re
 from collections.abc import Callable, Iterable
-from typing import Annotated, Literal, Self
+from typing import Annotated, Any, Literal, Self
 
 from pydantic import (
     AfterValidator,
@@ -20,8 +20,10 @@ from pydantic import (
     model_validator,
 )
 
+from hpcq.catalog.calibration_sets import expanded_calibration
 from hpcq.catalog.published_scores import study_names
 from hpcq.catalog.schemes import (
+    CacheFormat,
     Granularity,
     NumberFormat,
     method_names,
@@ -237,6 +239,18 @@ class ModelEntry(Section):
         return self.path is None and self.source == "hub"
 
 
+class ScaleMappingSection(Section):
+    """Layers between which SmoothQuant or AWQ moves scales."""
+
+    smooth: NonBlankStr = Field(
+        description="Layer whose outputs are divided by the scales, such as a norm: a full name, or 're:' and a "
+        "regular expression."
+    )
+    balance: Annotated[tuple[NonBlankStr, ...], Field(strict=False, min_length=1)] = Field(
+        description="Linear layers that read these outputs: full names, or 're:' and regular expressions."
+    )
+
+
 class SchemeDefinition(Section):
     """A custom scheme: a known one with changes, or (without `base`) a complete one."""
 
@@ -259,7 +273,10 @@ class SchemeDefinition(Section):
     granularity: Granularity | None = Field(
         None, description="Granularity of the weights' scales; `group_size` implies 'group'."
     )
-    group_size: PositiveInt | None = Field(None, description="Input features per scale; implies granularity 'group'.")
+    group_size: PositiveInt | None = Field(
+        None,
+        description="Input features per scale; implies granularity 'group'. With 'block', outputs per scale, too.",
+    )
     symmetric: bool | None = Field(None, description="Symmetric quantization of the weights, without zero points.")
     dynamic: bool | None = Field(None, description="Compute activation scales at run time.")
     damping: Annotated[float, Field(ge=0, le=1)] | None = Field(
@@ -271,6 +288,14 @@ class SchemeDefinition(Section):
     )
     tuning_steps: Annotated[int, Field(ge=1)] | None = Field(
         None, description="AutoRound: steps per block; the tool's default is 200."
+    )
+    mappings: Annotated[tuple[ScaleMappingSection, ...], Field(strict=False)] | None = Field(
+        None,
+        description="SmoothQuant and AWQ: layers between which scales are moved; by default the tool's table for the "
+        "family. A mapping that changes what the model computes is refused by the unit.",
+    )
+    kv_cache: CacheFormat | None = Field(
+        None, description="Number format of the KV cache; by default it is not quantized. Only vllm computes it."
     )
     ignore: LayerPatterns | None = Field(
         None,
@@ -292,7 +317,8 @@ class CalibrationSection(Section):
     dataset: Name = Field(
         "boolq-passages",
         description='A text that a package contains, the path of a .jsonl ({"text": …}) or .txt file '
-        "(paragraphs), or a data set on the hub.",
+        "(paragraphs), a data set on the hub, or the name of one: wikitext2, pile-val, pile-10k, ultrachat, "
+        "llm-compression-calibration; or random-tokens.",
     )
     config: NonBlankStr | None = Field(None, description="Configuration of the data set on the hub.")
     split: NonBlankStr = Field("train", description="Split of the data set on the hub.")
@@ -302,8 +328,19 @@ class CalibrationSection(Section):
     revision: Name | None = Field(None, description="Branch, tag or commit on the hub; by default main.")
     samples: PositiveInt = Field(128, description="Number of sequences.")
     sequence_length: PositiveInt = Field(2048, description="Tokens per sequence.")
-    seed: Seed = Field(1234, description="Seed of the order of the sequences.")
+    chat_template: bool | None = Field(
+        None,
+        description="Render passages with the model's chat template: a text as one message of the user. By default "
+        "chats are rendered and texts are not; false: the contents of a chat's messages are joined.",
+    )
+    add_bos: bool = Field(False, description="Begin each sequence with the model's BOS token.")
+    seed: Seed = Field(1234, description="Seed of the order of the passages, or of random tokens.")
     digest: Sha256 | None = Field(None, description="Expected SHA-256 of the text; `submit` records it.")
+
+    @model_validator(mode="before")
+    @classmethod
+    def _expand_name(cls, table: Any) -> Any:
+        return expanded_calibration(table) if isinstance(table, dict) else table
 
 
 class FidelitySection(Section):

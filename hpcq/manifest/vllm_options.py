@@ -10,7 +10,7 @@ from hpcq.manifest.field_types import PositiveInt, Section, validation_error
 
 
 class EngineSection(Section):
-    """Engine arguments of vLLM; vLLM chooses the others. They change results by rounding only."""
+    """Engine arguments of vLLM; vLLM chooses the others. All but `linear_backend` change results by rounding only."""
 
     tensor_parallel_size: Annotated[int, Field(ge=1, le=64)] | None = Field(
         None,
@@ -37,6 +37,11 @@ class EngineSection(Section):
     enforce_eager: bool | None = Field(None, description="Disable CUDA graphs: faster start, slower generation.")
     block_size: Literal[16, 32, 64, 128, 256] | None = Field(
         None, description="Tokens per KV cache block; by default 32 on a CPU, vLLM's choice on GPUs."
+    )
+    linear_backend: Literal["emulation", "triton"] | None = Field(
+        None,
+        description="Kernels for the schemes that need them: 'emulation' computes NVFP4 as defined on GPUs without "
+        "NVFP4, slowly; 'triton' computes INT8 W8A8 on compute capability 10.0 and up. Other schemes do not change.",
     )
 
     @model_validator(mode="after")

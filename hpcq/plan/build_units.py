@@ -4,7 +4,10 @@ from __future__ import annotations
 
 import dataclasses
 from collections.abc import Collection, Iterator, Sequence
+from typing import Any
 
+from hpcq.catalog.model_shape import ModelShape
+from hpcq.catalog.schemes import has_dynamic_int8_activations
 from hpcq.catalog.tasks import generates_text
 from hpcq.catalog.tools import backends
 from hpcq.core.environments import CORE_ENVIRONMENT
@@ -177,8 +180,35 @@ def _evaluate_work(
     checkpoint: str,
     placement: Placement,
 ) -> EvaluateWork:
-    options: dict[str, int | bool | str] = {}
     model = resolved.shapes.get(variant.model)
+    backend = backends()[settings.backend]
+    needed = placement.kernel.distributions if placement.kernel else ()
+    backend = dataclasses.replace(backend, distributions=(*backend.distributions, *needed))
+    return EvaluateWork(
+        variant=variant,
+        tasks=tasks,
+        backend=settings.backend,
+        dtype=settings.dtype_for(variant.scheme),
+        versions=versions_of(backend, settings.environment, resolved),
+        seed=settings.seed,
+        options=tuple(_options(resolved, settings, variant, placement).items()),
+        checkpoint_path=checkpoint,
+        segments_path="",
+        batch_size=settings.batch_size,
+        flush_interval_s=settings.flush_interval_s,
+        device=_device(settings.device, placement.shape),
+        synthetic_options=settings.synthetic_options,
+        engine_options=tuple(_engine(settings, placement, model).items()),
+        offload=_offload(settings, placement, is_sized=model is not None),
+    )
+
+
+def _options(
+    resolved: ResolvedManifest, settings: EvaluateSettings, variant: Variant, placement: Placement
+) -> dict[str, int | bool | str]:
+    """Return the settings of the backend that can change a result."""
+    options: dict[str, int | bool | str] = {}
+    backend, model = backends()[settings.backend], resolved.shapes.get(variant.model)
     if settings.max_length is not None and not (
         model and model.context_length and settings.max_length > model.context_length
     ):
@@ -190,38 +220,31 @@ def _evaluate_work(
     add_bos_token = resolved.manifest.prompt.add_bos_token
     if add_bos_token is not None:
         options["add_bos_token"] = add_bos_token
-    backend = backends()[settings.backend]
     attention = softcap_attention(backend, resolved, variant.model)
     if attention:
         options["attention"] = attention
-    needed = placement.kernel.distributions if placement.kernel else ()
-    backend = dataclasses.replace(backend, distributions=(*backend.distributions, *needed))
-    engine = dict(settings.engine) if backend.has_engine_options else {}
-    if backend.has_engine_options and placement.shape.tensor_parallel > 1:
+    if backend.has_engine_options and placement.kernel and placement.kernel.linear_backend:
+        options["linear_backend"] = placement.kernel.linear_backend
+    if backend.int8_divisor is not None and has_dynamic_int8_activations(variant.scheme):
+        options["int8_divisor"] = backend.int8_divisor
+    return options
+
+
+def _engine(settings: EvaluateSettings, placement: Placement, model: ModelShape | None) -> dict[str, Any]:
+    """Return the settings of the backend that change at most the last bits of a result."""
+    if not backends()[settings.backend].has_engine_options:
+        return {}
+    engine: dict[str, Any] = dict(settings.engine)
+    engine.pop("linear_backend", None)  # in `_options`, for the variants whose kernel it selects
+    if placement.shape.tensor_parallel > 1:
         engine.setdefault("tensor_parallel_size", placement.shape.tensor_parallel)
-    if backend.has_engine_options and placement.shape.pipeline_parallel > 1:
+    if placement.shape.pipeline_parallel > 1:
         engine.setdefault("pipeline_parallel_size", placement.shape.pipeline_parallel)
     if model and not model.experts:
         engine.pop("enable_expert_parallel", None)  # vLLM does not start with it
-    elif backend.has_engine_options and placement.shape.expert_parallel:
+    elif placement.shape.expert_parallel:
         engine.setdefault("enable_expert_parallel", True)
-    return EvaluateWork(
-        variant=variant,
-        tasks=tasks,
-        backend=settings.backend,
-        dtype=settings.dtype_for(variant.scheme),
-        versions=versions_of(backend, settings.environment, resolved),
-        seed=settings.seed,
-        options=tuple(options.items()),
-        checkpoint_path=checkpoint,
-        segments_path="",
-        batch_size=settings.batch_size,
-        flush_interval_s=settings.flush_interval_s,
-        device=_device(settings.device, placement.shape),
-        synthetic_options=settings.synthetic_options,
-        engine_options=tuple(engine.items()),
-        offload=_offload(settings, placement, is_sized=model is not None),
-    )
+    return engine
 
 
 def _device(requested: str, shape: Shape) -> str:

@@ -133,8 +133,13 @@ def _check_other_matrices(model: Any, scheme: Scheme, linears: Mapping[str, Any]
         )
 
 
-def check_coverage(model: Any, declaration: Declaration) -> dict[str, Any]:
+def check_coverage(model: Any, declaration: Declaration, scheme: Scheme) -> dict[str, Any]:
     """Check that exactly the declared modules are quantized, and return facts for the checkpoint's metadata.
+
+    Args:
+        model: The quantized model.
+        declaration: What the scheme quantizes in it.
+        scheme: How it is quantized.
 
     Raises:
         WorkerError: Others are quantized, or declared ones are not, or not with positive finite scales.
@@ -147,7 +152,8 @@ def check_coverage(model: Any, declaration: Declaration) -> dict[str, Any]:
         parts += [f"not {_patterns(missing)}"] if missing else []
         parts += [f"but also {_patterns(excess)}"] if excess else []
         raise WorkerError(f"The quantization tool did not do what the scheme declares: {', '.join(parts)}.")
-    _check_scales(model, declaration)
+    _check_scales(model, declaration.quantized)
+    cached = _check_kv_cache(model, scheme)
     total = sum(tensor.numel() for tensor in _own_parameters(model))
     inside = sum(model.get_submodule(name).weight.numel() for name in quantized)
     return {
@@ -156,13 +162,42 @@ def check_coverage(model: Any, declaration: Declaration) -> dict[str, Any]:
         "quantized_share_of_parameters": round(inside / total, 6),
         "quantized_modules": module_counts(quantized),
         "unquantized_modules": module_counts(declaration.unquantized),
+        **({"kv_cache_layers": cached} if cached else {}),
     }
 
 
-def _check_scales(model: Any, declaration: Declaration) -> None:
+def _check_kv_cache(model: Any, scheme: Scheme) -> int:
+    """Check that keys and values of all attention layers have their scales, if declared; return the number of layers.
+
+    Raises:
+        UserInputError: The model has no attention layers whose cache compressed-tensors (0.19) quantizes.
+        WorkerError: A layer lacks its scales, or has scales that the scheme does not declare.
+    """
+    from compressed_tensors.quantization.lifecycle.initialize import is_cached_attention_module
+
+    layers = {name for name, module in model.named_modules() if is_cached_attention_module(module)}
+    quantized = {
+        name for name, module in model.named_modules() if hasattr(module, "k_scale") and hasattr(module, "v_scale")
+    }
+    if scheme.kv_cache is not None and not layers:
+        raise UserInputError(
+            f"'{scheme.name}' quantizes the KV cache, but '{model.config.model_type}' has no attention layers with "
+            "keys and values: choose another scheme."
+        )
+    wrong = sorted((layers if scheme.kv_cache is not None else set()) ^ quantized)
+    if wrong:
+        raise WorkerError(
+            f"The quantization tool did not do what the scheme declares: scales of the KV cache are missing, or too "
+            f"many, in {_patterns(wrong)}."
+        )
+    _check_scales(model, quantized)
+    return len(quantized)
+
+
+def _check_scales(model: Any, names: Iterable[str]) -> None:
     import torch
 
-    for name in declaration.quantized:
+    for name in names:
         for attribute, scale in model.get_submodule(name).named_parameters(recurse=False):
             if attribute.endswith("_scale") and not bool((torch.isfinite(scale) & (scale > 0)).all()):
                 raise WorkerError(

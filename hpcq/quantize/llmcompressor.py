@@ -109,7 +109,7 @@ def _quantize_and_save(job: QuantizeJob, device: str) -> tuple[dict[str, Any], E
         ),
     ):
         _apply(modifiers, base, batches, job)
-    coverage = check_coverage(base.model, declaration)
+    coverage = check_coverage(base.model, declaration, job.scheme)
     effect = likelihoods.difference(base.model)
     experts = expert_linears(base.model)
     rounding = weights.check_rounding(base.model)
@@ -186,7 +186,7 @@ def _modifiers(recipe: Recipe, saved_dtype: str) -> list[Any]:
 
 
 def _with_scale_dtype(settings: dict[str, Any], saved_dtype: str) -> dict[str, Any]:
-    """Return `settings` with scales in the saved dtype.
+    """Return `settings` with scales in the saved dtype, unless the number format fixes it.
 
     On a CPU the computation is in float32, but the checkpoint is not. If the scales were rounded only on saving, the
     weights would have been quantized with other scales than they are dequantized with.
@@ -194,7 +194,7 @@ def _with_scale_dtype(settings: dict[str, Any], saved_dtype: str) -> dict[str, A
     settings = copy.deepcopy(settings)
     for group in settings.get("config_groups", {}).values():
         for arguments in (group["weights"], group.get("input_activations", {"dynamic": True})):
-            if not arguments["dynamic"]:
+            if not arguments["dynamic"] and "scale_dtype" not in arguments:
                 arguments["scale_dtype"] = f"torch.{saved_dtype}"
     return settings
 

@@ -151,3 +151,10 @@ def separator_token(loaded: LoadedModel) -> int | None:
         return int(loaded.tokenizer.eos_token_id)
     configured = getattr(loaded.model.config, "eos_token_id", None)
     return configured[0] if isinstance(configured, list) else configured
+
+
+def plain_tokens(loaded: LoadedModel) -> list[int]:
+    """Return the tokens of the tokenizer in order, without special ones and those for which there is no embedding."""
+    special = set(loaded.tokenizer.all_special_ids)
+    rows = loaded.model.get_input_embeddings().num_embeddings
+    return sorted(token for token in set(loaded.tokenizer.get_vocab().values()) - special if token < rows)

@@ -1,4 +1,4 @@
-"""Weights of GPTQ, AWQ and FP8 checkpoints as floating-point numbers, and FP8 rounding of activations.
+"""Weights of GPTQ, AWQ and FP8 checkpoints as floating-point numbers, and rounding of activations to FP8 and INT8.
 
 Formulas, with q the stored integers, s the scales, z the zero points (of the group of an input):
 
@@ -151,6 +151,21 @@ def fp8_weight(weight: torch.Tensor, scale: torch.Tensor, block_size: int | None
     else:
         raise PackedWeightsError(f"the scales have the shape {tuple(scale.shape)} for {outputs} outputs")
     return weight.float() * scale
+
+
+def round_to_int8(activations: torch.Tensor, *, divisor: int = 127) -> torch.Tensor:
+    """Return activations as INT8 kernels round them, with one symmetric scale per token, in their own type.
+
+    Scales and integers are computed in float32, and ties are rounded to even.
+
+    Args:
+        activations: Activations, [..., features].
+        divisor: Number by which the largest absolute value of a token is divided for its scale.
+    """
+    values = activations.float()
+    scale = (values.abs().amax(-1, keepdim=True) / divisor).clamp(min=_MIN_SCALE)
+    rounded = (values / scale).round().clamp(-128, 127) * scale
+    return rounded.to(activations.dtype)
 
 
 def round_activations(

@@ -2,17 +2,14 @@
 
 from __future__ import annotations
 
-import hashlib
-import json
 import random
-from dataclasses import replace
 
 from hpcq.core.errors import SetupError
 from hpcq.core.work_records import Calibration
 from hpcq.quantize.calibration import CalibrationSet, calibration_set
 from hpcq.quantize.chat_template import chat_renderer
 from hpcq.quantize.interface import QuantizeJob
-from hpcq.quantize.model_loading import LoadedModel, separator_token
+from hpcq.quantize.model_loading import LoadedModel, plain_tokens, separator_token
 
 
 def seed_and_select_device(job: QuantizeJob) -> str:
@@ -34,15 +31,12 @@ def seed_and_select_device(job: QuantizeJob) -> str:
 
 
 def calibration_sequences(calibration: Calibration, base: LoadedModel) -> CalibrationSet:
-    """Return the token sequences of the calibration set: the same for every tool, in every environment.
-
-    The facts have `tokens_sha256`, a digest of all token ids, so that checkpoints of different tools can be compared.
-    """
-    found = calibration_set(
+    """Return the token sequences of the calibration set: the same for every tool, in every environment."""
+    return calibration_set(
         calibration,
         lambda text: base.tokenizer(text, add_special_tokens=False, verbose=False)["input_ids"],
         separator=separator_token(base),
         render_chat=chat_renderer(base.tokenizer),
+        bos=base.tokenizer.bos_token_id,
+        vocabulary=plain_tokens(base),
     )
-    digest = hashlib.sha256(json.dumps(found.sequences).encode()).hexdigest()
-    return replace(found, facts={**found.facts, "tokens_sha256": digest})

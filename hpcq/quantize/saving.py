@@ -10,6 +10,8 @@ from typing import Any
 from hpcq.quantize.plain_files import copy_other_files
 
 _CODE_KEYS = ("auto_map", "architectures")
+_GLOBAL_SCALE = "_global_scale"
+"""End of the names of NVFP4's scales per tensor, which are stored in float32."""
 
 
 def save_checkpoint(model: Any, base: Path, output: Path, dtype_name: str, *, unquantized: Collection[str]) -> None:
@@ -32,7 +34,8 @@ def save_checkpoint(model: Any, base: Path, output: Path, dtype_name: str, *, un
     ModelCompressor.from_pretrained_model(model).compress_model(model)
     kept = _float32_names(base)
     for name, tensor in (*model.named_parameters(), *model.named_buffers()):
-        if tensor.dtype == torch.float32 and name.rpartition(".")[2] not in kept:
+        is_kept = name.rpartition(".")[2] in kept or name.endswith(_GLOBAL_SCALE)
+        if tensor.dtype == torch.float32 and not is_kept:
             tensor.data = tensor.data.to(dtype)
     model.config.dtype = dtype
     # transformers refuses to write invalid settings, which publishers' checkpoints have; the base's are copied below.
@@ -44,11 +47,16 @@ def save_checkpoint(model: Any, base: Path, output: Path, dtype_name: str, *, un
 
 
 def _forget_scale_dtypes(model: Any) -> None:
-    """Remove a setting that is no longer needed, and that older readers of the configuration do not know."""
+    """Remove a setting that is no longer needed, and that older readers of the configuration do not know.
+
+    It stays where the number format fixes the type of the scales: readers tell MXFP8 from FP8 by it.
+    """
+    import torch
+
     for module in model.modules():
         scheme = getattr(module, "quantization_scheme", None)
         for arguments in (scheme.weights, scheme.input_activations) if scheme else ():
-            if arguments is not None:
+            if arguments is not None and arguments.scale_dtype in (torch.float32, torch.bfloat16, torch.float16):
                 arguments.scale_dtype = None
 
 

@@ -20,11 +20,13 @@ from hpcq.core.sentences import first_line
 from hpcq.core.work_records import Scheme
 from hpcq.quantize.experts import unpack_experts
 from hpcq.quantize.model_loading import PROBE, attention_settings
+from hpcq.quantize.stored_layers import check_stored_layers
 from hpcq.quantize.weight_check import SAVED_TOLERANCE, Projections, check_saved_weights
 from hpcq.verify.loaded_model import loading_problem
 
 MAX_TOKENS = 64
-_INPUT_SCALE = "input_scale"
+_STATIC_SCALES = ("input_scale", "input_global_scale", "k_scale", "v_scale")
+"""Calibrated scales of the inputs of linear layers, and of the KV cache of attention layers."""
 STEP_TOLERANCES = {"float32": 0.001, "bfloat16": 0.1, "float16": 0.1}
 """Largest mean absolute difference per token, in nats, after a step that must change nothing, by the dtype of the
 computation. Measured on the tiny models of tests/families.py: at most 2e-6 in float32 and 0.021 in bfloat16 for the
@@ -49,7 +51,7 @@ class Expectation:
         rounding: Number of linear layers that round their inputs.
         dtype: Name of the dtype of the computation.
         weights: Projections of its weights.
-        input_scales: Static scales of the inputs of layers, by the name of their tensor.
+        static_scales: Static scales of the inputs of layers and of the KV cache, by the name of their tensor.
     """
 
     tokens: list[int]
@@ -57,7 +59,7 @@ class Expectation:
     rounding: int
     dtype: str
     weights: Projections = field(default_factory=dict, repr=False)
-    input_scales: Mapping[str, Any] = field(default_factory=dict, repr=False)
+    static_scales: Mapping[str, Any] = field(default_factory=dict, repr=False)
 
     def difference(self, model: Any) -> float:
         """Return the mean absolute difference of a model's log-likelihoods."""
@@ -88,9 +90,13 @@ class LogLikelihoods:
         """
         with _unrounded(model):
             values = _log_likelihoods(model, self._base.tokens)
-        rounding = sum(module not in unrounded for module in _rounding_modules(model))
+        rounding = sum(module not in unrounded for module in _rounding_linears(model))
         return replace(
-            self._base, values=values, rounding=rounding, weights=weights, input_scales=_input_scales(model, unrounded)
+            self._base,
+            values=values,
+            rounding=rounding,
+            weights=weights,
+            static_scales=_static_scales(model, unrounded),
         )
 
     def difference(self, model: Any) -> float:
@@ -117,10 +123,11 @@ class LogLikelihoods:
         return found
 
 
-def check_saved(folder: Path, expected: Expectation, scheme: Scheme, *, trust_remote_code: bool) -> dict[str, float]:
+def check_saved(folder: Path, expected: Expectation, scheme: Scheme, *, trust_remote_code: bool) -> dict[str, Any]:
     """Check that transformers loads the checkpoint in `folder` completely, and that it computes what it should.
 
-    Its weights are compared one by one, and its log-likelihoods for the whole.
+    Its weights are compared one by one, and its log-likelihoods for the whole. Before that, each layer in its files is
+    compared by the definition of its format.
 
     Returns:
         Facts for the checkpoint's metadata.
@@ -128,19 +135,20 @@ def check_saved(folder: Path, expected: Expectation, scheme: Scheme, *, trust_re
     Raises:
         WorkerError: It does not.
     """
+    stored = check_stored_layers(folder, scheme, expected.weights)
     model, info = _load_saved(folder, expected.dtype, trust_remote_code=trust_remote_code)
     problem = loading_problem(info, is_quantized=True)
     if problem:
         raise WorkerError(f"transformers cannot load the saved checkpoint: {problem}; nothing was committed.")
     if expected.dtype == "float32":
         model.float()  # transformers loads unpacked experts in bfloat16
-    rounding = len(_rounding_modules(model))
+    rounding = len(_rounding_linears(model))
     if rounding != expected.rounding:
         raise WorkerError(
             f"transformers rounds the inputs of {rounding} layers of the saved checkpoint, not of {expected.rounding} "
             "as in the quantized model; nothing was committed."
         )
-    if wrong := _other_input_scale(folder, expected.input_scales):
+    if wrong := _other_static_scale(folder, expected.static_scales):
         raise WorkerError(
             f"{wrong} of the saved checkpoint is not that of the quantized model, or is missing; nothing was committed."
         )
@@ -154,7 +162,8 @@ def check_saved(folder: Path, expected: Expectation, scheme: Scheme, *, trust_re
         )
     unpack_experts(model, scheme)
     weights = check_saved_weights(expected.weights, model)
-    return {"difference": round(found, 6), "tolerance": tolerance, "weight_difference": round(weights, 6)}
+    facts = {"difference": round(found, 6), "tolerance": tolerance, "weight_difference": round(weights, 6)}
+    return {**facts, "by_definition": stored}
 
 
 def _load_saved(folder: Path, dtype: str, *, trust_remote_code: bool) -> tuple[Any, dict[str, Any]]:
@@ -181,20 +190,28 @@ def _load_saved(folder: Path, dtype: str, *, trust_remote_code: bool) -> tuple[A
 
 
 def _rounding_modules(model: Any) -> list[Any]:
+    """Return the linear layers that round their inputs, and the attention layers that round keys and values."""
     schemes = ((module, getattr(module, "quantization_scheme", None)) for module in model.modules())
     return [module for module, scheme in schemes if scheme is not None and scheme.input_activations is not None]
 
 
-def _input_scales(model: Any, unrounded: Collection[Any]) -> dict[str, Any]:
-    """Return the static scales of inputs by tensor name, of the layers that are not in `unrounded`."""
+def _rounding_linears(model: Any) -> list[Any]:
+    import torch
+
+    return [module for module in _rounding_modules(model) if isinstance(module, torch.nn.Linear)]
+
+
+def _static_scales(model: Any, unrounded: Collection[Any]) -> dict[str, Any]:
+    """Return the static scales by tensor name, of the layers that are not in `unrounded`."""
     return {
-        f"{name}.{_INPUT_SCALE}": module.input_scale.detach().float().cpu()
+        f"{name}.{attribute}": getattr(module, attribute).detach().float().cpu()
         for name, module in model.named_modules()
-        if getattr(module, _INPUT_SCALE, None) is not None and module not in unrounded
+        for attribute in _STATIC_SCALES
+        if getattr(module, attribute, None) is not None and module not in unrounded
     }
 
 
-def _other_input_scale(folder: Path, expected: Mapping[str, Any]) -> str | None:
+def _other_static_scale(folder: Path, expected: Mapping[str, Any]) -> str | None:
     """Return the name of the first of these tensors whose value in the checkpoint differs; None: all are equal.
 
     Log-likelihoods are compared with inputs that are not rounded, so they do not depend on these scales.
@@ -214,7 +231,7 @@ def _other_input_scale(folder: Path, expected: Mapping[str, Any]) -> str | None:
 
 @contextlib.contextmanager
 def _unrounded(model: Any) -> Iterator[None]:
-    """Do not round the inputs of linear layers in the block."""
+    """Do not round the inputs of linear layers, and keys and values, in the block."""
     changed = [(module, module.quantization_scheme) for module in _rounding_modules(model)]
     for module, scheme in changed:
         module.quantization_scheme = scheme.model_copy(update={"input_activations": None})

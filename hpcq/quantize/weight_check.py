@@ -30,8 +30,8 @@ the same scales. GPTQ has larger errors of the weights, because it minimizes the
 MAX_ROUNDING_ERROR = 0.9
 """Largest accepted relative error of a quantized layer, with every method. If all weights are zero the error is 1; with
 unrelated weights of the same norm it is the square root of 2."""
-_FP8_ERROR = 2**-4
-"""Largest relative error of a normal number in FP8 E4M3, which has 3 bits after the binary point."""
+_FLOAT_ERRORS = {8: 2**-4, 4: 2**-2}
+"""Largest relative error of a normal number, by bits: E4M3 has 3 bits after the binary point, E2M1 has one."""
 
 _QUANTIZATION_PARAMETERS = ("_scale", "_zero_point", "_g_idx", "_shape")
 
@@ -118,7 +118,7 @@ def compare_rounded(base: Projections, rounded: Projections, scheme: Scheme) -> 
         found = rounded.get(name)
         if found is None:
             raise WorkerError(f"The quantization tool has removed {name}; nothing was committed.")
-        error = _difference(expected.product, found.product)
+        error = relative_difference(expected.product, found.product)
         dead = max(0, found.zero_columns - expected.zero_columns)
         tolerance = SAVED_TOLERANCE
         if found.explained is not None:
@@ -167,7 +167,7 @@ def check_saved_weights(expected: Projections, model: Any) -> float:
     missing = [name for name in expected if name not in found]
     if missing:
         raise WorkerError(f"The saved checkpoint lacks {module_pattern(missing[0])}; nothing was committed.")
-    differences = {name: _difference(one.product, found[name].product) for name, one in expected.items()}
+    differences = {name: relative_difference(one.product, found[name].product) for name, one in expected.items()}
     for name, difference in differences.items():
         if not difference <= SAVED_TOLERANCE:  # true for NaN, too
             raise WorkerError(
@@ -201,11 +201,16 @@ def _projection(module: Any, tensor: Any, *, rounded: bool) -> Projection:
         explained = _explained_error(tensor, module.weight_scale, scheme.weights)
     matrix = matrix.flatten(0, -2).to(torch.float32)
     return Projection(
-        product=(matrix @ _columns(matrix.shape[-1]).to(matrix.device)).cpu(),
+        product=projected(matrix),
         explained=explained,
         zero_columns=int((matrix == 0).all(dim=0).sum()),
         columns=matrix.shape[-1],
     )
+
+
+def projected(matrix: Any) -> Any:
+    """Return the product of a matrix in float32 with random columns, of shape [rows, COLUMNS], on the CPU."""
+    return (matrix @ _columns(matrix.shape[-1]).to(matrix.device)).cpu()
 
 
 @lru_cache(maxsize=32)
@@ -218,12 +223,12 @@ def _columns(width: int) -> Any:
 def _explained_error(weight: Any, scale: Any, arguments: Any) -> float:
     """Return the error of rounding to nearest. For integers, it is uniformly distributed within a quantization step."""
     if arguments.type == "float":
-        return _FP8_ERROR * float(weight.float().norm())
+        return _FLOAT_ERRORS[arguments.num_bits] * float(weight.float().norm())
     step = float(scale.float().square().mean().sqrt())
     return step * math.sqrt(weight.numel() / 12)
 
 
-def _difference(expected: Any, found: Any) -> float:
+def relative_difference(expected: Any, found: Any) -> float:
     """Return the relative difference in the Frobenius norm; 0 if both are zero."""
     if expected.shape != found.shape:
         return math.inf

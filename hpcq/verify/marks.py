@@ -39,6 +39,8 @@ class TaskFacts:
         shown_items: Those whose prompt has the item itself among the examples.
         items_with_choices: Items of a multiple-choice task.
         unlabeled_items: Those whose label is none of their choices.
+        compared_items: Items that were compared with the calibration text.
+        calibration_items: Those that share 13 consecutive words with it.
     """
 
     responses: int = 0
@@ -54,6 +56,8 @@ class TaskFacts:
     shown_items: int = 0
     items_with_choices: int = 0
     unlabeled_items: int = 0
+    compared_items: int = 0
+    calibration_items: int = 0
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -306,6 +310,18 @@ class MarkKind(Enum):
         " is partly that of another scheme. Use more calibration text or a larger damping. By default a unit fails"
         " above 1 % of the layers (quantize.max_fallback_share).",
         find=_fallbacks,
+    )
+    CALIBRATION_OVERLAP = MarkRule(
+        symbol="K",
+        label="items that share text with the calibration set",
+        meaning="13 consecutive words of these items (arXiv 2005.14165, appendix C) are in the text with which the"
+        " checkpoint was calibrated, so its score may be too high. Use another calibration text, or compare without"
+        " these items.",
+        find=per_task(
+            lambda task: task.calibration_items,
+            "{count} of {total} items",
+            total=lambda task: task.compared_items,
+        ),
     )
     EXPERTS_WITHOUT_TOKENS = MarkRule(
         symbol="X",

@@ -5,6 +5,7 @@ from __future__ import annotations
 from hpcq.catalog.gpus import FORMAT_FALLBACKS, GPU
 from hpcq.catalog.kernels import Kernel
 from hpcq.catalog.model_shape import ModelShape
+from hpcq.catalog.number_formats import BITS
 from hpcq.catalog.tools import BackendInfo, backends
 from hpcq.core.frozen import dataclass
 from hpcq.core.layer_split import stage_layers
@@ -13,7 +14,7 @@ from hpcq.plan.cost import constants
 from hpcq.plan.cost.tokens import Workload
 from hpcq.plan.memory.gpu_memory import STATE_BYTES, GpuMemory, MemoryDemand
 from hpcq.plan.memory.offload import OffloadPlan
-from hpcq.plan.memory.weights import BITS, GIB, checkpoint_bytes
+from hpcq.plan.memory.weights import GIB, checkpoint_bytes
 from hpcq.plan.units import Shape
 
 _GIGA = 10**9

@@ -7,16 +7,15 @@ from functools import lru_cache
 
 from hpcq.catalog.checkpoint_formats import CheckpointFormat
 from hpcq.catalog.model_shape import Block, Linear, ModelShape
+from hpcq.catalog.number_formats import BITS, GROUP_SIZES, STATIC_GLOBAL_SCALE
+from hpcq.catalog.number_formats import UNQUANTIZED as _UNQUANTIZED
 from hpcq.catalog.schemes import has_uniform_blocks, is_ignored
 from hpcq.core.work_records import Scheme
 
 GIB = 2**30
-BITS = {"fp32": 32, "bf16": 16, "fp16": 16, "fp8_e4m3": 8, "int8": 8, "int4": 4}
-BITS |= {"int3": 3, "int2": 2, "nf4": 4, "fp4": 4, "nvfp4": 4, "mxfp4": 4}  # only in checkpoints of others
 VALUE_BYTES = 2
 """Bytes per number that is not quantized, such as scales, when a quantized model is evaluated: a 16-bit type."""
 
-_UNQUANTIZED = ("fp32", "bf16", "fp16")
 _WORD_BITS = 32
 _FLOAT32_BYTES = 4
 _INDEX_BYTES = 4
@@ -101,7 +100,8 @@ def block_bytes(
         for count, group in block.groups
         for linear in group
     )
-    return (block.other + block.buffers) * value + block.float32 * _FLOAT32_BYTES + linears
+    cache_scales = 2 if scheme.kv_cache and block.attention else 0  # of keys and of values
+    return (block.other + block.buffers + cache_scales) * value + block.float32 * _FLOAT32_BYTES + linears
 
 
 def part_bytes(shape: ModelShape, scheme: Scheme) -> list[int]:
@@ -118,7 +118,8 @@ def part_bytes(shape: ModelShape, scheme: Scheme) -> list[int]:
 def linear_bytes(linear: Linear, scheme: Scheme, *, is_ignored: bool = False, value: int | None = None) -> int:
     """Return the bytes of a linear layer: weights, scales, zero points, bias.
 
-    A packed layer also stores its shape, and a layer with static activations its input scale.
+    A layer of packed integers also stores its shape, and a layer with static activations its input scale. The scales of
+    NVFP4, MXFP4 and MXFP8 have one byte; NVFP4 has one scale in float32 for the weights, and one for activations.
     """
     value = value or value_bytes(scheme)
     bias = linear.out_features * value if linear.has_bias else 0
@@ -126,8 +127,10 @@ def linear_bytes(linear: Linear, scheme: Scheme, *, is_ignored: bool = False, va
         return linear.weights * value + bias
     if scheme.checkpoint_format in (CheckpointFormat.GPTQ, CheckpointFormat.AWQ):
         return _packed_tool_bytes(linear, scheme) + bias
-    is_packed = scheme.weights.startswith("int") and scheme.activations in _UNQUANTIZED
-    # With quantized activations, integer weights take one byte each, even if they have fewer bits.
+    is_packed = scheme.weights.startswith("int") and (
+        scheme.activations in _UNQUANTIZED or (scheme.weights == "int4" and scheme.activations == "fp8_e4m3")
+    )
+    # With activations in integers, integer weights take one byte each, even if they have fewer bits.
     bits = BITS[scheme.weights] if is_packed or not scheme.weights.startswith("int") else 8
     rows, columns = _scales(linear, scheme)
     weights = linear.out_features * (_words(linear.in_features, bits) if is_packed else linear.in_features * bits // 8)
@@ -136,7 +139,10 @@ def linear_bytes(linear: Linear, scheme: Scheme, *, is_ignored: bool = False, va
     if not scheme.symmetric:
         zero_points = columns * _words(rows, bits) if is_packed else columns * rows
     is_static = scheme.activations not in _UNQUANTIZED and not scheme.dynamic
-    return weights + (rows * columns + is_static) * value + zero_points + original_shape + bias
+    scale_bytes = 1 if scheme.weights in GROUP_SIZES else value
+    global_scales = (scheme.weights in STATIC_GLOBAL_SCALE) + (scheme.activations in STATIC_GLOBAL_SCALE)
+    scales = rows * columns * scale_bytes + is_static * value + global_scales * _FLOAT32_BYTES
+    return weights + scales + zero_points + original_shape + bias
 
 
 def _packed_tool_bytes(linear: Linear, scheme: Scheme) -> int:

@@ -226,7 +226,13 @@ def _evaluation_on(name: str, offer: GpuClass, requirements: EvaluationRequireme
 def _evaluation_on_gpus(
     name: str, offer: GpuClass, gpu: GPU, requirements: EvaluationRequirements
 ) -> list[Placement] | Rejection:
-    kernel = find_kernel(requirements.backend, requirements.scheme, gpu.compute_capability)
+    kernel = find_kernel(
+        requirements.backend,
+        requirements.scheme,
+        gpu.compute_capability,
+        has_experts=_selects_for_experts(requirements),
+        linear_backend=requirements.linear_backend,
+    )
     if kernel is None and has_kernels(requirements.backend):
         place = f"on {name} ({format_capability(gpu.compute_capability)})"
         return Rejection(reason=_no_kernel(place, requirements), is_unsupported=True)
@@ -267,6 +273,11 @@ def _evaluation_on_gpus(
                 memory_ratio=usable / memory.total,
             )
     return found or nearest or Rejection(reason=f"cannot be split on {name}: {reason}")
+
+
+def _selects_for_experts(requirements: EvaluationRequirements) -> bool:
+    """Return whether a kernel that the manifest requests must also compute experts."""
+    return requirements.linear_backend is not None and bool(requirements.model and requirements.model.experts)
 
 
 def _with_experts(layout: tuple[Shape, Parallelism], requirements: EvaluationRequirements) -> tuple[Shape, Parallelism]:

@@ -7,6 +7,7 @@ from dataclasses import replace
 from hpcq.catalog.architectures import cpu_problem
 from hpcq.catalog.backend_limits import Computation, model_problem
 from hpcq.catalog.gpus import GPU
+from hpcq.catalog.kernels import kv_cache_problem
 from hpcq.catalog.model_shape import ModelShape
 from hpcq.catalog.tools import backends
 from hpcq.core.frozen import dataclass
@@ -35,6 +36,7 @@ class EvaluationRequirements:
         dtype: Type of the computation.
         max_length: Maximum tokens of prompt and text in the manifest; None: the model's.
         is_of_others: Others quantized the checkpoint.
+        linear_backend: Kernels that the manifest requests (evaluate.engine.linear_backend); None: those of the backend.
     """
 
     model: ModelShape | None
@@ -49,6 +51,7 @@ class EvaluationRequirements:
     architectures: tuple[str, ...] | None = None
     dtype: str = "bfloat16"
     max_length: int | None = None
+    linear_backend: str | None = None
     is_of_others: bool = False
 
     @property
@@ -65,6 +68,7 @@ class EvaluationRequirements:
     def problem_on(self, gpu: GPU | None) -> str | None:
         """Return why the backend cannot compute the model on a GPU, or on CPUs; None: no problem is known."""
         problem = cpu_problem(self.backend, self.known_architectures) if gpu is None else None
+        problem = problem or kv_cache_problem(self.backend, self.scheme, gpu.compute_capability if gpu else None)
         if problem or self.model is None:
             return problem
         capability = gpu.compute_capability if gpu else None
@@ -90,10 +94,11 @@ def evaluation_requirements(
         architectures=resolved.architectures.get(variant.model),
         scheme=variant.scheme,
         backend=settings.placement_backend,
-        demand=_demand(settings, model, is_float32=dtype == "float32"),
+        demand=_demand(settings, model, is_float32=dtype == "float32", scheme=variant.scheme),
         dtype=dtype,
         max_length=settings.max_length,
         is_of_others=variant.checkpoint is not None,
+        linear_backend=None if (linear := engine.get("linear_backend")) is None else str(linear),
         tensor_parallel=None if tensor is None else int(tensor),
         pipeline_parallel=None if pipeline is None else int(pipeline),
         expert_parallel=None if experts is None else bool(experts),
@@ -111,7 +116,7 @@ def fallback_requirements(resolved: ResolvedManifest, variant: Variant) -> Evalu
     return evaluation_requirements(resolved, settings, variant)
 
 
-def _demand(settings: EvaluateSettings, model: ModelShape | None, *, is_float32: bool) -> MemoryDemand:
+def _demand(settings: EvaluateSettings, model: ModelShape | None, *, is_float32: bool, scheme: Scheme) -> MemoryDemand:
     """Return the memory demand at start.
 
     vLLM (0.32) refuses to start unless the KV cache of one prompt of the maximum length fits. Other backends reduce
@@ -122,7 +127,7 @@ def _demand(settings: EvaluateSettings, model: ModelShape | None, *, is_float32:
     longest = min((bound for bound in bounds if bound), default=TYPICAL_LENGTH)
     typical = min(longest, TYPICAL_LENGTH)
     value_bytes = 4 if is_float32 else 2
-    demand = MemoryDemand(length=typical, compute_bytes=value_bytes, kv_bytes=value_bytes)
+    demand = MemoryDemand(length=typical, compute_bytes=value_bytes, kv_bytes=1 if scheme.kv_cache else value_bytes)
     if not backends()[settings.placement_backend].reserves_kv_cache:
         sequences = min(settings.batch_size, demand.sequences)
         return replace(demand, sequences=sequences, batched_tokens=typical)

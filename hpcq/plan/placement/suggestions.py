@@ -8,14 +8,14 @@ from __future__ import annotations
 from collections.abc import Iterator
 from dataclasses import replace
 
-from hpcq.catalog.kernels import has_kernels
+from hpcq.catalog.kernels import find_kernels, has_kernels
+from hpcq.catalog.number_formats import BITS
 from hpcq.catalog.schemes import find_scheme, with_fitting_group_size
 from hpcq.catalog.tools import backends
 from hpcq.catalog.unquantized_modules import quantization_problem
 from hpcq.core.work_records import Calibration, Scheme, UnitKind
 from hpcq.manifest.profiles import Profile
 from hpcq.plan.memory.gpu_memory import GPU_MEMORY_UTILIZATION, TYPICAL_LENGTH
-from hpcq.plan.memory.weights import BITS
 from hpcq.plan.placement.candidates import PlacementError, place_evaluation, place_quantization
 from hpcq.plan.placement.requirements import EvaluationRequirements
 
@@ -86,6 +86,10 @@ def _settings(profile: Profile, requirements: EvaluationRequirements, calibratio
     ):
         if default != demand and _fits(profile, replace(requirements, demand=default), calibration):
             yield f"remove evaluate.engine.{key}"
+    kernels = find_kernels(requirements.backend, requirements.scheme) if requirements.linear_backend is None else ()
+    for option in dict.fromkeys(kernel.linear_backend for kernel in kernels if kernel.linear_backend):
+        if _fits(profile, replace(requirements, linear_backend=option), calibration):
+            yield f"evaluate.engine.linear_backend = '{option}'"
     for name, offer in profile.gpu_classes.items():
         classes = profile.gpu_classes | {name: offer.model_copy(update={"memory_gib_per_unit": None})}
         changed = profile.model_copy(update={"gpu_classes": classes})

@@ -129,16 +129,18 @@ def test_memory_is_never_more_than_the_name_says() -> None:
 
 @pytest.mark.parametrize("name", scheme_names())
 def test_schemes_need_calibration_as_their_methods_do(name: str) -> None:
-    """GPTQ, AWQ, SmoothQuant and static activation scales need a calibration set; the others do not."""
-    calibrated = {"fp8", "gptq-w4a16", "gptq-w8a16", "smoothquant-w8a8", "awq-w4a16"}
-    calibrated |= {one for one in scheme_names() if one.startswith(("auto", "gptqmodel:", "study-"))}
-    assert scheme(name).needs_calibration == (name in calibrated)
+    """GPTQ, AWQ, SmoothQuant and static scales (of activations, KV cache) need a calibration set; others do not."""
+    calibrated = {"fp8", "nvfp4", "fp8-dynamic-kv8"}
+    tools = ("gptq-", "awq-", "smoothquant-", "auto", "gptqmodel:", "study-")
+    assert scheme(name).needs_calibration == (name in calibrated or name.startswith(tools))
 
 
 def test_a_name_may_contain_a_group_size() -> None:
     """'gptq-w4a16-g64' is gptq-w4a16 with groups of 64; a scheme without groups has no such name."""
     assert scheme("gptq-w4a16-g64") == replace(scheme("gptq-w4a16"), name="gptq-w4a16-g64", group_size=64)
     assert find_scheme("fp8-dynamic-g64") is None
+    assert find_scheme("nvfp4-g64") is None  # the format fixes 16
+    assert find_scheme("fp8-block-g64") is None
     assert find_scheme("gptq-w4a16-g0") is None
     assert find_scheme("gptq-w4a16-g64x") is None
 

@@ -10,6 +10,7 @@ import pytest
 
 from hpcq.catalog.checkpoint_formats import CheckpointFormatError, checkpoint_scheme, find_declaration
 from hpcq.catalog.kernels import find_kernel
+from hpcq.core.addressing import canonical
 from hpcq.core.work_records import Checkpoint, Model, Scheme, Variant
 
 FP8_INPUT = {"num_bits": 8, "type": "float", "strategy": "token", "dynamic": True, "symmetric": True}
@@ -29,6 +30,21 @@ def compressed(weights: object, inputs: object = None, **more: object) -> dict[s
 GPTQ = {"quant_method": "gptq", "bits": 4, "group_size": 128, "sym": True, "desc_act": True}
 AWQ = {"quant_method": "awq", "bits": 4, "group_size": 64, "zero_point": True, "version": "GEMM"}
 NF4 = {"quant_method": "bitsandbytes", "load_in_4bit": True, "bnb_4bit_quant_type": "nf4"}
+
+
+MXFP8 = {"num_bits": 8, "type": "float", "strategy": "group", "group_size": 32, "scale_dtype": "torch.uint8"}
+KV_CACHE = {"num_bits": 8, "type": "float", "strategy": "tensor", "symmetric": True, "dynamic": False}
+
+
+def test_newer_formats_are_read(tmp_path: Path) -> None:
+    """MXFP8, and a static FP8 KV cache: the address of a checkpoint without one does not change."""
+    mxfp8 = compressed(MXFP8, {**MXFP8, "dynamic": True}, format="mxfp8-quantized")
+    found = scheme_of(tmp_path / "a", mxfp8)
+    assert (found.name, found.weights, found.activations, found.group_size) == ("mxfp8 (org)", "mxfp8", "mxfp8", 32)
+    cached = scheme_of(tmp_path / "b", compressed(FP8_CHANNEL, FP8_INPUT, kv_cache_scheme=KV_CACHE))
+    assert (cached.name, cached.kv_cache) == ("fp8-dynamic-kv8 (org)", "fp8_e4m3")
+    plain = scheme_of(tmp_path / "c", compressed(FP8_CHANNEL, FP8_INPUT))
+    assert "kv_cache" not in canonical(plain)
 
 
 def scheme_of(folder: Path, config: dict[str, Any], **files: dict[str, Any]) -> Scheme:
@@ -155,7 +171,15 @@ def test_an_unquantized_checkpoint_declares_nothing(tmp_path: Path) -> None:
         ({"quant_method": "fp8", "weight_block_size": [1, 128]}, "supported are square blocks"),
         ({"quant_method": "modelopt", "quant_algo": "W4A8_AWQ"}, "quant_algo in config.json: 'W4A8_AWQ'"),
         (compressed(INT4_GROUP, format="marlin-24"), "format in config.json: 'marlin-24' is not supported"),
-        (compressed(INT4_GROUP, kv_cache_scheme=FP8_INPUT), "a quantized KV cache cannot be evaluated"),
+        (
+            compressed(INT4_GROUP, kv_cache_scheme=FP8_INPUT),
+            "only static FP8 with one scale per layer can be evaluated",
+        ),
+        (
+            {"quant_method": "modelopt", "quant_algo": "FP8", "kv_cache_quant_algo": "FP8"},
+            "a quantized KV cache cannot be evaluated",
+        ),
+        (compressed({**MXFP8, "group_size": 64}, MXFP8), "8-bit float with scales per group is not supported"),
         (compressed(INT4_GROUP, sparsity_config={"format": "sparse-24-bitmask"}), "sparsity_config.format"),
         (compressed({**INT4_GROUP, "num_bits": "x"}), r"config_groups\.group_0\.weights in config\.json: x-bit int"),
         (compressed({**INT4_GROUP, "num_bits": 3}), r"config_groups\.group_0\.weights in config\.json: 3-bit int"),

@@ -3,14 +3,17 @@
 from __future__ import annotations
 
 import json
+import re
 from pathlib import Path
 
 import pytest
 
+from hpcq.core.addressing import canonical
 from hpcq.core.errors import ManifestError
 from hpcq.core.hub_cache import RepoKind
 from hpcq.core.mirror import mirror_revision
 from hpcq.core.text_marker import write_text_marker
+from hpcq.core.work_records import Calibration
 from hpcq.manifest import resolve
 from hpcq.manifest.calibration_checks import staged_text_problems
 from hpcq.manifest.context import look_up
@@ -137,3 +140,52 @@ def test_a_mirrored_text_that_is_too_short_is_refused(load_text: LoadText, tmp_p
     write_text_marker(path)
     with pytest.raises(ManifestError, match=r"calibration\.samples: .* 'org/passages' has at most 13"):
         load_text(MANIFEST, *overrides)
+
+
+@pytest.mark.parametrize(
+    ("tokenizer", "overrides", "message"),
+    [
+        ("{}", ("calibration.chat_template=true",), "chat_template: model has no chat template. Remove the key"),
+        ('{"bos_token": null}', ("calibration.add_bos=true",), "add_bos: model has no BOS token. Remove the key."),
+        (
+            "{}",
+            ("calibration.add_bos=true", "calibration.sequence_length=1", "calibration.samples=1"),
+            "calibration.add_bos: leaves no room for text in sequences of 1 token",
+        ),
+        (
+            "{}",
+            ("calibration.dataset=random-tokens", "calibration.chat_template=false"),
+            "calibration.chat_template: is not allowed with 'random-tokens', which has no text",
+        ),
+    ],
+)
+def test_what_a_tokenizer_does_not_have_is_refused(
+    tokenizer: str, overrides: tuple[str, ...], message: str, load_text: LoadText, tmp_path: Path
+) -> None:
+    """BOS and chat template are looked up in the model's folder before anything is submitted."""
+    (tmp_path / "model" / "tokenizer_config.json").write_text(tokenizer)
+    (tmp_path / "text.jsonl").write_text(json.dumps({"text": "A passage of some length."}) + "\n")
+    with pytest.raises(ManifestError, match=re.escape(message)):
+        load_text(MANIFEST, *overrides)
+
+
+def test_random_tokens_need_no_text(load_text: LoadText) -> None:
+    """Nothing is staged, and the source is a part of the address."""
+    resolved = resolve(load_text(MANIFEST, "calibration.dataset=random-tokens", "calibration.add_bos=true"))
+    calibration = resolved.calibration
+    assert calibration
+    assert (calibration.source, calibration.path, calibration.add_bos) == ("random-tokens", None, True)
+    assert not any("calibration" in sentence for sentence in resolved.missing)
+
+
+def test_a_named_set_is_locked_as_its_data_set(load_text: LoadText) -> None:
+    """A name stands for a data set on the hub, so that a later version of hpcq reads the same one."""
+    context = load_text(MANIFEST, "calibration.dataset=ultrachat")
+    section = context.manifest.calibration
+    assert (section.dataset, section.split, section.column) == ("HuggingFaceH4/ultrachat_200k", "train_sft", "messages")
+
+
+def test_new_settings_keep_existing_addresses() -> None:
+    """Settings that are not given are no part of an address."""
+    calibration = Calibration(digest="0" * 64, samples=4, sequence_length=8)
+    assert set(canonical(calibration)) == {"digest", "samples", "sequence_length"}

@@ -38,7 +38,7 @@ memory_gib = 1
 [environments.transformer]
 """
 LISTED_SCHEMES = [name for name in scheme_names() if ":" not in name and not name.startswith("study-")]
-KNOWN_SCHEMES = f"known are {', '.join(LISTED_SCHEMES)}"
+KNOWN_SCHEMES = f"known are {', '.join(LISTED_SCHEMES[:20])}, …"  # there are more than a message lists
 UNKNOWN_TASK = (
     "unknown task 'arc_chalenge': it is not in hpcq's catalog, and lm-eval's other tasks are not known here, because the "
     "environment 'transformers' does not exist: run `hpcq stage MANIFEST`, or `make environments`. Did you mean "
@@ -357,11 +357,49 @@ CASES: dict[str, tuple[str, list[str]]] = {
     ),
     "define base": (
         full(schemes=MINE + 'base = "gptq"\n'),
-        [f":9: schemes.define.0.base: unknown scheme 'gptq'; {KNOWN_SCHEMES}, mine. Did you mean 'gptq-w4a16'?"],
+        [f":9: schemes.define.0.base: unknown scheme 'gptq'; {KNOWN_SCHEMES}. Did you mean 'gptq-w4a16'?"],
     ),
     "define incomplete": (
         full(schemes=MINE + 'method = "gptq"\n'),
         [":7: schemes.define: 'mine' is incomplete: give a base, or tool, method, weights and activations."],
+    ),
+    "group size of a fixed format": (
+        full(schemes=MINE + 'base = "nvfp4"\ngroup_size = 64\n'),
+        [":10: schemes.define.0.group_size: must be 16 with granularity 'group', which nvfp4 requires."],
+    ),
+    "group size in a name of a fixed format": (
+        full(schemes='[schemes]\nuse = ["nvfp4-g64", "fp8-block-g64"]\n'),
+        [
+            ":6: schemes.use: 'nvfp4-g64' does not exist: the group size of 'nvfp4' is fixed. Use 'nvfp4'.",
+            ":6: schemes.use: 'fp8-block-g64' does not exist: the group size of 'fp8-block' is fixed. Use 'fp8-block'.",
+        ],
+    ),
+    "blocks that do not divide a layer": (
+        full(models=SMOL, schemes='[schemes]\nuse = ["fp8-block"]\n'),
+        [
+            ":6: schemes.use: 'fp8-block' cannot quantize SmolLM2-135M: 576 is not a multiple of 128. The format has no other size: choose a scheme with scales per channel, such as 'fp8-dynamic'."
+        ],
+    ),
+    "quantized KV cache of an unquantized model": (
+        full(schemes=MINE + 'base = "bf16"\nkv_cache = "fp8_e4m3"\n'),
+        [
+            ":10: schemes.define.0.kv_cache: is not allowed with tool 'none': start from a quantized scheme, such as 'fp8-dynamic'."
+        ],
+    ),
+    "unknown format of a KV cache": (
+        full(schemes=MINE + 'base = "gptq-w4a16"\nkv_cache = "int8"\n'),
+        [":10: schemes.define.0.kv_cache: must be one of fp8_e4m3, not 'int8'."],
+    ),
+    "mappings of a method without any": (
+        full(schemes=MINE + 'base = "gptq-w4a16"\nmappings = [{ smooth = "re:.*norm", balance = ["re:.*q_proj"] }]\n'),
+        [":10: schemes.define.0.mappings: is not allowed with method 'gptq', only with smoothquant and awq."],
+    ),
+    "mappings that match nothing": (
+        full(schemes=MINE + 'base = "awq-w4a16"\nmappings = [{ smooth = "re:*norm", balance = ["re:.*qkv"] }]\n'),
+        [
+            ":10: schemes.define.0.mappings.0.smooth: 're:*norm' is not a regular expression: nothing to repeat at position 0. Write '.*' for any characters.",
+            ":10: schemes.define.0.mappings.0.balance: 're:.*qkv' matches no linear layer of meta-llama/Llama-3.1-8B-Instruct, such as 'model.layers.0.self_attn.q_proj'.",
+        ],
     ),
     "define twice": (
         full(schemes=MINE + 'base = "fp8"\n[[schemes.define]]\nname = "mine"\nbase = "bf16"\n'),
@@ -590,7 +628,7 @@ CASES: dict[str, tuple[str, list[str]]] = {
     "calibration": (
         full(more='[calibration]\ndataset = "boolq"\n'),
         [
-            ":10: calibration.dataset: unknown calibration text 'boolq'; known are boolq-passages. Did you mean 'boolq-passages'? It may also be the path of a .jsonl or .txt file."
+            ":10: calibration.dataset: unknown calibration text 'boolq'; known are boolq-passages, wikitext2, pile-val, pile-10k, ultrachat, llm-compression-calibration, random-tokens. Did you mean 'boolq-passages'? It may also be the path of a .jsonl or .txt file."
         ],
     ),
     "fidelity text": (

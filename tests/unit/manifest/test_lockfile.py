@@ -16,6 +16,7 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 from hpcq.catalog.schemes import scheme_names
+from hpcq.core.work_records import ScaleMapping
 from hpcq.manifest import Context, load, lock_text, resolve
 from tests.checkpoint_files import complete
 
@@ -167,6 +168,26 @@ def test_a_lock_contains_complete_schemes(load_text: LoadText, smallest: str) ->
         "activation_order": True,
         "ignore": ["lm_head"],
     }
+
+
+def test_a_lock_contains_mappings_and_the_kv_cache(load_text: LoadText, smallest: str) -> None:
+    """A scheme with settings of its own is the same scheme when it is read from the lock file."""
+    defined = """
+[[schemes.define]]
+name = "mine"
+base = "smoothquant-w8a8"
+smoothing_strength = 0.5
+kv_cache = "fp8_e4m3"
+mappings = [{ smooth = "re:.*input_layernorm", balance = ["re:.*q_proj", "re:.*k_proj", "re:.*v_proj"] }]
+"""
+    first = resolve(load_text(smallest + defined, "schemes.use=['bf16', 'mine']"))
+    second = resolve(load_text(lock_text(first)))
+    assert second.pairs == first.pairs
+    scheme = second.pairs[-1][1]
+    assert scheme.mappings == (
+        ScaleMapping(smooth="re:.*input_layernorm", balance=("re:.*q_proj", "re:.*k_proj", "re:.*v_proj")),
+    )
+    assert (scheme.kv_cache, scheme.smoothing_strength) == ("fp8_e4m3", 0.5)
 
 
 def test_an_override_replaces_the_profile_of_a_lock(load_text: LoadText, smallest: str) -> None:

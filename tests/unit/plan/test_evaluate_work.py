@@ -204,3 +204,32 @@ def test_a_calibration_with_caps_is_addressed_with_its_attention() -> None:
     plan = make_plan(resolve(load(Path("m.toml"), options)))
     variants = {unit.work.variant for unit in plan.units if isinstance(unit.work, EvaluateWork)}
     assert {one.scheme.name: one.attention for one in variants} == {"gptq-w4a16-g64": "eager", "fp8-dynamic": None}
+
+
+def evaluation(scheme: str, *options: str) -> EvaluateWork:
+    """Return the evaluation of Llama-3.1-8B with a scheme and `options`."""
+    chosen = ("models.0.id=meta-llama/Llama-3.1-8B-Instruct", f"schemes.use=['{scheme}']", *options)
+    return next(
+        unit.work
+        for unit in make_plan(resolve(load(Path("m.toml"), chosen))).units
+        if isinstance(unit.work, EvaluateWork)
+    )
+
+
+def test_the_engine_gets_other_kernels_only_where_they_change_the_scheme() -> None:
+    """linear_backend can change a score, so it is a part of the address, of the variants whose kernel it selects."""
+    emulation = "evaluate.engine.linear_backend=emulation"
+    nvfp4, emulated = evaluation("nvfp4"), evaluation("nvfp4", emulation)
+    assert dict(emulated.options) == {"linear_backend": "emulation"}
+    assert "linear_backend" not in dict(emulated.engine_options)
+    assert nvfp4.address != emulated.address
+    assert evaluation("gptq-w4a16", emulation).address == evaluation("gptq-w4a16").address
+
+
+def test_simulated_int8_activations_have_other_addresses_than_before() -> None:
+    """Responses with the divisor 127.5 are never mixed with those of 127. vLLM and other schemes are as before."""
+    accelerate = "evaluate.backend=accelerate"
+    assert dict(evaluation("smoothquant-w8a8", accelerate).options) == {"int8_divisor": 127}
+    assert dict(evaluation("smoothquant-w8a8").options) == {}
+    for scheme in ("fp8-dynamic", "gptq-w8a16", "bf16"):
+        assert dict(evaluation(scheme, accelerate).options) == {}

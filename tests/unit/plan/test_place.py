@@ -116,6 +116,21 @@ def test_a_class_that_multiplies_fp8_comes_before_one_that_does_not() -> None:
     assert not alone.kernel.matches_scheme
 
 
+def test_an_option_selects_a_kernel_that_computes_the_scheme() -> None:
+    """'triton' places INT8 on Blackwell; 'emulation' computes NVFP4 as defined on Hopper, and does not change INT4."""
+    for scheme, option, gpu, name in (
+        ("smoothquant-w8a8", "triton", "b200", "Triton INT8"),
+        ("nvfp4", "emulation", "h100", "emulation of NVFP4"),
+        ("nvfp4", None, "h100", "Marlin, weight-only"),
+        ("gptq-w4a16", "emulation", "h100", "Marlin; Machete on Hopper"),
+    ):
+        evaluation = replace(requirements(LLAMA_8B, scheme), linear_backend=option)
+        kernel = place_evaluation(cluster(gpu), evaluation).kernel
+        assert kernel
+        assert kernel.name == name
+        assert kernel.matches_scheme == (name != "Marlin, weight-only")
+
+
 @pytest.mark.parametrize(
     ("profile", "evaluation", "reason", "suggestion"),
     [
@@ -145,9 +160,10 @@ def test_a_class_that_multiplies_fp8_comes_before_one_that_does_not() -> None:
             requirements(LLAMA_8B, "smoothquant-w8a8"),
             (
                 "vLLM 0.32 does not compute int8 weights with int8 activations on b200 (10.0): it does so from compute"
-                " capability 8.0 to below 10.0"
+                " capability 8.0 to below 10.0, or from compute capability 8.0 with evaluate.engine.linear_backend ="
+                " 'triton'"
             ),
-            "fp8",
+            "evaluate.engine.linear_backend = 'triton' or fp8",
         ),
         (
             cluster("h100"),

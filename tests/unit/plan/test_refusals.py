@@ -199,7 +199,18 @@ INVALID = {
         schemes="smoothquant-w8a8",
         evaluate=ALONE,
         classes=node("B200-180"),
-        messages=("int8 weights with int8 activations on gpu (10.0)", "to below 10.0", "Try this: fp8"),
+        messages=(
+            "int8 weights with int8 activations on gpu (10.0)",
+            "to below 10.0",
+            "Try this: evaluate.engine.linear_backend = 'triton' or fp8",
+        ),
+    ),
+    "a quantized KV cache on A100": Invalid(
+        schemes="fp8-dynamic-kv8",
+        classes=node("A100-80"),
+        messages=(
+            "vLLM 0.32 has no KV cache in fp8_e4m3 on compute capability 8.0: it does so from compute capability 8.9",
+        ),
     ),
     "4-bit weights with FP8 activations on A100": Invalid(
         schemes="mine",

@@ -53,6 +53,27 @@ def test_zero_points_are_packed_into_words() -> None:
     assert linear_bytes(linear, with_zeros) - linear_bytes(linear, without) == 2 * 5 * 4
 
 
+@pytest.mark.parametrize(
+    ("name", "expected"),
+    [
+        ("nvfp4", 40 * 256 // 2 + 40 * 16 + 4 + 4),  # scales of one byte; a float32 scale of weights, and of inputs
+        ("nvfp4-w4a16", 40 * 256 // 2 + 40 * 16 + 4),
+        ("mxfp4", 40 * 256 // 2 + 40 * 8),
+        ("mxfp8", 40 * 256 + 40 * 8),
+        ("fp8-block", 40 * 256 + 1 * 2 * 2),  # 40 outputs are one block
+        ("w4a8-fp8", 40 * 256 // 2 + 40 * 2 * 2 + 16),
+    ],
+)
+def test_the_formats_of_today_have_the_bytes_of_their_definition(name: str, expected: int) -> None:
+    """A layer of 256 inputs and 40 outputs: numbers, scales of groups or blocks, global scales, and a stored shape."""
+    assert linear_bytes(Linear(name="x", in_features=256, out_features=40), scheme(name)) == expected
+
+
+def test_a_quantized_kv_cache_has_two_scales_per_attention_layer() -> None:
+    """Keys and values of the 30 layers have a scale of two bytes each."""
+    assert weight_bytes(shape(), scheme("fp8-dynamic-kv8")) - weight_bytes(shape(), scheme("fp8-dynamic")) == 30 * 2 * 2
+
+
 def test_ignored_layers_keep_16_bits() -> None:
     """A name ignores a layer in one block, a pattern in all; a head that is not ignored is quantized."""
     plain = weight_bytes(shape(), scheme("fp8-dynamic"))

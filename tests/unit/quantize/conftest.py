@@ -9,6 +9,7 @@ from typing import Any
 
 import pytest
 
+from hpcq.catalog.schemes import find_scheme
 from hpcq.core.attempts import Attempt, AttemptRecord, utc_now
 from hpcq.core.work_records import Calibration, Model, QuantizeWork, Scheme, Variant
 from hpcq.quantize.worker import quantize
@@ -45,6 +46,11 @@ SMOOTHQUANT_W8A8 = dataclasses.replace(
 AWQ_W4A16 = dataclasses.replace(GPTQ_W4A16, name="awq-w4a16-g64", method="awq", symmetric=False)
 SCHEMES = {
     scheme.name: scheme for scheme in (FP8_DYNAMIC, FP8_STATIC, GPTQ_W4A16, GPTQ_W8A16, SMOOTHQUANT_W8A8, AWQ_W4A16)
+}
+SCHEMES |= {
+    scheme.name: scheme
+    for name in ("fp8-block", "fp8-dynamic-kv8", "gptq-nvfp4", "mxfp4", "mxfp8", "nvfp4", "nvfp4-w4a16", "w4a8-fp8")
+    if (scheme := find_scheme(name))
 }
 
 MakeWork = Callable[..., QuantizeWork]

@@ -4,17 +4,19 @@ from __future__ import annotations
 
 import json
 from collections.abc import Iterator
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from hpcq.core.calibration_source import RANDOM_TOKENS
 from hpcq.core.errors import SetupError, UserInputError
 from hpcq.core.files import digest_of_file
 from hpcq.core.text_marker import write_text_marker
 from hpcq.core.work_records import Calibration
-from hpcq.quantize.calibration import calibration_set, pack, shuffle
+from hpcq.quantize.calibration import calibration_set, digest_of_tokens, pack, shuffle
 
 passages_of_tokens = st.lists(st.lists(st.integers(1, 9), max_size=30), max_size=30)
 
@@ -90,7 +92,8 @@ def test_a_text_becomes_sequences(tmp_path: Path) -> None:
     assert made == calibration_set(calibration, letters, separator=0)
     assert ["".join(map(chr, sequence)) for sequence in first] == ["ef\0a", "b\0\0c"]
     counts = {"samples": 2, "tokens": 8, "passages": 4, "passages_used": 4, "repeated_passages": 0, "is_chat": False}
-    assert made.facts == {**counts, "sha256": calibration.digest}
+    tokens = {"tokens_sha256": digest_of_tokens(first), "begins_with_bos": False, "chat_template": False}
+    assert made.facts == {**counts, **tokens, "sha256": calibration.digest}
 
 
 def test_a_byte_order_mark_changes_no_sequence(tmp_path: Path) -> None:
@@ -154,3 +157,88 @@ def test_a_missing_text_is_named(tmp_path: Path) -> None:
     )
     with pytest.raises(SetupError, match=r"none.jsonl: the calibration text 'boolq-passages' is missing"):
         calibration_set(calibration, lambda _: [1], separator=None)
+
+
+MESSAGES = [{"role": "user", "content": "Hi"}, {"role": "assistant", "content": "Ho"}]
+
+
+def rendered(messages: list[dict[str, str]]) -> str:
+    """Return messages as a chat template would."""
+    return "".join(f"<{message['role']}>{message['content']}" for message in messages)
+
+
+def calibration_of(folder: Path, texts: list[object], **fields: object) -> Calibration:
+    """Return a calibration with one sequence of 12 tokens of these passages."""
+    path = folder / "text.jsonl"
+    path.write_text("".join(json.dumps({"text": text}) + "\n" for text in texts), encoding="utf-8")
+    defaults: dict[str, object] = {"digest": None, "samples": 1, "sequence_length": 12, "path": str(path)}
+    return Calibration(**{**defaults, **fields})  # type: ignore[arg-type]
+
+
+def text_of(calibration: Calibration, **options: object) -> str:
+    """Return the only sequence as text; the separator is '|' and BOS is '^'."""
+    options = {"separator": ord("|"), "render_chat": rendered, "bos": ord("^"), **options}
+    [sequence] = calibration_set(calibration, letters, **options).sequences  # type: ignore[arg-type]
+    return "".join(map(chr, sequence))
+
+
+@pytest.mark.parametrize(
+    ("passages", "fields", "expected"),
+    [
+        ([MESSAGES], {}, "<user>Hi<ass"),
+        ([MESSAGES, MESSAGES], {"chat_template": False}, "Hi\n\nHo|Hi\n\nH"),
+        (["Hello", "Hello", "Hello"], {}, "Hello|Hello|"),
+        (["Hello"], {"chat_template": True, "sequence_length": 11}, "<user>Hello"),
+        (["Hello", "Hello", "Hello"], {"add_bos": True}, "^Hello|Hello"),
+    ],
+)
+def test_templates_and_bos_are_applied_as_asked(
+    passages: list[object], fields: dict[str, object], expected: str, tmp_path: Path
+) -> None:
+    """By default chats are rendered and texts are separated; each sequence may begin with BOS, within its length."""
+    assert text_of(calibration_of(tmp_path, passages, **fields)) == expected
+
+
+def test_every_sequence_begins_with_bos(tmp_path: Path) -> None:
+    """BOS is a part of the length, and the facts say so."""
+    found = calibration_set(
+        calibration_of(tmp_path, ["abcdefgh"], samples=2, sequence_length=4, add_bos=True),
+        letters, separator=None, bos=1,
+    )  # fmt: skip
+    assert found.sequences == [[1, *letters("abc")], [1, *letters("def")]]
+    assert (found.facts["begins_with_bos"], found.facts["tokens"]) == (True, 8)
+
+
+@pytest.mark.parametrize(
+    ("passages", "fields", "message"),
+    [
+        (["Hello"], {"add_bos": True}, "the model has no BOS token: remove calibration.add_bos"),
+        (["Hello"], {"chat_template": True}, "the model has no chat template: remove calibration.chat_template"),
+        ([MESSAGES], {}, "the calibration text has chat messages, but the model has no chat template"),
+    ],
+)
+def test_what_a_model_does_not_have_is_refused(
+    passages: list[object], fields: dict[str, object], message: str, tmp_path: Path
+) -> None:
+    """A model without BOS or template is refused with the key to change."""
+    with pytest.raises(UserInputError, match=message):
+        text_of(calibration_of(tmp_path, passages, **fields), bos=None, render_chat=None)
+
+
+def test_random_tokens_depend_on_the_seed_alone() -> None:
+    """They are drawn from the given vocabulary, without a text; another seed gives others."""
+    random = Calibration(digest=None, samples=3, sequence_length=20, source=RANDOM_TOKENS, add_bos=True)
+    first, second = (calibration_set(random, letters, separator=None, bos=0, vocabulary=range(5, 99)) for _ in range(2))
+    other = calibration_set(replace(random, seed=7), letters, separator=None, bos=0, vocabulary=range(5, 99))
+    assert first.sequences == second.sequences != other.sequences
+    assert all(one[0] == 0 and len(one) == 20 and set(one[1:]) <= set(range(5, 99)) for one in first.sequences)
+    assert first.facts["tokens_sha256"] == second.facts["tokens_sha256"] != other.facts["tokens_sha256"]
+    with pytest.raises(UserInputError, match="has no tokens to draw from"):
+        calibration_set(replace(random, add_bos=False), letters, separator=None)
+
+
+def test_the_digest_of_tokens_tells_sequences_apart() -> None:
+    """It depends on the tokens, their order, and where a sequence ends; the value never changes."""
+    lists = ([[1, 2], [3]], [[1], [2, 3]], [[2, 1], [3]], [[1, 2, 3]])
+    assert len({digest_of_tokens(one) for one in lists}) == len(lists)
+    assert digest_of_tokens([[1, 2], [3]]).startswith("da72f95aa502")

@@ -10,6 +10,7 @@ import pytest
 
 from hpcq.core.errors import WorkerError
 from hpcq.quantize.coverage import Declaration, check_coverage, use_plain_linears
+from tests.unit.quantize.conftest import FP8_DYNAMIC
 
 torch = pytest.importorskip("torch")
 
@@ -31,10 +32,10 @@ def linear() -> Any:
 def test_a_layer_that_is_quantized_but_not_declared_is_found() -> None:
     """Exactly the declared layers are quantized, and none else. Observed: Jamba's router was quantized."""
     model = torch.nn.ModuleDict({"up_proj": quantized(linear()), "router": linear()})
-    assert check_coverage(model, DECLARED)["quantized_modules"] == {"up_proj": 1}
+    assert check_coverage(model, DECLARED, FP8_DYNAMIC)["quantized_modules"] == {"up_proj": 1}
     quantized(model["router"])
     with pytest.raises(WorkerError, match=r"2 of 1 declared linear layers are quantized, but also router\.$"):
-        check_coverage(model, DECLARED)
+        check_coverage(model, DECLARED, FP8_DYNAMIC)
 
 
 @pytest.mark.parametrize("scale", [math.nan, math.inf, 0.0, -1.0])
@@ -42,7 +43,7 @@ def test_a_scale_that_is_no_positive_number_is_found(scale: float) -> None:
     """Scales are finite and positive. Observed: NaN weights were quantized, and the checkpoint was committed."""
     model = torch.nn.ModuleDict({"up_proj": quantized(linear(), scale), "router": linear()})
     with pytest.raises(WorkerError, match="weight_scale of up_proj is not a positive number"):
-        check_coverage(model, DECLARED)
+        check_coverage(model, DECLARED, FP8_DYNAMIC)
 
 
 def test_subclasses_of_linear_are_quantized_as_plain_layers() -> None:

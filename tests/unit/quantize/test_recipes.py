@@ -7,8 +7,9 @@ from typing import Any
 
 import pytest
 
+from hpcq.catalog.schemes import find_scheme
 from hpcq.core.errors import UserInputError
-from hpcq.core.work_records import Scheme
+from hpcq.core.work_records import ScaleMapping, Scheme
 from hpcq.quantize.recipes import config_group, make_recipe
 
 
@@ -79,6 +80,46 @@ def test_gptq_settings_are_passed_only_where_given(fields: dict[str, Any], expec
     assert {key: settings[key] for key in settings if key not in ("config_groups", "ignore")} == expected
 
 
+PRESETS = {
+    "nvfp4": "NVFP4",
+    "nvfp4-w4a16": "NVFP4A16",
+    "mxfp4": "MXFP4",
+    "mxfp8": "MXFP8",
+    "fp8-block": "FP8_BLOCK",
+    "w4a8-fp8": "W4AFP8",
+    "fp8-dynamic": "FP8_DYNAMIC",
+}
+
+
+@pytest.mark.parametrize("name", PRESETS)
+def test_formats_are_those_of_the_presets(name: str) -> None:
+    """Bits, groups, blocks and types of scales are those of compressed-tensors' presets."""
+    presets = pytest.importorskip("compressed_tensors.quantization")
+    found = find_scheme(name)
+    assert found
+    group = config_group(found)
+    preset = presets.preset_name_to_scheme(PRESETS[name], ["Linear"])
+    ours = presets.QuantizationScheme(**{**group, "format": None})
+    assert ours.weights == preset.weights
+    inputs = preset.input_activations
+    if inputs is not None:
+        assert ours.input_activations.model_copy(update={"observer": inputs.observer}) == inputs
+    else:
+        assert ours.input_activations is None
+
+
+def test_mappings_and_the_kv_cache_are_passed_on() -> None:
+    """Mappings have the form of each modifier, and the KV cache one static scale per layer."""
+    mappings = (ScaleMapping(smooth="re:.*norm", balance=("re:.*q_proj", "re:.*k_proj")),)
+    awq = make_recipe(scheme(method="awq", granularity="group", group_size=64, mappings=mappings))
+    smoothed = make_recipe(scheme(method="smoothquant", mappings=mappings, smoothing_strength=0.5, kv_cache="fp8_e4m3"))
+    balance = ["re:.*q_proj", "re:.*k_proj"]
+    assert awq[0][1] == {"mappings": [{"smooth_layer": "re:.*norm", "balance_layers": balance}]}
+    assert smoothed[0][1] == {"mappings": [[balance, "re:.*norm"]], "smoothing_strength": 0.5}
+    cache = smoothed[1][1]["kv_cache_scheme"]
+    assert (cache["num_bits"], cache["type"], cache["strategy"], cache["dynamic"]) == (8, "float", "tensor", False)
+
+
 def test_recipes_are_plain_data() -> None:
     """A recipe survives a round trip through JSON, as in the metadata file."""
     recipe = make_recipe(scheme(method="smoothquant", weights="int8", activations="int8", dynamic=True))
@@ -89,9 +130,15 @@ def test_recipes_are_plain_data() -> None:
     ("fields", "message"),
     [
         ({"method": "sparsegpt"}, "'s': llmcompressor has no method 'sparsegpt'"),
-        ({"weights": "int3"}, "'s': llmcompressor does not support weights 'int3': choose int4, int8, fp8_e4m3."),
+        (
+            {"weights": "int3"},
+            "'s': llmcompressor does not support weights 'int3': choose int4, int8, fp8_e4m3, nvfp4, mxfp4, mxfp8.",
+        ),
         ({"activations": "int5"}, "'s': llmcompressor does not support activations 'int5'"),
-        ({"granularity": "block"}, "'s': llmcompressor does not support granularity 'block'"),
+        ({"granularity": "row"}, "'s': llmcompressor does not support granularity 'row'"),
+        ({"granularity": "block"}, "'s': granularity 'block' needs group_size"),
+        ({"granularity": "block", "group_size": 128}, "'s': granularity: 'block' requires weights 'fp8_e4m3'"),
+        ({"kv_cache": "nvfp4"}, "'s': llmcompressor does not support kv_cache 'nvfp4': choose fp8_e4m3."),
         ({"granularity": "group"}, "'s': granularity 'group' needs group_size"),
         ({"method": "awq", "granularity": "tensor"}, "'s': awq needs scales per channel or group"),
     ],

@@ -10,7 +10,8 @@ from typing import Any
 import pyarrow
 import pytest
 
-from hpcq.core.calibration_source import CalibrationSource, parse_calibration_source
+from hpcq.catalog.calibration_sets import expanded_calibration
+from hpcq.core.calibration_source import DEFAULT_CONFIG, CalibrationSource, parse_calibration_source
 from hpcq.core.errors import KeyedInputError, UserInputError
 from hpcq.core.hub_cache import HubCache, RepoKind
 from hpcq.core.mirror import mirror_revision
@@ -184,6 +185,42 @@ def test_chats_are_staged(tmp_path: Path) -> None:
     write_chat(tmp_path / "chat")
 
     assert text_of(tmp_path / "chat", tmp_path, split="train_sft", column="messages") == [MESSAGES]
+
+
+@pytest.mark.parametrize("name", ["wikitext2", "pile-val", "pile-10k", "ultrachat", "llm-compression-calibration"])
+def test_named_sets_are_staged_from_the_hub(name: str, online: HubServer, cache: HubCache) -> None:
+    """A name stands for a data set with its configuration, split and column, in the layout of its repository."""
+    named = expanded_calibration({"dataset": name})
+    folder, column, split = online.root / "datasets" / named["dataset"], named["column"], named["split"]
+    rows = [{"text": f"Text {number}.", "messages": MESSAGES} for number in range(3)]
+    if name == "wikitext2":
+        write_wikitext(folder)
+    elif name == "pile-val":
+        write_pile(folder)
+    else:
+        write_parquet(folder / "data", {split: rows})
+        write_readme(folder, {"default": {split: f"data/{split}-*"}})
+    source = CalibrationSource(
+        repo_id=named["dataset"],
+        commit=online.commit(named["dataset"], "datasets"),
+        config=named.get("config", DEFAULT_CONFIG),
+        split=split,
+        column=column,
+    )
+
+    passages = read_passages(stage_calibration_text(str(source), cache, mirror=None, progress=no_progress))
+
+    assert passages[0] == (MESSAGES if column == "messages" else passages[0])
+    assert len(passages) == {"wikitext2": 2, "pile-val": 3000}.get(name, 3)
+
+
+def test_keys_of_a_table_have_priority_over_a_name() -> None:
+    """Another split of a named set can be asked for; other data sets stay as they are."""
+    named = expanded_calibration({"dataset": "wikitext2", "split": "test", "samples": 4})
+    assert (named["dataset"], named["config"], named["split"], named["samples"]) == (
+        WIKITEXT, "wikitext-2-raw-v1", "test", 4,
+    )  # fmt: skip
+    assert expanded_calibration({"dataset": "text.jsonl"}) == {"dataset": "text.jsonl"}
 
 
 def test_a_damaged_text_is_staged_again(tmp_path: Path, cache: HubCache) -> None:

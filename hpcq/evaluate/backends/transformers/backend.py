@@ -33,6 +33,7 @@ from hpcq.evaluate.backends.generation import check_end_token, check_room_for_pr
 from hpcq.evaluate.backends.transformers.device_map import DeviceMap, make_device_map, node_memory
 from hpcq.evaluate.backends.transformers.disk_offload import copy_weights_to_node, offload_folder
 from hpcq.evaluate.backends.transformers.finite_logits import first_not_finite_layer
+from hpcq.evaluate.backends.transformers.int8_activations import use_kernel_rounding
 from hpcq.evaluate.backends.transformers.panel import read_windows
 from hpcq.evaluate.backends.transformers.prefix_scoring.model_support import depends_on_batch
 from hpcq.evaluate.backends.transformers.prefix_scoring.quantized_activations import BatchWideScales
@@ -59,9 +60,10 @@ from hpcq.verify.config_errors import config_errors, missing_package
 from hpcq.verify.loaded_model import forward_problem
 from hpcq.verify.responses import NotFiniteError, not_finite_error
 
-OPTION_NAMES = ("add_bos_token", "add_eos", "attention", "max_length", "prefix_sharing")
+OPTION_NAMES = ("add_bos_token", "add_eos", "attention", "int8_divisor", "max_length", "prefix_sharing")
 """Options in `EvaluateWork.options`: arguments of HFLM, whether tokens that the tokenizer appends are kept,
-transformers' attention, and whether prefixes are shared."""
+transformers' attention, the divisor of the scales of INT8 activations (without it, compressed-tensors rounds them), and
+whether prefixes are shared."""
 
 _LOW_PRECISION_BITS = 16
 
@@ -96,11 +98,14 @@ class AccelerateBackend:
         options = dict(self._work.options)
         shares_prefixes = options.pop("prefix_sharing", True)
         attention = options.pop("attention", None)
+        int8_divisor = options.pop("int8_divisor", None)
         tokenizer = load_tokenizer(self._work)
         if not options.pop("add_eos", True):
             remove_appended_tokens(tokenizer, self._work.checkpoint_path)
         self._appended = appended_tokens(tokenizer)
         model, self._offloaded_gib = _load_model(self._work, self._device, attention)
+        if int8_divisor is not None:
+            use_kernel_rounding(model, int(int8_divisor))
         check_tokenizer(self._work, tokenizer, model)
         self._lm = RecordingLM(
             pretrained=model,

@@ -6,7 +6,8 @@ computed as its configuration declares. Uses transformers' registry of quantizer
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
+from functools import partial
 from typing import Any, NoReturn
 
 import torch
@@ -241,31 +242,34 @@ def _round_inputs(model: Any, config: DequantizationConfig) -> None:
             )
         if not scheme.dynamic and scale is None:
             raise WorkerError(f"{name}: its input_scale is missing, which {scheme.name} declares.")
-        options = {
+        options: dict[str, Any] = {
             "group_size": scheme.group_size if scheme.granularity == "block" else None,
             "scale": None if scheme.dynamic else scale,
             "upper_bound": settings.get("activation_scale_ub"),
             "is_power_of_two": settings.get("scale_fmt") == "ue8m0",
         }
-        InputRounding(options).attach(layer)
+        InputRounding(partial(round_activations, **options)).attach(layer)
 
 
 class InputRounding:
     """Forward pre-hook of a layer that rounds its inputs.
 
+    Args:
+        rounding: Returns rounded activations, in their own type.
+
     Attributes:
         is_enabled: Whether it does.
     """
 
-    def __init__(self, options: Mapping[str, Any]) -> None:
-        self._options = options
+    def __init__(self, rounding: Callable[[torch.Tensor], torch.Tensor]) -> None:
+        self._rounding = rounding
         self.is_enabled = True
 
     def __call__(self, _: torch.nn.Module, arguments: tuple[torch.Tensor, ...]) -> tuple[torch.Tensor, ...]:
         """Return the arguments of the layer, rounded."""
         if not self.is_enabled:
             return arguments
-        return (round_activations(arguments[0], **self._options), *arguments[1:])
+        return (self._rounding(arguments[0]), *arguments[1:])
 
     def attach(self, layer: torch.nn.Module) -> None:
         """Round the inputs of `layer`, and be found by `of`."""

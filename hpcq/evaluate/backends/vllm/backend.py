@@ -42,9 +42,9 @@ from hpcq.store import TOLERANCE_ATTRIBUTE, RequestKey, Response
 from hpcq.verify.config_errors import config_errors
 from hpcq.verify.loaded_model import equal_scores_problem, tokenizer_problem
 
-OPTION_NAMES = ("add_bos_token", "add_eos", "max_length", "prefix_sharing")
-"""Keys of `EvaluateWork.options`: lm-eval's add_bos_token, whether tokens that the tokenizer appends are kept,
-max_length (tokens of prompt and response), and whether prefixes are shared."""
+OPTION_NAMES = ("add_bos_token", "add_eos", "linear_backend", "max_length", "prefix_sharing")
+"""Keys of `EvaluateWork.options`: lm-eval's add_bos_token, whether tokens that the tokenizer appends are kept, vLLM's
+linear_backend, max_length (tokens of prompt and response), and whether prefixes are shared."""
 ENGINE_OPTION_NAMES = (
     "block_size",
     "enable_expert_parallel",
@@ -236,6 +236,8 @@ class VllmBackend:
         settings: dict[str, Any] = dict(work.engine_options)
         if "kv_cache_gib" in settings:
             settings["kv_cache_memory_bytes"] = int(settings.pop("kv_cache_gib") * _GIB)
+        if "linear_backend" in self._options:
+            settings["linear_backend"] = self._options["linear_backend"]
         return {
             "batch_share": work.batch_share,
             "node_context": work.node_context,

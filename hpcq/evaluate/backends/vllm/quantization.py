@@ -95,6 +95,13 @@ def describe_quantization(engine: Any, work: EvaluateWork) -> dict[str, str | in
             f"{path}: vLLM loads it as {method}, but '{scheme.name}' is unquantized: name it in models.checkpoints of"
             " its base model, or set evaluate.backend = 'accelerate'."
         )
+    requested = dict(work.options).get("linear_backend")
+    classes = [one.lower() for name in kernels for one in name.split()]
+    if requested is not None and not any(one.startswith(str(requested)) for one in classes):
+        raise WorkerError(
+            f"{path}: evaluate.engine.linear_backend = '{requested}' was requested, but vLLM computes with "
+            f"{', '.join(kernels) or 'no quantized kernels'}: remove the key."
+        )
     folder = Path(path)
     if method is None and not ((folder / CONFIG_FILE).is_file() and find_declaration(folder)):
         return {}  # a tool may store its weights unquantized
