@@ -38,14 +38,19 @@ def has_own_code(config: Mapping[str, Any]) -> bool:
     return isinstance(named, Mapping) and all(key in named for key in ("AutoConfig", "AutoModelForCausalLM"))
 
 
+def auto_map_problem(folder: Path) -> str | None:
+    """Return which entry of an `auto_map` is no name of a class, which transformers cannot read, and the fix."""
+    for name in _FILES:
+        for key, value in _entries(folder / name):
+            entries = value if isinstance(value, list) else [value]
+            if any(one is not None and (not isinstance(one, str) or not one) for one in entries):
+                return f"auto_map in {name} has {value!r} for {key}: correct or remove the entry"
+    return None
+
+
 def has_own_tokenizer(folder: Path) -> bool:
     """Return whether tokenizer_config.json names own code that makes the tokenizer."""
-    try:
-        content = json.loads((folder / _TOKENIZER_FILE).read_text(encoding="utf-8"))
-    except (OSError, ValueError):
-        return False
-    named = content.get("auto_map") if isinstance(content, dict) else None
-    return bool(named.get("AutoTokenizer") if isinstance(named, Mapping) else named)
+    return any(key == _USED_CLASSES[-1] and value for key, value in _entries(folder / _TOKENIZER_FILE))
 
 
 def _problems(folder: Path) -> Iterator[str]:
@@ -65,12 +70,18 @@ def _problems(folder: Path) -> Iterator[str]:
 
 def _references(path: Path) -> Iterator[str]:
     """Yield the names of classes in the `auto_map` of a file. A tokenizer has a list: the slow and the fast class."""
+    for _, value in _entries(path):
+        yield from (one for one in (value if isinstance(value, list) else [value]) if isinstance(one, str))
+
+
+def _entries(path: Path) -> Iterator[tuple[str, Any]]:
+    """Yield the entries of the `auto_map` of a file by their keys. Old files have a list of a tokenizer's classes."""
     try:
         content = json.loads(path.read_text(encoding="utf-8"))
     except (OSError, ValueError):
         return
     named: Any = content.get("auto_map") if isinstance(content, dict) else None
     if isinstance(named, Mapping):
-        named = [named.get(key) for key in _USED_CLASSES]
-    for entry in named if isinstance(named, list) else ():
-        yield from (one for one in (entry if isinstance(entry, list) else [entry]) if isinstance(one, str))
+        yield from ((key, named[key]) for key in _USED_CLASSES if key in named)
+    elif isinstance(named, list):
+        yield _USED_CLASSES[-1], named

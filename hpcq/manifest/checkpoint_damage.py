@@ -14,7 +14,7 @@ from hpcq.catalog.generation_settings import generation_problem
 from hpcq.catalog.hf_config import read_checkpoint_shape
 from hpcq.catalog.model_config import InvalidConfigError, UnsupportedConfigError
 from hpcq.catalog.model_shape import ModelShape
-from hpcq.catalog.remote_code import code_problem, has_own_code, has_own_tokenizer, model_types
+from hpcq.catalog.remote_code import auto_map_problem, code_problem, has_own_code, has_own_tokenizer, model_types
 from hpcq.catalog.tasks import generates_text
 from hpcq.catalog.tokenizer_file import TOKENIZER_FILE
 from hpcq.catalog.tools import backends
@@ -163,7 +163,7 @@ def _problems(one: _Evaluated) -> Iterator[str]:
         problem = file_problem(folder, is_complete=one.is_complete)
         if one.is_complete and (folder / CONFIG_FILE).is_file():
             problem = problem or absence_problem(folder)
-        problem = problem or (code_problem(folder) if one.has_code else None)
+        problem = problem or auto_map_problem(folder) or (code_problem(folder) if one.has_code else None)
         problem = problem or _config_problem(folder, one.shape) or content_problem(folder, one.shape)
     except OSError as error:
         problem = f"it cannot be read ({error.strerror or error})"

@@ -16,7 +16,7 @@ from hpcq.core.errors import SetupError, UserInputError
 from hpcq.core.frozen import dataclass
 from hpcq.core.sentences import first_line
 from hpcq.quantize.transformers_4 import dtype_argument, load_config, load_tokenizer
-from hpcq.verify.config_errors import config_errors, missing_package
+from hpcq.verify.config_errors import config_errors, missing_package, tokenizer_errors
 from hpcq.verify.loaded_model import (
     TRIAL_TOKENS,
     forward_problem,
@@ -130,15 +130,8 @@ def _dtype_of_pickles(base: Path) -> str:
 
 
 def _load_tokenizer(base: Path, *, trust_remote_code: bool, vocabulary: int) -> Any:
-    try:
+    with tokenizer_errors(base):
         tokenizer = load_tokenizer(base, trust_remote_code=trust_remote_code)
-    except ImportError as error:
-        raise SetupError(missing_package(base, error)) from error
-    except (ValueError, KeyError, TypeError, OSError) as error:
-        raise UserInputError(
-            f"{base}: transformers cannot load its tokenizer: add tokenizer.json, which AutoTokenizer writes on a "
-            f"machine where it can load it ({first_line(error).rstrip(':')})."
-        ) from error
     problem = tokenizer_problem(tokenizer, vocabulary)
     if problem:
         raise UserInputError(f"{base}: {problem}: copy the model's tokenizer files.")

@@ -1,4 +1,4 @@
-"""Errors of transformers (5.17) when it makes a model of a checkpoint's config.json, as one sentence each."""
+"""Errors of transformers (5.17) when it loads a checkpoint's configuration or tokenizer, as one sentence each."""
 
 from __future__ import annotations
 
@@ -13,6 +13,7 @@ from hpcq.core.sentences import first_line
 
 _INVALID = (AssertionError, AttributeError, KeyError, RuntimeError, StrictDataclassError, TypeError, ValueError)
 """What the classes of models and configurations raise for values that they do not expect."""
+_INVALID_TOKENIZER = (AttributeError, IndexError, KeyError, TypeError, ValueError)
 _MAX_CHARACTERS = 300
 
 
@@ -38,6 +39,34 @@ def config_errors(path: str | Path) -> Iterator[None]:
         raise UserInputError(
             f"{path}: transformers cannot make a model of its config.json: {reason}: correct it, or copy or download it"
             " again."
+        ) from error
+
+
+@contextmanager
+def tokenizer_errors(path: str | Path) -> Iterator[None]:
+    """Translate errors while a tokenizer is loaded.
+
+    Args:
+        path: Folder of the checkpoint.
+
+    Raises:
+        SetupError: The checkpoint has no tokenizer, or a package that it needs is missing.
+        UserInputError: transformers cannot load it.
+    """
+    try:
+        yield
+    except ImportError as error:
+        raise SetupError(missing_package(path, error)) from error
+    except OSError as error:
+        raise SetupError(f"{path}: it has no tokenizer ({first_line(error)}).") from error
+    except Exception as error:
+        # The tokenizers library (0.23) has no classes for its errors: it raises Exception itself.
+        if not isinstance(error, _INVALID_TOKENIZER) and type(error) is not Exception:
+            raise
+        reason = first_line(error).rstrip(":")
+        raise UserInputError(
+            f"{path}: transformers cannot load its tokenizer: {reason}: copy the model's tokenizer files, such as"
+            " tokenizer.json and tokenizer_config.json."
         ) from error
 
 

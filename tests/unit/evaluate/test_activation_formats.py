@@ -177,10 +177,10 @@ def test_the_rounding_of_a_loaded_model_is_replaced_and_can_be_switched_off() ->
     """Layers with dynamic INT8 activations round once, by the kernels' rule; other layers keep their rounding."""
     from compressed_tensors.quantization import QuantizationScheme, QuantizationStatus
     from compressed_tensors.quantization.lifecycle.initialize import initialize_module_for_quantization
-    from hpcq.quantize.packed_weights import round_to_int8
 
     from hpcq.evaluate.backends.transformers.int8_activations import use_kernel_rounding
     from hpcq.evaluate.backends.transformers.prefix_scoring.quantized_activations import unquantized_activations
+    from hpcq.quantize.packed_weights import round_to_int8
 
     model = torch.nn.ModuleList([torch.nn.Linear(FEATURES, FEATURES, bias=False) for _ in range(2)])
     for layer, name in zip(model, ("smoothquant-w8a8", "fp8-dynamic"), strict=True):

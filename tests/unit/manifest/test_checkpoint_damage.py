@@ -285,3 +285,12 @@ def test_code_of_a_tokenizer_that_is_not_used_is_noted(load_text: LoadText, code
     assert not [*code_notes(load_text(MANIFEST.replace('path = "model"', 'path = "model"\ntrust_remote_code = true')))]
     config.write_text(json.dumps({"auto_map": {"AutoTokenizer": None}}))
     assert not [*code_notes(load_text(MANIFEST))]
+
+
+@pytest.mark.parametrize("entry", ["", 5, ["tokenization_x.X", ""], [None, {}]])
+def test_an_entry_of_auto_map_that_names_no_class_is_refused(load_text: LoadText, entry: object) -> None:
+    """transformers stops on the node with an error that names neither the file nor the key."""
+    folder = write(Path("model"), architectures=["LlamaForCausalLM"])
+    (folder / "tokenizer_config.json").write_text(json.dumps({"auto_map": {"AutoTokenizer": entry}}))
+    with pytest.raises(ManifestError, match=r"auto_map in tokenizer_config.json has .* for AutoTokenizer: correct or"):
+        load_text(MANIFEST)

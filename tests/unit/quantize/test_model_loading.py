@@ -125,7 +125,7 @@ def test_an_unknown_family_is_refused(copy: Path) -> None:
 def test_a_missing_tokenizer_is_refused_with_the_fix(copy: Path) -> None:
     """Without tokenizer.json transformers needs packages and files that may be missing."""
     (copy / "tokenizer.json").unlink()
-    with pytest.raises(UserInputError, match=r"cannot load its tokenizer: add tokenizer.json"):
+    with pytest.raises(UserInputError, match=r"cannot load its tokenizer: .*: copy the model.s tokenizer files"):
         load(copy)
 
 

@@ -7,10 +7,9 @@ from typing import Any
 
 import transformers
 
-from hpcq.core.errors import SetupError, UserInputError
-from hpcq.core.sentences import first_line
+from hpcq.core.errors import UserInputError
 from hpcq.core.work_records import EvaluateWork
-from hpcq.verify.config_errors import config_errors, missing_package
+from hpcq.verify.config_errors import config_errors, tokenizer_errors
 from hpcq.verify.loaded_model import tokenizer_problem
 
 
@@ -33,18 +32,8 @@ def load_tokenizer(work: EvaluateWork) -> Any:
         transformers.AutoConfig.from_pretrained(work.checkpoint_path, **source_settings(work))
     options = dict(work.options)
     bos = {"add_bos_token": options["add_bos_token"]} if "add_bos_token" in options else {}
-    try:
+    with tokenizer_errors(work.checkpoint_path):
         return transformers.AutoTokenizer.from_pretrained(work.checkpoint_path, **source_settings(work), **bos)
-    except ImportError as error:
-        raise SetupError(missing_package(work.checkpoint_path, error)) from error
-    except OSError as error:
-        raise SetupError(f"{work.checkpoint_path}: it has no tokenizer ({first_line(error)}).") from error
-    except (KeyError, TypeError, ValueError) as error:
-        reason = first_line(error).rstrip(":")
-        raise UserInputError(
-            f"{work.checkpoint_path}: transformers cannot load its tokenizer: {reason}: copy the model's tokenizer"
-            " files, such as tokenizer.json."
-        ) from error
 
 
 def check_tokenizer(work: EvaluateWork, tokenizer: Any, model: Any) -> None:
