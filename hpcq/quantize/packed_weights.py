@@ -153,7 +153,7 @@ def fp8_weight(weight: torch.Tensor, scale: torch.Tensor, block_size: int | None
     return weight.float() * scale
 
 
-def round_to_int8(activations: torch.Tensor, *, divisor: int = 127) -> torch.Tensor:
+def round_to_int8(activations: torch.Tensor, *, divisor: float = 127) -> torch.Tensor:
     """Return activations as INT8 kernels round them, with one symmetric scale per token, in their own type.
 
     Scales and integers are computed in float32, and ties are rounded to even.

@@ -65,6 +65,19 @@ def test_another_scheme_is_refused(
         describe_quantization(engine(method, kernels), replace(work, checkpoint_path=str(folder)))
 
 
+def test_kernels_that_were_asked_for_are_used(tmp_path: Path) -> None:
+    """vLLM selects other kernels where it has none of the requested kind: then nothing is evaluated."""
+    folder = tmp_path / "checkpoint"
+    folder.mkdir()
+    (folder / "config.json").write_text('{"quantization_config": {"quant_method": "compressed-tensors"}}')
+    work = replace(WORK, checkpoint_path=str(folder), options=(("linear_backend", "emulation"),))
+    used = "CompressedTensorsLinearMethod CompressedTensorsW4A4Fp4 EmulationNvFp4LinearKernel"
+    found = describe_quantization(engine("compressed-tensors", [used]), work)
+    assert found["quantization_kernels"] == used
+    with pytest.raises(WorkerError, match=r"linear_backend = 'emulation' was requested, but vLLM computes with"):
+        describe_quantization(engine("compressed-tensors", [used.replace("Emulation", "Marlin")]), work)
+
+
 class Config(SimpleNamespace):
     """A configuration of transformers."""
 
