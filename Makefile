@@ -37,7 +37,7 @@ quickstart: environments
 
 # All suites run at the same time, because many tests wait for Slurm or for processes that start. All run even if one fails.
 # The output of all but the longest is printed at the end.
-test: environments environments-vllm
+test: environments environments-vllm environments-quantizers
 	@bash tests/install-slurm
 	@echo 'Staging the model and the benchmark items that the tests read'
 	@"$$($(ENVIRONMENT) core)" -m hpcq stage tests/staged.toml

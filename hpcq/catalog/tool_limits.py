@@ -118,7 +118,7 @@ def _format_problems(scheme: Scheme, limits: ToolLimits) -> Iterator[tuple[str, 
         return  # the method is refused by another check
     if scheme.weights not in allowed:
         yield "weights", f"{title} writes only {', '.join(allowed)} with '{scheme.method}': {limits.instead}."
-    activations = _ACTIVATIONS.get(scheme.method, ("bf16", "fp16"))
+    activations = _ACTIVATIONS.get(scheme.method, ("bf16",))
     if scheme.activations not in activations:
         yield "activations", f"{title} does not quantize activations as '{scheme.activations}': set '{activations[0]}'."
     if scheme.granularity not in limits.granularities:

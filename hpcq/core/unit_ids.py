@@ -70,7 +70,7 @@ class UnitId:
 
     def has_component(self, name: str) -> bool:
         """Whether `name` is a whole component of the id, or begins its digest, in any case."""
-        lower = name.lower()
+        lower = name.lower().replace(":", "-")  # the id of 'autogptq:gptq-w4a16' has a hyphen
         digest = self.variant_parts[2]
         return lower in self.components or (_DIGEST.fullmatch(lower) is not None and digest.startswith(lower))
 

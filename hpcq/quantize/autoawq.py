@@ -9,6 +9,7 @@ from typing import Any
 
 from hpcq.core.errors import UserInputError
 from hpcq.quantize.interface import QuantizeJob
+from hpcq.quantize.linear_layers import check_reached
 from hpcq.quantize.packed_tool import Inputs, ToolRun, quantize_packed
 from hpcq.quantize.probe import log_likelihoods
 
@@ -54,6 +55,7 @@ class _AutoAwq:
             quant_config=AwqConfig.from_dict(settings),
             processor=None,
         )
+        check_reached(inputs.layers, _reached(model, wrapped), "AutoAWQ")
         length = len(sequences[0])
         # It drops samples that are longer than max_calib_seq_len, so it gets exactly the length.
         wrapped.quantize(
@@ -71,6 +73,22 @@ class _AutoAwq:
             recipe=settings,
             values=values,
         )
+
+
+def _reached(model: Any, wrapped: Any) -> list[str]:
+    """Return the names of the layers that AutoAWQ quantizes: those of its blocks, except modules_to_not_convert."""
+    import torch
+
+    skipped = getattr(wrapped, "modules_to_not_convert", None) or ()
+    blocks = {id(block) for block in wrapped.get_model_layers(model)}
+    prefixes = tuple(f"{name}." for name, module in model.named_modules() if id(module) in blocks)
+    return [
+        name
+        for name, module in model.named_modules()
+        if name.startswith(prefixes)
+        and isinstance(module, torch.nn.Linear)
+        and not any(part in name for part in skipped)
+    ]
 
 
 def _declaration(settings: dict[str, Any]) -> dict[str, Any]:

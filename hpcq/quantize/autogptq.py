@@ -13,6 +13,7 @@ from typing import Any
 from hpcq.core.errors import SetupError, UserInputError
 from hpcq.core.sentences import first_line
 from hpcq.quantize.interface import QuantizeJob
+from hpcq.quantize.linear_layers import check_reached
 from hpcq.quantize.packed_tool import Inputs, ToolRun, quantize_packed
 from hpcq.quantize.probe import log_likelihoods
 
@@ -35,6 +36,7 @@ class _AutoGptq:
 
     def run(self, inputs: Inputs) -> ToolRun:
         """Quantize the model and save it."""
+        import torch
         from auto_gptq import BaseQuantizeConfig
         from auto_gptq.modeling.auto import GPTQ_CAUSAL_LM_MODEL_MAP
 
@@ -54,6 +56,7 @@ class _AutoGptq:
             )
         config = BaseQuantizeConfig(**settings)
         wrapped = GPTQ_CAUSAL_LM_MODEL_MAP[family](model, False, config)  # noqa: FBT003  its `quantized` is positional
+        check_reached(inputs.layers, _reached(model, wrapped), "AutoGPTQ")
         values: list[Any] = []
         with _replaced(inputs.device, lambda: values.append(log_likelihoods(model, inputs.tokens))):
             try:
@@ -63,8 +66,11 @@ class _AutoGptq:
                     use_triton=False,
                     cache_examples_on_gpu=False,
                 )
-            except RuntimeError as error:
-                raise _explained(error, inputs) from error
+            except torch.linalg.LinAlgError as error:
+                raise UserInputError(
+                    f"AutoGPTQ could not invert the Hessian of a layer with '{scheme.name}' ({first_line(error)}): use "
+                    "more calibration text (calibration.samples, calibration.sequence_length) or a larger damping."
+                ) from error
         wrapped.save_quantized(str(inputs.folder), use_safetensors=True)
         return ToolRun(
             files=tuple(inputs.folder.glob("*.safetensors")),
@@ -76,16 +82,15 @@ class _AutoGptq:
         )
 
 
-def _explained(error: RuntimeError, inputs: Inputs) -> Exception:
-    """Return the error for a Hessian that cannot be inverted, else the error itself."""
-    import torch
-
-    if not isinstance(error, torch.linalg.LinAlgError):
-        return error
-    return UserInputError(
-        f"AutoGPTQ could not invert the Hessian of a layer with '{inputs.job.scheme.name}' ({first_line(error)}): use "
-        "more calibration text (calibration.samples, calibration.sequence_length) or a larger damping."
-    )
+def _reached(model: Any, wrapped: Any) -> list[str]:
+    """Return the names of the layers that AutoGPTQ's class of the family quantizes."""
+    inside = {name for group in wrapped.inside_layer_modules for name in group}
+    prefix = f"{wrapped.layers_block_name}."
+    return [
+        name
+        for name, _ in model.named_modules()
+        if name.startswith(prefix) and name.removeprefix(prefix).partition(".")[2] in inside
+    ]
 
 
 def _declaration(settings: dict[str, Any]) -> dict[str, Any]:

@@ -5,7 +5,9 @@ from __future__ import annotations
 import os
 from typing import Any
 
+from hpcq.core.error_classification import classify_error
 from hpcq.core.errors import UserInputError
+from hpcq.core.failures import Failure
 from hpcq.core.sentences import first_line
 from hpcq.quantize.coverage import module_counts
 from hpcq.quantize.interface import QuantizeJob
@@ -57,7 +59,9 @@ class _GptqModel:
                 backend=BACKEND.AWQ_TORCH if job.scheme.method == "awq" and inputs.device == "cpu" else BACKEND.AUTO,
                 calibration_data_min_length=1,
             )
-        except (ArithmeticError, RuntimeError, ValueError) as error:
+        except (RuntimeError, ValueError) as error:
+            if classify_error(error) is not Failure.BUG:
+                raise  # of the device, or of its memory
             raise UserInputError(
                 f"gptqmodel cannot quantize {job.base} with '{job.scheme.name}': {first_line(error)}: use more"
                 " calibration text or a larger damping, or a scheme of llmcompressor."

@@ -6,6 +6,7 @@ tensor, but checkpoints have one tensor per expert.
 
 from __future__ import annotations
 
+from collections.abc import Iterable
 from pathlib import Path
 from typing import Any
 
@@ -16,6 +17,7 @@ from hpcq.core.errors import UserInputError
 from hpcq.core.frozen import dataclass
 from hpcq.core.sentences import listed
 from hpcq.core.work_records import Scheme
+from hpcq.quantize.coverage import module_counts
 
 _WEIGHT = ".weight"
 _EXPERTS = ".experts."
@@ -63,6 +65,26 @@ def linear_layers(model: Any, base: Path, scheme: Scheme) -> LinearLayers:
         )
     names = [name for name, module in model.named_modules() if module is head]
     return LinearLayers(quantized=quantized, unquantized=(*(name for name in found if name not in quantized), *names))
+
+
+def check_reached(layers: LinearLayers, names: Iterable[str], tool: str) -> None:
+    """Check, before hours of work, that a tool quantizes exactly the declared layers.
+
+    Args:
+        layers: The linear layers of the model.
+        names: Names of the layers that the tool quantizes.
+        tool: Name of the tool.
+
+    Raises:
+        UserInputError: It quantizes others.
+    """
+    declared, found = set(layers.quantized), set(names)
+    if declared == found:
+        return
+    clauses = [f"{tool} quantizes {len(declared & found)} of the {len(declared)} linear layers of this model"]
+    clauses += [f"not {listed(module_counts(declared - found))}"] if declared - found else []
+    clauses += [f"but also {listed(module_counts(found - declared))}"] if found - declared else []
+    raise UserInputError(f"{', '.join(clauses)}: choose a scheme of llmcompressor.")
 
 
 def base_names(base: Path, layers: LinearLayers) -> dict[str, str]:

@@ -100,3 +100,9 @@ def test_a_kind_that_is_also_a_model_is_refused() -> None:
     with pytest.raises(UserInputError, match=r"^merge: this is a kind of unit, and a .*'\*\.merge--\*' for the mo"):
         select_units(known, ["merge"])
     assert select_units(known, ["*.merge--*", "merge.*"]) == {"*.merge--*": (known[0],), "merge.*": (known[1],)}
+
+
+def test_a_scheme_with_its_tool_selects_its_units() -> None:
+    """The name in the manifest has a colon, and the id a hyphen."""
+    known = ["quantize.tiny--autogptq-gptq-w4a16--0123456789ab", "quantize.tiny--gptq-w4a16--0123456789ab"]
+    assert select_units(known, ["autogptq:gptq-w4a16"]) == {"autogptq:gptq-w4a16": (known[0],)}

@@ -250,9 +250,9 @@ def test_every_file_of_a_checkpoint_is_as_readable_as_a_new_file(tmp_path: Path,
 
 def test_an_unknown_tool_is_refused_with_the_known_ones() -> None:
     """The message about an unknown tool lists the installed ones."""
-    match = r"^'autogptq' is not an installed quantizer: choose llmcompressor, synthetic"
+    match = r"^'autogpt' is not an installed quantizer: choose autoawq, autogptq, autoround, bitsandbytes, "
     with pytest.raises(UserInputError, match=match):
-        make_quantizer("autogptq")
+        make_quantizer("autogpt")
 
 
 def test_a_third_party_tool_is_found(tmp_path: Path) -> None:
