@@ -139,7 +139,7 @@ def _named_schemes(context: Context) -> list[Scheme]:
 
 
 def _definition(scheme: Scheme) -> dict[str, Any]:
-    omitted = ("needs_calibration", "mappings")
+    omitted = ("checkpoint_format", "mappings", "needs_calibration")  # the first and the last follow from the others
     fields = {key: value for key, value in asdict(scheme).items() if value is not None and key not in omitted}
     fields["ignore"] = list(scheme.ignore)
     mappings = [{"smooth": one.smooth, "balance": list(one.balance)} for one in scheme.mappings]
