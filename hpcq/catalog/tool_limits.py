@@ -35,7 +35,9 @@ class ToolLimits:
         symmetric: Required `symmetric`; None: any.
         symmetric_reason: Why, as a clause with the fix.
         multiple: Numbers of inputs and outputs of every layer must be multiples of it.
-        unfused_experts: It quantizes experts, which transformers 5 has in one tensor.
+        expert_families: Families of mixtures of experts that were measured (python -m tests.quantizer_tools). gptqmodel
+            saves the experts of others, such as Mixtral, under names that transformers does not read. AutoRound and
+            bitsandbytes leave experts unquantized, which transformers 5 has in one tensor.
     """
 
     title: str
@@ -45,7 +47,7 @@ class ToolLimits:
     symmetric: bool | None = None
     symmetric_reason: str = ""
     multiple: int = 1
-    unfused_experts: bool = True
+    expert_families: tuple[str, ...] = ()
 
 
 LIMITS: Mapping[str, ToolLimits] = {
@@ -54,6 +56,7 @@ LIMITS: Mapping[str, ToolLimits] = {
         weights={"gptq": _INTEGERS},
         instead="choose one of these, or a scheme of llmcompressor",
         multiple=32,
+        expert_families=("mixtral",),
     ),
     "autoawq": ToolLimits(
         title="AutoAWQ",
@@ -63,12 +66,14 @@ LIMITS: Mapping[str, ToolLimits] = {
         symmetric=False,
         symmetric_reason="its format GEMM needs zero points: set symmetric = false, or choose gptq-w4a16",
         multiple=8,
+        expert_families=("mixtral",),
     ),
     "gptqmodel": ToolLimits(
         title="gptqmodel",
         weights={"gptq": _INTEGERS, "awq": ("int4",)},
         instead="choose one of these, or a scheme of llmcompressor",
         multiple=32,
+        expert_families=("olmoe", "qwen2_moe", "qwen3_moe"),
     ),
     "autoround": ToolLimits(
         title="AutoRound",
@@ -80,13 +85,11 @@ LIMITS: Mapping[str, ToolLimits] = {
             "gptqmodel:awq-w4a16"
         ),
         multiple=32,
-        unfused_experts=False,
     ),
     "bitsandbytes": ToolLimits(
         title="bitsandbytes",
         weights={"rtn": ("nf4", "fp4"), "llm-int8": ("int8",)},
         instead="choose bitsandbytes:nf4, bitsandbytes:fp4 or bitsandbytes:int8",
-        unfused_experts=False,
     ),
 }
 _ACTIVATIONS = {"llm-int8": ("int8",)}
@@ -142,11 +145,10 @@ def family_problem(config: Config, scheme: Scheme, *, with_experts: bool) -> str
     row = catalog_rows("tool_families.toml").get(scheme.tool)
     if row and family not in row["model_types"]:
         return f"{limits.title} has no class for '{family}': choose {' or '.join(row['instead'])}"
-    if with_experts and not limits.unfused_experts:
-        return (
-            f"transformers has all experts of a layer in one tensor, which {limits.title} leaves unquantized: choose "
-            "gptqmodel:gptq-w4a16 or fp8-dynamic"
-        )
+    if with_experts and family not in limits.expert_families:
+        known = listed(limits.expert_families)
+        does = f"quantizes only the experts of {known}" if known else "does not quantize experts"
+        return f"{limits.title} {does}: choose gptq-w4a16 or fp8-dynamic"
     return None
 
 

@@ -34,7 +34,7 @@ class BitsAndBytesQuantizer:
         if any(".experts." in name for name in layers.quantized):
             raise UserInputError(
                 f"'{job.scheme.name}': transformers has all experts of a layer in one tensor, which bitsandbytes "
-                "leaves unquantized: choose gptqmodel:gptq-w4a16 or fp8-dynamic."
+                "leaves unquantized: choose gptq-w4a16 or fp8-dynamic."
             )
         job.report("saving")
         settings = declaration(job.scheme)

@@ -131,7 +131,8 @@ def quantize_packed(job: QuantizeJob, tool: PackedTool) -> dict[str, Any]:
     coverage, errors = check_packed(job.output, job.scheme, layers, weights.read)
     saved = _saved_log_likelihoods(inputs)
     expected = run.values
-    self_check: dict[str, Any] = {"weights": errors}
+    # The same in every environment: two versions of transformers must compute the same unquantized model.
+    self_check: dict[str, Any] = {"weights": errors, "unquantized": round(float(unquantized.mean()), 6)}
     if expected is not None:
         self_check["quantization"] = round(mean_difference(expected, unquantized), 6)
     if saved is not None and expected is not None:

@@ -90,8 +90,17 @@ def test_what_a_tool_does_not_write_is_refused(name: str, changes: dict[str, Any
         ),
         ("autoawq:awq-w4a16", {"model_type": "olmo2"}, "no class for 'olmo2': choose gptqmodel:awq-w4a16 or awq-w4a16"),
         ("gptqmodel:gptq-w4a16", {"model_type": "nemotron"}, "choose gptq-w4a16 or autoround:w4a16"),
-        ("autoround:w4a16", {"model_type": "mixtral", "num_local_experts": 4}, "which AutoRound leaves unquantized"),
-        ("bitsandbytes:nf4", {"model_type": "mixtral", "num_local_experts": 4}, "choose gptqmodel:gptq-w4a16"),
+        (
+            "autoround:w4a16",
+            {"model_type": "mixtral", "num_local_experts": 4},
+            "AutoRound does not quantize experts: choose gptq-w4a16",
+        ),
+        ("bitsandbytes:nf4", {"model_type": "mixtral", "num_local_experts": 4}, "does not quantize experts"),
+        (
+            "gptqmodel:gptq-w4a16",
+            {"model_type": "mixtral", "num_local_experts": 4},
+            "gptqmodel quantizes only the experts of olmoe, qwen2_moe, qwen3_moe: choose gptq-w4a16 or fp8-dynamic",
+        ),
     ],
 )
 def test_families_without_support_are_refused(name: str, config: dict[str, Any], message: str) -> None:

@@ -160,10 +160,12 @@ def test_a_checkpoint_is_complete_and_computed_as_documented(base: Path, checkpo
 
 
 def test_every_tool_gets_the_same_tokens(checkpoint_of: Checkpoint) -> None:
-    """The token ids of the calibration set have one digest, in three environments with two versions of transformers."""
+    """Three environments, with two versions of transformers, have the same token ids and compute the same base."""
     found = [json.loads((checkpoint_of(name) / "hpcq.json").read_text(encoding="utf-8")) for name in PACKED]
     assert len({one["calibration"]["tokens_sha256"] for one in found}) == 1
     assert {one["calibration"]["tokens"] for one in found} == {8 * 64}
+    unquantized = [one["self_check"]["unquantized"] for one in found]
+    assert unquantized == pytest.approx([unquantized[0]] * len(found), abs=1e-4)
 
 
 def test_desc_act_orders_the_groups(checkpoint_of: Checkpoint) -> None:
