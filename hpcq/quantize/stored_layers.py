@@ -17,7 +17,6 @@ from hpcq.catalog.safetensors_headers import TensorHeader, headers_of
 from hpcq.catalog.weight_files import weight_files
 from hpcq.core.errors import WorkerError
 from hpcq.core.work_records import Scheme
-from hpcq.quantize.coverage import module_pattern
 from hpcq.quantize.stored_formats import StoredLayerError, dequantize, layout_of
 from hpcq.quantize.weight_check import SAVED_TOLERANCE, Projection, Projections, projected, relative_difference
 
@@ -149,4 +148,4 @@ def _read(names: Iterable[str], stored: Stored) -> dict[str, Any]:
 
 
 def _error(phrase: str) -> WorkerError:
-    return WorkerError(f"The saved checkpoint {module_pattern(phrase)}; nothing was committed.")
+    return WorkerError(f"The saved checkpoint {phrase}; nothing was committed.")
