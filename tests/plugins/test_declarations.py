@@ -106,7 +106,7 @@ INVALID = {
     ),
     "number format": (
         {"declaration": DECLARATION.replace('weights = "int8"', 'weights = "nf4"')},
-        "FILE: [schemes.theirs-w8a16]: 'weights' must be one of fp32, bf16, fp16, fp8_e4m3, int8, int4, not 'nf4'",
+        "FILE: [schemes.theirs-w8a16]: 'weights' must be one of fp32, bf16, fp16, fp8_e4m3,",
     ),
     "kernel": (
         {"declaration": DECLARATION.replace('backend = "scorer"', 'backend = "vllm"')},
