@@ -9,6 +9,7 @@ from functools import lru_cache
 from typing import Any, Literal, get_args
 
 from hpcq.catalog.checkpoint_formats import CheckpointFormat
+from hpcq.catalog.format_problems import format_problem
 from hpcq.catalog.ignored_layers import entry_problem, matches
 from hpcq.catalog.model_shape import HEAD, Linear, ModelShape
 from hpcq.catalog.number_formats import GROUP_SIZES, STATIC_GLOBAL_SCALE
@@ -258,6 +259,8 @@ def _declared(name: str, row: dict[str, Any]) -> Scheme:
             raise RowError(f"'{field}' must be one of {', '.join(allowed)}, not '{value}'")
     for problem in filter(None, map(entry_problem, scheme.ignore)):
         raise RowError(f"'ignore': {problem.removesuffix('.')}")
-    if (scheme.granularity == "group") != (scheme.group_size is not None):
-        raise RowError("'group_size' belongs to granularity 'group'")
+    if (scheme.granularity in ("group", "block")) != (scheme.group_size is not None):
+        raise RowError("'group_size' belongs to granularity 'group' or 'block'")
+    if (contradiction := format_problem(scheme)) is not None:
+        raise RowError(f"'{contradiction[0]}' {contradiction[1].removesuffix('.')}")
     return make_scheme(**{key: value for key, value in vars(scheme).items() if key != "needs_calibration"})

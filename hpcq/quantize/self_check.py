@@ -126,7 +126,7 @@ class LogLikelihoods:
 def check_saved(folder: Path, expected: Expectation, scheme: Scheme, *, trust_remote_code: bool) -> dict[str, Any]:
     """Check that transformers loads the checkpoint in `folder` completely, and that it computes what it should.
 
-    Its weights are compared one by one, and its log-likelihoods for the whole. Before that, each layer in its files is
+    Its weights are compared one by one, and its log-likelihoods for the whole. At the end, each layer in its files is
     compared by the definition of its format.
 
     Returns:
@@ -135,7 +135,6 @@ def check_saved(folder: Path, expected: Expectation, scheme: Scheme, *, trust_re
     Raises:
         WorkerError: It does not.
     """
-    stored = check_stored_layers(folder, scheme, expected.weights)
     model, info = _load_saved(folder, expected.dtype, trust_remote_code=trust_remote_code)
     problem = loading_problem(info, is_quantized=True)
     if problem:
@@ -162,6 +161,7 @@ def check_saved(folder: Path, expected: Expectation, scheme: Scheme, *, trust_re
         )
     unpack_experts(model, scheme)
     weights = check_saved_weights(expected.weights, model)
+    stored = check_stored_layers(folder, scheme, expected.weights)
     facts = {"difference": round(found, 6), "tolerance": tolerance, "weight_difference": round(weights, 6)}
     return {**facts, "by_definition": stored}
 

@@ -17,6 +17,7 @@ from hpcq.catalog.schemes import find_scheme
 from hpcq.core.attempts import Attempt, AttemptRecord, utc_now
 from hpcq.core.work_records import Calibration, EvaluateWork, Model, QuantizeWork, Variant
 from hpcq.evaluate.backends.transformers.backend import AccelerateBackend
+from hpcq.evaluate.backends.transformers.dequantization import InputRounding
 from hpcq.quantize.worker import digest_of_checkpoint, quantize
 from hpcq.verify.marks import MarkKind, VariantFacts, derive_marks
 from tests.families import FAMILIES
@@ -153,3 +154,31 @@ def test_unrounded_activations_of_experts_are_recorded(
     assert facts["unrounded_activations"] == counts
     marks = derive_marks(VariantFacts(segments=[facts]))
     assert [mark.kind for mark in marks] == ([MarkKind.UNROUNDED_ACTIVATIONS] if counts else [])
+
+
+@pytest.mark.parametrize(
+    ("scheme_name", "options", "replaced"),
+    [("smoothquant-w8a8", (("int8_divisor", 127),), 14), ("smoothquant-w8a8", (), 0), ("nvfp4", (), 0)],
+)
+def test_activations_are_rounded_as_the_planned_options_say(
+    scheme_name: str, options: tuple[tuple[str, int], ...], replaced: int, folder: Path, calibration: Calibration
+) -> None:
+    """With the option, all 14 layers round INT8 activations as kernels do; without it, as compressed-tensors does."""
+    assert run_pair("llama", scheme_name, folder, calibration).facts
+    scheme = find_scheme(scheme_name)
+    assert scheme
+    work = EvaluateWork(
+        variant=Variant(model=Model(id="tests/llama", path=str(folder / "models" / "llama")), scheme=scheme),
+        tasks=(),
+        backend="accelerate",
+        dtype="bfloat16",
+        options=options,
+        checkpoint_path=str(folder / "checkpoints" / "llama" / scheme_name),
+        segments_path=str(folder / "segments"),
+        device="cpu",
+    )
+    backend = AccelerateBackend(work)
+    backend.load()
+    layers = list(backend._lm.model.modules())
+    assert sum(InputRounding.of(layer) is not None for layer in layers) == replaced
+    assert backend.describe()["unrounded_activations"] == ""

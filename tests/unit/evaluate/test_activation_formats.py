@@ -31,7 +31,8 @@ def named(name: str) -> Scheme:
     return found
 
 
-ROUNDING = [name for name in scheme_names() if named(name).quantizes_activations and named(name).method == "rtn"]
+NAMES = [name for name in scheme_names() if not name.startswith("study-")]  # other names of the same schemes
+ROUNDING = [name for name in NAMES if named(name).quantizes_activations and named(name).method == "rtn"]
 
 
 def groups(values: Any, size: int) -> Any:
