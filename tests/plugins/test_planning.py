@@ -113,7 +113,7 @@ def test_unknown_names_list_those_of_plug_ins(install: Install) -> None:
     assert "must be one of accelerate, vllm, synthetic, scorer, not 'scorr'. Did you mean 'scorer'?" in problems
     assert "autoawq, theirs, not 'their'. Did you mean 'theirs'?" in problems
     assert "llm-int8, clever, not 'cleve'. Did you mean 'clever'?" in problems
-    with pytest.raises(ManifestError, match=r"theirs-w8a16.* Did you mean 'theirs-w8a16'\?"):
+    with pytest.raises(ManifestError, match=r"unknown scheme 'theirs-w8a61'.* Did you mean 'theirs-w8a16'\?"):
         load(Path("m.toml"), ["schemes.use=['theirs-w8a61']"])
 
 

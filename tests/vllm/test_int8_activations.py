@@ -30,7 +30,7 @@ def test_a_layer_computes_what_vllms_layer_computes() -> None:
 
     With compressed-tensors' divisor it is 0.8 %, as much as if activations were not rounded at all.
     """
-    from hpcq.evaluate.backends.transformers.packed_weights import round_to_int8
+    from hpcq.quantize.packed_weights import round_to_int8
 
     generator = torch.Generator().manual_seed(1)
     inputs = (torch.randn(64, 256, generator=generator) * torch.rand(64, 1, generator=generator).exp()).bfloat16()
