@@ -1,6 +1,7 @@
 """Check this machine, the cluster and the inputs of a manifest: what works, what does not, and how to correct it.
 
-Without MANIFEST it checks this machine and its cluster. It submits and downloads nothing. Exit code 3: something fails.
+Without MANIFEST it checks this machine and its cluster. It submits and downloads nothing.
+Exit code 2: the manifest is invalid; 3: something else fails.
 """
 
 from __future__ import annotations
@@ -21,8 +22,8 @@ def run(arguments: argparse.Namespace) -> int:
     """Print a line per check as soon as it has ended, then the number of failures."""
     import hpcq
     from hpcq.cli.formatting import finding_lines
-    from hpcq.core.errors import SetupError
-    from hpcq.doctor.finding import Level
+    from hpcq.core.errors import SetupError, UserInputError
+    from hpcq.doctor.finding import MANIFEST, Level
 
     findings = []
     for finding in hpcq.diagnose(arguments.manifest, arguments.overrides):
@@ -35,4 +36,6 @@ def run(arguments: argparse.Namespace) -> int:
         print_json({"schema": 1, "failures": failures, "findings": [one.as_json() for one in findings]})
     else:
         print(f"{len(findings)} checks: {failures} failed, {warnings} with a warning.")
+    if any(one.level is Level.FAIL and one.section == MANIFEST for one in findings):
+        return UserInputError.exit_code
     return SetupError.exit_code if failures else 0

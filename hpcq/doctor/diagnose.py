@@ -5,12 +5,12 @@ from __future__ import annotations
 from collections.abc import Iterator
 from pathlib import Path
 
-from hpcq.core.errors import HpcqError
+from hpcq.core.errors import HpcqError, UserInputError
 from hpcq.core.paths import cache_folder
 from hpcq.core.permissions import check_folders
 from hpcq.doctor.cluster import SECTION as SLURM
 from hpcq.doctor.cluster import array_findings, class_findings, cluster_findings
-from hpcq.doctor.finding import Finding, Level, checked, fail, ok
+from hpcq.doctor.finding import MANIFEST, Finding, Level, checked, fail, ok
 from hpcq.doctor.inputs import SECTION as INPUTS
 from hpcq.doctor.inputs import input_findings
 from hpcq.doctor.machine import ENVIRONMENTS, MACHINE, environment_findings, machine_findings
@@ -46,8 +46,9 @@ def diagnose(loaded: LoadedRun | None) -> Iterator[Finding]:
 
 
 def problem_finding(error: HpcqError) -> Iterator[Finding]:
-    """Yield the problems of a manifest that cannot be planned."""
-    yield from (fail("manifest", line) for line in str(error).splitlines())
+    """Yield why a manifest cannot be planned: it is invalid, or what it names cannot be read here."""
+    section = MANIFEST if isinstance(error, UserInputError) else INPUTS
+    yield from (fail(section, line) for line in str(error).splitlines())
 
 
 def _run_folders(loaded: LoadedRun) -> Iterator[Finding]:

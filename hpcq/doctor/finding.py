@@ -10,6 +10,9 @@ from typing import Any
 from hpcq.core.errors import HpcqError
 from hpcq.core.frozen import dataclass
 
+MANIFEST = "manifest"
+"""Section of the problems of a manifest that cannot be planned."""
+
 
 class Level(StrEnum):
     """Severity of a finding.

@@ -3,16 +3,15 @@
 from __future__ import annotations
 
 import contextlib
-import itertools
 import os
-from collections.abc import Iterable
+from collections.abc import Collection, Mapping, Sequence
 from dataclasses import asdict
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 
 from hpcq.core.attempts import AttemptRecord, read_attempts
-from hpcq.core.errors import HpcqError
+from hpcq.core.errors import HpcqError, UserInputError
 from hpcq.core.frozen import dataclass
 from hpcq.core.outcomes import Outcome
 from hpcq.core.work_records import UnitState
@@ -31,7 +30,7 @@ class RunOverview:
         done: Units that are done.
         units: All units.
         disk_bytes: Size of all files in its folder and of its logs; checkpoints are shared by runs, and not included.
-        gpu_hours: GPU-hours of all attempts so far.
+        gpu_hours: GPU-hours of all attempts so far, without those that were killed before they recorded their end.
         last_change: Time of the last change in its folder, in UTC, ISO 8601.
         problem: Why its folder cannot be read, or why Slurm did not respond; None: nothing.
     """
@@ -54,7 +53,12 @@ def overviews(folder: Path) -> list[RunOverview]:
     """Return the overview of each run in `folder`, the latest first.
 
     A run whose folder is damaged or was moved is listed with the problem.
+
+    Raises:
+        UserInputError: It is a file.
     """
+    if folder.exists() and not folder.is_dir():
+        raise UserInputError(f"{folder}: is not a folder. Name a folder of runs.")
     with shared_listing():
         found = [_overview(path) for path in find_runs(folder)]
     return sorted(found, key=lambda one: one.last_change, reverse=True)
@@ -83,22 +87,28 @@ def _overview(folder: Path) -> RunOverview:
         done=status.counts.get(str(UnitState.DONE), 0),
         units=len(status.units),
         disk_bytes=own + _usage(record.layout.job_logs)[0],
-        gpu_hours=round(gpu_hours(itertools.chain.from_iterable(attempts.values())), 3),
+        gpu_hours=round(gpu_hours(attempts, {one.id for one in status.units if one.state is UnitState.RUNNING}), 3),
         last_change=_time(last_change_s),
         problem=status.slurm_error,
     )
 
 
-def gpu_hours(attempts: Iterable[AttemptRecord]) -> float:
-    """Return the GPU-hours of attempts: the time of each, until now if it is running, times the GPUs that it held."""
-    return sum(one.gpus * _seconds(one) for one in attempts) / 3600
+def gpu_hours(attempts: Mapping[str, Sequence[AttemptRecord]], running: Collection[str]) -> float:
+    """Return the GPU-hours of attempts: the time of each, times the GPUs that it held.
 
-
-def _seconds(attempt: AttemptRecord) -> float:
-    if attempt.end is None and attempt.outcome is not Outcome.RUNNING:
-        return 0.0
-    end = datetime.fromisoformat(attempt.end) if attempt.end else datetime.now(UTC)
-    return max(0.0, (end - datetime.fromisoformat(attempt.start)).total_seconds())
+    Args:
+        attempts: Attempts by unit, the last one last.
+        running: Units that are running; their last attempt counts until now. Another attempt without an end was killed
+            before it could record it, and does not count: its end is unknown.
+    """
+    seconds = 0.0
+    for unit, records in attempts.items():
+        for one in records:
+            is_running = unit in running and one is records[-1] and one.outcome is Outcome.RUNNING
+            end = datetime.fromisoformat(one.end) if one.end else datetime.now(UTC) if is_running else None
+            if end is not None:
+                seconds += one.gpus * max(0.0, (end - datetime.fromisoformat(one.start)).total_seconds())
+    return seconds / 3600
 
 
 def _usage(folder: Path) -> tuple[int, float]:

@@ -1,4 +1,4 @@
-"""Jobs run the code that was submitted, whatever becomes of the checkout while they wait."""
+"""Jobs run the code that was submitted, also if the checkout changes or moves while they wait."""
 
 from __future__ import annotations
 

@@ -127,7 +127,7 @@ FAULTS = {
 
 @pytest.mark.parametrize("name", FAULTS)
 def test_a_planted_fault_is_found_with_its_fix(hpcq: Hpcq, name: str) -> None:
-    """One finding has the level, the fact and the fix; failures give exit code 3."""
+    """One finding has the level, the fact and the fix; failures give exit code 3, those of the manifest 2."""
     fault = FAULTS[name]
     fault.prepare(hpcq.folder)
     options: list[str | Path] = []
@@ -142,7 +142,9 @@ def test_a_planted_fault_is_found_with_its_fix(hpcq: Hpcq, name: str) -> None:
     assert found, done.out
     assert any(fault.fix in one["fix"] or fault.fix in one["text"] for one in found), found
     assert all(one["fix"] for one in done.document["findings"] if one["level"] == "warning")
-    assert done.code == (3 if done.document["failures"] else 0)
+    is_invalid = any((one["section"], one["level"]) == ("manifest", "fail") for one in done.document["findings"])
+    assert done.code == (2 if is_invalid else 3 if done.document["failures"] else 0)
+    assert is_invalid or name != "invalid manifest"
 
 
 def test_nothing_is_left_or_written(hpcq: Hpcq) -> None:

@@ -5,7 +5,10 @@ from __future__ import annotations
 import shutil
 from dataclasses import replace
 
+from hpcq.core.outcomes import Outcome
+from hpcq.run.overview import gpu_hours
 from tests.command_line import REHEARSAL, Hpcq
+from tests.unit.launch.test_retry_policy import attempt
 
 
 def test_runs_are_listed_with_what_they_have_used(finished: Hpcq) -> None:
@@ -54,3 +57,19 @@ def test_a_run_that_was_only_planned_is_not_listed(hpcq: Hpcq) -> None:
     """`plan` writes nothing."""
     hpcq("plan", hpcq.write(REHEARSAL))
     assert hpcq("list", "--json").document["runs"] == []
+
+
+def test_a_killed_attempt_does_not_count_until_now() -> None:
+    """It has recorded no end. Only the last attempt of a unit that runs counts until now."""
+    start = "2026-01-01T00:00:00+00:00"
+    ended = replace(attempt(), start=start, end="2026-01-01T02:00:00+00:00", gpus=4, outcome=Outcome.FAILED)
+    without_end = replace(attempt(), start=start, end=None, gpus=4, outcome=Outcome.RUNNING)
+    assert gpu_hours({"u": [without_end, ended]}, {"u"}) == 8.0
+    assert gpu_hours({"u": [ended, without_end]}, ()) == 8.0
+    assert gpu_hours({"u": [ended, without_end]}, {"u"}) > 8.0
+
+
+def test_a_file_is_no_folder_of_runs(hpcq: Hpcq) -> None:
+    """It is the user's input; without runs, a folder is none."""
+    refused = hpcq("list", hpcq.write(REHEARSAL))
+    assert (refused.code, "is not a folder" in refused.err) == (2, True)

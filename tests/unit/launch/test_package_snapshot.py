@@ -70,7 +70,7 @@ def test_a_damaged_snapshot_is_restored(layout: RunLayout, checkout: Path) -> No
 
 
 def test_a_change_of_the_checkout_does_not_reach_a_snapshot(layout: RunLayout, checkout: Path) -> None:
-    """Observed: jobs that waited ran whatever the checkout had become, and failed if it had moved."""
+    """Observed: jobs that waited ran the changed code of the checkout, and failed if it had moved."""
     first = make_snapshot(layout)
     (checkout / "__init__.py").write_text("VERSION = 2\n")
     second = make_snapshot(layout)

@@ -84,7 +84,7 @@ def test_an_item_has_its_number_and_its_change() -> None:
     "text", ["a" * 1_000_000, "<" * 100_000, "\x1b" * 100_000, "日" * 100_000, "\U000e0041" * 9999]
 )
 def test_excerpts_have_a_size(text: str) -> None:
-    """Whatever the characters, the source of a text has a limited size, and says how much is left out."""
+    """The source of a text has a limited size for any characters, and says how much is left out."""
     found = excerpt(text, MAX_ANSWER_BYTES)
     source = changed_list(ChangedItems(lower=1, higher=0, shown=[item(text)]), pairs=1).source
     assert len(source.encode()) < 2 * MAX_ANSWER_BYTES

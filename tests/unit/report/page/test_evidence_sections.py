@@ -81,7 +81,7 @@ def attempt(**fields: object) -> AttemptRecord:
     ],
 )
 def test_the_end_of_an_attempt(outcome: Outcome, failure: Failure | None, end: End) -> None:
-    """Preemptions are told from failures by the class of the failure."""
+    """The class of a failure distinguishes a preemption from other failures."""
     assert end_of(attempt(outcome=outcome, failure=failure)) is end
 
 
